@@ -1,0 +1,1 @@
+"""What is trained: data, policy and evaluation. Nothing here knows a launcher, a rank or an optimizer."""

@@ -1,0 +1,121 @@
+"""What travels from the data to the policy: Sample, Observation, Batch.
+
+Axis letters, used in every signature of the package:
+    B batch            H action steps of a chunk     A action dimensions
+    V cameras          S sensor samples of a window  C sensor channels
+    P state dimensions L context tokens              D model width
+    N tokens of one part of the context
+Quantities are in the data's own units and images are uint8: the policy normalises, on its device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor
+
+Losses = dict[str, Float[Tensor, " B"]]
+"""The loss of each sample, by part. The loop weighs them; their sum is what is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One training example, before it is stacked. Absent parts have width 0, never None."""
+
+    images: tuple[UInt8[np.ndarray, "3 _ _"], ...]
+    """One frame a camera, in the order of the contract; a missing camera is a black frame."""
+    image_valid: Bool[np.ndarray, " V"]
+    instruction: str
+    state: Float32[np.ndarray, " P"]
+    sensor: Float32[np.ndarray, "S C"]
+    """The last S sensor samples up to now, oldest first; zeros where not valid."""
+    sensor_valid: Bool[np.ndarray, " S"]
+    actions: Float32[np.ndarray, "H A"]
+    """The chunk of H future actions; steps past the end of the episode repeat its last action."""
+    action_valid: Bool[np.ndarray, " H"]
+    weight: float
+    """Confidence times the sensor weight."""
+    time: float
+    """Diffusion time in [0, 1), uniform, from (seed, position)."""
+    noise: Float32[np.ndarray, "H A"]
+    """Standard normal, from (seed, position)."""
+    position: int
+    """Place in the endless sample stream (or index of the validation sample)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the policy may look at: nothing in it is later than now."""
+
+    images: tuple[tuple[UInt8[Tensor, "3 _ _"], ...], ...]
+    """B rows of V frames; frames may differ in size."""
+    image_valid: Bool[Tensor, "B V"]
+    instructions: tuple[str, ...]
+    state: Float[Tensor, "B P"]
+    sensor: Float[Tensor, "B S C"]
+    sensor_valid: Bool[Tensor, "B S"]
+
+    def to(self, device: torch.device) -> "Observation":
+        """The same observation on a device."""
+        return replace(
+            self,
+            images=tuple(tuple(image.to(device, non_blocking=True) for image in row) for row in self.images),
+            image_valid=self.image_valid.to(device, non_blocking=True),
+            state=self.state.to(device, non_blocking=True),
+            sensor=self.sensor.to(device, non_blocking=True),
+            sensor_valid=self.sensor_valid.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """An observation, the actions that followed it, and the randomness the diffusion loss uses."""
+
+    observation: Observation
+    actions: Float[Tensor, "B H A"]
+    action_valid: Bool[Tensor, "B H"]
+    weight: Float[Tensor, " B"]
+    time: Float[Tensor, " B"]
+    noise: Float[Tensor, "B H A"]
+    positions: Int64[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device; positions stay on the host."""
+        return replace(
+            self,
+            observation=self.observation.to(device),
+            actions=self.actions.to(device, non_blocking=True),
+            action_valid=self.action_valid.to(device, non_blocking=True),
+            weight=self.weight.to(device, non_blocking=True),
+            time=self.time.to(device, non_blocking=True),
+            noise=self.noise.to(device, non_blocking=True),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a batch; the frames keep their sizes."""
+
+    def stack(arrays: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays))
+
+    return Batch(
+        observation=Observation(
+            images=tuple(tuple(torch.from_numpy(image) for image in sample.images) for sample in samples),
+            image_valid=stack([sample.image_valid for sample in samples]),
+            instructions=tuple(sample.instruction for sample in samples),
+            state=stack([sample.state for sample in samples]),
+            sensor=stack([sample.sensor for sample in samples]),
+            sensor_valid=stack([sample.sensor_valid for sample in samples]),
+        ),
+        actions=stack([sample.actions for sample in samples]),
+        action_valid=stack([sample.action_valid for sample in samples]),
+        weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+        time=torch.tensor([sample.time for sample in samples], dtype=torch.float32),
+        noise=stack([sample.noise for sample in samples]),
+        positions=torch.tensor([sample.position for sample in samples], dtype=torch.int64),
+    )

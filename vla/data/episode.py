@@ -1,0 +1,84 @@
+"""Episode: what every reader yields, whatever the format on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Values with a clock of their own.
+
+    `values` may be a memory map or any lazy array: index it, do not copy it whole.
+    """
+
+    timestamps: Float64[np.ndarray, " N"]
+    """Seconds since the start of the episode, strictly increasing."""
+    values: Float32[np.ndarray, "N C"]
+
+
+class Frames(Protocol):
+    """The frames of one camera in one episode, decoded on demand."""
+
+    timestamps: Float64[np.ndarray, " N"]
+    """Seconds since the start of the episode, strictly increasing."""
+
+    def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
+        """Decode the frames at these indices, RGB. ValueError names the file that cannot be decoded."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One demonstration. Streams share one clock and keep their own rates; units are SI or the data's named ones."""
+
+    name: str
+    """Unique and readable: `<root folder>/episode_000012`; errors use it."""
+    index: int
+    """The episode's index in its root."""
+    instruction: str
+    confidence: float
+    """Weight of the episode's samples, 1.0 unless the data says otherwise."""
+    timestamps: Float64[np.ndarray, " N"]
+    """The frame clock: one training sample stands at each of these times."""
+    actions: Stream
+    """`actions.values[i]` is the action commanded at `actions.timestamps[i]`."""
+    state: Stream | None
+    sensor: Stream | None
+    """At its native rate. A window read at `now` uses samples with timestamp <= now only."""
+    cameras: Mapping[str, Frames]
+    """By camera key, e.g. `observation.images.front`; a camera missing in this episode is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a root offers, read from its metadata, before any frame is decoded."""
+
+    root: str
+    format: str
+    """`lerobot v3.0`, `lerobot v2.1`, `insertion recorder (windows)`, ..."""
+    fps: float
+    cameras: tuple[str, ...]
+    state_dim: int
+    action_dim: int
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    """One name a dimension; empty when the data names none."""
+    action_periods: tuple[float, ...]
+    """Per action dimension: 2*pi or 360 where names or metadata say it is an angle that wraps, else 0."""
+    sensor: str | None
+    """The feature key of the sensor stream; None when there is none."""
+    sensor_channels: int
+    sensor_rate_hz: float
+    sensor_samples: int
+    """Samples of the window the data stores a frame, or of one second when it stores a plain stream; 0 without a sensor."""
+
+
+class Reader(Protocol):
+    """One opened root. Cheap to open; validates metadata against files at once (ValueError)."""
+
+    layout: Layout
+    episodes: Sequence[Episode]
