@@ -8,6 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 
+class CorruptData(ValueError):
+    """A file of the data set is damaged or contradicts itself: no other option of the user makes it readable."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """Values with a clock of their own.
