@@ -1,0 +1,60 @@
+"""What every test shares: one thread, no network, a cache of its own, and where the data lies."""
+
+import os
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before torch and transformers are imported, and inherited by the processes that tests start.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    WANDB_MODE="offline",
+    WANDB_SILENT="true",
+    MPLBACKEND="Agg",
+)
+# The user's own caches are neither used nor written: the tiny backbone is built once a session.
+CACHE = tempfile.TemporaryDirectory(prefix="touchstone-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name
+os.environ["HF_HOME"] = str(Path(CACHE.name) / "huggingface")
+os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(CACHE.name) / "torch_extensions")
+os.environ["MPLCONFIGDIR"] = str(Path(CACHE.name) / "matplotlib")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data that does not ship with the repository: a folder `shared` beside it, with `data` inside."""
+    path = REPOSITORY.parent / "shared"
+    if not (path / "data").is_dir():
+        pytest.skip("needs real data: no folder ../shared/data beside the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def needle() -> Path:
+    """The data set that ships with the repository: LeRobot v3.0, 12 simulated needle insertions."""
+    return REPOSITORY / "examples" / "needle"
