@@ -1,0 +1,22 @@
+"""Averaged weights of the trainables: a third moment beside Adam's two.
+
+The average lives in the optimizer's state, on the same fp32 partition whose weights it averages, so it costs each
+rank only its own share, and it is saved and restored by name like the other two moments.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def decay_at(step: int, decay: float) -> float:
+    """Decay after optimizer step `step` (from 1): min(decay, (1 + step) / (10 + step)), so that early averages follow."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update(averages: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
+    """average <- decay * average + (1 - decay) * weight, in place."""
+    for average, weight in zip(averages, weights, strict=True):
+        average.lerp_(weight, 1 - decay)

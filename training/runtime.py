@@ -1,0 +1,204 @@
+"""The process around the training: accelerator, agreement between ranks, trackers, exit codes."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from torch import Tensor
+
+from vla.data.episode import CorruptData
+
+DONE, USAGE, CORRUPT, REFUSED = 0, 2, 65, 78
+"""Exit codes: done; usage; a checkpoint or data file is corrupt; configuration refused."""
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def start_accelerator(accumulation: int, plugin: DeepSpeedPlugin | None = None) -> Accelerator:
+    """The accelerator of this process, on GPU or CPU, plain, DDP or DeepSpeed as the launcher says.
+
+    Raises:
+        RuntimeError: the ranks do not see each other.
+    """
+    on_gpu = torch.cuda.is_available()
+    deepspeed = plugin is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if deepspeed and not on_gpu:
+        skip_shared_memory_build()
+    accelerator = Accelerator(
+        # Without a GPU, accelerate forms a gloo group of all ranks only with cpu=True (DDP) or a named backend
+        # (DeepSpeed); otherwise every rank silently trains alone.
+        cpu=not on_gpu and not deepspeed,
+        deepspeed_plugin=plugin,
+        gradient_accumulation_steps=accumulation,
+        kwargs_handlers=[InitProcessGroupKwargs(backend=None if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)],
+    )
+    ranks: Tensor = accelerator.gather(torch.tensor([accelerator.process_index], device=accelerator.device))
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks.tolist() != list(range(launched)):
+        raise RuntimeError(f"{launched} ranks were launched, but rank {accelerator.process_index} sees {ranks.tolist()}")
+    if deepspeed:
+        # transformers would otherwise partition the backbone while it is being built; the engine does it afterwards.
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+    return accelerator
+
+
+def skip_shared_memory_build() -> None:
+    """Keep DeepSpeed from compiling its CPU shared-memory collective (25 s, cold) that gloo ranks do not need."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def total(accelerator: Accelerator, *values: float) -> list[float]:
+    """Sums over all ranks, in fp64."""
+    sums = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    if accelerator.num_processes > 1:
+        dist.all_reduce(sums)
+    result: list[float] = sums.tolist()
+    return result
+
+
+def share(accelerator: Accelerator, value: Any) -> Any:
+    """Rank 0's value (strings, numbers, lists and dicts of them) on every rank."""
+    if accelerator.num_processes == 1:
+        return value
+    box = [json.dumps(value) if accelerator.is_main_process else ""]
+    dist.broadcast_object_list(box, src=0)
+    return json.loads(box[0])
+
+
+def collect(accelerator: Accelerator, value: Any) -> list[Any]:
+    """Every rank's value (strings, numbers, lists and dicts of them), in rank order, on every rank."""
+    if accelerator.num_processes == 1:
+        return [value]
+    boxes: list[Any] = [None] * accelerator.num_processes
+    dist.all_gather_object(boxes, json.dumps(value))
+    return [json.loads(box) for box in boxes]
+
+
+def agree(accelerator: Accelerator, error: ValueError | None) -> None:
+    """Raise on all ranks when one of them has found an error: none may go on alone into a collective."""
+    reports = collect(accelerator, None if error is None else [isinstance(error, CorruptData), str(error)])
+    for report in reports:
+        if report is not None:
+            corrupt, text = report
+            raise CorruptData(text) if corrupt else ValueError(text)
+
+
+def main(entry: Callable[[], None]) -> None:
+    """Run an entry point and end the process with the exit code of the interface.
+
+    A user's mistake (ValueError) becomes one sentence and no traceback. The process leaves through os._exit: after a
+    finished gloo job the interpreter's own exit sometimes aborts, and a rank that fails must not wait for the others.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    code = DONE
+    try:
+        entry()
+    except ValueError as error:
+        code = CORRUPT if isinstance(error, CorruptData) else REFUSED
+        if rank > 0:
+            time.sleep(2)  # an error all ranks share is rank 0's to print; it ends this process before the sentence comes
+        print(f"error: {error}", file=sys.stderr)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
+    except BaseException:
+        code = 1
+        sys.excepthook(*sys.exc_info())
+    leave(code)
+
+
+def leave(code: int) -> None:
+    """End the process at once, with everything written.
+
+    `accelerate launch` replaces exit codes; whoever needs them names a file in TOUCHSTONE_EXIT_CODE_FILE.
+    """
+    if (path := os.environ.get("TOUCHSTONE_EXIT_CODE_FILE")) and (code != DONE or os.environ.get("RANK", "0") == "0"):
+        Path(path).write_text(str(code))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def memory_mb(accelerator: Accelerator) -> float:
+    """Peak memory of the device since the start, or of this process where the device is the CPU."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(accelerator.device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Lines:
+    """A JSON-lines file with at most one object a step: written by rank 0, cut back when a run resumes."""
+
+    def __init__(self, path: Path, *, active: bool, resumed_at: int) -> None:
+        """Keep the lines up to step `resumed_at`, drop later ones and a torn last one."""
+        self.path, self.active = path, active
+        if not active:
+            return
+        kept = [json.dumps(line) for line in read_lines(path) if line["step"] <= resumed_at] if path.exists() else []
+        beside = path.with_name(path.name + ".tmp")
+        beside.write_text("".join(line + "\n" for line in kept))
+        os.replace(beside, path)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one object; each line reaches the file system before the next step begins."""
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete objects of a JSON-lines file; a last line that was cut off while being written is left out."""
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+Tracker = Literal["auto", "jsonl", "wandb"]
+
+
+@contextmanager
+def wandb_run(tracker: Tracker, out: Path, config: Mapping[str, Any], *, active: bool) -> Iterator[Callable[..., None]]:
+    """A function that logs one object at a step to Weights & Biases, or does nothing.
+
+    `auto` uses wandb where it has a key or WANDB_MODE=offline. The run's id is kept in the run folder, so that a
+    resumed run goes on in the same curve. Only the resolved configuration is sent, never the environment.
+    """
+    available = bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "offline"
+    if not active or tracker == "jsonl" or (tracker == "auto" and not available):
+        yield lambda line, step: None
+        return
+    if not available:
+        raise ValueError("--tracker wandb needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
+    import wandb
+
+    identity = out / "wandb_id.json"
+    if not identity.exists():
+        identity.write_text(json.dumps(wandb.util.generate_id()))
+    run = wandb.init(
+        project="touchstone",
+        id=json.loads(identity.read_text()),
+        resume="allow",
+        name=out.name,
+        dir=str(out),
+        config=dict(config),
+        settings=wandb.Settings(x_disable_meta=True, x_disable_stats=True, save_code=False, disable_git=True, console="off"),
+    )
+    try:
+        yield lambda line, step: run.log(dict(line), step=step)
+    finally:
+        run.finish()
