@@ -1,0 +1,118 @@
+"""The endless shuffled stream of samples, and all randomness of the data: pure functions of (seed, position).
+
+What stands at a position depends neither on the number of ranks or workers, nor on where a run was stopped.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+BLOCK = 1000
+"""Positions of a block of a weighted mixture: within one, each root has its exact share."""
+
+
+def derive(seed: int, purpose: str, position: int = 0) -> np.random.Generator:
+    """A generator that depends on (seed, purpose, position) alone.
+
+    Philox is a counter-based cipher: its 128-bit key is (seed, hash of the purpose) and the position is the highest of
+    the counter's four words. Each position so owns 2^192 blocks of its own and no two streams overlap
+    (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+    """
+    assert 0 <= seed < 2**63, f"seed {seed} is outside [0, 2^63)"
+    assert 0 <= position < 2**63, f"position {position} is outside [0, 2^63)"
+    key = np.array([seed, _hash(purpose)], dtype=np.uint64)
+    counter = np.array([0, 0, 0, position], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def torch_seed(seed: int, purpose: str, position: int = 0) -> int:
+    """A 63-bit seed for torch, from the same (seed, purpose, position)."""
+    return int(derive(seed, purpose, position).integers(2**63))
+
+
+def _hash(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+
+
+def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
+    """Whole numbers in the ratio of the weights that add up to the total, by largest remainder (Hamilton's method)."""
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    counts = np.floor(shares + 1e-9).astype(np.int64)  # 0.3 * 10 must not lose a whole unit to rounding
+    by_remainder = np.argsort(counts - shares, kind="stable")
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return tuple(int(count) for count in counts)
+
+
+class SampleOrder:
+    """Position -> (root, index in the root), for ever.
+
+    Without weights, an epoch is one shuffle of all samples of all roots: each stands in it exactly once. With weights,
+    each block of 1,000 positions holds every root exactly its share of times, in shuffled order, and each root is gone
+    through in its own shuffled epochs, without replacement.
+
+    ValueError when a weight's share is too small to be drawn in every block.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        assert min(sizes, default=0) > 0, f"every root must have samples, got sizes {list(sizes)}"
+        assert len(weights) in (0, len(sizes)), f"{len(weights)} weights for {len(sizes)} roots"
+        self.sizes = tuple(sizes)
+        self.weights = tuple(weights)
+        self.seed = seed
+        self.ends = np.cumsum(np.asarray(sizes, dtype=np.int64))
+        self.counts = apportion(weights, BLOCK) if weights else ()
+        if 0 in self.counts:
+            raise ValueError(
+                f"weight {weights[self.counts.index(0)]:g} of root number {self.counts.index(0) + 1} is less than one "
+                f"sample in {BLOCK:,}: give a larger --data.weights, or leave the root out"
+            )
+        # Two places a pool, for even and odd epochs: the workers of a loader are never further apart than that.
+        self._permutations: dict[tuple[int, int], tuple[int, UInt32[np.ndarray, " N"] | Int64[np.ndarray, " N"]]] = {}
+        self._block: tuple[int, Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]] | None = None
+
+    def __reduce__(self) -> tuple[type["SampleOrder"], tuple[tuple[int, ...], tuple[float, ...], int]]:
+        return SampleOrder, (self.sizes, self.weights, self.seed)  # a worker makes its own permutations
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The part of the stream that comes from each root; they add up to 1."""
+        counts = self.counts or self.sizes
+        return tuple(count / sum(counts) for count in counts)
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """The root and the index in it of the sample at a position."""
+        if self.weights:
+            return self._weighted(position)
+        total = int(self.ends[-1])
+        index = self._shuffled(0, total, *divmod(position, total))
+        root = int(np.searchsorted(self.ends, index, side="right"))
+        return root, index - int(self.ends[root]) + self.sizes[root]
+
+    def _weighted(self, position: int) -> tuple[int, int]:
+        number, place = divmod(position, BLOCK)
+        block = self._block
+        if block is None or block[0] != number:
+            self._block = block = (number, *self._lay_out(number))
+        root = int(block[1][place])
+        return root, self._shuffled(root, self.sizes[root], *divmod(int(block[2][place]), self.sizes[root]))
+
+    def _lay_out(self, number: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+        """The root at each place of a block, and how many samples of that root came before it since position 0."""
+        roots = np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
+        derive(self.seed, "order.block", number).shuffle(roots)
+        drawn = np.empty_like(roots)
+        for root, count in enumerate(self.counts):
+            drawn[roots == root] = number * count + np.arange(count)
+        return roots, drawn
+
+    def _shuffled(self, pool: int, size: int, epoch: int, place: int) -> int:
+        """The sample at a place of a pool's epoch."""
+        slot = (pool, epoch % 2)
+        held = self._permutations.get(slot)
+        if held is None or held[0] != epoch:
+            permutation = derive(self.seed, f"order.root.{pool}", epoch).permutation(size)
+            held = (epoch, permutation.astype(np.uint32) if size < 2**32 else permutation)
+            self._permutations[slot] = held
+        return int(held[1][place])
