@@ -1,0 +1,53 @@
+"""Attention and the feed-forward layer shared by the sensor encoder and the action expert.
+
+Written with plain linear layers: torch's MultiheadAttention reads its children's weights without calling them,
+which a partitioned (ZeRO-3) parameter does not survive.
+"""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` to `context`, of which only the masked-in tokens are seen."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        check_heads(width, heads)
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], context: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B N D"]:
+        """A row whose context is all masked attends to everything instead: its result is unused, and is no NaN."""
+        mask = mask | ~mask.any(dim=1, keepdim=True)
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        return out
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers, four times as wide between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a width that the heads do not share evenly."""
+    if heads < 1 or width < 1 or width % (2 * heads):
+        raise ValueError(
+            f"width {width} does not divide into {heads} heads of even size; give a multiple of {2 * heads}"
+        )
+
+
+def check_dropout(rate: float) -> None:
+    """Refuse a dropout rate outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is {rate}; give a rate in [0, 1), e.g. 0.1")

@@ -1,0 +1,202 @@
+"""Gaussian paths from data to noise: x_t = alpha * x0 + sigma * eps, with t in [0, 1], data at 0, noise at 1.
+
+Every path is run by a clock that makes alpha * d_sigma - sigma * d_alpha = 1, where d is the derivative by that clock:
+time itself on the straight path, the angle from data to noise on the variance-preserving ones. Then the velocity
+v = d_alpha * x0 + d_sigma * eps is the flow-matching target on the straight path and the v-prediction target of
+Salimans & Ho (2022) on the others, and both are undone without a division. All of it is elementwise and in float32,
+which autocast leaves alone.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+PathName = Literal["cosine", "linear", "straight"]
+Prediction = Literal["noise", "data", "velocity"]
+Sampler = Literal["ddim", "ddpm", "euler"]
+Chunk = Float32[Tensor, "B H A"]
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_t "B H A", t " B") -> the network's output "B H A"."""
+
+SMALLEST_DIVISOR = 1e-2
+"""Below this alpha (or sigma) a noise (or data) prediction says nothing of the other part, which then fades to zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """How actions are noised, what the expert predicts, and how chunks are sampled."""
+
+    path: PathName = "cosine"
+    """From data to noise: cosine (circle), linear (the DDPM linear-beta schedule) or straight (flow matching)."""
+    prediction: Prediction = "velocity"
+    """What the expert's output means: the noise, the clean actions, or the velocity."""
+    sampler: Sampler = "ddim"
+    """ddim and euler are deterministic given the first noise; ddpm draws fresh noise in each step."""
+    sampling_steps: int = 10
+    """Network calls for one chunk, at least 1; the first is always at t = 1."""
+    clip: float = 5.0
+    """Sampled clean actions stay within plus or minus this, in normalised units."""
+
+    def __post_init__(self) -> None:
+        check_steps(self.sampling_steps)
+        if not self.clip > 0:
+            raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of sampling steps below 1."""
+    if steps < 1:
+        raise ValueError(f"{steps} sampling steps were asked for; give at least 1, e.g. 10")
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A path at some times: the weights of data and noise, their derivatives by the clock, and the clock."""
+
+    alpha: Float32[Tensor, " B"]
+    sigma: Float32[Tensor, " B"]
+    d_alpha: Float32[Tensor, " B"]
+    d_sigma: Float32[Tensor, " B"]
+    clock: Float32[Tensor, " B"]
+
+
+def straight(t: Float32[Tensor, " B"]) -> Coefficients:
+    """Flow matching: a straight line at constant speed."""
+    one = torch.ones_like(t)
+    return Coefficients(1 - t, t, -one, one, t)
+
+
+def circle(alpha: Float32[Tensor, " B"], sigma: Float32[Tensor, " B"]) -> Coefficients:
+    """A variance-preserving point, alpha^2 + sigma^2 = 1; its clock is the angle."""
+    return Coefficients(alpha, sigma, -sigma, alpha, torch.atan2(sigma, alpha))
+
+
+def cosine(t: Float32[Tensor, " B"], offset: float = 0.008) -> Coefficients:
+    """Nichol & Dhariwal (2021): alpha = cos(u) / cos(u0), with u = (t + offset) / (1 + offset) * pi / 2.
+
+    Written with sines of small angles, so that both ends are exact in float32: alpha(1) = 0 and sigma(0) = 0.
+    """
+    scale = math.pi / 2 / (1 + offset)
+    start = offset * scale
+    alpha = torch.sin((1 - t) * scale) / math.cos(start)
+    # cos^2(u0) - cos^2(u) = sin(u - u0) * sin(u + u0)
+    sigma = (torch.sin(t * scale) * torch.sin((t + 2 * offset) * scale)).clamp(min=0).sqrt() / math.cos(start)
+    return circle(alpha, sigma)
+
+
+def linear(t: Float32[Tensor, " B"], first: float = 0.1, last: float = 20.0) -> Coefficients:
+    """Ho et al. (2020) without steps: the limit of beta from 1e-4 to 0.02 in 1000 steps; alpha(1) is 0.0066.
+
+    d log(alpha^2) / dt = -(first + (last - first) * t), as in Song et al. (2021), equation 33.
+    """
+    log_variance = -(first * t + 0.5 * (last - first) * t.square())
+    return circle((0.5 * log_variance).exp(), (-torch.expm1(log_variance)).sqrt())
+
+
+PATHS: dict[PathName, Callable[[Float32[Tensor, " B"]], Coefficients]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "straight": straight,
+}
+
+
+def coefficients(path: PathName, t: Float[Tensor, " B"]) -> Coefficients:
+    """The path at these times."""
+    return PATHS[path](t.float())
+
+
+def column(c: Float32[Tensor, " B"]) -> Float32[Tensor, "B 1 1"]:
+    """One number a sample, to be multiplied with chunks."""
+    return c[:, None, None]
+
+
+def mix(c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:
+    """The noised chunk x_t."""
+    return column(c.alpha) * x0 + column(c.sigma) * eps
+
+
+def target(kind: Prediction, c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:
+    """What the network should have said."""
+    match kind:
+        case "noise":
+            return eps
+        case "data":
+            return x0
+        case "velocity":
+            return column(c.d_alpha) * x0 + column(c.d_sigma) * eps
+
+
+def inverse(divisor: Float32[Tensor, "B 1 1"]) -> Float32[Tensor, "B 1 1"]:
+    """1 / divisor, but falling to zero instead of rising to infinity where the divisor vanishes."""
+    return divisor / divisor.clamp(min=SMALLEST_DIVISOR).square()
+
+
+def split(kind: Prediction, c: Coefficients, x_t: Chunk, out: Float[Tensor, "B H A"]) -> tuple[Chunk, Chunk]:
+    """What a prediction says of (x0, eps)."""
+    alpha, sigma, out = column(c.alpha), column(c.sigma), out.float()
+    match kind:
+        case "noise":
+            return (x_t - sigma * out) * inverse(alpha), out
+        case "data":
+            return out, (x_t - alpha * out) * inverse(sigma)
+        case "velocity":
+            return column(c.d_sigma) * x_t - sigma * out, alpha * out - column(c.d_alpha) * x_t
+
+
+def jump(c_t: Coefficients, c_s: Coefficients, x0: Chunk, eps: Chunk, *, eta: float, z: Chunk) -> Chunk:
+    """From time t down to s on the path through (x0, eps). eta 0: DDIM; eta 1: the DDPM posterior, z its noise."""
+    kept = c_t.alpha / c_s.alpha * c_s.sigma / c_t.sigma
+    fresh = eta * c_s.sigma * (1 - kept.square()).clamp(min=0).sqrt()
+    carried = (c_s.sigma.square() - fresh.square()).clamp(min=0).sqrt()
+    return column(c_s.alpha) * x0 + column(carried) * eps + column(fresh) * z
+
+
+def euler(c_t: Coefficients, c_s: Coefficients, x_t: Chunk, x0: Chunk, eps: Chunk) -> Chunk:
+    """From time t down to s along the tangent; the same as DDIM on the straight path."""
+    return x_t + column(c_s.clock - c_t.clock) * target("velocity", c_t, x0, eps)
+
+
+def sample(
+    denoise: Denoise,
+    noise: Chunk,
+    config: DiffusionConfig,
+    *,
+    steps: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Chunk:
+    """Walk from noise at t = 1 to a clean chunk at t = 0.
+
+    Each predicted x0 is clipped and eps is made to agree with it, so that both always explain the present x_t.
+    `generator` gives ddpm its fresh noise, drawn on the generator's device; the global one is never used.
+
+    Raises:
+        ValueError: fewer than 1 step, or ddpm without a generator.
+    """
+    steps = config.sampling_steps if steps is None else steps
+    check_steps(steps)
+    if config.sampler == "ddpm" and generator is None:
+        raise ValueError("the ddpm sampler draws fresh noise: give it a generator, or sample with ddim or euler")
+    grid = torch.linspace(1, 0, steps + 1, dtype=torch.float32, device=noise.device)
+    x_t = noise.float()
+    for now, after in itertools.pairwise(grid):
+        t = now.expand(len(noise))
+        c_t, c_s = coefficients(config.path, t), coefficients(config.path, after.expand(len(noise)))
+        x0, _ = split(config.prediction, c_t, x_t, denoise(x_t, t))
+        x0 = x0.clamp(-config.clip, config.clip)
+        eps = (x_t - column(c_t.alpha) * x0) / column(c_t.sigma)
+        match config.sampler:
+            case "ddim":
+                x_t = jump(c_t, c_s, x0, eps, eta=0.0, z=eps)
+            case "ddpm":
+                assert generator is not None
+                z = torch.randn(noise.shape, generator=generator, device=generator.device).to(noise.device)
+                x_t = jump(c_t, c_s, x0, eps, eta=1.0, z=z)
+            case "euler":
+                x_t = euler(c_t, c_s, x_t, x0, eps)
+    return x_t

@@ -1,0 +1,170 @@
+"""The action expert: a transformer over the chunk that undoes noise, given context and the diffusion time."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vla.attention import Attention, FeedForward, check_dropout, check_heads
+
+BackboneTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
+"""Tokens of the backbone, and which of them may be looked at."""
+SensorTokens = tuple[Float[Tensor, "B N E"], Bool[Tensor, "B N"]]
+"""Tokens of the sensor encoder, and which of them may be looked at."""
+ContextTokens = tuple[Float[Tensor, "B M W"], Bool[Tensor, "B M"]]
+"""All of them at the width of the expert."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """Size of the action expert. The defaults suit small data on a CPU; `LARGE` suits a 3B backbone."""
+
+    width: int = 128
+    """Width of its layers."""
+    depth: int = 3
+    """Transformer blocks, at least 1."""
+    heads: int = 4
+    """Attention heads; twice this number divides the width."""
+    dropout: float = 0.1
+    """Share of activations dropped in training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        check_heads(self.width, self.heads)
+        check_dropout(self.dropout)
+        if self.depth < 1:
+            raise ValueError(f"expert.depth is {self.depth}; give at least 1 block")
+
+
+LARGE = ExpertConfig(width=1024, depth=6, heads=16)
+"""About 144 million parameters, for Qwen2.5-VL 3B and 7B: `--expert.width 1024 --expert.depth 6 --expert.heads 16`."""
+
+
+class Time(nn.Module):
+    """Diffusion times in [0, 1] -> vectors: sines and cosines with periods from 0.004 to 4, then two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """One vector a time."""
+        share = torch.linspace(0, 1, self.width // 2, dtype=torch.float32, device=t.device)
+        angle = t.float()[:, None] * (2 * math.pi / (0.004 * 1000.0**share))
+        out: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return out
+
+
+class Context(nn.Module):
+    """What the expert looks at: backbone, sensor and state tokens in one sequence, told apart by a type embedding."""
+
+    def __init__(self, width: int, backbone_width: int, sensor_width: int, state_dim: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.LayerNorm(backbone_width), nn.Linear(backbone_width, width))
+        self.sensor = nn.Linear(sensor_width, width) if sensor_width else None
+        self.state = (
+            nn.Sequential(nn.Linear(state_dim, width), nn.SiLU(), nn.Linear(width, width)) if state_dim else None
+        )
+        self.types = nn.Parameter(0.02 * torch.randn(3, width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, backbone: BackboneTokens, sensor: SensorTokens | None, state: Float[Tensor, "B P"]
+    ) -> ContextTokens:
+        """Put the sources the expert is built for behind one another."""
+        tokens, mask = backbone
+        parts, masks = [self.backbone(tokens.float()) + self.types[0]], [mask]
+        if self.sensor is not None:
+            assert sensor is not None, "this expert is built for a sensor"
+            parts.append(self.sensor(sensor[0]) + self.types[1])
+            masks.append(sensor[1])
+        if self.state is not None:
+            parts.append((self.state(state) + self.types[2])[:, None])
+            masks.append(torch.ones_like(mask[:, :1]))
+        return self.norm(torch.cat(parts, dim=1)), torch.cat(masks, dim=1)
+
+
+class Block(nn.Module):
+    """Self-attention over the chunk, attention to the context, feed-forward.
+
+    Time scales, shifts and gates the first and the last (AdaLN-zero, Peebles & Xie 2023). Attention to the context
+    has no gate: so the backbone's adapters get a gradient from the first step on.
+    """
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(config.width, 6 * config.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
+        self.attention = Attention(config.width, config.heads)
+        self.context_norm = nn.LayerNorm(config.width)
+        self.context_attention = Attention(config.width, config.heads)
+        self.feed = FeedForward(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H D"],
+        valid: Bool[Tensor, "B H"],
+        time: Float[Tensor, "B D"],
+        context: Float[Tensor, "B L D"],
+        context_mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B H D"]:
+        """Steps that are not valid, and context tokens masked out, reach no valid step."""
+        shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
+        normed = self.norm(x) * (1 + scale) + shift
+        x = x + gate * self.dropout(self.attention(normed, normed, valid))
+        x = x + self.dropout(self.context_attention(self.context_norm(x), context, context_mask))
+        fed: Tensor = self.feed(self.norm(x) * (1 + feed_scale) + feed_shift)
+        out: Tensor = x + feed_gate * self.dropout(fed)
+        return out
+
+
+class ActionExpert(nn.Module):
+    """(x_t, t, context) -> prediction, one token an action step.
+
+    Call `context` once for an observation, then this once for each diffusion time.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon: int,
+        action_dim: int,
+        state_dim: int,
+        backbone_width: int,
+        sensor_width: int,
+        config: ExpertConfig,
+    ) -> None:
+        super().__init__()
+        self.horizon, self.action_dim = horizon, action_dim
+        self.context = Context(config.width, backbone_width, sensor_width, state_dim)
+        self.time = Time(config.width)
+        self.embed = nn.Linear(action_dim, config.width)
+        self.positions = nn.Parameter(0.02 * torch.randn(horizon, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, action_dim)
+        # Small, so that the first predictions are near zero; not zero, so that gradients pass it at once.
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B H A"],
+        t: Float[Tensor, " B"],
+        valid: Bool[Tensor, "B H"],
+        context: Float[Tensor, "B L D"],
+        context_mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B H A"]:
+        """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
+        assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
+        time = self.time(t)
+        x = self.embed(x_t) + self.positions
+        for block in self.blocks:
+            x = block(x, valid, time, context, context_mask)
+        out: Tensor = self.out(self.norm(x))
+        return out
