@@ -1,0 +1,460 @@
+"""The RunPod entry point: environment to flags, refusals, signals, exit codes, a second start."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ENTRYPOINT = Path(__file__).resolve().parents[2] / "runpod" / "entrypoint.sh"
+
+POLICY_FILES = ("config.json", "normalizer.safetensors", "action_expert.safetensors")
+
+FAKE_ACCELERATE = """#!{python}
+import os, pathlib, signal, sys, time
+here = pathlib.Path(__file__).parent
+call = len(list(here.glob("call-*")))
+beside = here / f"recording-{{call}}"
+beside.write_bytes(b"\\0".join(os.fsencode(word) for word in sys.argv[1:]))
+(here / f"env-{{call}}").write_text("\\n".join(sorted(os.environ)))
+beside.rename(here / f"call-{{call}}")
+if "--hang" in sys.argv:
+    received = []
+    def on_signal(number, frame):
+        received.append(signal.Signals(number).name)
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    (here / "ready").touch()
+    while not received:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    (here / "received").write_text(" ".join(received))
+codes = (here / "codes").read_text().split() if (here / "codes").exists() else []
+written, status = codes[call].split("/") if call < len(codes) else ("0", "0")
+if written == "0":
+    policy = pathlib.Path(sys.argv[sys.argv.index("--out") + 1]) / "policy"
+    policy.mkdir(parents=True, exist_ok=True)
+    for name in {files}:
+        (policy / name).write_text("x")
+if written != "-":
+    pathlib.Path(os.environ["TOUCHSTONE_EXIT_CODE_FILE"]).write_text(written)
+sys.exit(int(status))
+"""
+
+
+class Pod:
+    """A pod without a GPU: its volume, its environment, and a launcher that records how it was called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.volume = folder / "volume"
+        self.bin = folder / "bin"
+        self.bin.mkdir(parents=True)
+        self.volume.mkdir()
+        self.fake("accelerate", FAKE_ACCELERATE.format(python=sys.executable, files=POLICY_FILES))
+        self.fake("nvidia-smi", "#!/bin/sh\nexit 9\n")
+        self.base = {
+            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "HOME": str(folder),
+            "TRAIN_DATA_PATH": "/data/pick",
+            "CHECKPOINT_DIR": str(self.volume / "run"),
+            "MODEL_VARIANT": "tiny",
+        }
+
+    def fake(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def env(self, **changes: str | None) -> dict[str, str]:
+        return {name: value for name, value in {**self.base, **changes}.items() if value is not None}
+
+    def start(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(ENTRYPOINT), *arguments],
+            check=False,
+            env=self.env(**changes),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.volume,
+        )
+
+    def planned(self, **changes: str | None) -> list[list[str]]:
+        """The commands of --dry-run, taken apart again by a shell."""
+        result = self.start("--dry-run", **changes)
+        assert result.returncode == 0, result.stderr
+        take = "take() { printf '%s\\0' \"$@\"; printf '\\1\\0'; }\n"
+        lines = take + "".join(f"take {line}\n" for line in result.stdout.splitlines())
+        words = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True).stdout
+        return [command.split("\0")[:-1] for command in words.split("\1\0") if command]
+
+    def calls(self) -> list[list[str]]:
+        return [path.read_text().split("\0") for path in sorted(self.bin.glob("call-*"))]
+
+    def codes(self, *pairs: str) -> None:
+        """`written/status` of each call: what training writes ("-" for nothing), what the launcher ends with."""
+        (self.bin / "codes").write_text(" ".join(pairs))
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Pod:
+    return Pod(tmp_path)
+
+
+def after(command: list[str], flag: str) -> str:
+    assert command.count(flag) == 1, (flag, command)
+    return command[command.index(flag) + 1]
+
+
+def finish(run: Path) -> None:
+    (run / "policy").mkdir(parents=True)
+    for name in POLICY_FILES:
+        (run / "policy" / name).write_text("x")
+
+
+def head(config: str, processes: int, stage: int) -> list[str]:
+    return [
+        "accelerate", "launch", "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", str(processes),
+        "--main_process_port", "0", f"training/stage{stage}.py",
+    ]  # fmt: skip
+
+
+def test_both_stages(pod: Pod) -> None:
+    run = pod.base["CHECKPOINT_DIR"]
+    data = ["--data.roots", "/data/pick", "--backbone.path", "tiny"]
+    assert pod.planned() == [
+        [*head("cpu", 1, 1), *data, "--out", f"{run}/stage1", "--resume-from", "auto"],
+        [
+            *head("cpu", 1, 2), *data, "--out", f"{run}/stage2",
+            "--init-from", f"{run}/stage1",
+        ],
+    ]  # fmt: skip
+    assert not Path(run).exists(), "a dry run writes nothing"
+    assert not pod.calls()
+
+
+FLAGS = {
+    "STEPS": ("--stage.steps", "20"),
+    "BATCH_SIZE": ("--batch-size", "32"),
+    "MICRO_BATCH": ("--micro-batch", "4"),
+    "LR_SENSOR": ("--stage.lr.sensor", "1e-4"),
+    "LR_EXPERT": ("--stage.lr.expert", "2e-4"),
+    "DROPOUT": ("--dropout", "0.1"),
+    "SEED": ("--seed", "7"),
+    "SAVE_EVERY": ("--save-every", "500"),
+    "SAVE_SECONDS": ("--save-seconds", "300"),
+    "KEEP": ("--keep", "3"),
+    "TRACKER": ("--tracker", "wandb"),
+}
+STAGE_2_FLAGS = {
+    "LR_LORA": ("--stage.lr.lora", "1e-5"),
+    "FINETUNE_VL": ("--finetune-vl", "lora"),
+    "LORA_RANK": ("--lora.rank", "16"),
+    "LORA_ALPHA": ("--lora.alpha", "32"),
+    "LORA_DROPOUT": ("--lora.dropout", "0.05"),
+}
+
+
+def test_every_variable_becomes_its_flag(pod: Pod) -> None:
+    settings = {name: value for name, (_, value) in {**FLAGS, **STAGE_2_FLAGS}.items()}
+    first, second = pod.planned(**settings)
+    for flag, value in FLAGS.values():
+        assert after(first, flag) == value
+        assert after(second, flag) == value
+    for flag, value in STAGE_2_FLAGS.values():
+        assert flag not in first
+        assert after(second, flag) == value
+
+
+def test_no_variable_of_the_table_is_untested() -> None:
+    table = re.search(r'TABLE="\n(.*?)"', ENTRYPOINT.read_text(), re.DOTALL)
+    assert table is not None
+    names = {line.split()[0] for line in table[1].splitlines()}
+    assert names == {*FLAGS, *STAGE_2_FLAGS, "EPOCHS", "TRAIN_DATA_WEIGHTS", "TRAIN_DATA_EPISODES"}
+
+
+def test_one_variable_alone_changes_one_flag(pod: Pod) -> None:
+    (bare,) = pod.planned(STAGE="1")
+    (changed,) = pod.planned(STAGE="1", EPOCHS="3")
+    assert changed == [*bare, "--stage.epochs", "3"]
+
+
+def test_lists(pod: Pod) -> None:
+    (command,) = pod.planned(STAGE="1", TRAIN_DATA_PATH="/a /b", TRAIN_DATA_WEIGHTS="3 1", TRAIN_DATA_EPISODES="0 3 5")
+    text = " ".join(command)
+    assert "--data.roots /a /b --backbone.path" in text
+    assert "--data.weights 3 1" in text
+    assert "--data.episodes 0 3 5" in text
+
+
+@pytest.mark.parametrize(
+    ("variant", "path"),
+    [
+        ("tiny", "tiny"),
+        (None, "Qwen/Qwen2.5-VL-3B-Instruct"),
+        ("3B", "Qwen/Qwen2.5-VL-3B-Instruct"),
+        ("7b", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ("owner/name", "owner/name"),
+        ("/models/my qwen", "/models/my qwen"),
+    ],
+)
+def test_model_variant(pod: Pod, variant: str | None, path: str) -> None:
+    (command,) = pod.planned(STAGE="1", MODEL_VARIANT=variant)
+    assert after(command, "--backbone.path") == path
+
+
+@pytest.mark.parametrize(
+    ("value", "roots"),
+    [
+        ("/a /b\t/c", ["/a", "/b", "/c"]),
+        ("/a b:/c", ["/a b", "/c"]),
+        ("/a b:", ["/a b"]),
+        ("/a:b c\n/d\n", ["/a:b c", "/d"]),
+        ('/it\'s "quoted" $HOME `id` *:/größe/数据', ['/it\'s "quoted" $HOME `id` *', "/größe/数据"]),
+    ],
+)
+def test_data_paths_survive(pod: Pod, value: str, roots: list[str]) -> None:
+    (command,) = pod.planned(STAGE="1", TRAIN_DATA_PATH=value)
+    start = command.index("--data.roots") + 1
+    assert command[start : command.index("--backbone.path")] == roots
+
+
+def test_a_folder_that_exists_is_taken_whole(pod: Pod) -> None:
+    (pod.volume / "my data").mkdir()
+    (command,) = pod.planned(STAGE="1", TRAIN_DATA_PATH="my data", DATA_ROOT=str(pod.volume))
+    assert after(command, "--data.roots") == f"{pod.volume}/my data"
+
+
+HARD_VALUES = [
+    "two words", "it's", 'a "b"', "line\nbreak", "tail\n", "größe 数据", "$(id) `id` $HOME *", "back\\slash", "-x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HARD_VALUES)
+def test_values_survive_the_real_start(pod: Pod, text: str) -> None:
+    run = str(pod.volume / text)
+    result = pod.start(STAGE="1", CHECKPOINT_DIR=run, SEED=text)
+    assert result.returncode == 0, result.stderr
+    (call,) = pod.calls()
+    assert after(call, "--out") == run
+    assert after(call, "--seed") == text
+
+
+def test_dry_run_prints_what_is_started(pod: Pod) -> None:
+    settings = {"SEED": "it's\n$HOME", "STEPS": "5", "EXTRA_ARGS": "--stage.warmup 0.1 --name 'a \"b\" c'"}
+    planned = pod.planned(**settings)
+    assert pod.start(**settings).returncode == 0
+    assert [["accelerate", *call] for call in pod.calls()] == planned
+
+
+def test_extra_arguments_are_words_of_a_shell_and_are_not_run(pod: Pod) -> None:
+    (command,) = pod.planned(STAGE="1", EXTRA_ARGS="--a 'b c' --d \"e'f\" $(touch /owned) ;")
+    assert command[-7:] == ["--a", "b c", "--d", "e'f", "$(touch", "/owned)", ";"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "processes"),
+    [
+        ({}, "cpu", "1"),
+        ({"RUNPOD_GPU_COUNT": "1"}, "single", "1"),
+        ({"RUNPOD_GPU_COUNT": "8"}, "ddp", "8"),
+        ({"RUNPOD_GPU_COUNT": "8", "NUM_PROCESSES": "4"}, "ddp", "4"),
+        ({"RUNPOD_GPU_COUNT": "8", "ACCELERATE_CONFIG": "zero3"}, "zero3", "8"),
+        ({"RUNPOD_GPU_COUNT": "none"}, "cpu", "1"),
+        ({"NUM_PROCESSES": "2"}, "cpu", "2"),
+        ({"WORLD_SIZE": "16", "RANK": "3", "LOCAL_RANK": "3"}, "cpu", "1"),
+    ],
+)
+def test_processes(pod: Pod, changes: Mapping[str, str], config: str, processes: str) -> None:
+    (command,) = pod.planned(STAGE="1", **changes)
+    assert after(command, "--config_file") == f"accelerate_configs/{config}.yaml"
+    assert after(command, "--num_processes") == processes
+
+
+def test_gpus_are_counted_without_the_platform(pod: Pod) -> None:
+    pod.fake("nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H200'\necho 'GPU 1: NVIDIA H200'\n")
+    (command,) = pod.planned(STAGE="1")
+    assert command[:9] == head("ddp", 2, 1)
+
+
+def test_ranks_of_another_launcher_are_not_inherited(pod: Pod) -> None:
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+    assert pod.start(STAGE="1", **dict.fromkeys(names, "5")).returncode == 0
+    seen = (pod.bin / "env-0").read_text().splitlines()
+    assert not set(names) & set(seen)
+    assert "TOUCHSTONE_EXIT_CODE_FILE" in seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"TRAIN_DATA_PATH": None}, "TRAIN_DATA_PATH is not set"),
+        ({"TRAIN_DATA_PATH": ""}, "TRAIN_DATA_PATH is not set"),
+        ({"TRAIN_DATA_PATH": " \n "}, "TRAIN_DATA_PATH names no folder"),
+        ({"CHECKPOINT_DIR": None}, "CHECKPOINT_DIR is not set"),
+        ({"STAGE": "3"}, "STAGE is '3'"),
+        ({"MODEL_VARIANT": "medium"}, "MODEL_VARIANT is 'medium'"),
+        ({"NUM_PROCESSES": "many"}, "NUM_PROCESSES is 'many'"),
+        ({"NUM_PROCESSES": "0"}, "NUM_PROCESSES is '0'"),
+        ({"ACCELERATE_CONFIG": "zero9"}, "ACCELERATE_CONFIG is 'zero9'"),
+        ({"EXTRA_ARGS": "--a 'b"}, "EXTRA_ARGS has a quotation mark"),
+        ({"INIT_FROM_CHECKPOINT": "/a", "RESUME_FROM_CHECKPOINT": "/b"}, "are both set"),
+        ({"INIT_FROM_CHECKPOINT": "/a", "RESUME_FROM_CHECKPOINT": "auto"}, "are both set"),
+        ({"RESUME_FROM_CHECKPOINT": "/a"}, "RESUME_FROM_CHECKPOINT is '/a' but STAGE is both"),
+        ({"CHECKPOINT_DIR": "/dev/null/run"}, "cannot be written"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("--dry-run",), ()])
+def test_refusals_are_one_sentence(pod: Pod, changes: Mapping[str, str], says: str, arguments: tuple[str, ...]) -> None:
+    if arguments and "CHECKPOINT_DIR" in changes and changes["CHECKPOINT_DIR"]:
+        pytest.skip("a dry run writes nothing, so it cannot know")
+    result = pod.start(*arguments, **changes)
+    assert result.returncode == 78
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert not pod.calls()
+
+
+def test_unknown_argument(pod: Pod) -> None:
+    assert pod.start("--resume").returncode == 2
+
+
+@pytest.mark.parametrize(("resume", "init"), [("/other/run", None), (None, "/other/run")])
+def test_explicit_start(pod: Pod, resume: str | None, init: str | None) -> None:
+    (command,) = pod.planned(STAGE="2", RESUME_FROM_CHECKPOINT=resume, INIT_FROM_CHECKPOINT=init)
+    if init:
+        assert after(command, "--init-from") == init
+        assert "--resume-from" not in command, "training takes one of them"
+    else:
+        assert after(command, "--resume-from") == resume
+        assert "--init-from" not in command
+    assert after(command, "--out") == pod.base["CHECKPOINT_DIR"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [(["78/1"], 78), (["75/1"], 75), (["-/1"], 1), (["-/137"], 137), (["0/0", "65/1"], 65), (["0/1", "0/0"], 0)],
+)
+def test_exit_codes_are_kept(pod: Pod, codes: list[str], status: int) -> None:
+    pod.codes(*codes)
+    assert pod.start().returncode == status
+    assert len(pod.calls()) == len(codes), "a stage that fails ends the job"
+
+
+def test_a_stage_that_stopped_early_is_resumable_and_the_next_does_not_start(pod: Pod) -> None:
+    pod.codes("-/0")
+    result = pod.start()
+    assert result.returncode == 75
+    assert len(pod.calls()) == 1
+
+
+def test_second_start_goes_on_where_the_first_ended(pod: Pod) -> None:
+    run = pod.base["CHECKPOINT_DIR"]
+    pod.codes("0/0", "75/1")
+    assert pod.start().returncode == 75
+    (Path(run) / "stage2" / "checkpoints" / "step-00000005").mkdir(parents=True)
+    assert pod.start().returncode == 0
+    calls = pod.calls()
+    assert ["stage1.py" in " ".join(call) for call in calls] == [True, False, False], "stage 1 was finished"
+    assert after(calls[1], "--init-from") == f"{run}/stage1"
+    assert after(calls[2], "--resume-from") == "auto"
+    assert "--init-from" not in calls[2], "stage 2 goes on from its own checkpoint"
+    assert pod.start().returncode == 0
+    assert len(pod.calls()) == 3, "a finished job starts nothing"
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(pod: Pod) -> None:
+    run = Path(pod.base["CHECKPOINT_DIR"])
+    finish(run / "stage1")
+    (run / "stage2").mkdir()
+    (run / "stage2" / "config.json").write_text("first")
+    assert pod.start().returncode == 0
+    (call,) = pod.calls()
+    assert after(call, "--init-from") == f"{run}/stage1"
+    (aside,) = run.glob("stage2.unsaved-*")
+    assert (aside / "config.json").read_text() == "first"
+    assert not (run / "stage2" / "config.json").exists()
+
+
+def test_an_incomplete_policy_does_not_count_as_finished(pod: Pod) -> None:
+    run = Path(pod.base["CHECKPOINT_DIR"])
+    finish(run / "stage1")
+    (run / "stage1" / "policy" / "action_expert.safetensors").unlink()
+    assert len(pod.planned()) == 2
+    (run / "stage1" / "policy" / "action_expert.safetensors").write_text("x")
+    assert len(pod.planned()) == 1
+
+
+def wait_for(path: Path, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name} in {seconds} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def hanging(pod: Pod) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        ["bash", str(ENTRYPOINT)],
+        env=pod.env(EXTRA_ARGS="--hang"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(pod.bin / "ready")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_forwarded_and_waited_for(
+    pod: Pod, hanging: "subprocess.Popen[str]", number: signal.Signals
+) -> None:
+    pod.codes("75/1")
+    os.kill(hanging.pid, number)  # to the entry point alone, as a container runtime does
+    output, _ = hanging.communicate(timeout=20)
+    assert (pod.bin / "received").read_text() == number.name, output
+    assert hanging.returncode == 75, output
+    assert len(pod.calls()) == 1
+
+
+def test_a_signal_keeps_the_next_stage_from_starting(pod: Pod, hanging: "subprocess.Popen[str]") -> None:
+    pod.codes("0/0")
+    os.kill(hanging.pid, signal.SIGTERM)
+    hanging.communicate(timeout=20)
+    assert hanging.returncode == 75
+    assert len(pod.calls()) == 1
+
+
+def test_no_secret_is_printed(pod: Pod) -> None:
+    canary = "canary7f3a9c51"
+    secrets = dict.fromkeys(("HF_TOKEN", "WANDB_API_KEY", "RUNPOD_API_KEY", "MY_SECRET_TOKEN"), canary)
+    for arguments in (("--dry-run",), ()):
+        result = pod.start(*arguments, EXTRA_ARGS=f"--key={canary} x{canary}", SHELLOPTS="xtrace", **secrets)
+        assert result.returncode == 0
+        assert canary not in result.stdout + result.stderr
+    assert f"--key={canary}" in pod.calls()[0], "what is started is what was given"
+    assert not any(canary in path.read_text() for path in pod.volume.rglob("*") if path.is_file())
+
+
+def test_it_leaves_no_temporary_file(pod: Pod, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    assert pod.start(TMPDIR=str(temporary), EXTRA_ARGS="--a b").returncode == 0
+    assert not list(temporary.iterdir())
+
+
+def test_shellcheck() -> None:
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
+    assert shellcheck is not None, "shellcheck comes with the extra `test`"
+    result = subprocess.run([shellcheck, "-S", "style", str(ENTRYPOINT)], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,197 @@
+"""What holds for the repository as a whole: its files, its modules, its configurations, its README."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import shlex
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("vla", "training")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+TOP_LEVEL = (
+    "pyproject.toml", "accelerate_configs", "ds_configs", "vla", "training", "tests", "runpod", "README.md", "LICENSE",
+    "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".ci/run", "training/stage1.py", "training/stage2.py",
+    "training/two_stage.py", "runpod/entrypoint.sh", "examples/needle/meta/info.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOP_LEVEL)
+def test_it_is_there(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("name", [".ci/run", "runpod/entrypoint.sh", "examples/demo.sh"])
+def test_scripts_can_be_run_and_parse(name: str) -> None:
+    assert (ROOT / name).stat().st_mode & stat.S_IXUSR
+    assert "set -euo pipefail" in (ROOT / name).read_text()
+    subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
+
+
+def test_no_entry_point_shadows_another_module() -> None:
+    """`accelerate launch training/stage1.py` puts training/ first on the path: a module there replaces a namesake."""
+    taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions()) - set(PACKAGES)
+    ours = {path.stem for path in (ROOT / "training").glob("*.py")} - {"__init__"}
+    ours |= {path.name for path in (ROOT / "training").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert not ours & taken
+    assert not ours & {"torch", "vla", "training"}
+
+
+def test_no_module_is_a_grab_bag() -> None:
+    assert not [
+        path for path in MODULES if path.stem in {"utils", "util", "helpers", "common", "misc", "base", "tools"}
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_have_a_readable_size(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 700
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 100, f"{node.name} is longer than 100 lines"
+
+
+FORBIDDEN = (
+    r"\bhasattr\(",
+    r"\bpickle\b",
+    r"\bdill\b",
+    r"torch\.(save|load)\(",
+    r"allow_pickle\s*=\s*True",
+    r"weights_only\s*=\s*False",
+    r"trust_remote_code\s*=\s*True",
+    r"yaml\.load\(",
+    r"shell\s*=\s*True",
+    r"(?<!\.)\beval\(",
+    r"\bexec\(",
+    r"os\.system\(",
+    r"from __future__ import annotations",
+    r"\.forward\(",
+)
+"""Nothing that runs what it reads, asks for an attribute that may not be there, or goes round a module's hooks."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_unsafe_or_evasive_call(path: Path) -> None:
+    pattern = re.compile("|".join(FORBIDDEN))
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        assert line.lstrip().startswith("#") or not pattern.search(line), f"line {number}: {line}"
+
+
+def attribute_lookups(tree: ast.Module) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            yield node
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_getattr_has_no_default(path: Path) -> None:
+    assert all(len(call.args) == 2 for call in attribute_lookups(ast.parse(path.read_text())))
+
+
+def test_every_module_stands_in_a_layer() -> None:
+    """`lint-imports` checks the order; here: the contracts are exhaustive, and cover what is there."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layered = {container: contract for contract in contracts for container in contract.get("containers", ())}
+    assert set(layered) == {"vla", "vla.data", "training"}
+    for container, contract in layered.items():
+        assert contract["exhaustive"]
+        listed = {name.strip(" ()") for layer in contract["layers"] for name in re.split(r"[|:]", layer)}
+        folder = ROOT.joinpath(*container.split("."))
+        there = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+        there |= {path.parent.name for path in folder.glob("*/__init__.py")}
+        assert there == listed
+
+
+DEEPSPEED = sorted((ROOT / "ds_configs").glob("*.json"))
+ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+OWNED_BY_PYTHON = {
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+}  # fmt: skip
+"""Values of the command line that DeepSpeed wants too: "auto" takes them from there."""
+ABOUT_ZERO = {"zero_optimization", "zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer"}
+
+
+@pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.name)
+def test_deepspeed_configurations_say_how_state_is_sharded_and_nothing_else(path: Path) -> None:
+    config = json.loads(path.read_text())
+    assert set(config) <= OWNED_BY_PYTHON | ABOUT_ZERO
+    assert {key: config.get(key) for key in OWNED_BY_PYTHON} == dict.fromkeys(OWNED_BY_PYTHON, "auto")
+    stage = config["zero_optimization"]["stage"]
+    assert path.stem.startswith(f"zero{stage}")
+    assert ("offload_optimizer" in config["zero_optimization"]) == path.stem.endswith("_offload")
+    if path.stem.endswith("_offload"):
+        assert config["zero_force_ds_cpu_optimizer"] is False, "the optimizer is torch's own AdamW everywhere"
+
+
+def test_there_is_a_configuration_for_every_topology() -> None:
+    assert {path.stem for path in ACCELERATE} >= {"cpu", "single", "ddp", "zero1", "zero2", "zero3"}
+    assert {path.stem for path in DEEPSPEED} == {"zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"}
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.name)
+def test_accelerate_configurations_name_their_files_and_own_no_precision(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    # MULTI_CPU and NO start one process, whatever --num_processes says.
+    assert config["distributed_type"] in {"MULTI_GPU", "DEEPSPEED"}
+    assert config.get("mixed_precision", "no") == "no", "the policy owns its precision"
+    assert "gradient_accumulation_steps" not in config
+    deepspeed = config.get("deepspeed_config", {})
+    assert (config["distributed_type"] == "DEEPSPEED") == bool(deepspeed)
+    if deepspeed:
+        file = ROOT / deepspeed["deepspeed_config_file"]
+        assert file in DEEPSPEED
+        assert path.stem == file.stem
+
+
+def documents() -> list[Path]:
+    return sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")})
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The commands of a document's shell blocks, one list of words each."""
+    blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_of_the_documents_name_what_exists(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for words in commands(path):
+        assert words[0] != "make" or words[1] in targets, words
+        for word in words:
+            if re.match(r"(training|accelerate_configs|ds_configs|runpod|examples|tests)/", word):
+                assert (ROOT / word).exists(), word
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_the_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        assert "://" in target or (path.parent / target).exists(), target
+
+
+def test_readme_flags_exist() -> None:
+    """Each training command of the README parses into a configuration."""
+    from training import config, recipes
+
+    found = 0
+    for words in commands(ROOT / "README.md"):
+        entry = next((word for word in words if re.fullmatch(r"training/\w+\.py", word)), None)
+        if entry is None:
+            continue
+        recipe = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}[Path(entry).stem]
+        config.parse(recipe(), words[words.index(entry) + 1 :])
+        found += 1
+    assert found >= 2, "one GPU and eight"
