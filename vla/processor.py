@@ -121,9 +121,8 @@ class Processor:
     def write_prompt(self, instruction: str, num_cameras: int) -> str:
         """One user message: the cameras, then the instruction."""
         check_instruction(instruction)
-        cameras = [{"type": "image"}] * num_cameras
-        message = {"role": "user", "content": [*cameras, {"type": "text", "text": instruction}]}
-        return self.render([message], add_generation_prompt=False)
+        parts = [{"type": "image"}] * num_cameras + [{"type": "text", "text": instruction}]
+        return self.render([{"role": "user", "content": parts}], add_generation_prompt=False)
 
     def render(self, conversation: Conversation, add_generation_prompt: bool) -> str:
         """The conversation as the chat template writes it."""
