@@ -27,11 +27,13 @@ class Stream:
 class Frames(Protocol):
     """The frames of one camera in one episode, decoded on demand."""
 
-    timestamps: Float64[np.ndarray, " N"]
-    """Seconds since the start of the episode, strictly increasing."""
+    @property
+    def timestamps(self) -> Float64[np.ndarray, " N"]:
+        """Seconds since the start of the episode, strictly increasing."""
+        ...
 
     def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
-        """Decode the frames at these indices, RGB. ValueError names the file that cannot be decoded."""
+        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
         ...
 
 
@@ -78,11 +80,37 @@ class Layout:
     sensor_channels: int
     sensor_rate_hz: float
     sensor_samples: int
-    """Samples of the window the data stores a frame, or of one second when it stores a plain stream; 0 without a sensor."""
+    """Samples of the window the data store a frame, or of one second where they store a plain stream; 0 without one."""
 
 
 class Reader(Protocol):
-    """One opened root. Cheap to open; validates metadata against files at once (ValueError)."""
+    """One opened root. Cheap to open; validates metadata against files at once (ValueError).
 
-    layout: Layout
-    episodes: Sequence[Episode]
+    A reader pickles as what it was opened with and opens again where it is unpickled, so that a spawned worker maps
+    the same files instead of receiving their contents.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """What the root offers."""
+        ...
+
+    @property
+    def episodes(self) -> Sequence[Episode]:
+        """The episodes that were asked for, in order of their indices."""
+        ...
+
+
+MAX_INSTRUCTION = 2000
+"""Characters of the longest instruction that is accepted."""
+
+
+def check_instruction(instruction: str, where: str) -> None:
+    """Refuse an instruction that is empty or too long to be one (ValueError)."""
+    if not instruction.strip():
+        raise ValueError(f"{where} has an empty instruction; write what the robot is asked to do into the task list")
+    if len(instruction) > MAX_INSTRUCTION:
+        raise ValueError(
+            f"{where} has an instruction of {len(instruction):,} characters, at most {MAX_INSTRUCTION:,} are accepted; "
+            "shorten it in the task list"
+        )

@@ -1,0 +1,380 @@
+"""LeRobot datasets, versions 3.0, 2.1 and 2.0, as episodes."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from jaxtyping import Bool, Float64, UInt8
+
+from vla.data.angles import angle_periods
+from vla.data.arrays import stored_array
+from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream, check_instruction
+from vla.data.lerobot_checks import Problems, check_videos, episode_rows, some, with_sound_files
+from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
+from vla.data.tables import double_rows, float_rows, load_table
+from vla.data.video import VideoFrames
+
+__all__ = ["LerobotReader", "inspect_lerobot", "is_lerobot", "open_lerobot"]
+
+STATE = "observation.state"
+ACTION = "action"
+STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
+SENSOR_WORDS = {
+    "force",
+    "forces",
+    "ft",
+    "torque",
+    "torques",
+    "wrench",
+    "effort",
+    "tactile",
+    "sensor",
+    "aline",
+    "alines",
+}
+ON_GRID_S = 1e-4
+"""Time stamps this close to frame / fps are that: float32 columns are off by up to half a microsecond a minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LerobotReader:
+    """One opened LeRobot root."""
+
+    layout: Layout
+    episodes: Sequence[Episode]
+    reopen: Callable[[], "LerobotReader"] = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[[], "LerobotReader"], tuple[()]]:
+        return self.reopen, ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImages:
+    """The frames of one camera in one episode, stored as compressed images in the table."""
+
+    timestamps: Float64[np.ndarray, " N"]
+    column: pa.ChunkedArray
+    """Structs of `bytes` and `path`; the path is relative to the folder where the bytes are empty."""
+    folder: Path
+    name: str
+
+    def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
+        """Decode the frames at these indices, RGB. CorruptData names the episode that cannot be decoded."""
+        return [self._decode(index) for index in indices]
+
+    def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
+        stored = self.column[index].as_py()
+        try:
+            source = BytesIO(stored["bytes"]) if stored["bytes"] else self.folder / stored["path"]
+            with PIL.Image.open(source) as image:
+                return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+        except (OSError, SyntaxError) as error:
+            raise CorruptData(f"{self.name}: image {index} cannot be decoded ({error}); record it again") from error
+
+
+def open_lerobot(
+    root: Path,
+    *,
+    episodes: tuple[int, ...] = (),
+    sensor: str = "auto",
+    missing_cameras: Literal["refuse", "mask"] = "refuse",
+    cameras: tuple[str, ...] = (),
+) -> LerobotReader:
+    """Open a LeRobot folder and check its metadata against its files.
+
+    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order.
+    Raises CorruptData where a file is damaged and ValueError where what was asked for is not there.
+    """
+
+    def refuse(problem: ValueError) -> None:
+        raise problem
+
+    return inspect_lerobot(
+        root, refuse, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
+    )
+
+
+def inspect_lerobot(
+    root: Path,
+    report: Problems,
+    *,
+    episodes: tuple[int, ...] = (),
+    sensor: str = "auto",
+    missing_cameras: Literal["refuse", "mask"] = "refuse",
+    cameras: tuple[str, ...] = (),
+) -> LerobotReader:
+    """Open a LeRobot folder, give every problem to `report`, and leave out what is damaged."""
+    metadata = read_metadata(root)
+    if ACTION not in metadata.features:
+        near = difflib.get_close_matches(ACTION, metadata.features, 1)
+        hint = f"; rename {near[0]}" if near else ""
+        raise ValueError(f"{root} has no feature `{ACTION}` in meta/info.json, which is what a policy learns{hint}")
+    keys = choose_cameras(metadata, cameras)
+    sensor_key = choose_sensor(metadata, sensor)
+    records = choose_episodes(metadata, episodes)
+    if not episodes and metadata.total_episodes > len(records):
+        report(
+            ValueError(
+                f"{root}/meta/info.json counts {metadata.total_episodes} episodes, the episode list has "
+                f"{len(records)}; restore it, or train on what is listed with "
+                f"`--data.episodes {' '.join(map(str, metadata.episodes))}`"
+            )
+        )
+    records = with_sound_files(metadata, records, asked=bool(episodes), report=report)
+    table = load_table(sorted({record.data_file for record in records}), table_columns(metadata, keys, sensor_key))
+    rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
+    sound_cameras = check_videos(metadata, keys, table, rows, missing_cameras=missing_cameras, report=report)
+    built: list[Episode] = []
+    for record, (start, stop) in rows:
+        try:
+            part = table.slice(start, stop - start)
+            built.append(build_episode(metadata, record, part, cameras=sound_cameras[record.index], sensor=sensor_key))
+        except ValueError as problem:
+            report(problem)
+    if not built:
+        raise CorruptData(f"{root} has no episode that can be read; see the problems above or restore its files")
+    reopen = partial(
+        open_lerobot, root, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
+    )
+    return LerobotReader(layout=describe(metadata, keys, sensor_key, built), episodes=tuple(built), reopen=reopen)
+
+
+def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The camera keys asked for, or all of them in the order of the metadata."""
+    keys = metadata.cameras
+    by_name = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
+    for name in asked:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1) or list(keys)
+            raise ValueError(
+                f"{metadata.root} has no camera {name}; --data.cameras takes {', '.join(keys) or 'none here'}"
+                + (f" (nearest: {near[0]})" if near else "")
+            )
+    return tuple(by_name[name] for name in asked) or keys
+
+
+def choose_sensor(metadata: Metadata, asked: str) -> str | None:
+    """The feature key of the sensor stream: the one asked for, or the only one that looks like one."""
+    if asked == "none":
+        return None
+    floats = {
+        key: shape
+        for key, shape in metadata.shapes.items()
+        if metadata.features[key]["dtype"] in ("float32", "float64", "float16")
+        and len(shape) <= 2
+        and key not in STANDARD | {STATE, ACTION, "observation.environment_state"}
+        and not key.startswith("next.")
+    }
+    if asked != "auto":
+        if asked not in floats:
+            near = difflib.get_close_matches(asked, floats, 1) or sorted(floats)[:1]
+            hint = f"; nearest is {near[0]}" if near else ""
+            raise ValueError(
+                f"{metadata.root} has no sensor feature {asked}{hint}; "
+                "--data.sensor takes a float feature, auto or none"
+            )
+        return asked
+    candidates = [
+        key
+        for key, shape in floats.items()
+        if not key.endswith("_timestamp")
+        and (len(shape) == 2 or SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
+    ]
+    if len(candidates) > 1:
+        raise ValueError(
+            f"{metadata.root} has several features that may be the sensor: {', '.join(candidates)}; "
+            f"choose with `--data.sensor {candidates[0]}`, or `--data.sensor none`"
+        )
+    return candidates[0] if candidates else None
+
+
+def choose_episodes(metadata: Metadata, asked: tuple[int, ...]) -> list[EpisodeRecord]:
+    """The records asked for, or all of them; ValueError names the ones the metadata does not know."""
+    if not asked:
+        return list(metadata.episodes.values())
+    unknown = sorted(set(asked) - set(metadata.episodes))
+    if unknown:
+        known = sorted(metadata.episodes)
+        raise ValueError(
+            f"{metadata.root} has no episode {some(unknown)}; it has {len(known)}, from {known[0]} to {known[-1]}: "
+            "correct --data.episodes"
+        )
+    return [metadata.episodes[index] for index in sorted(set(asked))]
+
+
+def table_columns(metadata: Metadata, cameras: Sequence[str], sensor: str | None) -> list[str]:
+    """The columns that are read; the others stay in the files."""
+    wanted = {ACTION, STATE, "timestamp", "episode_index", "task_index", "confidence"}
+    wanted |= {key for key in cameras if metadata.features[key]["dtype"] == "image"}
+    if sensor is not None:
+        wanted |= {sensor, f"{sensor}_valid", f"{sensor}_timestamp"}
+    return [key for key in metadata.features if key in wanted]
+
+
+def build_episode(
+    metadata: Metadata,
+    record: EpisodeRecord,
+    rows: pa.Table,
+    *,
+    cameras: Sequence[str],
+    sensor: str | None,
+) -> Episode:
+    """One episode as views of the table and stretches of the videos."""
+    name = f"{metadata.root.name}/episode_{record.index:06d}"
+    timestamps = clean_timestamps(double_rows(rows["timestamp"], (), f"{name}: timestamp"), metadata.fps, name)
+    instruction = metadata.tasks.get(int(rows["task_index"][0].as_py())) if "task_index" in rows.column_names else None
+    if instruction is None:
+        if not record.tasks:
+            raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
+        instruction = record.tasks[0]
+    check_instruction(instruction, name)
+
+    def stream(key: str) -> Stream:
+        width = int(np.prod(metadata.shapes[key]))
+        return Stream(timestamps=timestamps, values=float_rows(rows[key], (width,), f"{name}: {key}"))
+
+    return Episode(
+        name=name,
+        index=record.index,
+        instruction=instruction,
+        confidence=float(rows["confidence"][0].as_py()) if "confidence" in rows.column_names else 1.0,
+        timestamps=timestamps,
+        actions=stream(ACTION),
+        state=stream(STATE) if STATE in metadata.features else None,
+        sensor=None
+        if sensor is None
+        else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name),
+        cameras={key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name) for key in cameras},
+    )
+
+
+def camera_frames(
+    metadata: Metadata,
+    record: EpisodeRecord,
+    rows: pa.Table,
+    key: str,
+    *,
+    timestamps: Float64[np.ndarray, " N"],
+    name: str,
+) -> Frames:
+    """The frames of one camera: a stretch of a video, or images in the table."""
+    if metadata.features[key]["dtype"] == "image":
+        return StoredImages(timestamps=timestamps, column=rows[key], folder=metadata.root, name=f"{name} {key}")
+    place = record.videos[key]
+    return VideoFrames(path=place.path, timestamps=timestamps, offset_s=place.offset_s, tolerance_s=0.5 / metadata.fps)
+
+
+def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -> Float64[np.ndarray, " N"]:
+    """Time stamps in float64: exactly frame / fps where the column says so but for its rounding."""
+    if not np.isfinite(stamps).all() or (np.diff(stamps) <= 0).any():
+        row = int(np.argmax(np.diff(stamps, prepend=-math.inf) <= 0)) if np.isfinite(stamps).all() else 0
+        raise CorruptData(f"{name}: time stamps do not increase (row {row}); record the episode again")
+    grid = np.round(stamps * fps) / fps
+    return grid if np.abs(grid - stamps).max() < ON_GRID_S and (np.diff(grid) > 0).all() else stamps
+
+
+def sensor_rate(metadata: Metadata, key: str) -> tuple[float, int]:
+    """Rate of a sensor feature in Hz and samples a frame; from the metadata, else as many as fill a frame."""
+    shape = metadata.shapes[key]
+    samples = shape[0] if len(shape) == 2 else 1
+    feature = metadata.features[key]
+    info = feature.get("info") or {}
+    for value in (info.get("sensor_hz"), info.get("rate_hz"), info.get("fps"), feature.get("sensor_hz")):
+        if value:
+            return float(value), samples
+    # `fps` of a feature is written by the converter of v3.0 for every feature: that of the table says nothing.
+    own = feature.get("fps")
+    return float(own) if own and own != metadata.fps else samples * metadata.fps, samples
+
+
+def sensor_stream(
+    metadata: Metadata,
+    record: EpisodeRecord,
+    rows: pa.Table,
+    key: str,
+    *,
+    timestamps: Float64[np.ndarray, " N"],
+    name: str,
+) -> Stream | None:
+    """The samples of the windows that the frames store, each once, in order of time.
+
+    The window of frame i ends at the frame's time; `<key>_timestamp` says otherwise where it is stored. Samples that
+    `<key>_valid` denies are left out; None where it denies all.
+    """
+    rate_hz, samples = sensor_rate(metadata, key)
+    shape = metadata.shapes[key]
+    channels = shape[-1]
+    windows = float_rows(rows[key], (samples, channels), f"{name}: {key}")
+    if f"{key}_timestamp" in rows.column_names:
+        stored = rows[f"{key}_timestamp"]
+        times = double_rows(stored, (samples,), f"{name}: {key}_timestamp")
+        slack_s = 0.0
+    else:
+        times = timestamps[:, None] - np.arange(samples - 1, -1, -1) / rate_hz
+        slack_s = 0.5 / rate_hz
+    valid = valid_samples(rows, key, samples, name) & np.isfinite(times)
+    keep = first_seen(times, valid, slack_s)
+    if not keep.any():
+        return None
+    if keep.all():
+        return Stream(timestamps=times.reshape(-1), values=windows.reshape(-1, channels))
+    values = stored_array(
+        [record.data_file], f"lerobot {key} episode {record.index} {rate_hz} {slack_s}", lambda: windows[keep]
+    )
+    return Stream(timestamps=times[keep], values=values)
+
+
+def valid_samples(rows: pa.Table, key: str, samples: int, name: str) -> Bool[np.ndarray, "N T"]:
+    """Which samples of the windows were measured: a flag a sample or a frame, true where there is none."""
+    if f"{key}_valid" not in rows.column_names:
+        return np.ones((rows.num_rows, samples), dtype=bool)
+    column = rows[f"{key}_valid"]
+    first = column[0].as_py() if len(column) else True
+    width = len(first) if isinstance(first, list) else 1
+    flags = float_rows(column, (width,), f"{name}: {key}_valid") > 0
+    return np.ascontiguousarray(np.broadcast_to(flags, (rows.num_rows, samples)))
+
+
+def first_seen(
+    times: Float64[np.ndarray, "N T"], valid: Bool[np.ndarray, "N T"], slack_s: float
+) -> Bool[np.ndarray, "N T"]:
+    """The valid samples that are later than all before them, so that overlapping windows give each sample once."""
+    flat = np.where(valid, times, -math.inf).reshape(-1)
+    before = np.maximum.accumulate(np.concatenate([[-math.inf], flat[:-1]]))
+    keep = valid.reshape(-1) & (flat > before + slack_s)
+    return np.asarray(keep.reshape(times.shape))
+
+
+def describe(metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, episodes: Sequence[Episode]) -> Layout:
+    """The layout of the root."""
+    rate_hz, samples = (0.0, 0) if sensor is None else sensor_rate(metadata, sensor)
+    shape = () if sensor is None else metadata.shapes[sensor]
+    if len(shape) == 1:
+        samples = max(1, round(rate_hz))
+    action_names = metadata.names(ACTION)
+    return Layout(
+        root=str(metadata.root),
+        format=f"lerobot {metadata.version}",
+        fps=metadata.fps,
+        cameras=cameras,
+        state_dim=int(np.prod(metadata.shapes[STATE])) if STATE in metadata.features else 0,
+        action_dim=int(np.prod(metadata.shapes[ACTION])),
+        state_names=metadata.names(STATE) if STATE in metadata.features else (),
+        action_names=action_names,
+        action_periods=angle_periods(
+            int(np.prod(metadata.shapes[ACTION])), action_names, metadata.units(ACTION), episodes
+        ),
+        sensor=sensor,
+        sensor_channels=shape[-1] if shape else 0,
+        sensor_rate_hz=rate_hz,
+        sensor_samples=samples,
+    )

@@ -1,0 +1,125 @@
+"""Parquet tables as memory-mapped Arrow, through HF datasets, and their columns as arrays."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetGenerationError
+from jaxtyping import Float32, Float64, Int64
+
+from vla.data.episode import CorruptData
+
+ONE_BATCH = 1 << 30
+"""Rows of a record batch of the cache: as many as a row group has, so that an episode's rows lie side by side."""
+
+
+def read_small_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A metadata table, whole. Raises CorruptData where the file is damaged."""
+    try:
+        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptData(f"{path} is not a complete parquet file ({_first_line(error)}); copy it again") from error
+
+
+def check_parquet(path: Path) -> int:
+    """Rows of a parquet file according to its footer. Raises CorruptData where there is none."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptData(f"{path} is not a complete parquet file ({_first_line(error)}); copy it again") from error
+
+
+def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+    """The columns of parquet files, one after the other, as memory-mapped Arrow.
+
+    HF datasets writes them once into its cache (HF_DATASETS_CACHE), under a lock when several processes ask at the same
+    time; after that opening costs nothing and all processes share the pages. Raises CorruptData naming the file that
+    cannot be read.
+    """
+    with _quiet_datasets():
+        try:
+            dataset = datasets.Dataset.from_parquet(
+                [glob.escape(str(path)) for path in files], columns=list(columns), writer_batch_size=ONE_BATCH
+            )
+        except (DatasetGenerationError, pa.ArrowException) as error:
+            for path in files:
+                _read_through(path, columns)
+            raise CorruptData(
+                f"{files[0].parent} holds tables that do not fit together ({_first_line(error.__cause__ or error)})"
+            ) from error
+    return dataset.data.table
+
+
+def float_rows(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> Float32[np.ndarray, "*shape"]:
+    """The rows of a column as float32 of this shape a row; a view of the mapped file where that is possible."""
+    pieces = [_flat(chunk, shape, where) for chunk in column.chunks]
+    values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.zeros(0, np.float32)])
+    return values.astype(np.float32, copy=False).reshape(len(column), *shape)
+
+
+def double_rows(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> Float64[np.ndarray, "*shape"]:
+    """The rows of a column as float64 of this shape a row, for time stamps."""
+    pieces = [_flat(chunk, shape, where) for chunk in column.chunks]
+    return np.concatenate(pieces or [np.zeros(0)]).astype(np.float64).reshape(len(column), *shape)
+
+
+def integer_column(column: pa.ChunkedArray, where: str) -> Int64[np.ndarray, " N"]:
+    """A column of integers, scalars or lists of one."""
+    pieces = [_flat(chunk, (1,), where) for chunk in column.chunks]
+    return np.concatenate(pieces or [np.zeros(0, np.int64)]).astype(np.int64)
+
+
+def _flat(array: pa.Array, shape: tuple[int, ...], where: str) -> np.ndarray:
+    rows = len(array)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        if not pa.types.is_fixed_size_list(array.type) and len(array) > 0:
+            lengths = np.diff(array.offsets.to_numpy())
+            if lengths.min() != lengths.max():
+                raise CorruptData(f"{where} holds rows of {lengths.min()} to {lengths.max()} values; record it again")
+        array = array.flatten()
+    if array.null_count:
+        raise CorruptData(f"{where} holds {array.null_count} empty values; record it again")
+    if len(array) != rows * int(np.prod(shape)):
+        raise CorruptData(
+            f"{where} holds {len(array) / max(1, rows):g} values a row, its metadata says {int(np.prod(shape))}"
+        )
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _read_through(path: Path, columns: Sequence[str]) -> None:
+    """Read one file whole, to find out whether it is the one that cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = sorted(set(columns) - set(file.schema_arrow.names))
+            if missing:
+                raise CorruptData(f"{path} has no column {missing[0]}, which meta/info.json names; record it again")
+            for _ in file.iter_batches(columns=list(columns)):
+                pass
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptData(f"{path} is damaged ({_first_line(error)}); copy it again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")[:120] or type(error).__name__
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Keep progress bars and logged tracebacks of datasets off the user's screen: errors are raised."""
+    verbosity = datasets.logging.get_verbosity()
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()

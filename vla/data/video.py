@@ -1,0 +1,294 @@
+"""Frames of video files, decoded on demand: exact, bounded in memory, several files at once.
+
+A decoder is opened lazily in the process that needs it and lent to one thread at a time; a process keeps at most
+`MAX_DECODERS` of them. Each has one thread: a random access decodes two or three frames, less than it costs to wake a
+pool of threads and to wait for the delay that frame threading adds.
+"""
+
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float64, UInt8
+
+from vla.data.episode import CorruptData, Frames
+
+MAX_DECODERS = 16
+"""Open decoders a process keeps between reads; one of a 640 x 480 AV1 file holds about 10 MB."""
+
+MAX_PIXELS = 64 * 1920 * 1080
+"""Sum of the frame areas of the decoders a process keeps; it binds before MAX_DECODERS where frames are large."""
+
+MAX_THREADS = 8
+"""Cameras decoded at the same time by one process."""
+
+Image = UInt8[np.ndarray, "3 height width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSummary:
+    """What the header of a video file promises."""
+
+    duration_s: float
+    num_frames: int
+    height: int
+    width: int
+
+
+def summarize_video(path: Path) -> VideoSummary:
+    """Read the header of a video file; nothing is decoded.
+
+    Raises CorruptData where the container does not open, holds no video, or is cut off.
+    """
+    check_complete(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise CorruptData(f"{path} holds no video stream; write the file again")
+            stream = container.streams.video[0]
+            time_base = stream.time_base or Fraction(1, av.time_base)
+            if stream.duration is not None:
+                duration_s = float(stream.duration * time_base)
+            else:
+                duration_s = (container.duration or 0) / av.time_base
+            return VideoSummary(
+                duration_s=duration_s, num_frames=stream.frames, height=stream.height, width=stream.width
+            )
+    except av.FFmpegError as error:
+        raise CorruptData(f"{path} cannot be opened as a video ({error.strerror}); copy or record it again") from error
+
+
+def check_complete(path: Path) -> None:
+    """Refuse an MP4 file that ends before its last top-level box does (CorruptData).
+
+    The header alone does not tell: where it stands in front, a file cut in half still opens at full length.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise CorruptData(f"{path} is empty; copy or record it again")
+    position = 0
+    found = set()
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            head = file.read(16)
+            kind = head[4:8]
+            if position == 0 and kind != b"ftyp":
+                return  # another container: FFmpeg judges it
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            elif length == 0:
+                length = size - position
+            if len(head) < 8 or length < 8 or position + length > size:
+                raise CorruptData(f"{path} is cut off after {size:,} bytes; copy or record it again")
+            found.add(kind)
+            position += length
+    if b"moov" not in found:
+        raise CorruptData(f"{path} has no index (moov box): its recording was not finished; record it again")
+
+
+class Decoder:
+    """One open video file. Not for several threads at once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._container = av.open(path)
+        except (av.FFmpegError, OSError) as error:
+            raise CorruptData(f"{path} cannot be opened as a video ({error.strerror})") from error
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.thread_type = "NONE"
+        self._time_base = self._stream.time_base or Fraction(1, av.time_base)
+        self._start = self._stream.start_time or 0
+        self._reformatter = VideoReformatter()
+        entries = [(entry.timestamp, entry.is_keyframe) for entry in self._stream.index_entries]
+        # The container's own table of samples: nothing is read for it. By decoding time, which is enough to compare.
+        self._times = np.array([time for time, _ in entries], dtype=np.int64)
+        self._keyframes = np.array([time for time, is_keyframe in entries if is_keyframe], dtype=np.int64)
+        self._decoded: Iterator[VideoFrame] = iter(())
+        self._last: int | None = None
+        """Time stamp of the frame decoded last; None where the next frame is not known."""
+        self.pixels = self._stream.height * self._stream.width
+
+    def close(self) -> None:
+        """Close the file and free the decoder."""
+        self._container.close()
+
+    def read(self, times_s: Sequence[float], tolerance_s: float) -> list[Image]:
+        """The frames at these times, which must increase; each within the tolerance or CorruptData."""
+        tolerance = max(1, round(tolerance_s / self._time_base))
+        images = []
+        try:
+            for time_s in times_s:
+                frame = self._frame_at(self._start + round(time_s / self._time_base), tolerance)
+                if frame is None:
+                    raise CorruptData(
+                        f"{self.path} has no frame at {time_s:.3f} s; the table and the video disagree: record it again"
+                    )
+                images.append(self._to_rgb(frame))
+        except av.FFmpegError as error:
+            self._last = None
+            raise CorruptData(
+                f"{self.path} cannot be decoded near {time_s:.3f} s ({error.strerror}); copy or record it again"
+            ) from error
+        return images
+
+    def _frame_at(self, target: int, tolerance: int) -> VideoFrame | None:
+        """The first frame later than target - tolerance, where it is earlier than target + tolerance."""
+        if not self._can_continue_to(target - tolerance):
+            self._seek(target)
+        frame = self._next_after(target - tolerance)
+        back = 1
+        # A container seeks by decoding time: where frames are reordered the key frame it finds may be shown after the
+        # target. Then go back further, at last to the start.
+        while frame is None or (frame.pts or 0) >= target + tolerance:
+            if back > 3:
+                return None
+            self._seek(target - round(back / self._time_base) if back < 3 else 0)
+            frame = self._next_after(target - tolerance)
+            back += 1
+        return frame
+
+    def _can_continue_to(self, target: int) -> bool:
+        """Whether decoding on costs at most one frame more than jumping to the last key frame before the target."""
+        if self._last is None or self._last > target or not len(self._keyframes):
+            return False
+        keyframe = self._keyframes[max(0, int(np.searchsorted(self._keyframes, target, side="right")) - 1)]
+        here, jump = np.searchsorted(self._times, (self._last + 1, keyframe))
+        return bool(here + 1 >= jump)
+
+    def _seek(self, target: int) -> None:
+        self._container.seek(target, stream=self._stream, backward=True, any_frame=False)
+        self._decoded = self._container.decode(self._stream)
+        self._last = None
+
+    def _next_after(self, bound: int) -> VideoFrame | None:
+        for frame in self._decoded:
+            if frame.is_corrupt:
+                raise av.InvalidDataError(0, "the decoder reports a damaged frame", self.path)
+            self._last = frame.pts
+            if frame.pts is not None and frame.pts > bound:
+                return frame
+        self._last = None
+        return None
+
+    def _to_rgb(self, frame: VideoFrame) -> Image:
+        """Planar RGB: FFmpeg writes the three planes, which saves turning (height, width, 3) round."""
+        planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
+        image = np.empty((3, planar.height, planar.width), dtype=np.uint8)
+        for channel, plane in zip((1, 2, 0), planar.planes, strict=True):
+            rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
+            image[channel] = rows[: planar.height, : planar.width]
+        return image
+
+
+class DecoderPool:
+    """The decoders of one process: lent to one thread at a time, the longest unused closed first."""
+
+    def __init__(self, max_decoders: int = MAX_DECODERS, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_decoders = max_decoders
+        self._max_pixels = max_pixels
+        self._idle: OrderedDict[str, Decoder] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self, path: str) -> Decoder:
+        """A decoder of this file, for the caller alone until it is given back."""
+        with self._lock:
+            decoder = self._idle.pop(path, None)
+        return decoder if decoder is not None else Decoder(path)
+
+    def give_back(self, decoder: Decoder) -> None:
+        """Keep the decoder for the next read, and close what is then too many."""
+        with self._lock:
+            surplus = [self._idle.pop(decoder.path)] if decoder.path in self._idle else []
+            self._idle[decoder.path] = decoder
+            while len(self._idle) > self._max_decoders or (len(self._idle) > 1 and self._pixels() > self._max_pixels):
+                surplus.append(self._idle.popitem(last=False)[1])
+        for unused in surplus:
+            unused.close()
+
+    def _pixels(self) -> int:
+        return sum(decoder.pixels for decoder in self._idle.values())
+
+
+def num_cores() -> int:
+    """Processor cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class _Process:
+    """What a process owns: its decoders and its threads. A fork starts with none."""
+
+    def __init__(self) -> None:
+        self.decoders = DecoderPool()
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._threads is None:
+                workers = min(MAX_THREADS, num_cores())
+                self._threads = ThreadPoolExecutor(workers, thread_name_prefix="video")
+            return self._threads
+
+
+_processes = [_Process()]
+"""The last one is this process's own. Those of its parents stay referenced: freeing their decoders here would run
+FFmpeg's clean-up on a half-copied state."""
+
+os.register_at_fork(after_in_child=lambda: _processes.append(_Process()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFrames:
+    """The frames of one camera in one episode, as a stretch of a video file."""
+
+    path: Path
+    timestamps: Float64[np.ndarray, " N"]
+    """Seconds since the start of the episode, strictly increasing."""
+    offset_s: float
+    """Where the episode starts in the file."""
+    tolerance_s: float
+    """How far a frame may be from its time stamp: half a frame period."""
+
+    def read(self, indices: Sequence[int]) -> list[Image]:
+        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
+        if not len(indices):
+            return []
+        wanted = sorted(set(indices))
+        if wanted[0] < 0 or wanted[-1] >= len(self.timestamps):
+            raise IndexError(f"frame {wanted[0]} to {wanted[-1]} of {len(self.timestamps)}")
+        times_s = (self.timestamps[wanted] + self.offset_s).tolist()
+        decoders = _processes[-1].decoders
+        decoder = decoders.take(str(self.path))
+        try:
+            images = dict(zip(wanted, decoder.read(times_s, self.tolerance_s), strict=True))
+        except BaseException:
+            decoder.close()
+            raise
+        decoders.give_back(decoder)
+        return [images[index] for index in indices]
+
+
+def read_frames(requests: Sequence[tuple[Frames, Sequence[int]]]) -> list[list[Image]]:
+    """The frames of several cameras, decoded in parallel: one list a request, in the order of the requests."""
+    if len(requests) <= 1 or num_cores() == 1:
+        return [frames.read(indices) for frames, indices in requests]
+    futures = [_processes[-1].threads().submit(frames.read, indices) for frames, indices in requests[1:]]
+    first = requests[0][0].read(requests[0][1])
+    return [first, *(future.result() for future in futures)]
