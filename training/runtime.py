@@ -24,7 +24,7 @@ DONE, USAGE, CORRUPT, REFUSED = 0, 2, 65, 78
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
-def start_accelerator(accumulation: int, plugin: DeepSpeedPlugin | None = None) -> Accelerator:
+def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
     """The accelerator of this process, on GPU or CPU, plain, DDP or DeepSpeed as the launcher says.
 
     Raises:
@@ -39,13 +39,14 @@ def start_accelerator(accumulation: int, plugin: DeepSpeedPlugin | None = None) 
         # (DeepSpeed); otherwise every rank silently trains alone.
         cpu=not on_gpu and not deepspeed,
         deepspeed_plugin=plugin,
-        gradient_accumulation_steps=accumulation,
         kwargs_handlers=[InitProcessGroupKwargs(backend=None if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)],
     )
     ranks: Tensor = accelerator.gather(torch.tensor([accelerator.process_index], device=accelerator.device))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks.tolist() != list(range(launched)):
-        raise RuntimeError(f"{launched} ranks were launched, but rank {accelerator.process_index} sees {ranks.tolist()}")
+        raise RuntimeError(
+            f"{launched} ranks were launched, but rank {accelerator.process_index} sees {ranks.tolist()}"
+        )
     if deepspeed:
         # transformers would otherwise partition the backbone while it is being built; the engine does it afterwards.
         from transformers.integrations import unset_hf_deepspeed_config
@@ -88,15 +89,6 @@ def collect(accelerator: Accelerator, value: Any) -> list[Any]:
     return [json.loads(box) for box in boxes]
 
 
-def agree(accelerator: Accelerator, error: ValueError | None) -> None:
-    """Raise on all ranks when one of them has found an error: none may go on alone into a collective."""
-    reports = collect(accelerator, None if error is None else [isinstance(error, CorruptData), str(error)])
-    for report in reports:
-        if report is not None:
-            corrupt, text = report
-            raise CorruptData(text) if corrupt else ValueError(text)
-
-
 def main(entry: Callable[[], None]) -> None:
     """Run an entry point and end the process with the exit code of the interface.
 
@@ -110,7 +102,9 @@ def main(entry: Callable[[], None]) -> None:
     except ValueError as error:
         code = CORRUPT if isinstance(error, CorruptData) else REFUSED
         if rank > 0:
-            time.sleep(2)  # an error all ranks share is rank 0's to print; it ends this process before the sentence comes
+            time.sleep(
+                2
+            )  # an error all ranks share is rank 0's to print; it ends this process before the sentence comes
         print(f"error: {error}", file=sys.stderr)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
@@ -196,7 +190,9 @@ def wandb_run(tracker: Tracker, out: Path, config: Mapping[str, Any], *, active:
         name=out.name,
         dir=str(out),
         config=dict(config),
-        settings=wandb.Settings(x_disable_meta=True, x_disable_stats=True, save_code=False, disable_git=True, console="off"),
+        settings=wandb.Settings(
+            x_disable_meta=True, x_disable_stats=True, save_code=False, disable_git=True, console="off"
+        ),
     )
     try:
         yield lambda line, step: run.log(dict(line), step=step)

@@ -155,12 +155,15 @@ class Engine:
         return State(
             weight=self.gather("weight"),
             moments={key: self.gather(key) for key in MOMENTS},
-            adam_steps=self._adam_steps(),
+            adam_steps=self.adam_steps(),
         )
 
     @torch.no_grad()
-    def gather(self, key: str) -> dict[str, Tensor]:
-        """`weight`, `exp_avg`, `exp_avg_sq` or `ema` of every trainable parameter, full and in fp32, on the host."""
+    def gather(self, key: str, keep: Collection[str] | None = None) -> dict[str, Tensor]:
+        """`weight`, `exp_avg`, `exp_avg_sq` or `ema` of the trainable parameters, full and in fp32, on the host.
+
+        Every rank takes part in gathering all of them; `keep` names those this rank wants.
+        """
         gathered = {}
         for name, shape in self.shapes.items():
             full = torch.zeros(shape.numel(), dtype=torch.float32, device=self.accelerator.device)
@@ -169,7 +172,8 @@ class Engine:
                 full.narrow(0, fragment.start, fragment.length).copy_(local)
             if self.deepspeed:
                 dist.all_reduce(full)
-            gathered[name] = full.view(shape).cpu()
+            if keep is None or name in keep:
+                gathered[name] = full.view(shape).to("cpu", copy=True)
         return gathered
 
     @torch.no_grad()
@@ -266,7 +270,8 @@ class Engine:
                     local = self._values(fragment.flat, key).narrow(0, fragment.offset, fragment.length)
                     local.copy_(full.narrow(0, fragment.start, fragment.length))
 
-    def _adam_steps(self) -> dict[str, int]:
+    def adam_steps(self) -> dict[str, int]:
+        """How many steps the moments of each group have seen."""
         return {
             self._flat_group(index).group: int(self.adam.state[flat]["step"])
             for index, flat in enumerate(self._flats())

@@ -6,7 +6,7 @@ So what is frozen and what is learned cannot disagree, and a smaller rate for Lo
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from torch import nn
 
@@ -30,7 +30,9 @@ class Rates:
     def __post_init__(self) -> None:
         for group, rate in self.by_group().items():
             if not (math.isfinite(rate) and rate > 0):
-                raise ValueError(f"the learning rate of group {group!r} is {rate}; give a positive number, or None to freeze it")
+                raise ValueError(
+                    f"the learning rate of group {group!r} is {rate}; give a positive number, or None to freeze it"
+                )
 
     def by_group(self) -> dict[str, float]:
         """The groups that train."""
@@ -44,10 +46,10 @@ class Stage:
 
     name: str
     """Written into metrics and manifest."""
-    steps: int | None = None
-    """Optimizer steps; exactly one of steps and epochs."""
+    steps: int
+    """Optimizer steps."""
     epochs: float | None = None
-    """Passes over the training samples, instead of steps."""
+    """Passes over the training samples; when given, it takes the place of steps."""
     lr: Rates = field(default_factory=Rates)
     """Peak learning rate by group."""
     weight_decay: float = 0.01
@@ -60,7 +62,7 @@ class Stage:
     """Last rate as a share of the peak, the same for every group: so the groups' ratio never changes."""
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
+        if self.steps < 1:
             raise ValueError(f"--stage.steps is {self.steps}; a stage has at least 1 step")
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"--stage.epochs is {self.epochs}; give a positive number of passes over the data")
@@ -69,10 +71,9 @@ class Stage:
 
     def total(self, num_samples: int, batch_size: int) -> int:
         """Optimizer steps of the stage."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None, "recipes give steps or epochs"
-        return max(1, math.ceil(self.epochs * num_samples / batch_size))
+        if self.epochs is not None:
+            return max(1, math.ceil(self.epochs * num_samples / batch_size))
+        return self.steps
 
     def factor(self, step: int, total: int) -> float:
         """Share of the peak rate used by optimizer step `step` (counted from 0 within the stage): warm-up, hold, cosine."""
@@ -157,6 +158,11 @@ def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Gr
         )
         for (group, decays), entries in sorted(members.items())
     ]
+
+
+def without(stage: Stage, group: str) -> Stage:
+    """The stage with a group left out."""
+    return replace(stage, lr=replace(stage.lr, **{group: None}))
 
 
 def table(stage: Stage, groups: list[Group], num_frozen: int) -> str:

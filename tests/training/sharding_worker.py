@@ -1,0 +1,143 @@
+"""Runs on N ranks: trains a toy policy under every topology, moves its state between them, writes what it saw to a file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DeepSpeedPlugin
+from torch import Tensor, nn
+
+from training import runtime
+from training.sharding import MOMENTS, Engine, State
+from training.stages import Rates, Stage, enter
+
+ROWS, STEPS, ACCUMULATION = 12, 4, 2
+
+
+class Part(nn.Module):
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inside, outside)
+        self.norm = nn.LayerNorm(outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.linear(x))
+
+
+class Toy(nn.Module):
+    """A frozen bf16 part, and two trained parts whose sizes (7, 5) no number of ranks divides."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = nn.Linear(6, 16).to(torch.bfloat16)
+        self.sensor = Part(16, 7)
+        self.expert = Part(7, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.backbone(x.to(torch.bfloat16)).float()
+        return {"part": self.expert(self.sensor(hidden)).square().sum(-1).sin()}
+
+
+def stage() -> Stage:
+    return Stage(name="toy", steps=STEPS, lr=Rates(sensor=1e-2, expert=1e-3), weight_decay=0.1)
+
+
+def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a plugin sets it for the rest of the process
+    config = {"zero_optimization": {"stage": zero, "overlap_comm": False}, "train_micro_batch_size_per_gpu": "auto"}
+    plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False) if zero else None
+    accelerator = runtime.start_accelerator(plugin)
+    policy = Toy(seed if state is None else seed + 1)
+    if state is not None:
+        policy.load_state_dict(
+            dict(state.weight) | {k: v for k, v in Toy(seed).state_dict().items() if "backbone" in k}
+        )
+    groups = enter(stage(), policy)
+    micro = ROWS // ACCUMULATION // accelerator.num_processes
+    return Engine(
+        accelerator,
+        policy,
+        groups,
+        betas=(0.9, 0.95),
+        clip=0.5,
+        micro_batch=micro,
+        accumulation=ACCUMULATION,
+        state=state,
+    )
+
+
+def run(engine: Engine, first: int, last: int) -> tuple[list[float], list[dict[str, float]]]:
+    losses, norms = [], []
+    accelerator = engine.accelerator
+    micro = ROWS // ACCUMULATION // accelerator.num_processes
+    for step in range(first, last):
+        data = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(step))
+        summed = 0.0
+        for part in range(ACCUMULATION):
+            begin = (part * accelerator.num_processes + accelerator.process_index) * micro
+            loss = engine(data[begin : begin + micro].to(accelerator.device))["part"].sum()
+            summed += loss.item()
+            engine.backward(loss * accelerator.num_processes / ROWS, last=part == ACCUMULATION - 1)
+        norm = engine.gradient_norms()
+        engine.step(stage().factor(step, STEPS), 0.9, norm["all"])
+        losses.append(runtime.total(accelerator, summed)[0] / ROWS)
+        norms.append(norm)
+    return losses, norms
+
+
+def difference(a: State, b: State) -> float:
+    pairs = [(a.weight, b.weight), *((a.moments[key], b.moments[key]) for key in MOMENTS)]
+    assert all(x.keys() == y.keys() for x, y in pairs)
+    assert a.adam_steps == b.adam_steps, (a.adam_steps, b.adam_steps)
+    return max((x[name] - y[name]).abs().max().item() for x, y in pairs for name in x)
+
+
+def main() -> None:
+    result: dict[str, object] = {}
+    straight: dict[int, tuple[list[float], State]] = {}
+    for zero in (0, 1, 2, 3):
+        engine = build(zero)
+        losses, norms = run(engine, 0, STEPS)
+        straight[zero] = losses, engine.state()
+        before = engine.gather("weight")
+        with engine.averaged():
+            averaged = engine.frozen(list(engine.parameters))
+        ema = engine.gather("ema")
+        after = engine.frozen(list(engine.parameters))
+        frozen = engine.frozen(["backbone.weight"])["backbone.weight"]
+        result[f"zero{zero}"] = {
+            "losses": losses,
+            "norms": norms,
+            "stage": engine.zero_stage,
+            "averaged_is_ema": all(torch.equal(averaged[name], ema[name]) for name in ema),
+            "restored": all(torch.equal(before[name], after[name]) for name in ema),
+            "ema_moved": any(not torch.equal(before[name], ema[name]) for name in ema),
+            "frozen": torch.equal(frozen, Toy(0).backbone.weight.detach()) and frozen.dtype == torch.bfloat16,
+        }
+        engine.close()
+    for source, target in ((0, 0), (1, 1), (2, 2), (3, 3), (0, 2), (2, 3), (3, 0), (1, 3)):
+        engine = build(source)
+        first, _ = run(engine, 0, 2)
+        state = engine.state()
+        engine.close()
+        engine = build(target, state)
+        loaded = difference(state, engine.state())
+        second, _ = run(engine, 2, STEPS)
+        result[f"{source}->{target}"] = {
+            "loaded": loaded,
+            "losses": first + second,
+            "final": difference(straight[target][1], engine.state()),
+        }
+        engine.close()
+    if int(os.environ.get("RANK", "0")) == 0:
+        Path(sys.argv[1]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    runtime.main(main)

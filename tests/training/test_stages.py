@@ -1,0 +1,113 @@
+"""Stage tables: what trains, how fast, what decays; the schedule against its formula."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from training.stages import FROZEN, Rates, Stage, enter, group_of, table, without
+
+
+def policy() -> nn.Module:
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    model.backbone[0].lora_A = nn.Linear(4, 2, bias=False)
+    model.sensor = nn.Linear(3, 4)
+    model.expert = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    model.expert.positions = nn.Parameter(torch.zeros(8, 4))
+    return model
+
+
+def stage(**rates: float) -> Stage:
+    return Stage(name="test", steps=100, lr=Rates(**rates), weight_decay=0.1)
+
+
+def test_a_group_without_a_rate_is_frozen() -> None:
+    model = policy()
+    groups = enter(stage(sensor=1e-3, expert=1e-4), model)
+    trained = {name for group in groups for name in group.parameters}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith(("sensor.", "expert."))}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = enter(stage(lora=1e-5), model)
+    assert [(group.name, group.parameters) for group in groups] == [("lora/decay", ("backbone.0.lora_A.weight",))]
+    assert not model.expert[0].weight.requires_grad
+
+
+def test_only_matrices_decay() -> None:
+    groups = {group.name: group for group in enter(stage(sensor=1e-3, expert=1e-4), policy())}
+    assert groups["expert/decay"].parameters == ("expert.0.weight",)
+    assert set(groups["expert/plain"].parameters) == {
+        "expert.0.bias",
+        "expert.1.weight",
+        "expert.1.bias",
+        "expert.positions",
+    }
+    assert groups["expert/decay"].weight_decay == 0.1
+    assert groups["expert/plain"].weight_decay == 0
+    assert groups["expert/plain"].num_parameters == 4 + 4 + 4 + 32
+
+
+def test_the_tail_opens_named_backbone_parameters_only() -> None:
+    model = policy()
+    groups = enter(stage(backbone=1e-5), model, tail={"backbone.1.weight"})
+    assert [group.parameters for group in groups] == [("backbone.1.weight",)]
+    assert group_of("backbone.0.weight", {"backbone.1.weight"}) == FROZEN
+
+
+def test_every_parameter_has_a_group() -> None:
+    with pytest.raises(ValueError, match=r"'critic\.weight' belongs to no group"):
+        group_of("critic.weight", ())
+
+
+def test_an_empty_group_is_refused() -> None:
+    model = policy()
+    del model.sensor
+    with pytest.raises(ValueError, match=r"trains \['sensor'\].*--stage\.lr\.sensor None"):
+        enter(stage(sensor=1e-3, expert=1e-4), model)
+    assert enter(without(stage(sensor=1e-3, expert=1e-4), "sensor"), model)
+    with pytest.raises(ValueError, match="trains nothing"):
+        enter(stage(), model)
+
+
+def test_rates_are_positive() -> None:
+    with pytest.raises(ValueError, match="'lora' is 0"):
+        Rates(lora=0.0)
+
+
+def test_schedule_is_warm_up_hold_and_cosine() -> None:
+    row = Stage(name="test", steps=1000, lr=Rates(expert=1.0), warmup=0.03, hold=0.02, floor=0.1)
+    factors = [row.factor(step, 1000) for step in range(1000)]
+    assert factors[0] == pytest.approx(1 / 30)
+    assert factors[29:50] == [1.0] * 21
+    for step in (50, 400, 999):
+        assert factors[step] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 49) / 950)))
+    assert factors[-1] == pytest.approx(0.1)
+    assert all(later <= earlier for earlier, later in pairwise(factors[50:]))
+
+
+@given(total=st.integers(1, 500), floor=st.floats(0, 1))
+def test_factors_stay_between_floor_and_peak(total: int, floor: float) -> None:
+    row = Stage(name="test", steps=total, lr=Rates(expert=1.0), floor=floor)
+    factors = [row.factor(step, total) for step in range(total)]
+    assert max(factors) <= 1
+    assert min(factors) > 0 or floor == 0
+    if total > 1:
+        assert factors[-1] == pytest.approx(floor, abs=1e-12)
+
+
+def test_epochs_take_the_place_of_steps() -> None:
+    assert Stage(name="test", steps=7, epochs=1.5).total(num_samples=100, batch_size=32) == 5
+    assert Stage(name="test", steps=7).total(num_samples=100, batch_size=32) == 7
+
+
+def test_table_names_every_group() -> None:
+    groups = enter(stage(sensor=1e-3, expert=1e-4), policy())
+    text = table(stage(), groups, 1234567)
+    assert "expert/plain" in text
+    assert "1.0e-03" in text
+    assert "1,234,567" in text
+    assert max(map(len, text.splitlines())) <= 80

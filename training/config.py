@@ -1,0 +1,307 @@
+"""The configuration of a run: the tree of everyone's settings, its cross-checks, and the command line over it."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import tyro
+
+from training.runtime import Tracker
+from training.stages import Stage
+from vla.backbone import BackboneConfig
+from vla.data import DataConfig
+from vla.diffusion import DiffusionConfig
+from vla.expert import ExpertConfig
+from vla.lora import LoraConfig
+from vla.policy import PolicyConfig
+from vla.sensor import SensorConfig
+
+FinetuneVl = Literal["none", "lora", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run depends on, but the schedule of its stages."""
+
+    out: str = "runs/latest"
+    """Run folder; refused when it already holds a run, unless that one is resumed."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What to train on."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model."""
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+    """The sensor encoder; without a sensor stream in the data the policy has none."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """The diffusion action expert."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Path, prediction and sampler."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters of stage 2."""
+    finetune_vl: FinetuneVl = "none"
+    """What stage 2 opens of the backbone: nothing, LoRA adapters, or its last blocks."""
+    finetune_layers: int = 2
+    """Language-model blocks that --finetune-vl full opens, counted from the last."""
+    batch_size: int = 32
+    """Samples per optimizer step over all ranks."""
+    micro_batch: int = 4
+    """Samples per rank and forward; accumulation follows."""
+    seed: int = 0
+    """Of order, timesteps, noise, dropout and initial weights."""
+    dropout: float | None = None
+    """Every dropout rate of the trained parts at once, LoRA's too; None keeps their own."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    clip: float = 1.0
+    """Largest L2 norm of the gradient over all groups."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are evaluated and exported."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of frozen weights and of the arithmetic; trained weights are always fp32. auto: bf16 on GPU, fp32 on CPU."""
+    validate_every: int = 500
+    """Steps between validations on the held-out episodes; one at the start and one at the end besides."""
+    validation_samples: int = 64
+    """At most this many, spread evenly over the held-out episodes."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    save_seconds: float = 300.0
+    """Seconds after which a checkpoint is due whatever the step."""
+    keep: int = 3
+    """Checkpoints to keep."""
+    stop_after: int | None = None
+    """Save after this step and end, as if the time were up; the schedule keeps its total."""
+    resume_from: str | None = None
+    """`auto`, a checkpoint or a run: go on with everything."""
+    init_from: str | None = None
+    """A checkpoint, a run or a policy folder: take its (averaged) weights and start at step 0."""
+    tracker: Tracker = "auto"
+    """metrics.jsonl is always written; auto adds wandb where it has a key or WANDB_MODE=offline."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "micro_batch", "validate_every", "save_every", "keep", "finetune_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout is {self.dropout}; it must lie in [0, 1)")
+        if self.resume_from and self.init_from:
+            raise ValueError("--resume-from restores everything and --init-from only weights; give one of them")
+
+    def accumulation(self, ranks: int) -> int:
+        """Micro-batches per rank and step.
+
+        Raises:
+            ValueError: the batch does not divide, with numbers that would.
+        """
+        if self.batch_size % (self.micro_batch * ranks):
+            fitting = [size for size in range(1, self.batch_size + 1) if self.batch_size % (size * ranks) == 0]
+            unit = self.micro_batch * ranks
+            larger = -(-self.batch_size // unit) * unit
+            hint = (
+                f"--micro-batch {min(fitting, key=lambda size: abs(size - self.micro_batch))}, or " if fitting else ""
+            )
+            raise ValueError(
+                f"--batch-size {self.batch_size} is not a multiple of --micro-batch {self.micro_batch} x {ranks} ranks; "
+                f"use {hint}--batch-size {larger}"
+            )
+        return self.batch_size // (self.micro_batch * ranks)
+
+    def dtype(self) -> torch.dtype:
+        """Of frozen weights and arithmetic."""
+        on_gpu = torch.cuda.is_available()
+        return torch.bfloat16 if self.precision == "bf16" or (self.precision == "auto" and on_gpu) else torch.float32
+
+    def policy(self, stage: Stage) -> PolicyConfig:
+        """The policy of a stage: with adapters where the stage trains them."""
+        dropout = {} if self.dropout is None else {"dropout": self.dropout}
+        return PolicyConfig(
+            backbone=self.backbone,
+            sensor=dataclasses.replace(self.sensor, **dropout),
+            expert=dataclasses.replace(self.expert, **dropout),
+            diffusion=self.diffusion,
+            lora=dataclasses.replace(self.lora, **dropout) if stage.lr.lora is not None else None,
+            normalization=self.data.normalization,
+        )
+
+    def stages(self) -> list[Stage]:
+        """The schedule, with the rates that --finetune-vl leaves in effect."""
+        raise NotImplementedError
+
+    def opened(self, stage: Stage) -> Stage:
+        """A stage of which only what --finetune-vl names may train in the backbone.
+
+        Raises:
+            ValueError: --finetune-vl opens what has no rate.
+        """
+        lora, backbone = stage.lr.lora, stage.lr.backbone
+        if (self.finetune_vl, lora) == ("lora", None) or (self.finetune_vl, backbone) == ("full", None):
+            group = "lora" if self.finetune_vl == "lora" else "backbone"
+            raise ValueError(
+                f"--finetune-vl {self.finetune_vl} needs a rate in stage {stage.name!r}: --stage.lr.{group} 1e-5"
+            )
+        lr = dataclasses.replace(
+            stage.lr,
+            lora=lora if self.finetune_vl == "lora" else None,
+            backbone=backbone if self.finetune_vl == "full" else None,
+        )
+        return dataclasses.replace(stage, lr=lr)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings a resumed run must share, flat: those that change what is learned, not where or how it runs."""
+        return {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(RunConfig):
+    """A run of one stage."""
+
+    stage: Stage
+
+    def stages(self) -> list[Stage]:
+        if self.finetune_vl == "none" and self.stage.name == "stage1":
+            if opened := self.stage.lr.by_group().keys() - {"sensor", "expert"}:
+                raise ValueError(
+                    f"stage 1 keeps the backbone frozen, but has a rate for {sorted(opened)}; train that in stage 2"
+                )
+            return [self.stage]
+        return [self.opened(self.stage)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStageConfig(RunConfig):
+    """A run of both stages, one after the other."""
+
+    stage1: Stage
+    stage2: Stage
+
+    def stages(self) -> list[Stage]:
+        return [self.stage1, self.opened(self.stage2)]
+
+
+VOLATILE = re.compile(
+    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|keep|stop_after|resume_from|init_from"
+    r"|tracker|precision|data\.(roots|workers)|backbone\.(path|gradient_checkpointing))(\.|$)"
+)
+"""Settings that may differ between a checkpoint and the run that resumes it; what they point at is compared by content."""
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The tree as plain JSON values."""
+    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return tree
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """SHA-256 of a tree of JSON values."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def from_json(kind: Any, tree: Any, place: str = "") -> Any:
+    """The dataclass (or value) that a JSON tree describes.
+
+    Raises:
+        ValueError: a key is unknown or missing, named with its nearest known one.
+    """
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(tree, dict):
+            raise ValueError(f"{place or 'the configuration'} is {tree!r}, but should be an object")
+        known = {entry.name: entry for entry in dataclasses.fields(kind)}
+        hints = typing.get_type_hints(kind)
+        if unknown := sorted(tree.keys() - known.keys()):
+            raise ValueError(
+                f"unknown setting {place}{unknown[0]!r} in the configuration file{nearest(unknown[0], known)}"
+            )
+        return kind(**{key: from_json(hints[key], value, f"{place}{key}.") for key, value in tree.items()})  # type: ignore[operator]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return (
+            None if tree is None else from_json(next(item for item in arguments if item is not type(None)), tree, place)
+        )
+    if origin is tuple:
+        return tuple(tree)
+    return tree
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse(recipe: Config, argv: Sequence[str]) -> Config:
+    """The configuration of the command line: recipe < file (--config FILE) < flag.
+
+    Raises:
+        ValueError: an unknown flag or group, with the nearest known one, or a value that does not fit.
+    """
+    arguments = list(argv)
+    default: Config = recipe
+    if "--config" in arguments:
+        at = arguments.index("--config")
+        if at + 1 == len(arguments):
+            raise ValueError("--config needs a file: the config.json of a run")
+        path = Path(arguments[at + 1])
+        try:
+            tree = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"--config {path} cannot be read as JSON: {error}") from error
+        del arguments[at : at + 2]
+        default = from_json(type(recipe), to_json(recipe) | tree)
+    for stage in ("stage", "stage1", "stage2"):
+        if {f"--{stage}.steps", f"--{stage}.epochs"} <= set(arguments):
+            raise ValueError(f"--{stage}.steps and --{stage}.epochs both say how long the stage is; give one of them")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            config, unknown = tyro.cli(type(recipe), default=default, args=arguments, return_unknown_args=True)
+    except SystemExit as exit_:
+        if exit_.code in (0, None):  # --help
+            print(printed.getvalue())
+            raise
+        words = re.sub(r"[^\x20-\x7e]+", " ", printed.getvalue())
+        raise ValueError(re.sub(r"\s+", " ", words).strip()) from None
+    if unknown:
+        flags = ["--" + name.replace("_", "-") for name in flatten(to_json(recipe))]
+        raise ValueError(
+            f"unknown flag {unknown[0]}{nearest(unknown[0].replace('_', '-'), flags)}; --help lists them all"
+        )
+    return config
+
+
+def both_stages(argv: Sequence[str]) -> list[str]:
+    """`--stage.X value` for a run of two stages: in both of them, or in stage 2 where only that one trains X."""
+    spread: list[str] = []
+    words = list(argv)
+    while words:
+        flag = words.pop(0)
+        values = []
+        while words and not words[0].startswith("--"):
+            values.append(words.pop(0))
+        stages = ["stage"]
+        if flag.startswith("--stage."):
+            stage2_only = flag.startswith(("--stage.lr.lora", "--stage.lr.backbone"))
+            stages = ["stage2"] if stage2_only else ["stage1", "stage2"]
+        for stage in stages:
+            spread += [flag.replace("--stage.", f"--{stage}.", 1), *values]
+    return spread

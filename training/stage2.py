@@ -1,0 +1,13 @@
+"""`accelerate launch training/stage2.py`: see `--help`."""
+
+import sys
+from pathlib import Path
+
+# accelerate puts this file's folder first on the path; our packages lie one above.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from training import loop, recipes, runtime
+from training.config import parse
+
+if __name__ == "__main__":
+    runtime.main(lambda: loop.train(parse(recipes.stage2(), sys.argv[1:])))

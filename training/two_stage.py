@@ -1,0 +1,13 @@
+"""`accelerate launch training/two_stage.py`: stage 1, then stage 2, in one process group; see `--help`."""
+
+import sys
+from pathlib import Path
+
+# accelerate puts this file's folder first on the path; our packages lie one above.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from training import loop, recipes, runtime
+from training.config import both_stages, parse
+
+if __name__ == "__main__":
+    runtime.main(lambda: loop.train(parse(recipes.two_stage(), both_stages(sys.argv[1:]))))

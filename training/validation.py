@@ -1,0 +1,54 @@
+"""Validation on held-out episodes: averaged weights, evaluation mode, fixed times and noise."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training import runtime
+from training.sharding import Engine
+from vla.batch import Batch, Sample, collate
+from vla.policy import Policy
+
+
+def validate(engine: Engine, policy: Policy, samples: Sequence[Sample], limit: int, micro_batch: int) -> dict[str, Any]:
+    """Losses by part and the error of sampled actions, over at most `limit` samples spread evenly.
+
+    Returns `loss`, `losses`, and `action_mae`: mean absolute error in the data's units, by horizon step (rows) and
+    action dimension. Every rank makes the same number of forward passes, because under ZeRO-3 each is collective.
+    """
+    accelerator = engine.accelerator
+    count = min(limit, len(samples))
+    indices = [round(i * len(samples) / count) for i in range(count)]
+    stride = accelerator.num_processes * micro_batch
+    sums: dict[str, Tensor] = {}
+    policy.set_mode(training=False)
+    with engine.averaged(), torch.no_grad():
+        for start in range(0, count, stride):
+            first = start + accelerator.process_index * micro_batch
+            chosen = [min(first + i, count - 1) for i in range(micro_batch)]
+            batch = collate([samples[indices[i]] for i in chosen]).to(accelerator.device)
+            real = torch.tensor([first + i < count for i in range(micro_batch)], device=accelerator.device)
+            for key, value in measure(policy, batch, real).items():
+                sums[key] = sums.get(key, torch.zeros_like(value)) + value
+    policy.set_mode(training=True)
+    reduced = {key: torch.tensor(runtime.total(accelerator, *value.flatten().tolist())) for key, value in sums.items()}
+    losses = {
+        key.removeprefix("loss/"): float(value / reduced["weight"])
+        for key, value in reduced.items()
+        if key.startswith("loss/")
+    }
+    steps = reduced["steps"]
+    errors = reduced["absolute error"].view(len(steps), -1) / steps.clamp(min=1)[:, None]
+    return {"loss": sum(losses.values()), "losses": losses, "action_mae": errors.tolist(), "samples": count}
+
+
+def measure(policy: Policy, batch: Batch, real: Tensor) -> dict[str, Tensor]:
+    """Sums over the real samples of a batch; the padding of the last round counts for nothing."""
+    weight = batch.weight * real
+    sums = {f"loss/{part}": (loss * weight).sum().double() for part, loss in policy(batch).items()}
+    actions = policy.act(batch.observation, batch.noise)
+    valid = (batch.action_valid & real[:, None]).double()
+    error = (actions.double() - batch.actions.double()).abs() * valid[:, :, None]
+    return sums | {"weight": weight.sum().double(), "absolute error": error.sum(0), "steps": valid.sum(0)}
