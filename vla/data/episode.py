@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -24,6 +24,7 @@ class Stream:
     values: Float32[np.ndarray, "N C"]
 
 
+@runtime_checkable
 class Frames(Protocol):
     """The frames of one camera in one episode, decoded on demand."""
 
@@ -83,6 +84,7 @@ class Layout:
     """Samples of the window the data store a frame, or of one second where they store a plain stream; 0 without one."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """One opened root. Cheap to open; validates metadata against files at once (ValueError).
 
