@@ -1,0 +1,314 @@
+"""The policy: losses, actions, modes, and which parameters learn."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from vla.backbone import BackboneConfig
+from vla.batch import Batch, DataContract, Sample, collate
+from vla.diffusion import DiffusionConfig, coefficients
+from vla.expert import ExpertConfig
+from vla.lora import LoraConfig
+from vla.normalize import Statistics, fit
+from vla.policy import Policy, PolicyConfig, build_policy
+from vla.sensor import SensorConfig
+
+CONTRACT = DataContract(
+    cameras=("observation.images.front", "observation.images.wrist"),
+    state_dim=4,
+    action_dim=3,
+    horizon=5,
+    fps=10.0,
+    sensor="observation.wrench",
+    sensor_channels=6,
+    sensor_samples=20,
+    sensor_rate_hz=200.0,
+    state_names=(),
+    action_names=("x", "y", "gripper"),
+    action_periods=(0.0, 0.0, 0.0),
+)
+BARE = dataclasses.replace(
+    CONTRACT, cameras=(), state_dim=0, sensor=None, sensor_channels=0, sensor_samples=0, sensor_rate_hz=0.0
+)
+CONFIG = PolicyConfig(
+    backbone=BackboneConfig(path="tiny", max_pixels=3136),
+    sensor=SensorConfig(width=16, heads=2),
+    expert=ExpertConfig(width=32, depth=2, heads=2),
+    lora=LoraConfig(rank=4, alpha=8),
+)
+
+
+def statistics(contract: DataContract) -> dict[str, Statistics]:
+    generator = np.random.default_rng(0)
+
+    def of(width: int, periods: Sequence[float]) -> Statistics:
+        return fit((generator.standard_normal((200, width)) * 3 + 5).astype(np.float32), periods)
+
+    return {
+        "actions": of(contract.action_dim, contract.action_periods),
+        "state": of(contract.state_dim, [0.0] * contract.state_dim),
+        "sensor": of(contract.sensor_channels, [0.0] * contract.sensor_channels),
+    }
+
+
+def batch(contract: DataContract = CONTRACT, size: int = 4, seed: int = 0, sensor_share: float = 0.8) -> Batch:
+    generator = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    def sample(position: int) -> Sample:
+        action_valid = np.arange(contract.horizon) < contract.horizon - position % 2
+        return Sample(
+            images=tuple(generator.integers(0, 256, (3, 56, 56 + 28 * position), np.uint8) for _ in contract.cameras),
+            image_valid=np.array([position != 1] * len(contract.cameras), dtype=bool),
+            instruction="insert the needle" + " slowly" * position,
+            state=draw(contract.state_dim),
+            sensor=draw(contract.sensor_samples, contract.sensor_channels),
+            sensor_valid=generator.random(contract.sensor_samples) < sensor_share,
+            actions=5 + 3 * draw(contract.horizon, contract.action_dim),
+            action_valid=action_valid,
+            weight=1.0,
+            time=float(generator.random()),
+            noise=draw(contract.horizon, contract.action_dim),
+            position=position,
+        )
+
+    return collate([sample(position) for position in range(size)])
+
+
+def build(config: PolicyConfig = CONFIG, contract: DataContract = CONTRACT, seed: int = 0) -> Policy:
+    return build_policy(config, contract, statistics(contract), torch.float32, seed)
+
+
+@pytest.fixture(scope="module")
+def shared_policy() -> Policy:
+    return build()
+
+
+@pytest.fixture
+def policy(shared_policy: Policy) -> Policy:
+    """A policy whose adapter and gates are open, in eval mode."""
+    policy = copy.deepcopy(shared_policy)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name or "modulation.weight" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    policy.set_mode(training=False)
+    return policy
+
+
+def train_all(policy: Policy) -> None:
+    """Open what stage 2 opens."""
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(not name.startswith("backbone.") or "lora_" in name)
+
+
+def test_children_have_the_names_that_groups_are_made_of(policy: Policy) -> None:
+    assert [name for name, _ in policy.named_children()] == ["backbone", "sensor", "expert", "normalizer"]
+    assert {name.split(".")[0] for name, _ in policy.named_parameters()} == {"backbone", "sensor", "expert"}
+    bare = build(contract=BARE)
+    assert [name for name, _ in bare.named_children()] == ["backbone", "expert", "normalizer"]
+    assert bare.sensor is None
+    assert list(bare.normalizer) == ["actions"]
+
+
+def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
+    data = batch()
+    losses = policy(data)
+    assert list(losses) == ["diffusion"]
+    assert losses["diffusion"].shape == (4,)
+    assert losses["diffusion"].dtype == torch.float32
+    x0 = policy.normalizer_of("actions").apply(data.actions)
+    c = coefficients("cosine", data.time)
+    alpha, sigma = c.alpha[:, None, None], c.sigma[:, None, None]
+    context = policy.encode(data.observation)
+    out = policy.predict(alpha * x0 + sigma * data.noise, data.time, data.action_valid, *context)
+    error = (out - (alpha * data.noise - sigma * x0)).square()
+    expected = [error[row][data.action_valid[row]].mean() for row in range(4)]
+    assert torch.allclose(losses["diffusion"], torch.stack(expected), atol=1e-6)
+
+
+def test_padded_actions_do_not_count(policy: Policy) -> None:
+    data = batch()
+    assert not data.action_valid.all()
+    other = dataclasses.replace(data, actions=torch.where(data.action_valid[..., None], data.actions, 1e4))
+    assert torch.equal(policy(data)["diffusion"], policy(other)["diffusion"])
+
+
+def test_what_is_invalid_in_the_observation_does_not_count(policy: Policy) -> None:
+    data = batch()
+    seen = data.observation
+    frames = list(seen.images)
+    frames[1] = tuple(255 - frame for frame in frames[1])
+    sensor = torch.where(seen.sensor_valid[..., None], seen.sensor, 1e4)
+    other = dataclasses.replace(data, observation=dataclasses.replace(seen, images=tuple(frames), sensor=sensor))
+    assert torch.allclose(policy(data)["diffusion"], policy(other)["diffusion"], atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["images", "instructions", "state", "sensor", "sensor_valid", "image_valid"])
+def test_every_part_of_the_observation_is_heard(policy: Policy, part: str) -> None:
+    data = batch()
+    seen = data.observation
+    changed = {
+        "images": tuple(tuple(255 - frame for frame in row) for row in seen.images),
+        "instructions": ("open the drawer",) * 4,
+        "state": seen.state + 1,
+        "sensor": seen.sensor + 1,
+        "sensor_valid": torch.zeros_like(seen.sensor_valid),
+        "image_valid": ~seen.image_valid,
+    }[part]
+    other = dataclasses.replace(data, observation=dataclasses.replace(seen, **{part: changed}))
+    assert (policy(data)["diffusion"] - policy(other)["diffusion"]).abs().max() > 1e-5
+
+
+def test_rows_do_not_depend_on_their_batch(policy: Policy) -> None:
+    four, two = batch(size=4), batch(size=2)
+    assert torch.equal(four.actions[:2], two.actions)
+    assert torch.allclose(policy(four)["diffusion"][:2], policy(two)["diffusion"], atol=1e-5)
+
+
+@pytest.mark.parametrize("contract", [CONTRACT, BARE])
+@pytest.mark.parametrize("sensor_share", [0.8, 0.0])
+def test_every_trained_parameter_has_a_gradient_in_every_batch(contract: DataContract, sensor_share: float) -> None:
+    policy = build(contract=contract)
+    train_all(policy)
+    policy.set_mode(training=True)
+    policy(batch(contract, sensor_share=sensor_share))["diffusion"].mean().backward()
+    for name, parameter in policy.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_adapters_learn_in_the_second_step(shared_policy: Policy) -> None:
+    policy = copy.deepcopy(shared_policy)
+    train_all(policy)
+    policy.set_mode(training=True)
+    trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        policy(batch())["diffusion"].mean().backward()
+        optimizer.step()
+    silent = [name for name, parameter in trained.items() if not parameter.grad.any()]
+    assert not [name for name in silent if name != "sensor.no_sensor"]
+
+
+def test_training_lowers_the_loss(shared_policy: Policy) -> None:
+    policy = copy.deepcopy(shared_policy)
+    train_all(policy)
+    policy.set_mode(training=True)
+    optimizer = torch.optim.AdamW((p for p in policy.parameters() if p.requires_grad), lr=3e-3)
+    data, losses = batch(), []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = policy(data)["diffusion"].mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_building_follows_from_the_seed_alone() -> None:
+    state = torch.get_rng_state()
+    first = build().state_dict()
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(3)
+    again, other = build().state_dict(), build(seed=1).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    fresh = [name for name in first if first[name].ndim == 2 and ("lora_A" in name or name.startswith("expert.embed"))]
+    assert fresh
+    assert not any(torch.equal(first[name], other[name]) for name in fresh)
+
+
+def test_modes_follow_what_is_trained(shared_policy: Policy) -> None:
+    policy = copy.deepcopy(shared_policy)
+    train_all(policy)
+    policy.set_mode(training=True)
+    modes = {name: module.training for name, module in policy.named_modules()}
+    assert modes[""]
+    assert modes["expert"]
+    assert modes["expert.blocks.0.dropout"]
+    assert not any(mode for name, mode in modes.items() if "visual" in name)
+    lora_dropouts = {name: mode for name, mode in modes.items() if name.endswith("lora_dropout.default")}
+    assert lora_dropouts
+    assert all(lora_dropouts.values())
+    policy.sensor.requires_grad_(requires_grad=False)
+    policy.set_mode(training=True)
+    assert not any(module.training for module in policy.sensor.modules())
+    policy.set_mode(training=False)
+    assert not any(module.training for module in policy.modules())
+
+
+def test_dropout_reaches_every_trained_part() -> None:
+    """The rates of the configuration are those of every dropout there is."""
+    config = dataclasses.replace(
+        CONFIG,
+        sensor=dataclasses.replace(CONFIG.sensor, dropout=0.3),
+        expert=dataclasses.replace(CONFIG.expert, dropout=0.3),
+        lora=dataclasses.replace(CONFIG.lora, dropout=0.3),
+    )
+    policy = build(config)
+    rates = {name: m.p for name, m in policy.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert {name.split(".")[0] for name in rates} == {"backbone", "sensor", "expert"}
+    assert set(rates.values()) == {0.3}
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "ddpm"])
+def test_actions_follow_from_the_noise(policy: Policy, sampler: str) -> None:
+    policy.config = dataclasses.replace(policy.config, diffusion=DiffusionConfig(sampler=sampler, sampling_steps=4))
+    data = batch()
+
+    def act(noise: torch.Tensor) -> torch.Tensor:
+        return policy.act(data.observation, noise, generator=torch.Generator().manual_seed(0))
+
+    actions = act(data.noise)
+    assert actions.shape == (4, 5, 3)
+    assert torch.equal(actions, act(data.noise))
+    assert not torch.allclose(actions, act(-data.noise), atol=1e-3)
+    assert not actions.requires_grad
+
+
+def test_actions_are_in_the_units_of_the_data(policy: Policy) -> None:
+    """An expert that answers zero velocity from zero noise stands at the middle of the data, which is about 5."""
+    policy.expert.out.requires_grad_(requires_grad=False).weight.zero_()
+    actions = policy.act(batch().observation, torch.zeros(4, 5, 3))
+    assert torch.allclose(actions, policy.normalizer_of("actions").undo(torch.zeros(3)).expand(4, 5, 3))
+    assert (actions - 5).abs().max() < 2
+
+
+def test_acting_in_training_mode_is_a_mistake(policy: Policy) -> None:
+    policy.set_mode(training=True)
+    with pytest.raises(AssertionError, match="set_mode"):
+        policy.act(batch().observation, batch().noise)
+
+
+def test_bfloat16_keeps_trained_weights_and_losses_in_float32() -> None:
+    policy = build_policy(CONFIG, CONTRACT, statistics(CONTRACT), torch.bfloat16, 0)
+    train_all(policy)
+    assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {torch.bfloat16}
+    policy.set_mode(training=False)
+    exact = build()
+    exact.set_mode(training=False)
+    losses = policy(batch())["diffusion"]
+    assert losses.dtype == torch.float32
+    assert torch.allclose(losses, exact(batch())["diffusion"], rtol=0.05)
+    losses.mean().backward()
+    assert {p.grad.dtype for p in policy.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_learned_names_what_a_policy_folder_holds(policy: Policy) -> None:
+    names = set(policy.learned())
+    assert names == {
+        name for name, _ in policy.named_parameters() if not name.startswith("backbone.") or "lora_" in name
+    }
+    policy.tuned = frozenset(f"backbone.{name}" for name in policy.backbone.last_layer_names(1))
+    assert policy.tuned
+    assert set(policy.learned()) == names | policy.tuned

@@ -1,0 +1,219 @@
+"""The policy: observation -> context -> diffusion expert; a batch becomes losses, an observation actions."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor, nn
+
+from vla import diffusion, lora
+from vla.backbone import Backbone, BackboneConfig, load_backbone
+from vla.batch import Batch, DataContract, Losses, Observation
+from vla.diffusion import DiffusionConfig
+from vla.expert import ActionExpert, ExpertConfig
+from vla.lora import LoraConfig
+from vla.normalize import Normalization, Normalizer, Statistics
+from vla.sensor import SensorConfig, SensorEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Everything that decides what a policy computes, but its weights and the data it is made for."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model."""
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+    """The sensor encoder; without a sensor in the data there is none."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """The diffusion action expert."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Path, prediction and sampler."""
+    lora: LoraConfig | None = None
+    """Adapters on the backbone's language model, or none."""
+    normalization: Normalization = "quantile"
+    """How actions, state and sensor were made unitless."""
+
+
+class Policy(nn.Module):
+    """Backbone, sensor encoder, action expert and the normalisers between them and the data's units.
+
+    Frozen weights may be bfloat16; trained ones are float32 and computed with in `compute_dtype`; normalisation,
+    diffusion and losses are float32 always. Parameters are used by their own module's forward alone, and all trained
+    ones by every forward: so DDP and ZeRO need no special case.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: PolicyConfig,
+        contract: DataContract,
+        backbone: Backbone,
+        normalizers: Mapping[str, Normalizer],
+        compute_dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.config, self.contract, self.compute_dtype = config, contract, compute_dtype
+        self.tuned: frozenset[str] = frozenset()
+        """Backbone parameters, adapters left out, that training changed; they are saved with the policy."""
+        self.backbone = backbone
+        self.sensor: SensorEncoder | None = None
+        if contract.sensor is not None:
+            self.sensor = SensorEncoder(contract.sensor_samples, contract.sensor_channels, config.sensor)
+        self.expert = ActionExpert(
+            horizon=contract.horizon,
+            action_dim=contract.action_dim,
+            state_dim=contract.state_dim,
+            backbone_width=backbone.width,
+            sensor_width=0 if self.sensor is None else config.sensor.width,
+            config=config.expert,
+        )
+        self.normalizer = nn.ModuleDict(dict(normalizers))
+
+    def forward(self, batch: Batch) -> Losses:
+        """The diffusion loss of each sample: the mean over its valid steps and the action dimensions."""
+        context, mask = self.encode(batch.observation)
+        x0 = self.normalize("actions", batch.actions)
+        noise = batch.noise.float()
+        c = diffusion.coefficients(self.config.diffusion.path, batch.time)
+        x_t = diffusion.mix(c, x0, noise)
+        out = self.predict(x_t, batch.time, batch.action_valid, context, mask)
+        error = (out - diffusion.target(self.config.diffusion.prediction, c, x0, noise)).square()
+        count = batch.action_valid.sum(dim=1).clamp(min=1) * self.contract.action_dim
+        return {"diffusion": error.masked_fill(~batch.action_valid[..., None], 0).sum(dim=(1, 2)) / count}
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        noise: Float[Tensor, "B H A"],
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float32[Tensor, "B H A"]:
+        """A chunk of actions in the data's units; `set_mode(training=False)` first.
+
+        `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
+        generator. `steps` overrides the number of sampling steps of the configuration.
+        """
+        assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
+        context, mask = self.encode(observation)
+        valid = torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.predict(x_t, t, valid, context, mask)
+
+        x0 = diffusion.sample(denoise, noise.float(), self.config.diffusion, steps=steps, generator=generator)
+        return self.normalizer_of("actions").undo(x0)
+
+    def encode(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Context tokens for the expert, and which of them may be looked at."""
+        state, sensor = observation.state, None
+        if self.contract.state_dim:
+            state = self.normalize("state", state)
+        with self.autocast(observation.state.device):
+            if self.sensor is not None:
+                sensor = self.sensor(self.normalize("sensor", observation.sensor), observation.sensor_valid)
+            context: tuple[Tensor, Tensor] = self.expert.context(self.backbone(observation), sensor, state)
+        return context
+
+    def predict(
+        self,
+        x_t: Float32[Tensor, "B H A"],
+        t: Float[Tensor, " B"],
+        valid: Bool[Tensor, "B H"],
+        context: Float[Tensor, "B L D"],
+        mask: Bool[Tensor, "B L"],
+    ) -> Float32[Tensor, "B H A"]:
+        """The expert's output, in float32."""
+        with self.autocast(x_t.device):
+            out: Tensor = self.expert(x_t, t, valid, context, mask)
+        return out.float()
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """bfloat16 where the policy computes in it; otherwise full precision, whatever surrounds the call."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16)
+
+    def normalizer_of(self, stream: str) -> Normalizer:
+        """The normaliser of `actions`, `state` or `sensor`."""
+        normalizer = self.normalizer[stream]
+        assert isinstance(normalizer, Normalizer)
+        return normalizer
+
+    def normalize(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]:
+        """Data units to unitless."""
+        return self.normalizer_of(stream).apply(values)
+
+    def set_mode(self, training: bool) -> None:
+        """Training mode exactly where something inside is trained, so that frozen parts have no dropout; or eval mode.
+
+        Modules without parameters follow the one they belong to. Call it after freezing and after `prepare`.
+        """
+        enter_mode(self, training=training, parent=training)
+
+    def learned(self) -> dict[str, Tensor]:
+        """By name, the parameters a policy folder holds: all of them but the backbone's own, unless those are tuned."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if not name.startswith("backbone.") or "lora_" in name or parameter.requires_grad or name in self.tuned
+        }
+
+
+def enter_mode(module: nn.Module, *, training: bool, parent: bool) -> bool:
+    """Set the mode of a module and all within; whether anything in it is trainable decides."""
+    parameters = list(module.parameters())
+    mode = training and any(parameter.requires_grad for parameter in parameters) if parameters else parent
+    module.training = mode
+    for child in module.children():
+        enter_mode(child, training=training, parent=mode)
+    return mode
+
+
+def build_policy(
+    config: PolicyConfig,
+    contract: DataContract,
+    statistics: Mapping[str, Statistics],
+    dtype: torch.dtype,
+    seed: int,
+) -> Policy:
+    """A policy with fresh sensor encoder, expert and adapters that follow from the seed alone.
+
+    `statistics` has `actions`, and `state` and `sensor` where the contract has them. `dtype` is that of the frozen
+    backbone and of the arithmetic. The global random state is neither used nor changed.
+
+    Raises:
+        ValueError: the backbone cannot be loaded, or the adapter does not fit it.
+    """
+    normalizers = {stream: Normalizer.of(statistics[stream], config.normalization) for stream in streams(contract)}
+    return assemble(config, contract, normalizers, dtype, seed)
+
+
+def assemble(
+    config: PolicyConfig,
+    contract: DataContract,
+    normalizers: Mapping[str, Normalizer],
+    dtype: torch.dtype,
+    seed: int,
+) -> Policy:
+    """A policy whose trained parts are fresh, around given normalisers."""
+    for stream, width in streams(contract).items():
+        actual = normalizers[stream].offset.shape[0]
+        assert actual == width, f"the normaliser of {stream} is {actual} wide, the contract says {width}"
+    backbone = load_backbone(config.backbone, dtype)
+    if config.lora is not None:
+        lora.add(backbone, config.lora, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(init_seed(seed))
+        return Policy(config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype)
+
+
+def streams(contract: DataContract) -> dict[str, int]:
+    """The streams a policy normalises, and their widths."""
+    widths = {"actions": contract.action_dim, "state": contract.state_dim, "sensor": contract.sensor_channels}
+    return {stream: width for stream, width in widths.items() if width}
+
+
+def init_seed(seed: int) -> int:
+    """Seed of the fresh weights, apart from every other use of the run's seed."""
+    return int.from_bytes(hashlib.sha256(f"policy weights {seed}".encode()).digest()[:8], "big") >> 1
