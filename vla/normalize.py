@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -194,9 +194,9 @@ class Normalizer(nn.Module):
     def apply(self, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]: ...
 
     @overload
-    def apply(self, values: Callable[[nn.Module], None]) -> Self: ...
+    def apply(self, values: Callable[[nn.Module], None]) -> "Normalizer": ...
 
-    def apply(self, values: Tensor | Callable[[nn.Module], None]) -> Tensor | Self:
+    def apply(self, values: Tensor | Callable[[nn.Module], None]) -> "Tensor | Normalizer":
         """Data units to unitless; given a function, what nn.Module.apply does when it walks a model with this in it."""
         if not isinstance(values, Tensor):
             return super().apply(values)

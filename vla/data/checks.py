@@ -1,0 +1,146 @@
+"""What is read of every episode before training starts: whether samples can be made of it, and the statistics."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from vla.batch import DataContract
+from vla.data.episode import CorruptData, Episode, Layout, Stream, check_instruction
+from vla.normalize import Statistics, fit_chunks
+
+SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
+"""Qwen's control tokens: in an instruction, the tokenizer would take them for images or the end of a turn."""
+
+CHUNK_VALUES = 2**22
+"""Values of a stream read at once; 16 MiB."""
+
+
+def check_selected(layout: Layout, episodes: Sequence[Episode], selected: Sequence[int]) -> None:
+    """Refuse a root without episodes, or without those that were asked for (ValueError)."""
+    existing = [episode.index for episode in episodes]
+    unknown = sorted(set(selected) - set(existing))
+    if unknown:
+        raise ValueError(
+            f"{layout.root} has no episode {_ranges(unknown)}: --data.episodes may name {_ranges(existing)}"
+        )
+    if not episodes:
+        raise ValueError(f"{layout.root} has no episodes: give another folder with --data.roots")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-4, 9`: sorted numbers, with runs drawn together."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs) or "none"
+
+
+def check_episode(episode: Episode, layout: Layout, contract: DataContract, missing_cameras: str) -> None:
+    """Refuse an episode that no sample could be made of: ValueError, or CorruptData where its clocks are wrong."""
+    name = episode.name
+    check_instruction(episode.instruction, name)
+    special = SPECIAL_TOKEN.search(episode.instruction)
+    if special:
+        raise ValueError(f"{name} has the control token {special[0]} in its instruction: take it out of the task list")
+    if not 0 < episode.confidence < float("inf"):
+        raise ValueError(f"{name} has confidence {episode.confidence:g}, expected a finite number > 0: leave it out")
+    missing = [camera for camera in contract.cameras if camera not in episode.cameras]
+    if missing and missing_cameras == "refuse":
+        raise ValueError(
+            f"{name} has no camera {', '.join(missing)}: train on a black frame with --data.missing-cameras mask, "
+            "choose others with --data.cameras, or leave the episode out with --data.episodes"
+        )
+    if len(episode.timestamps) < contract.horizon:
+        raise ValueError(
+            f"{name} has {len(episode.timestamps)} frames, fewer than the {contract.horizon} steps of a chunk: give a "
+            "smaller --data.horizon, or leave the episode out with --data.episodes"
+        )
+    _check_streams(episode, layout, contract)
+
+
+def _check_streams(episode: Episode, layout: Layout, contract: DataContract) -> None:
+    """Widths, lengths and clocks."""
+    name = episode.name
+    _check_clock(name, "frame", episode.timestamps)
+    state_dim = 0 if episode.state is None else episode.state.values.shape[1]
+    if state_dim != contract.state_dim:
+        raise CorruptData(f"{name} has {state_dim} state values, its root says {contract.state_dim}: record it again")
+    if episode.actions.values.shape[1] != contract.action_dim:
+        raise CorruptData(
+            f"{name} has {episode.actions.values.shape[1]} action values, its root says {contract.action_dim}: "
+            "record it again"
+        )
+    for kind, stream in streams(episode).items():
+        if len(stream.timestamps) != len(stream.values):
+            raise CorruptData(
+                f"{name} has {len(stream.values)} rows but {len(stream.timestamps)} timestamps of {kind}: "
+                "record it again"
+            )
+        _check_clock(name, kind, stream.timestamps)
+    if episode.sensor is not None and len(episode.sensor.timestamps) > 1:
+        period_s = float(np.median(np.diff(episode.sensor.timestamps)))
+        if period_s * layout.sensor_rate_hz > 1.5:
+            raise CorruptData(
+                f"{name} has sensor samples at {1 / period_s:.1f} Hz, its root says {layout.sensor_rate_hz:g} Hz: "
+                "correct the rate in its metadata, or train without the sensor (--data.sensor none)"
+            )
+
+
+def _check_clock(name: str, kind: str, timestamps: Float64[np.ndarray, " N"]) -> None:
+    if not np.isfinite(timestamps).all() or (np.diff(timestamps) <= 0).any():
+        row = int(np.argmin(np.isfinite(timestamps) & np.append(True, np.diff(timestamps) > 0)))
+        raise CorruptData(f"{name} has {kind} timestamps that do not increase at row {row}: record it again")
+
+
+def streams(episode: Episode) -> dict[str, Stream]:
+    """The streams of numbers that an episode has, by the name of their statistics."""
+    named = {"actions": episode.actions, "state": episode.state, "sensor": episode.sensor}
+    return {kind: stream for kind, stream in named.items() if stream is not None}
+
+
+def finite_chunks(episodes: Sequence[Episode], kind: str) -> Iterator[Float32[np.ndarray, "_ D"]]:
+    """All values of one stream of some episodes, a bounded part at a time.
+
+    CorruptData names the first value that is not finite.
+    """
+    for episode in episodes:
+        stream = streams(episode).get(kind)
+        if stream is None:
+            continue
+        step = max(1, CHUNK_VALUES // max(1, stream.values.shape[1]))
+        for start in range(0, len(stream.values), step):
+            values = np.asarray(stream.values[start : start + step], dtype=np.float32)
+            if not np.isfinite(values).all():
+                row, dimension = np.argwhere(~np.isfinite(values))[0].tolist()
+                raise CorruptData(
+                    f"{episode.name} has {values[row, dimension]} in {kind}, row {start + row}, dimension {dimension}: "
+                    "repair the data, or leave the episode out with --data.episodes"
+                )
+            yield values
+
+
+def fit_statistics(episodes: Sequence[Episode], contract: DataContract) -> dict[str, Statistics]:
+    """Statistics of `actions`, `state` and `sensor` at their own rates; of width 0 where there is none.
+
+    ValueError when there is a sensor but no episode has a sample of it; CorruptData as in `finite_chunks`.
+    """
+    periods = {
+        "actions": contract.action_periods or (0.0,) * contract.action_dim,
+        "state": (0.0,) * contract.state_dim,
+        "sensor": (0.0,) * contract.sensor_channels,
+    }
+    held = [streams(episode) for episode in episodes]
+    rows = {kind: sum(len(stream[kind].values) for stream in held if kind in stream) for kind in periods}
+    if contract.sensor is not None and not rows["sensor"]:
+        raise ValueError(
+            f"no training episode has a sample of {contract.sensor}: add some that have, or give --data.sensor none"
+        )
+    return {
+        kind: fit_chunks(lambda kind=kind: finite_chunks(episodes, kind), rows[kind], period)  # type: ignore[misc]
+        for kind, period in periods.items()
+    }

@@ -1,0 +1,172 @@
+"""Episode -> Sample: what a policy may look at now, and the actions that follow.
+
+sensor     . . . . . . . . . . x|          the last S samples, held; nothing after now is read
+state      .       .       x    |
+frames     .               x    |
+actions                         |x   x   x   x      H steps of the frame clock, from now on
+time   ------------------------now---------------->
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+
+from vla.batch import DataContract, Sample
+from vla.data.episode import CorruptData, Episode, Frames, Stream
+from vla.data.video import read_frames
+
+FRAME_TOLERANCE_S = 1e-3
+"""How much later than now a frame may be stamped and still be now's own, where that is below a quarter frame period.
+
+A table's float32 clock and a video's whole ticks write the same instant up to 0.5 ms apart (a time base of 1/1000 s;
+float32 after two hours). The next frame is a whole period later, so it is never taken for this one.
+"""
+
+STALE_PERIODS = 1.5
+"""A sensor sample stands for this many of its periods; a window's place with nothing younger is not valid."""
+
+RASTER_TOLERANCE = 0.01
+"""Periods by which a past place of a sensor window may lie before the sample it shows.
+
+Both clocks are multiples of the same period, written with rounding errors: without it, neighbours would be doubled or
+skipped at random. It never reaches past now: the newest sample of a window has a timestamp <= now without tolerance.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """How the samples of one root are cut."""
+
+    contract: DataContract
+    sensor_period_s: float
+    """Seconds between two samples of the root's sensor; 0 without one."""
+    sensor_weight: float
+    """Weight of a sample with any valid sensor reading, against 1."""
+    frame_sizes: Mapping[str, tuple[int, int]]
+    """(height, width) of the black frame, of each camera that is missing somewhere."""
+
+    def cut(
+        self, episode: Episode, index: int, *, position: int, time: float, noise: Float32[np.ndarray, "H A"]
+    ) -> Sample:
+        """The sample at a frame of an episode. CorruptData names the episode, camera and frame that cannot be read."""
+        now = float(episode.timestamps[index])
+        actions, action_valid = self._actions(episode.actions, now)
+        sensor, sensor_valid = self._sensor(episode.sensor, now)
+        images, image_valid = self._images(episode, now)
+        return Sample(
+            images=images,
+            image_valid=image_valid,
+            instruction=episode.instruction,
+            state=self._state(episode.state, now),
+            sensor=sensor,
+            sensor_valid=sensor_valid,
+            actions=actions,
+            action_valid=action_valid,
+            weight=episode.confidence * (self.sensor_weight if sensor_valid.any() else 1.0),
+            time=time,
+            noise=noise,
+            position=position,
+        )
+
+    def frames(self, episode: Episode) -> range | Int64[np.ndarray, " N"]:
+        """The frames a sample can stand at: those with an action of their own and a state that is not in the future."""
+        usable = _steps(episode.actions, episode.timestamps, self.contract.fps)[1]
+        if episode.state is not None:
+            usable &= episode.timestamps >= episode.state.timestamps[0]
+        return range(len(usable)) if usable.all() else np.flatnonzero(usable)
+
+    def _actions(self, actions: Stream, now: float) -> tuple[Float32[np.ndarray, "H A"], Bool[np.ndarray, " H"]]:
+        """The chunk on the frame clock; where no action is near, the nearest stands and is not valid."""
+        places, valid = _steps(actions, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
+        return _rows(actions, places), valid
+
+    def _sensor(self, sensor: Stream | None, now: float) -> tuple[Float32[np.ndarray, "S C"], Bool[np.ndarray, " S"]]:
+        """The samples of the window by zero-order hold; none is averaged, whatever the rates."""
+        contract = self.contract
+        window = np.zeros((contract.sensor_samples, contract.sensor_channels), dtype=np.float32)
+        valid = np.zeros(contract.sensor_samples, dtype=np.bool_)
+        if sensor is None or not len(sensor.timestamps):
+            return window, valid
+        times = now - np.arange(contract.sensor_samples - 1, -1, -1) / contract.sensor_rate_hz
+        newest = _held(sensor.timestamps, np.array([now]))[0]
+        places = np.minimum(_held(sensor.timestamps, times + RASTER_TOLERANCE * self.sensor_period_s), newest)
+        valid = (places >= 0) & (times - sensor.timestamps[places] <= STALE_PERIODS * self.sensor_period_s)
+        if valid.any():
+            window[valid] = _rows(sensor, places[valid])
+        return window, valid
+
+    def _state(self, state: Stream | None, now: float) -> Float32[np.ndarray, " P"]:
+        """The newest state."""
+        if state is None:
+            return np.zeros(0, dtype=np.float32)
+        place = int(_held(state.timestamps, np.array([now]))[0])
+        assert place >= 0, "frames() leaves out what comes before the first state"
+        return np.array(state.values[place], dtype=np.float32)
+
+    def _images(
+        self, episode: Episode, now: float
+    ) -> tuple[tuple[UInt8[np.ndarray, "3 _ _"], ...], Bool[np.ndarray, " V"]]:
+        """The newest frame of each camera, all decoded at once; a black one of the usual size where there is none."""
+        requests: list[tuple[Frames, Sequence[int]]] = []
+        places = [self.frame_at(episode, camera, now) for camera in self.contract.cameras]
+        for camera, place in zip(self.contract.cameras, places, strict=True):
+            if place >= 0:
+                requests.append((_Located(episode, camera), (place,)))
+        decoded = iter(read_frames(requests))
+        images = tuple(
+            next(decoded)[0] if place >= 0 else np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8)
+            for camera, place in zip(self.contract.cameras, places, strict=True)
+        )
+        return images, np.array([place >= 0 for place in places], dtype=np.bool_)
+
+    def frame_at(self, episode: Episode, camera: str, now: float) -> int:
+        """Index of a camera's newest frame; -1 where the camera is missing or has not started."""
+        if camera not in episode.cameras:
+            return -1
+        tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / self.contract.fps)
+        return int(_held(episode.cameras[camera].timestamps, np.array([now + tolerance_s]))[0])
+
+
+class _Located:
+    """The frames of a camera; an error says which camera of which episode it was."""
+
+    def __init__(self, episode: Episode, camera: str) -> None:
+        self.episode, self.camera = episode, camera
+
+    @property
+    def timestamps(self) -> Float64[np.ndarray, " N"]:
+        """Those of the camera."""
+        return self.episode.cameras[self.camera].timestamps
+
+    def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
+        """The frames of the camera."""
+        try:
+            return self.episode.cameras[self.camera].read(indices)
+        except ValueError as error:
+            raise CorruptData(f"{self.episode.name}, {self.camera}, frame {indices[0]}: {error}") from error
+
+
+def _held(timestamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
+    """Index of the last timestamp <= each time; -1 where there is none."""
+    places: Int64[np.ndarray, " M"] = np.searchsorted(timestamps, times, side="right") - 1
+    return places
+
+
+def _steps(
+    actions: Stream, times: Float64[np.ndarray, " M"], fps: float
+) -> tuple[Int64[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
+    """Index of the action nearest to each time, and whether it is within half a period of the frame clock."""
+    timestamps = actions.timestamps
+    after = np.searchsorted(timestamps, times).clip(max=len(timestamps) - 1)
+    before = (after - 1).clip(min=0)
+    nearest = np.where(times - timestamps[before] <= timestamps[after] - times, before, after)
+    return nearest, np.abs(timestamps[nearest] - times) <= 0.5 / fps
+
+
+def _rows(stream: Stream, places: Int64[np.ndarray, " M"]) -> Float32[np.ndarray, "M C"]:
+    """Rows of a stream, through one contiguous read: a memory map need not support more."""
+    first, last = int(places.min()), int(places.max())
+    rows: Float32[np.ndarray, "M C"] = np.asarray(stream.values[first : last + 1], dtype=np.float32)[places - first]
+    return rows
