@@ -1,0 +1,335 @@
+"""A policy on disk: what it is, what it was trained to expect, and its learned weights; the backbone is only named.
+
+POLICY/config.json                    settings, data contract, backbone and its fingerprint
+POLICY/normalizer.safetensors         of actions, state and sensor
+POLICY/sensor_encoder.safetensors     where the data has a sensor
+POLICY/action_expert.safetensors
+POLICY/adapter/                       LoRA, as plain peft loads it; where the policy has one
+POLICY/backbone_blocks.safetensors    backbone parameters that were trained themselves; where there are any
+POLICY/README.md                      model card
+"""
+
+import dataclasses
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla import lora
+from vla.backbone import BackboneConfig, fingerprint, resolve
+from vla.batch import DataContract
+from vla.data.episode import CorruptData
+from vla.diffusion import DiffusionConfig
+from vla.expert import ExpertConfig
+from vla.lora import LoraConfig
+from vla.normalize import Normalizer
+from vla.policy import Policy, PolicyConfig, assemble, streams
+from vla.sensor import SensorConfig
+
+SCHEMA = 1
+PARTS = {"sensor": "sensor_encoder.safetensors", "expert": "action_expert.safetensors"}
+"""The file of each learned part."""
+BLOCKS = "backbone_blocks.safetensors"
+MERGED = "./backbone"
+"""A backbone path that starts with `./` lies in the policy folder itself."""
+PROMPT = "one user message: the cameras' images in order, then the instruction; the backbone's chat template"
+
+
+def save_policy(policy: Policy, folder: Path | str, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write a policy folder, beside its place first, then renamed; an older policy there is replaced.
+
+    `tensors` gives weights by parameter name (averaged ones, or those another process gathered); what it leaves out
+    comes from the policy itself.
+
+    Raises:
+        ValueError: the folder exists and is no policy.
+    """
+    folder, tensors = Path(folder), dict(tensors or {})
+    learned = policy.learned()
+    assert not (unknown := tensors.keys() - learned.keys()), f"{sorted(unknown)[:3]} are no learned parameters"
+    learned |= {name: tensor.detach() for name, tensor in tensors.items()}
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    beside.mkdir()
+    try:
+        write_parts(policy, beside, learned)
+        write_description(policy, beside, learned)
+        replace_folder(folder, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> None:
+    """The weights."""
+    save(policy.normalizer.state_dict(), folder / "normalizer.safetensors")
+    for part, file in PARTS.items():
+        if content := below(part, learned):
+            save(content, folder / file)
+    backbone = below("backbone", learned)
+    adapter = {name: tensor for name, tensor in backbone.items() if "lora_" in name}
+    if policy.config.lora is not None:
+        (folder / "adapter").mkdir()
+        lora.save(policy.backbone, folder / "adapter", adapter)
+    if blocks := {name: tensor for name, tensor in backbone.items() if name not in adapter}:
+        save(blocks, folder / BLOCKS)
+
+
+def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> None:
+    """config.json and the model card."""
+    backbone = policy.config.backbone
+    content = {
+        "schema": SCHEMA,
+        "backbone": {"id": backbone.path, "fingerprint": fingerprint(str(policy.backbone.folder))},
+        "contract": policy.contract.to_json(),
+        "prompt": PROMPT,
+        "units": "the data's own; normalizer.safetensors makes them unitless",
+        "policy": dataclasses.asdict(policy.config),
+    }
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(policy, learned), encoding="utf-8")
+
+
+def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: torch.dtype = torch.float32) -> Policy:
+    """The policy of a folder, frozen and in eval mode. `backbone_path` says where the same backbone lies here.
+
+    Raises:
+        ValueError: not a policy folder, another backbone, or weights that do not fit the configuration.
+        CorruptData: a file cannot be read.
+    """
+    folder = Path(folder)
+    content = read_description(folder)
+    config, contract = read_config(content, folder)
+    path = backbone_path or content["backbone"]["id"]
+    path = str(folder / path) if path.startswith("./") else path
+    if (found := fingerprint(path)) != content["backbone"]["fingerprint"]:
+        raise ValueError(
+            f"policy {folder} was trained on backbone {content['backbone']['id']!r} "
+            f"({content['backbone']['fingerprint'][:12]}), but {path!r} is another one ({found[:12]}); "
+            "give the folder of the same backbone"
+        )
+    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, path=path))
+    normalizers = {stream: Normalizer(width) for stream, width in streams(contract).items()}
+    policy = assemble(config, contract, normalizers, dtype, seed=0)
+    fill(policy.normalizer, read(folder / "normalizer.safetensors"), folder / "normalizer.safetensors")
+    fill(policy.expert, read(folder / PARTS["expert"]), folder / PARTS["expert"])
+    if policy.sensor is not None:
+        fill(policy.sensor, read(folder / PARTS["sensor"]), folder / PARTS["sensor"])
+    if config.lora is not None:
+        lora.load(policy.backbone, folder / "adapter")
+    if (folder / BLOCKS).exists():
+        blocks = read(folder / BLOCKS)
+        own = {name: tensor for name, tensor in policy.backbone.state_dict().items() if name in blocks}
+        compare({name: tensor.shape for name, tensor in own.items()}, blocks, folder / BLOCKS)
+        policy.backbone.load_state_dict(blocks, strict=False)
+        policy.tuned = frozenset(f"backbone.{name}" for name in blocks)
+    policy.requires_grad_(requires_grad=False)
+    policy.set_mode(training=False)
+    return policy
+
+
+def merge_policy(source: Path | str, destination: Path | str, backbone_path: str | None = None) -> None:
+    """Write a policy whose adapter is merged into a backbone of its own, `destination`/backbone.
+
+    Raises:
+        ValueError: as `load_policy`; there is nothing to merge; the destination exists and is no policy.
+    """
+    source, destination = Path(source), Path(destination)
+    content = read_description(source)
+    if content["policy"]["lora"] is None and not (source / BLOCKS).exists():
+        raise ValueError(f"policy {source} has no adapter, so there is nothing to merge; use it as it is")
+    check_replaceable(destination)
+    policy = load_policy(source, backbone_path)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    beside = destination.parent / f".{destination.name}.{uuid.uuid4().hex[:8]}"
+    folder = beside / MERGED
+    try:
+        folder.mkdir(parents=True)
+        for file in resolve(policy.config.backbone.path).iterdir():
+            if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".pt")):
+                shutil.copyfile(file, folder / file.name)
+        model = lora.merge(policy.backbone) if policy.config.lora is not None else policy.backbone.plain
+        model.save_pretrained(folder)
+        policy.backbone.folder, policy.backbone.model = folder, model
+        policy.tuned = frozenset()
+        backbone = dataclasses.replace(policy.config.backbone, path=MERGED)
+        policy.config = dataclasses.replace(policy.config, backbone=backbone, lora=None)
+        learned = policy.learned()
+        write_parts(policy, beside, learned)
+        write_description(policy, beside, learned)
+        replace_folder(destination, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """config.json, checked for being one."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} is no policy folder: it has no config.json; give one written by training (RUN/policy)"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptData(f"{file} is damaged ({error}); export the policy again") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ValueError(f"{file} does not describe a policy of schema {SCHEMA}; give a folder like RUN/policy")
+    return content
+
+
+def read_config(content: Mapping[str, Any], folder: Path) -> tuple[PolicyConfig, DataContract]:
+    """Settings and data contract of a description."""
+    try:
+        values = content["policy"]
+        config = PolicyConfig(
+            backbone=BackboneConfig(**values["backbone"]),
+            sensor=SensorConfig(**values["sensor"]),
+            expert=ExpertConfig(**values["expert"]),
+            diffusion=DiffusionConfig(**values["diffusion"]),
+            lora=None if values["lora"] is None else LoraConfig(**values["lora"]),
+            normalization=values["normalization"],
+        )
+        return config, DataContract.from_json(content["contract"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'} does not fit this version ({error}); export the policy again"
+        ) from error
+
+
+def below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part, by their names within it."""
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+
+
+def save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors, whatever device and layout they have."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{file} is missing from the policy folder; copy the whole folder, or export it again"
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise CorruptData(f"{file} cannot be read ({error}); copy it again, or export the policy again") from error
+
+
+def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Load tensors that fit exactly."""
+    compare({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, file)
+    module.load_state_dict(dict(tensors))
+
+
+def compare(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse tensors whose names or shapes are not those expected."""
+    differences = [
+        *(f"{name} is missing" for name in expected if name not in tensors),
+        *(f"{name} is unexpected" for name in tensors if name not in expected),
+        *(
+            f"{name} is {list(tensor.shape)} instead of {list(expected[name])}"
+            for name, tensor in tensors.items()
+            if name in expected and tensor.shape != expected[name]
+        ),
+    ]
+    if differences:
+        raise ValueError(
+            f"{file} does not fit the policy's config.json in {len(differences)} tensors ({differences[0]}); "
+            "do not mix files of several policies: export it again"
+        )
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but a policy or an empty folder."""
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            read_description(folder)
+        except ValueError as error:
+            raise ValueError(f"{folder} exists and is no policy folder; give another folder to write to") from error
+    elif folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder to write the policy to")
+
+
+def replace_folder(folder: Path, beside: Path) -> None:
+    """Put a finished folder in its place; until then the old one stays whole."""
+    old = beside.with_name(f"{beside.name}.old")
+    if folder.exists():
+        folder.replace(old)
+    beside.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def card(policy: Policy, learned: Mapping[str, Tensor]) -> str:
+    """The model card, with the front matter that model hubs read."""
+    config, contract = policy.config, policy.contract
+    count = sum(tensor.numel() for tensor in learned.values())
+    base = config.backbone.path
+    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    adapter = "none" if config.lora is None else f"LoRA of rank {config.lora.rank} in `adapter/`, for plain peft"
+    sensor = "none"
+    if contract.sensor is not None:
+        sensor = (
+            f"`{contract.sensor}`, the last {contract.sensor_samples} samples of {contract.sensor_channels} channels "
+            f"at {contract.sensor_rate_hz:g} Hz"
+        )
+    return f"""\
+---
+library_name: touchstone
+pipeline_tag: robotics
+{f"base_model: {base}" if is_hub_id else f"# base_model: {Path(base).name}, a local folder"}
+tags:
+- robotics
+- vision-language-action
+- diffusion
+- qwen2_5_vl
+---
+
+# A vision-language-action policy
+
+Looks at {len(contract.cameras)} camera images, an instruction, the robot's state and a sensor, and gives the next
+{contract.horizon} actions. Trained with Touchstone.
+
+| | |
+|---|---|
+| Backbone | `{Path(base).name if not is_hub_id else base}`, not contained; its fingerprint is in `config.json` |
+| Adapter | {adapter} |
+| Learned parameters | {count:,} |
+| Cameras, in order | {", ".join(f"`{camera}`" for camera in contract.cameras) or "none"} |
+| State | {contract.state_dim} numbers |
+| Sensor | {sensor} |
+| Actions | {contract.horizon} steps of {contract.action_dim} at {contract.fps:g} Hz{names(contract)} |
+| Diffusion | {config.diffusion.path} path, {config.diffusion.prediction} prediction, \
+{config.diffusion.sampler} in {config.diffusion.sampling_steps} steps |
+
+Inputs and outputs are in the units of the data it was trained on; `normalizer.safetensors` holds the scales.
+
+## How to load
+
+```python
+import torch
+from vla.policy_folder import load_policy
+
+policy = load_policy("path/to/this/folder")  # backbone_path=... where the backbone lies elsewhere
+contract = policy.contract
+noise = torch.randn(1, contract.horizon, contract.action_dim)
+actions = policy.act(observation, noise)  # vla.batch.Observation -> {contract.horizon} x {contract.action_dim}
+```
+
+`vla evaluate path/to/this/folder --data.roots DATA` measures it on recorded demonstrations.
+"""
+
+
+def names(contract: DataContract) -> str:
+    """The action dimensions by name, where they have names."""
+    return f": {', '.join(contract.action_names)}" if contract.action_names else ""
