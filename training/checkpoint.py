@@ -1,9 +1,10 @@
-"""Checkpoints without topology: the trainable state by name, in safetensors shards, under a JSON manifest with digests.
+"""Checkpoints without topology: the trainable state by name, in safetensors shards, under a manifest with digests.
 
-    RUN/checkpoints/step-00000500/shard-00000-of-00002.safetensors   weight/<name>, exp_avg/<name>, exp_avg_sq/<name>, ema/<name>
-    RUN/checkpoints/step-00000500/policy.json                        what the weights mean: data contract, statistics, settings
-    RUN/checkpoints/step-00000500/manifest.json                      written last: what a valid checkpoint consists of
-    RUN/checkpoints/LATEST                                           a hint; the newest directory with a valid manifest is the truth
+    RUN/checkpoints/LATEST             a hint; the newest directory with a valid manifest is the truth
+    RUN/checkpoints/step-00000500/
+        shard-00000-of-00002.safetensors ...    weight/<name>, exp_avg/<name>, exp_avg_sq/<name>, ema/<name>
+        policy.json                             what the weights mean: settings, data contract, normalisers
+        manifest.json                           written last: what a valid checkpoint consists of
 
 Every rank writes its share of the names. The files are written beside their final place and renamed as one directory,
 so a directory called step-* is whole or damaged from outside, never half written. Nothing here is a pickle.
@@ -41,6 +42,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
+        """Optimizer steps it has behind it."""
         return int(self.manifest["step"])
 
     def policy(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def save(
             final.rename(folder / f".bad-{final.name}-{uuid.uuid4().hex[:8]}")
         staging.rename(final)
         write(folder / ".LATEST.tmp", final.name.encode())
-        os.replace(folder / ".LATEST.tmp", folder / "LATEST")
+        (folder / ".LATEST.tmp").replace(folder / "LATEST")
         synchronize(folder)
     accelerator.wait_for_everyone()
     return final
@@ -181,8 +183,7 @@ def read(path: Path) -> Checkpoint:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         schema, names = manifest["schema"], [entry["name"] for entry in manifest["files"]]
-        if missing := {"step", "stage", "adam_steps", "groups"} - manifest.keys():
-            raise KeyError(*missing)
+        _ = manifest["step"], manifest["stage"], manifest["adam_steps"], manifest["groups"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptData(f"{path} is no checkpoint: its manifest.json is missing or damaged") from error
     if schema != SCHEMA:

@@ -110,8 +110,8 @@ class RunConfig:
                 f"--micro-batch {min(fitting, key=lambda size: abs(size - self.micro_batch))}, or " if fitting else ""
             )
             raise ValueError(
-                f"--batch-size {self.batch_size} is not a multiple of --micro-batch {self.micro_batch} x {ranks} ranks; "
-                f"use {hint}--batch-size {larger}"
+                f"--batch-size {self.batch_size} is not a multiple of --micro-batch {self.micro_batch} x {ranks} ranks"
+                f"; use {hint}--batch-size {larger}"
             )
         return self.batch_size // (self.micro_batch * ranks)
 
@@ -122,7 +122,7 @@ class RunConfig:
 
     def policy(self, stage: Stage) -> PolicyConfig:
         """The policy of a stage: with adapters where the stage trains them."""
-        dropout = {} if self.dropout is None else {"dropout": self.dropout}
+        dropout: dict[str, Any] = {} if self.dropout is None else {"dropout": self.dropout}
         return PolicyConfig(
             backbone=self.backbone,
             sensor=dataclasses.replace(self.sensor, **dropout),
@@ -165,8 +165,10 @@ class StageConfig(RunConfig):
     """A run of one stage."""
 
     stage: Stage
+    """The stage."""
 
     def stages(self) -> list[Stage]:
+        """The one stage."""
         if self.finetune_vl == "none" and self.stage.name == "stage1":
             if opened := self.stage.lr.by_group().keys() - {"sensor", "expert"}:
                 raise ValueError(
@@ -181,9 +183,12 @@ class TwoStageConfig(RunConfig):
     """A run of both stages, one after the other."""
 
     stage1: Stage
+    """The backbone is frozen."""
     stage2: Stage
+    """The backbone is opened."""
 
     def stages(self) -> list[Stage]:
+        """Both stages."""
         return [self.stage1, self.opened(self.stage2)]
 
 
@@ -191,7 +196,7 @@ VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|keep|stop_after|resume_from|init_from"
     r"|tracker|precision|data\.(roots|workers)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
-"""Settings that may differ between a checkpoint and the run that resumes it; what they point at is compared by content."""
+"""Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def decay_at(step: int, decay: float) -> float:
-    """Decay after optimizer step `step` (from 1): min(decay, (1 + step) / (10 + step)), so that early averages follow."""
+    """Decay after optimizer step `step` (from 1): min(decay, (1 + step) / (10 + step)), which follows at first."""
     return min(decay, (1 + step) / (10 + step))
 
 

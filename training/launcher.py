@@ -49,6 +49,6 @@ def report(kind: type[BaseException], error: BaseException, traceback: Traceback
     os._exit(code)
 
 
-def unused(*arguments: Any) -> NoReturn:
+def unused(_: Any) -> NoReturn:
     """The rendezvous handler that registering has to offer."""
     raise ValueError("'touchstone' is no rendezvous backend; leave rdzv_backend at static")

@@ -22,7 +22,7 @@ Log = Callable[..., None]
 
 
 def train(config: RunConfig) -> None:
-    """Train the stages of a configuration one after the other, from the start or a checkpoint, and export the policy."""
+    """Train the stages of a configuration one after the other, anew or from a checkpoint, and export the policy."""
     session = Session(config)
     main = session.accelerator.is_main_process
     with runtime.wandb_run(config.tracker, session.out, to_json(config), active=main) as log:
@@ -40,7 +40,7 @@ def train_stage(session: Session, engine: Engine, row: Row, log: Log) -> None:
     total = row.end - row.start
     if session.stopped():
         return
-    engine.policy.set_mode(training=True)
+    session.policy.set_mode(training=True)
     if session.step == 0:
         check(session, engine, log)
     batches = session.batches(row)
@@ -90,7 +90,7 @@ def train_stage(session: Session, engine: Engine, row: Row, log: Log) -> None:
             check(session, engine, log)
         if session.step % config.save_every == 0 or due or last:
             session.save(engine, row)
-        if last:
+        if session.stopped():
             return
 
 
@@ -111,13 +111,12 @@ def check(session: Session, engine: Engine, log: Log) -> None:
     if len(samples) == 0:
         return
     config = session.config
-    result = validate(engine, engine.policy, samples, config.validation_samples, config.micro_batch)
+    result = validate(engine, session.policy, samples, config.validation_samples, config.micro_batch)
     line = {"step": session.step, **result}
     session.validations.write(line)
     log({"validation": result}, step=session.step)
-    session.accelerator.print(
-        f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} samples"
-    )
+    if session.accelerator.is_main_process:
+        tqdm.write(f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} held-out samples")
 
 
 def progress(session: Session, row: Row) -> Any:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -108,7 +109,7 @@ def main(entry: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and no rank may hang at exit because of it)
         code = 1
         sys.excepthook(*sys.exc_info())
     leave(code)
@@ -146,7 +147,7 @@ class Lines:
         kept = [json.dumps(line) for line in read_lines(path) if line["step"] <= resumed_at] if path.exists() else []
         beside = path.with_name(path.name + ".tmp")
         beside.write_text("".join(line + "\n" for line in kept))
-        os.replace(beside, path)
+        beside.replace(path)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one object; each line reaches the file system before the next step begins."""
@@ -162,6 +163,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def ignore(line: Mapping[str, Any], *, step: int) -> None:
+    """Log nothing."""
+
+
 Tracker = Literal["auto", "jsonl", "wandb"]
 
 
@@ -174,7 +179,7 @@ def wandb_run(tracker: Tracker, out: Path, config: Mapping[str, Any], *, active:
     """
     available = bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "offline"
     if not active or tracker == "jsonl" or (tracker == "auto" and not available):
-        yield lambda line, step: None
+        yield ignore
         return
     if not available:
         raise ValueError("--tracker wandb needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
@@ -182,7 +187,7 @@ def wandb_run(tracker: Tracker, out: Path, config: Mapping[str, Any], *, active:
 
     identity = out / "wandb_id.json"
     if not identity.exists():
-        identity.write_text(json.dumps(wandb.util.generate_id()))
+        identity.write_text(json.dumps(uuid.uuid4().hex[:8]))
     run = wandb.init(
         project="touchstone",
         id=json.loads(identity.read_text()),

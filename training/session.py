@@ -1,19 +1,17 @@
-"""What a run holds from its first stage to its last: data, place in the schedule, state carried between stages, records."""
+"""What a run holds from its first stage to its last: data, place in the schedule, carried state, records."""
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from training import checkpoint, runtime, stages
 from training.checkpoint import Checkpoint
@@ -23,9 +21,9 @@ from training.stages import Group, Stage
 from vla.backbone import fingerprint
 from vla.batch import Batch, DataContract, collate
 from vla.data import Dataset, open_dataset
-from vla.normalize import Statistics
-from vla.policy import Policy, build_policy, save_policy
-from vla.policy_folder import is_policy, read_weights
+from vla.normalize import Normalizer
+from vla.policy import assemble, streams
+from vla.policy_folder import load_policy, save_policy
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Origin:
 
     weights: Mapping[str, Tensor]
     contract: DataContract
-    statistics: Mapping[str, Statistics]
+    normalization: str
+    normalizers: Mapping[str, Normalizer]
     fingerprint: str
 
 
@@ -63,7 +62,10 @@ class Session:
         self.out = Path(config.out)
         resumed = self._resumed()
         self.data: Dataset = open_dataset(config.data, config.seed)
-        self.statistics: Mapping[str, Statistics] = self.data.statistics
+        self.normalizers: Mapping[str, Normalizer] = {
+            stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
+            for stream in streams(self.data.contract)
+        }
         self.rows = schedule(config.stages(), self.data, config.batch_size)
         self.fingerprint: str = runtime.share(
             accelerator, fingerprint(config.backbone.path) if accelerator.is_main_process else None
@@ -74,11 +76,12 @@ class Session:
         if resumed is not None:
             check_resumable(resumed, self.identity(), self.fingerprint)
             self.step, self.state = resumed.step, resumed.state()
+            self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
             accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
         elif config.init_from is not None:
-            origin = read_origin(config.init_from, accelerator)
-            check_origin(origin, config.init_from, self.data.contract, self.fingerprint)
-            self.initial, self.statistics = origin.weights, origin.statistics
+            origin = read_origin(config.init_from, config.backbone.path, accelerator)
+            check_origin(origin, config, self.data.contract, self.fingerprint)
+            self.initial, self.normalizers = origin.weights, origin.normalizers
         elif self.rows[0].stage.name == "stage2":
             raise ValueError(
                 "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
@@ -89,7 +92,12 @@ class Session:
         """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
         data = {
             "data contract": self.data.contract.to_json(),
-            "statistics of the training episodes": digest(statistics_to_json(self.data.statistics)),
+            "statistics of the training episodes": digest(
+                {
+                    stream: {field: np.asarray(value).tolist() for field, value in vars(statistics).items()}
+                    for stream, statistics in self.data.statistics.items()
+                }
+            ),
             "number of training samples": self.data.train.num_samples,
         }
         return self.config.identity() | flatten(data)
@@ -107,8 +115,8 @@ class Session:
     def enter(self, row: Row) -> Engine:
         """Build the policy of a stage with the weights reached so far, freeze, print the groups, build the engine."""
         config = self.config
-        policy = build_policy(
-            config.policy(row.stage), self.data.contract, self.statistics, dtype=config.dtype(), seed=config.seed
+        self.policy = policy = assemble(
+            config.policy(row.stage), self.data.contract, self.normalizers, dtype=config.dtype(), seed=config.seed
         )
         tail = policy.backbone.last_layer_names(config.finetune_layers) if row.stage.lr.backbone is not None else set()
         groups = stages.enter(row.stage, policy, {f"backbone.{name}" for name in tail})
@@ -176,7 +184,7 @@ class Session:
             (self.out / "config.json").write_text(json.dumps(to_json(self.config), indent=1) + "\n")
         self.metrics = runtime.Lines(self.out / "metrics.jsonl", active=main, resumed_at=self.step)
         self.validations = runtime.Lines(self.out / "validation.jsonl", active=main, resumed_at=self.step)
-        self.accelerator.print(self.data.table())
+        self.accelerator.print("\n".join(self.data.table()))
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
@@ -200,7 +208,7 @@ class Session:
         policy = {
             "identity": self.identity(),
             "contract": self.data.contract.to_json(),
-            "statistics": statistics_to_json(self.statistics),
+            "normalizer": normalizers_to_json(self.normalizers),
         }
         checkpoint.save(engine, self.out, step=self.step, entries=entries, policy=policy, frozen=self.kept)
         if self.accelerator.is_main_process:
@@ -211,7 +219,7 @@ class Session:
         """Write RUN/policy with the averaged weights."""
         tensors = engine.gather("ema") | engine.frozen(self.kept)
         if self.accelerator.is_main_process:
-            save_policy(engine.policy, self.out / "policy", tensors)
+            save_policy(self.policy, self.out / "policy", tensors)
             print(f"policy: {self.out / 'policy'}")
         self.accelerator.wait_for_everyone()
 
@@ -235,9 +243,8 @@ class Session:
 def schedule(rows: Sequence[Stage], data: Dataset, batch_size: int) -> list[Row]:
     """The stages, without the groups the data has no use for, laid end to end."""
     placed, start = [], 0
-    for stage in rows:
-        if data.contract.sensor is None:
-            stage = stages.without(stage, "sensor")
+    for row in rows:
+        stage = stages.without(row, "sensor") if data.contract.sensor is None else row
         end = start + stage.total(data.train.num_samples, batch_size)
         placed.append(Row(stage, start, end))
         start = end
@@ -262,32 +269,40 @@ def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprin
         )
 
 
-def read_origin(place: str, accelerator: Accelerator) -> Origin:
+def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
     """The averaged weights of a checkpoint, run or policy folder.
 
     Raises:
         ValueError: there is none at that place.
     """
     path = Path(place)
-    if is_policy(path):
-        weights, contract, statistics, identity = read_weights(path)
-        return Origin(weights=weights, contract=contract, statistics=statistics, fingerprint=identity)
+    if (path / "normalizer.safetensors").exists():
+        policy = load_policy(path, backbone)
+        return Origin(
+            weights=policy.learned(),
+            contract=policy.contract,
+            normalization=policy.config.normalization,
+            normalizers={stream: policy.normalizer_of(stream) for stream in streams(policy.contract)},
+            fingerprint=fingerprint(backbone),
+        )
     found = checkpoint.find(place, accelerator)
     meaning, state = found.policy(), found.state()
     return Origin(
         weights={**state.weight, **state.moments["ema"]},
         contract=DataContract.from_json(meaning["contract"]),
-        statistics=statistics_from_json(meaning["statistics"]),
+        normalization=meaning["identity"]["data.normalization"],
+        normalizers=normalizers_from_json(meaning["normalizer"]),
         fingerprint=found.manifest["backbone"]["fingerprint"],
     )
 
 
-def check_origin(origin: Origin, place: str, contract: DataContract, fingerprint: str) -> None:
+def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fingerprint: str) -> None:
     """Refuse weights that were learned for other data or on another backbone.
 
     Raises:
         ValueError: names each difference.
     """
+    place = config.init_from
     given, expected = contract.to_json(), origin.contract.to_json()
     names = ("action_dim", "state_dim", "horizon", "cameras", "sensor_channels", "sensor_samples")
     differences = [
@@ -332,19 +347,28 @@ def load_weights(
     for name, weight in weights.items():
         if parameters[name].shape != weight.shape:
             raise ValueError(
-                f"tensor {name!r} has shape {tuple(weight.shape)}, but this policy's is {tuple(parameters[name].shape)}; "
-                "give the settings the weights were trained with"
+                f"tensor {name!r} has shape {tuple(weight.shape)}, but this policy's is {tuple(parameters[name].shape)}"
+                "; give the settings the weights were trained with"
             )
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
 
 
-def statistics_to_json(statistics: Mapping[str, Statistics]) -> dict[str, Any]:
-    """Statistics as JSON values; floats keep every bit."""
-    return {name: stream.to_json() for name, stream in statistics.items()}
+def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> dict[str, Any]:
+    """Normalisers as JSON values; floats keep every bit."""
+    return {
+        stream: {name: buffer.tolist() for name, buffer in normalizer.state_dict().items()}
+        for stream, normalizer in normalizers.items()
+    }
 
 
-def statistics_from_json(tree: Mapping[str, Any]) -> dict[str, Statistics]:
-    """The statistics written by `statistics_to_json`."""
-    return {name: Statistics.from_json(stream) for name, stream in tree.items()}
+def normalizers_from_json(tree: Mapping[str, Any]) -> dict[str, Normalizer]:
+    """The normalisers written by `normalizers_to_json`."""
+    normalizers = {}
+    for stream, buffers in tree.items():
+        normalizer = Normalizer(len(buffers["offset"]))
+        own = normalizer.state_dict()
+        normalizer.load_state_dict({name: torch.tensor(buffers[name], dtype=own[name].dtype) for name in buffers})
+        normalizers[stream] = normalizer
+    return normalizers

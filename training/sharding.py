@@ -73,7 +73,7 @@ class Engine:
         accumulation: int,
         state: State | None = None,
     ) -> None:
-        """Build optimizer and engine over the trainable parameters of `policy`, whose weights are already those of `state`."""
+        """Build optimizer and engine over the trainable parameters; the policy already has the weights of `state`."""
         parameters = dict(policy.named_parameters())
         self.accelerator = accelerator
         self.policy = policy
@@ -97,10 +97,12 @@ class Engine:
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         if self.deepspeed:
             configure_deepspeed(accelerator, clip=clip, micro_batch=micro_batch, accumulation=accumulation)
+        self.module: Any
+        self.optimizer: Any
         self.module, self.optimizer = accelerator.prepare(policy, optimizer)
-        self.zero: Any = self.module.optimizer if self.deepspeed else None
+        self.zero: Any = self.module.optimizer if self.deepspeed else self.optimizer
         self.zero_stage: int = self.module.zero_optimization_stage() if self.deepspeed else 0
-        self.adam: torch.optim.Optimizer = self.zero.optimizer if self.deepspeed else self.optimizer.optimizer
+        self.adam: torch.optim.Optimizer = self.zero.optimizer
         self.fragments = {name: self._fragment(parameter) for name, parameter in self.parameters.items()}
         self._initialize(state)
 
@@ -120,7 +122,7 @@ class Engine:
         else:
             synchronized = last or self.accelerator.num_processes == 1
             with contextlib.nullcontext() if synchronized else self.module.no_sync():
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
 
     def gradient_norms(self) -> dict[str, float]:
         """L2 norm of the accumulated gradient before clipping, by group, and of `all`."""
@@ -185,7 +187,7 @@ class Engine:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within this context the policy's weights are the averaged ones; afterwards they are bit for bit the old ones."""
+        """Within this context the policy's weights are the averaged ones; afterwards the old ones, bit for bit."""
         current = self.gather("weight")
         self._write_weights(self.gather("ema"))
         try:
@@ -241,7 +243,8 @@ class Engine:
             case 1 | 2:
                 return self.groups[index]
             case _:
-                return self.groups[self.zero.sub_group_to_group_id[index]]
+                position: int = self.zero.sub_group_to_group_id[index]
+                return self.groups[position]
 
     def _values(self, flat: Tensor, key: str) -> Tensor:
         values: Tensor = flat if key == "weight" else self.adam.state[flat][key]
@@ -286,10 +289,11 @@ class Engine:
             return
         offloaded = self.zero.cpu_offload if self.zero_stage < 3 else self.zero.offload_optimizer
         for index, flat in enumerate(self._flats()):
-            yield self._flat_group(index), [flat.grad] if offloaded else self.zero.averaged_gradients[index]
+            share: list[Any] = [flat.grad] if offloaded else self.zero.averaged_gradients[index]
+            yield self._flat_group(index), share
 
     def _write_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the weights the next forward uses; the optimizer's own copies stay under ZeRO, and are these without it."""
+        """Set the weights the next forward uses; under ZeRO the optimizer's own copies stay."""
         with torch.no_grad(), self._gathered(list(self.parameters.values()), write=True):
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])

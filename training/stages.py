@@ -76,7 +76,7 @@ class Stage:
         return self.steps
 
     def factor(self, step: int, total: int) -> float:
-        """Share of the peak rate used by optimizer step `step` (counted from 0 within the stage): warm-up, hold, cosine."""
+        """Share of the peak rate at step `step` of the stage, counted from 0: warm-up, hold, cosine."""
         warmup = math.ceil(self.warmup * total)
         hold = warmup + math.ceil(self.hold * total)
         if step < warmup:
@@ -169,10 +169,11 @@ def table(stage: Stage, groups: list[Group], num_frozen: int) -> str:
     """The groups as a person reads them before the first step."""
     lines = [f"{stage.name}:  {'group':<16}{'tensors':>8}{'parameters':>14}{'peak rate':>11}{'decay':>7}"]
     indent = " " * (len(stage.name) + 3)
-    for group in groups:
-        lines.append(
-            f"{indent}{group.name:<16}{len(group.parameters):>8}{group.num_parameters:>14,}{group.rate:>11.1e}{group.weight_decay:>7}"
-        )
+    lines += [
+        f"{indent}{group.name:<16}{len(group.parameters):>8}{group.num_parameters:>14,}"
+        f"{group.rate:>11.1e}{group.weight_decay:>7}"
+        for group in groups
+    ]
     lines.append(f"{indent}{'frozen':<16}{'':>8}{num_frozen:>14,}{'-':>11}{'-':>7}")
     return "\n".join(lines)
 

@@ -1,6 +1,5 @@
 """Validation on held-out episodes: averaged weights, evaluation mode, fixed times and noise."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,11 +7,14 @@ from torch import Tensor
 
 from training import runtime
 from training.sharding import Engine
-from vla.batch import Batch, Sample, collate
+from vla.batch import Batch, collate
+from vla.data import ValidationSamples
 from vla.policy import Policy
 
 
-def validate(engine: Engine, policy: Policy, samples: Sequence[Sample], limit: int, micro_batch: int) -> dict[str, Any]:
+def validate(
+    engine: Engine, policy: Policy, samples: ValidationSamples, limit: int, micro_batch: int
+) -> dict[str, Any]:
     """Losses by part and the error of sampled actions, over at most `limit` samples spread evenly.
 
     Returns `loss`, `losses`, and `action_mae`: mean absolute error in the data's units, by horizon step (rows) and
