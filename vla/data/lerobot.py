@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float64, UInt8
 
 from vla.data.angles import angle_periods
 from vla.data.arrays import stored_array
-from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream, check_instruction
+from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream
 from vla.data.lerobot_checks import Problems, check_videos, episode_rows, some, with_sound_files
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
 from vla.data.tables import double_rows, float_rows, load_table
@@ -236,7 +236,6 @@ def build_episode(
         if not record.tasks:
             raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
         instruction = record.tasks[0]
-    check_instruction(instruction, name)
 
     def stream(key: str) -> Stream:
         width = int(np.prod(metadata.shapes[key]))

@@ -121,7 +121,7 @@ def check_videos(
             elif place is None or not place.path.is_file():
                 lost.append((record.index, key if place is None else f"{place.path.relative_to(metadata.root)}"))
             elif place.path in summaries:
-                summary, needed_s = summaries[place.path], place.offset_s + times[stop - 1]
+                summary, needed_s = summaries[place.path], place.offset_s + float(times[stop - 1])
                 if covers(summary, needed_s, metadata.fps):
                     found[record.index].append(key)
                 else:
