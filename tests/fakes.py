@@ -16,7 +16,7 @@ SENSOR = "observation.ft"
 
 @dataclass(frozen=True, kw_only=True)
 class FakeFrames:
-    """Frames whose red is their index, and whose height and width are the camera's."""
+    """Frames whose red and green are the low and high byte of their index, and whose height and width are the camera's."""
 
     timestamps: Float64[np.ndarray, " N"]
     height: int = 6
@@ -28,7 +28,7 @@ class FakeFrames:
             raise ValueError("front.mp4 cannot be decoded")
         images = [np.zeros((3, self.height, self.width), dtype=np.uint8) for _ in indices]
         for image, index in zip(images, indices, strict=True):
-            image[0] = index
+            image[0], image[1] = index % 256, index // 256
         return images
 
 
