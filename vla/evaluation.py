@@ -1,0 +1,359 @@
+"""Open-loop evaluation: what a policy would have done at each frame of a recording, against what was done."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+
+from vla.batch import DataContract, Sample, collate
+from vla.data import Dataset
+from vla.data.order import derive, torch_seed
+from vla.policy import Policy
+
+Progress = Callable[[int], object]
+"""Told the number of samples done since the last call."""
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Frames of whole episodes, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """The sample at an index, with a time and noise of its own."""
+        ...
+
+    def locate(self, index: int, /) -> tuple[str, int]:
+        """Name of the episode and index of the frame."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """How far predicted actions are from the recorded ones, in the data's units."""
+
+    name: str
+    mae: float
+    """Mean absolute error over all valid steps."""
+    rmse: float
+    """Root of the mean squared error over all valid steps."""
+    first_mae: float
+    """Mean absolute error of the first action of the chunk."""
+    constant_mae: float
+    """Mean absolute error of always answering the mean of the recorded actions: what a useful policy must beat."""
+    correlation: float | None
+    """Of the predicted and the recorded first action over the samples; None where either is constant."""
+    mae_by_step: list[float]
+    """One number a step of the horizon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of an open-loop evaluation."""
+
+    samples: int
+    episodes: int
+    loss: float
+    """Mean over the samples of the training loss, each at its fixed diffusion time and noise."""
+    mae: float
+    """Mean over the dimensions."""
+    rmse: float
+    """Root of the mean over the dimensions of the squared error."""
+    first_mae: float
+    constant_mae: float
+    mae_by_step: list[float]
+    dimensions: list[Error]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dump."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The report as a person reads it, in 80 columns."""
+        head = f"{'action':<24}{'MAE':>11}{'first':>11}{'RMSE':>11}{'constant':>11}{'correlation':>12}"
+        rows = [
+            f"{entry.name[:23]:<24}{entry.mae:>11.4g}{entry.first_mae:>11.4g}{entry.rmse:>11.4g}"
+            f"{entry.constant_mae:>11.4g}{'-' if entry.correlation is None else f'{entry.correlation:.3f}':>12}"
+            for entry in self.dimensions
+        ]
+        total = f"{'all':<24}{self.mae:>11.4g}{self.first_mae:>11.4g}{self.rmse:>11.4g}{self.constant_mae:>11.4g}"
+        steps = " ".join(f"{value:.3g}" for value in self.mae_by_step)
+        return [
+            f"{self.samples:,} samples of {self.episodes} episodes, loss {self.loss:.4f}",
+            "",
+            head,
+            *rows,
+            total,
+            "",
+            f"MAE by step of the horizon: {steps}",
+            "Errors are in the units of the data; `constant` is the error of always",
+            "answering the mean action.",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Predicted and recorded chunks, one row a sample."""
+
+    contract: DataContract
+    episodes: list[str]
+    frames: list[int]
+    predicted: Float[np.ndarray, "N H A"]
+    recorded: Float[np.ndarray, "N H A"]
+    valid: Bool[np.ndarray, "N H"]
+    losses: Float[np.ndarray, " N"]
+
+    def differences(self, values: Float[np.ndarray, "N H A"] | Float[np.ndarray, " A"]) -> Float[np.ndarray, "N H A"]:
+        """`values` less the recorded actions; around the circle where an action is an angle."""
+        period = np.asarray(self.contract.action_periods or (0.0,) * self.contract.action_dim)
+        difference = values - self.recorded
+        turns = np.round(difference / np.where(period > 0, period, 1.0))
+        wrapped: np.ndarray = difference - np.where(period > 0, turns * period, 0.0)
+        return wrapped
+
+    def mean(self) -> Float[np.ndarray, " A"]:
+        """The mean recorded action; of angles, the circular one."""
+        period = np.asarray(self.contract.action_periods or (0.0,) * self.contract.action_dim)
+        recorded = self.recorded[self.valid].astype(np.float64)
+        radians = recorded / np.where(period > 0, period, 1.0) * 2 * np.pi
+        circular = np.arctan2(np.sin(radians).mean(axis=0), np.cos(radians).mean(axis=0)) / (2 * np.pi) * period
+        mean: np.ndarray = np.where(period > 0, circular, recorded.mean(axis=0))
+        return mean
+
+
+def check_contract(policy: DataContract, data: DataContract) -> None:
+    """Refuse data of another shape than the policy's.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    words = {
+        "cameras": "the cameras",
+        "state_dim": "the width of the state",
+        "action_dim": "the width of the actions",
+        "horizon": "the steps of a chunk",
+        "fps": "the frame rate",
+        "sensor_channels": "the channels of the sensor",
+        "sensor_samples": "the samples of a sensor window",
+        "sensor_rate_hz": "the rate of the sensor",
+    }
+    ours, theirs = policy.to_json(), data.to_json()
+    for key, word in words.items():
+        if ours[key] != theirs[key]:
+            raise ValueError(
+                f"the policy expects {word} to be {ours[key]}, but the data has {theirs[key]}; "
+                "evaluate on data recorded like that which the policy was trained on"
+            )
+
+
+def held_out(dataset: Dataset) -> Samples:
+    """The held-out episodes; where nothing is held out, all of them."""
+    return dataset.validation if len(dataset.validation) else Everything(dataset)
+
+
+class Everything:
+    """Every training frame once, by episode and frame."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.train = dataset.train
+        positions: dict[tuple[str, int], int] = {}
+        position = 0
+        while len(positions) < self.train.num_samples:
+            positions.setdefault(self.train.locate(position), position)
+            position += 1
+        self.places = sorted(positions)
+        self.positions = [positions[place] for place in self.places]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """The sample at an index; IndexError past the end."""
+        return self.train[self.positions[index]]
+
+    def locate(self, index: int, /) -> tuple[str, int]:
+        """Name of the episode and index of the frame."""
+        return self.places[index]
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` indices, evenly spread; all of them when the limit is 0."""
+    if limit == 0 or limit >= count:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+def predict(
+    policy: Policy,
+    samples: Samples,
+    indices: Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: torch.device | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> Predictions:
+    """The policy's chunks for some samples. Noise follows from the seed and the sample's index alone."""
+    device = torch.device("cpu") if device is None else device
+    shape = (policy.contract.horizon, policy.contract.action_dim)
+    predicted, recorded, valid, losses = [], [], [], []
+    policy.to(device).set_mode(training=False)
+    loader: DataLoader[Sample] = DataLoader(
+        samples,  # type: ignore[arg-type]  # a sequence, as the loader's documentation allows
+        batch_size=batch_size,
+        sampler=indices,
+        collate_fn=collate,
+        num_workers=workers,
+    )
+    for batch, rows in zip(loader, chunked(indices, batch_size), strict=True):
+        noise = np.stack([derive(seed, "evaluation", row).standard_normal(shape, dtype=np.float32) for row in rows])
+        generator = torch.Generator().manual_seed(torch_seed(seed, "evaluation", rows[0]))
+        there = batch.to(device)
+        with torch.no_grad():
+            losses.append(sum(policy(there).values()).cpu().numpy())
+            actions = policy.act(there.observation, torch.from_numpy(noise).to(device), steps, generator)
+        predicted.append(actions.cpu().numpy())
+        recorded.append(batch.actions.numpy())
+        valid.append(batch.action_valid.numpy())
+        if progress is not None:
+            progress(len(rows))
+    places = [samples.locate(index) for index in indices]
+    return Predictions(
+        contract=policy.contract,
+        episodes=[name for name, _ in places],
+        frames=[frame for _, frame in places],
+        predicted=np.concatenate(predicted),
+        recorded=np.concatenate(recorded),
+        valid=np.concatenate(valid),
+        losses=np.concatenate(losses),
+    )
+
+
+def chunked(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Consecutive pieces of at most `size`."""
+    return (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+def measure(predictions: Predictions) -> Report:
+    """The numbers of some predictions; padded steps count nowhere."""
+    valid = predictions.valid
+    error = np.where(valid[..., None], predictions.differences(predictions.predicted), 0.0).astype(np.float64)
+    constant = np.where(valid[..., None], predictions.differences(predictions.mean()), 0.0)
+    steps = np.maximum(valid.sum(axis=0), 1)[:, None]
+    mae_by_step = np.abs(error).sum(axis=0) / steps
+    mae, squares = np.abs(error).sum(axis=(0, 1)) / valid.sum(), np.square(error).sum(axis=(0, 1)) / valid.sum()
+    constant_mae = np.abs(constant).sum(axis=(0, 1)) / valid.sum()
+    dimensions = [
+        Error(
+            name=name,
+            mae=float(mae[axis]),
+            rmse=float(np.sqrt(squares[axis])),
+            first_mae=float(mae_by_step[0, axis]),
+            constant_mae=float(constant_mae[axis]),
+            correlation=correlation(predictions.predicted[:, 0, axis], predictions.recorded[:, 0, axis]),
+            mae_by_step=mae_by_step[:, axis].tolist(),
+        )
+        for axis, name in enumerate(dimension_names(predictions.contract))
+    ]
+    return Report(
+        samples=len(valid),
+        episodes=len(set(predictions.episodes)),
+        loss=float(predictions.losses.mean(dtype=np.float64)),
+        mae=float(mae.mean()),
+        rmse=float(np.sqrt(squares.mean())),
+        first_mae=float(mae_by_step[0].mean()),
+        constant_mae=float(constant_mae.mean()),
+        mae_by_step=mae_by_step.mean(axis=1).tolist(),
+        dimensions=dimensions,
+    )
+
+
+def correlation(one: Float[np.ndarray, " N"], other: Float[np.ndarray, " N"]) -> float | None:
+    """Pearson's, or None where one of them does not vary."""
+    if min(np.ptp(one), np.ptp(other)) == 0:
+        return None
+    return float(np.corrcoef(one.astype(np.float64), other.astype(np.float64))[0, 1])
+
+
+def dimension_names(contract: DataContract) -> list[str]:
+    """The names of the action dimensions, or their numbers."""
+    return list(contract.action_names) or [f"action {axis}" for axis in range(contract.action_dim)]
+
+
+def open_loop(policy: Policy, samples: Samples, limit: int = 0, **settings: Any) -> Report:
+    """The report on at most `limit` samples, evenly spread (0: all); `settings` are those of `predict`."""
+    return measure(predict(policy, samples, spread(len(samples), limit), **settings))
+
+
+def episode_indices(samples: Samples, limit: int = 600) -> list[int]:
+    """The frames of the first episode, at most `limit` from its start."""
+    name = samples.locate(0)[0]
+    indices = []
+    for index in range(min(limit, len(samples))):
+        if samples.locate(index)[0] != name:
+            break
+        indices.append(index)
+    return indices
+
+
+def draw_episode(predictions: Predictions, file: Path) -> None:
+    """A picture of one episode: recorded and predicted actions by time, one panel a dimension."""
+    contract = predictions.contract
+    order = np.argsort(predictions.frames)
+    time = np.asarray(predictions.frames)[order] / contract.fps
+    predicted, recorded, valid = predictions.predicted[order], predictions.recorded[order], predictions.valid[order]
+    names = dimension_names(contract)
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 0.6 + 2.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten().tolist()
+    ahead = np.arange(contract.horizon) / contract.fps
+    for axis, (panel, name) in enumerate(zip(panels, names, strict=False)):
+        panel.plot(time, recorded[:, 0, axis], color="black", linewidth=1.6, label="recorded")
+        for row in range(0, len(time), contract.horizon):
+            inside = valid[row]
+            panel.plot(
+                time[row] + ahead[inside], predicted[row, inside, axis], color="tab:orange", linewidth=0.9, alpha=0.7
+            )
+        panel.plot(time, predicted[:, 0, axis], color="tab:blue", linewidth=1.2, label="predicted, first step")
+        panel.plot([], [], color="tab:orange", linewidth=0.9, label=f"predicted, {contract.horizon} steps")
+        panel.set_title(name, fontsize=10)
+        panel.grid(alpha=0.3)
+    finish(figure, panels, len(names), f"{predictions.episodes[0]}: actions by time [s]", file)
+
+
+def draw_horizon(report: Report, file: Path) -> None:
+    """A picture of the error of each dimension by step of the horizon, beside that of a constant answer."""
+    columns = min(len(report.dimensions), 4)
+    rows = -(-len(report.dimensions) // columns)
+    figure = Figure(figsize=(4 * columns, 0.6 + 2.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten().tolist()
+    for panel, entry in zip(panels, report.dimensions, strict=False):
+        steps = range(1, len(entry.mae_by_step) + 1)
+        panel.plot(steps, entry.mae_by_step, color="tab:blue", marker="o", markersize=3, label="policy")
+        panel.axhline(entry.constant_mae, color="black", linestyle="--", linewidth=1, label="mean action")
+        panel.set_title(entry.name, fontsize=10)
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+    finish(figure, panels, len(report.dimensions), "mean absolute error by step of the horizon, in data units", file)
+
+
+def finish(figure: Figure, panels: Sequence[Axes], used: int, title: str, file: Path) -> None:
+    """Hide what is empty, add title and legend, and write the picture."""
+    for panel in panels[used:]:
+        panel.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle(title, fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
