@@ -144,19 +144,30 @@ def load_backbone(config: BackboneConfig, dtype: torch.dtype) -> Backbone:
     check_checkpoint(folder)
     with without_progress_bar():
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, expected = mismatched[0]
+        raise ValueError(
+            f"the weights of backbone {folder} do not fit its config.json: {name} is {tuple(stored)} instead of "
+            f"{tuple(expected)}; take both from one checkpoint"
         )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"the weights of backbone {folder} lack {len(missing)} tensors, among them {missing[0]}; "
             "use the weights that belong to its config.json"
         )
-    model.requires_grad_(requires_grad=False).eval()
+    model.requires_grad_(requires_grad=False)
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     images = read_image_processor(folder, config.min_pixels, config.max_pixels)
     processor = Processor(folder, images, model.config, model.model.get_rope_index)
-    return Backbone(model, processor, config, folder)
+    return Backbone(model, processor, config, folder).eval()
 
 
 def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration) -> None:
@@ -195,9 +206,9 @@ def resolve(path: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", ".."):
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, siblings, n=1)
-        hint = f"did you mean {folder.parent / near[0]}" if near else "give a folder, a hub id (owner/name), or tiny"
+        siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(str(folder), ["tiny", *siblings], n=1)
+        hint = f"did you mean {near[0]}" if near else "give a folder, a hub id (owner/name), or tiny"
         raise ValueError(f"backbone {path!r} is not a folder; {hint}")
     try:
         return Path(snapshot_download(path, allow_patterns=[*TEXT_FILES, "*.safetensors", "*.safetensors.index.json"]))
