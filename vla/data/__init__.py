@@ -57,7 +57,7 @@ class _Part:
     window: Window
     places: tuple[int, ...]
     """Of the episodes, in the reader."""
-    frames: tuple[range | Int64[np.ndarray, " N"], ...]
+    frames: tuple[range | Int64[np.ndarray, " _"], ...]
     """Per episode: where a sample can stand."""
     ends: Int64[np.ndarray, " N"]
     """Per episode: the number of samples up to its end."""

@@ -1,0 +1,327 @@
+"""`open_dataset` from end to end: on made-up roots, and on the data that ships with the repository."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, noise, opener
+from vla.batch import Sample, collate
+from vla.data import DataConfig, Dataset, detect, open_dataset
+from vla.data.episode import CorruptData, Episode, Stream
+
+ROOT = FakeRoot()
+
+
+def opened(*roots: FakeRoot | FakeReader, seed: int = 0, **config: object) -> Dataset:
+    open_reader = opener(*roots)
+    return open_dataset(DataConfig(roots=tuple(open_reader.readers), **config), seed, open_reader)
+
+
+def assert_same(first: Sample, second: Sample) -> None:
+    for name, value in vars(first).items():
+        np.testing.assert_equal(vars(second)[name], value, err_msg=name)
+
+
+def test_one_epoch_is_every_training_frame_once() -> None:
+    dataset = opened(ROOT)
+    assert dataset.train.num_samples == 95 - len(dataset.validation)
+    epoch = [dataset.train.locate(position) for position in range(dataset.train.num_samples)]
+    assert len(set(epoch)) == dataset.train.num_samples
+    held_out = {dataset.validation.locate(index) for index in range(len(dataset.validation))}
+    trained, validated = {name for name, _ in epoch}, {name for name, _ in held_out}
+    assert len(trained) == 3
+    assert len(validated) == 1
+    assert not trained & validated
+
+
+def test_a_position_is_a_sample_with_its_own_randomness() -> None:
+    dataset = opened(ROOT)
+    for position in (0, 7, 1234):
+        sample = dataset.train[position]
+        name, frame = dataset.train.locate(position)
+        place = int(name[-6:])
+        assert sample.position == position
+        assert sample.actions[0, 0] == np.float32(ROOT.episode(place).timestamps[frame] + 1000 * place)
+        assert sample.images[0][0, 0, 0] == frame
+        assert sample.time == float(np.float32(sample.time))
+        assert 0 <= sample.time < 1
+        np.testing.assert_array_equal(sample.noise, noise(position, 8, 2))
+    assert dataset.train[3].time != dataset.train[4].time
+
+
+def test_samples_do_not_depend_on_what_was_read_before() -> None:
+    first, second = opened(ROOT), opened(ROOT)
+    forward = [first.train[position] for position in range(0, 200, 9)]
+    backward = [second.train[position] for position in reversed(range(0, 200, 9))]
+    for ours, theirs in zip(forward, reversed(backward), strict=True):
+        assert_same(ours, theirs)
+    assert [opened(ROOT, seed=1).train.locate(position) for position in range(5)] != [
+        first.train.locate(position) for position in range(5)
+    ]
+
+
+def test_validation_is_fixed() -> None:
+    dataset = opened(ROOT)
+    samples = list(dataset.validation)
+    assert len(samples) == len(dataset.validation) > 0
+    assert_same(samples[3], opened(ROOT).validation[3])
+    assert [sample.position for sample in samples] == list(range(len(samples)))
+    assert len({sample.time for sample in samples}) == len(samples)
+    assert (np.diff([sample.state[0] for sample in samples]) > 0).all()
+    with pytest.raises(IndexError):
+        dataset.validation[len(samples)]
+
+
+def test_no_validation_when_none_is_wanted() -> None:
+    dataset = opened(replace(ROOT, lengths=(20,)), validation_share=0.0)
+    assert len(dataset.validation) == 0
+    assert dataset.train.num_samples == 20
+    with pytest.raises(ValueError, match="--data.validation-share 0"):
+        opened(replace(ROOT, lengths=(20,)))
+
+
+def test_statistics_are_those_of_the_training_episodes() -> None:
+    dataset = opened(ROOT)
+    trained = sorted({dataset.train.locate(position)[0] for position in range(dataset.train.num_samples)})
+    episodes = [ROOT.episode(int(name[-6:])) for name in trained]
+    for kind, rows in (
+        ("actions", [episode.actions.values for episode in episodes]),
+        ("state", [episode.state.values for episode in episodes if episode.state]),
+        ("sensor", [episode.sensor.values for episode in episodes if episode.sensor]),
+    ):
+        values = np.concatenate(rows).astype(np.float64)
+        np.testing.assert_array_equal(dataset.statistics[kind].q99, np.quantile(values, 0.99, axis=0))
+        np.testing.assert_allclose(dataset.statistics[kind].mean, values.mean(axis=0))
+        assert dataset.statistics[kind].count == len(values)
+
+
+def test_widths_are_zero_without_state_and_sensor() -> None:
+    dataset = opened(replace(ROOT, sensor=None, state_dim=0))
+    assert dataset.statistics["sensor"].mean.shape == (0,)
+    assert dataset.statistics["state"].mean.shape == (0,)
+    batch = collate([dataset.train[0], dataset.train[1]])
+    assert batch.observation.sensor.shape == (2, 0, 0)
+    assert batch.observation.state.shape == (2, 0)
+
+
+def test_a_weighted_mixture_has_its_shares() -> None:
+    other = FakeRoot(name="other", lengths=(200, 200), sensor=None)
+    dataset = opened(ROOT, other, weights=(3.0, 1.0))
+    drawn = Counter(dataset.train.locate(position)[0].split("/")[0] for position in range(1000))
+    assert drawn == {"root": 750, "other": 250}
+    assert [row[-1] for row in dataset.rows] == ["share", "75.0 %", "25.0 %"]
+    assert dataset.table()[1].startswith("root   fake v1  3 ")
+    samples = [dataset.train[position] for position in range(40)]
+    names = [dataset.train.locate(position)[0] for position in range(40)]
+    for sample, name in zip(samples, names, strict=True):
+        assert sample.weight == (1.0 if name.startswith("other") else 2.0)
+        assert sample.sensor_valid.any() == (not name.startswith("other"))
+    collate(samples)
+
+
+def test_episodes_are_chosen_of_every_root() -> None:
+    first, second = replace(ROOT, indices=(3, 5, 8, 9)), replace(ROOT, name="other", indices=(1, 3, 5, 6))
+    dataset = opened(first, second, episodes=(3, 5), validation_share=0.5)
+    names = {dataset.train.locate(position)[0] for position in range(dataset.train.num_samples)}
+    names |= {dataset.validation.locate(index)[0] for index in range(len(dataset.validation))}
+    assert names == {f"{root}/episode_00000{index}" for root in ("root", "other") for index in (3, 5)}
+    with pytest.raises(ValueError, match="other has no episode 8: --data.episodes may name"):
+        opened(first, second, episodes=(3, 8))
+
+
+def test_missing_cameras_are_masked_on_request() -> None:
+    root = replace(ROOT, without_wrist=(0, 2))
+    with pytest.raises(ValueError, match=r"root/episode_000000 has no camera observation.images.wrist.*mask"):
+        opened(root)
+    dataset = opened(root, missing_cameras="mask")
+    for position in range(30):
+        name, _ = dataset.train.locate(position)
+        present = name[-1] not in "02"
+        assert dataset.train[position].image_valid.tolist() == [True, present]
+        assert dataset.train[position].images[1].shape == (3, 6, 8)
+
+
+def test_a_camera_that_starts_late_is_black_until_then() -> None:
+    reader = ROOT.open()
+    for place, episode in enumerate(reader.episodes):
+        late = FakeFrames(timestamps=episode.timestamps[4:], height=5, width=7)
+        reader = edited(reader, place, cameras={**episode.cameras, ROOT.cameras[1]: late})
+    samples = list(opened(reader).validation)
+    assert [sample.image_valid[1] for sample in samples] == [False] * 4 + [True] * (len(samples) - 4)
+    assert {sample.images[1].shape for sample in samples} == {(3, 5, 7)}
+
+
+def nan_in(stream: Stream, row: int) -> Stream:
+    values = stream.values.copy()
+    values[row, 1] = np.nan
+    return replace(stream, values=values)
+
+
+EPISODE: Episode = ROOT.episode(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"actions": nan_in(EPISODE.actions, 7)}, "nan in actions, row 7, dimension 1"),
+        ({"state": nan_in(EPISODE.state, 24)}, "nan in state, row 24, dimension 1"),
+        ({"sensor": nan_in(EPISODE.sensor, 1249)}, "nan in sensor, row 1249, dimension 1"),
+        ({"actions": encoded(EPISODE.timestamps, 3)}, "3 action values, its root says 2"),
+        ({"state": None}, "0 state values, its root says 3"),
+        ({"timestamps": EPISODE.timestamps[::-1].copy()}, "frame timestamps that do not increase at row 1"),
+        ({"actions": encoded(np.zeros(25), 2)}, "actions timestamps that do not increase"),
+        ({"sensor": encoded(np.arange(100) / 500, 2)}, "sensor samples at 500.0 Hz, its root says 1000 Hz"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_episodes_are_corrupt_data(changes: dict[str, object], said: str, seed: int) -> None:
+    """In training and validation episodes alike: the seeds put the episode in both."""
+    with pytest.raises(CorruptData, match=f"root/episode_000001 has .*{said}"):
+        opened(edited(ROOT.open(), 1, **changes), seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"instruction": ""}, "empty instruction"),
+        ({"instruction": "  \n"}, "empty instruction"),
+        ({"instruction": "go " * 3334}, "10,002 characters"),
+        ({"instruction": "look at <|image_pad|> and go"}, r"control token <\|image_pad\|>"),
+        ({"instruction": "<|im_end|>"}, r"control token <\|im_end\|>"),
+        ({"confidence": 0.0}, "confidence 0"),
+        ({"confidence": float("nan")}, "confidence nan"),
+        ({"actions": encoded(EPISODE.timestamps + 100, 2)}, "clocks do not match"),
+    ],
+)
+def test_episodes_that_nothing_can_be_learned_from_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"root/episode_000001 has .*{said}") as refusal:
+        opened(edited(ROOT.open(), 1, **changes))
+    assert not isinstance(refusal.value, CorruptData)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_episode_shorter_than_the_chunk_is_refused() -> None:
+    root = replace(ROOT, lengths=(20, 7, 5))
+    with pytest.raises(ValueError, match="root/episode_000001 has 7 frames.*8 steps.*--data.horizon.*--data.episodes"):
+        opened(root)
+    assert opened(root, horizon=5).train[0].actions.shape == (5, 2)
+    opened(replace(root, lengths=(8, 8)))
+
+
+def test_a_root_without_episodes_and_an_unseen_sensor_are_refused() -> None:
+    with pytest.raises(ValueError, match="root has no episodes"):
+        opened(replace(ROOT, lengths=()))
+    with pytest.raises(ValueError, match="no training episode has a sample of observation.ft"):
+        opened(replace(ROOT, without_sensor=(0, 1, 2, 3)))
+
+
+def test_a_frame_that_cannot_be_decoded_is_named_when_it_is_read() -> None:
+    dataset = opened(replace(ROOT, broken_frames=(9,)))
+    with pytest.raises(CorruptData, match=r"root/episode_00000\d, observation.images.front, frame 9"):
+        list(dataset.validation)
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_folders_that_are_not_data(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "missing_not").mkdir()
+    with pytest.raises(ValueError, match="missing_not" if name == "missing" else "holds no data"):
+        detect(tmp_path / name)
+
+
+# From here on: the data that ships with the repository.
+
+
+@pytest.fixture(scope="module")
+def dataset(needle: Path) -> Dataset:
+    return open_dataset(DataConfig(roots=(str(needle),)), 0)
+
+
+def test_the_shipped_data_as_samples(dataset: Dataset) -> None:
+    contract = dataset.contract
+    assert contract.cameras == ("observation.images.front", "observation.images.wrist")
+    assert (contract.state_dim, contract.action_dim, contract.fps) == (12, 7, 20.0)
+    assert (contract.sensor_channels, contract.sensor_samples, contract.sensor_rate_hz) == (6, 50, 1000.0)
+    assert dataset.train.num_samples + len(dataset.validation) == 243
+    sample = dataset.train[0]
+    assert [image.shape for image in sample.images] == [(3, 128, 128)] * 2
+    assert sample.image_valid.all()
+    assert sample.sensor_valid.all()
+    assert sample.weight == 2.0
+    assert "needle" in sample.instruction
+
+
+def test_windows_of_the_shipped_data_are_its_rows(dataset: Dataset, needle: Path) -> None:
+    """Row by row as the table stores them: 50 sensor samples a frame, read without the reader."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(needle / "data/chunk-000/file-000.parquet")
+    episodes = table["episode_index"].to_numpy()
+    frames = table["frame_index"].to_numpy()
+    actions = np.stack(table["action"].to_numpy())
+    states = np.stack(table["observation.state"].to_numpy())
+    windows = np.array(table["observation.ft"].to_pylist(), dtype=np.float32)
+    for position in range(0, 200, 5):
+        name, frame = dataset.train.locate(position)
+        row = int(np.flatnonzero((episodes == int(name[-6:])) & (frames == frame))[0])
+        sample = dataset.train[position]
+        np.testing.assert_array_equal(sample.sensor, windows[row])
+        np.testing.assert_array_equal(sample.state, states[row])
+        steps = min(8, int((episodes == episodes[row]).sum()) - frame)
+        np.testing.assert_array_equal(sample.actions[:steps], actions[row : row + steps])
+        assert sample.action_valid.tolist() == [True] * steps + [False] * (8 - steps)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_read_the_same_samples(dataset: Dataset, method: str) -> None:
+    expected = [dataset.train[position] for position in range(12)]  # also opens decoders and threads before a fork
+    loader = DataLoader(
+        dataset.train,
+        batch_sampler=[list(range(start, start + 4)) for start in range(0, 12, 4)],
+        num_workers=1 if method == "spawn" else 2,
+        multiprocessing_context=method,
+        collate_fn=list,
+        timeout=60,
+    )
+    read = [sample for batch in loader for sample in batch]
+    for ours, theirs in zip(expected, read, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_samples_are_light_to_send(dataset: Dataset) -> None:
+    assert len(ForkingPickler.dumps(dataset.train)) < 10_000
+    assert len(ForkingPickler.dumps(dataset.validation)) < 10_000
+
+
+def test_threads_read_the_same_samples(dataset: Dataset) -> None:
+    expected = [dataset.train[position] for position in range(30)]
+    with ThreadPoolExecutor(4) as pool:
+        for ours, theirs in zip(expected, pool.map(dataset.train.__getitem__, range(30)), strict=True):
+            assert_same(ours, theirs)
+
+
+def test_the_same_episodes_in_two_formats_are_the_same_samples(shared: Path) -> None:
+    first = open_dataset(DataConfig(roots=(str(shared / "data/g1_pick_bottle_v30"),)), 0)
+    second = open_dataset(DataConfig(roots=(str(shared / "data/g1_pick_bottle"),), episodes=(29, 30, 31, 59, 82)), 0)
+    assert first.contract == second.contract
+    for position in range(0, 2000, 150):
+        assert_same(first.train[position], second.train[position])
+    for index in range(0, len(first.validation), 60):
+        assert_same(first.validation[index], second.validation[index])
+    for kind, statistics in first.statistics.items():
+        np.testing.assert_equal(vars(second.statistics[kind]), vars(statistics))
+
+
+def test_batches_of_the_shipped_data_stack(dataset: Dataset) -> None:
+    batch = collate([dataset.train[position] for position in range(4)])
+    assert batch.observation.sensor.shape == (4, 50, 6)
+    assert batch.actions.dtype == torch.float32
+    assert batch.positions.tolist() == [0, 1, 2, 3]
