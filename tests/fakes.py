@@ -16,7 +16,7 @@ SENSOR = "observation.ft"
 
 @dataclass(frozen=True, kw_only=True)
 class FakeFrames:
-    """Frames whose red and green are the low and high byte of their index, and whose height and width are the camera's."""
+    """Frames whose red and green are the low and high byte of their index."""
 
     timestamps: Float64[np.ndarray, " N"]
     height: int = 6
