@@ -284,14 +284,23 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
         if exit_.code in (0, None):  # --help
             print(printed.getvalue())
             raise
-        words = re.sub(r"[^\x20-\x7e]+", " ", printed.getvalue())
-        raise ValueError(re.sub(r"\s+", " ", words).strip()) from None
+        raise ValueError(complaint(printed.getvalue())) from None
     if unknown:
         flags = ["--" + name.replace("_", "-") for name in flatten(to_json(recipe))]
         raise ValueError(
             f"unknown flag {unknown[0]}{nearest(unknown[0].replace('_', '-'), flags)}; --help lists them all"
         )
     return config
+
+
+def complaint(printed: str) -> str:
+    """What tyro's box of several lines says, as one sentence."""
+    words = re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e]+|-{5,}", " ", printed)).strip()
+    words = re.sub(r"^(Missing argument|Invalid choice|Value error) ", "", words).split(" For full helptext")[0]
+    if found := re.search(r"Error parsing (\S+?): (.*?)( Argument helptext|$)", words):
+        # What our own classes refuse is a sentence already; tyro only adds the name of the class.
+        return f"{found[1]} does not fit: {found[2].strip()}" if found[1].startswith("--") else found[2].strip()
+    return words
 
 
 def both_stages(argv: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ registers one there, only to be called: when the launched script is one of ours,
 errors. Other scripts keep torchrun's report.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ def register() -> Any:
     """Called by torch when it collects rendezvous handlers; returns one that is never chosen."""
     if launches_ours(sys.argv):
         sys.excepthook = report
+        logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     return unused
 
 

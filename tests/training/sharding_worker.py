@@ -1,4 +1,4 @@
-"""Runs on N ranks: trains a toy policy under every topology, moves its state between them, writes what it saw to a file."""
+"""Runs on N ranks: trains a toy policy under every topology, moves its state between them, writes what it saw."""
 
 import json
 import os

@@ -1,0 +1,184 @@
+"""Both stages on real robot video and on needle insertions, under every topology; resume; two stages in one group.
+
+Few launches, many runs in each: one of 1 rank, one of 2, one of 3, judged from the run folders they leave.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from tests.training import launch
+
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+
+TINY = ["--backbone.path", "tiny", "--seed", "3", "--tracker", "jsonl", "--data.workers", "0"]
+SMALL = ["--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32"]
+STAGES = {"ddp": "ddp", "zero1": "zero1", "zero2": "zero2", "zero3": "zero3"}
+
+
+def lines(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in lines(run)}
+
+
+def tensors(checkpoint: Path) -> dict[str, Any]:
+    found = {}
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return found
+
+
+def train(folder: Path, jobs: list[tuple[str, str, list[str]]], ranks: int) -> None:
+    """Run jobs (recipe, topology, flags) on a number of ranks."""
+    file = folder / f"jobs-{ranks}-{len(list(folder.glob('jobs-*')))}.json"
+    file.write_text(
+        json.dumps([{"recipe": recipe, "topology": topology, "argv": argv} for recipe, topology, argv in jobs])
+    )
+    launch.worker("train_worker.py", file, ranks=ranks, timeout=900)
+
+
+G1_FLAGS = [
+    *TINY,
+    *SMALL,
+    "--batch-size",
+    "4",
+    "--micro-batch",
+    "1",
+    "--dropout",
+    "0",
+    "--stage.steps",
+    "20",
+]
+G1_FLAGS += ["--stage.lr.expert", "1e-3", "--save-every", "2", "--keep", "30", "--validation-samples", "8"]
+NEEDLE_FLAGS = [*TINY, *SMALL, "--dropout", "0.1", "--stage.steps", "20", "--save-every", "50"]
+NEEDLE_FLAGS += ["--validation-samples", "2"]
+
+
+@pytest.fixture(scope="module")
+def g1_runs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("g1")
+
+    def both(topology: str, name: str) -> list[tuple[str, str, list[str]]]:
+        flags = ["--data.roots", str(shared / "data" / "g1_pick_bottle_v30"), *G1_FLAGS]
+        first, second = str(folder / f"{name}-1"), str(folder / f"{name}-2")
+        return [
+            ("stage1", topology, [*flags, "--out", first]),
+            ("stage2", topology, [*flags, "--out", second, "--init-from", first, "--stage.lr.lora", "1e-4"]),
+        ]
+
+    train(folder, both("cpu", "cpu"), ranks=1)
+    train(folder, [job for name, topology in STAGES.items() for job in both(topology, name)], ranks=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def needle_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    data = ["--data.roots", str(needle)]
+    jobs = []
+    for topology in ("ddp", "zero2", "zero3"):
+        flags = [*data, *NEEDLE_FLAGS, "--batch-size", "4", "--micro-batch", "1"]
+        stopped = [*flags, "--out", str(folder / f"{topology}-stopped")]
+        jobs += [
+            ("stage1", topology, [*flags, "--out", str(folder / f"{topology}-straight")]),
+            ("stage1", topology, [*stopped, "--stop-after", "8"]),
+            ("stage1", topology, [*stopped, "--resume-from", "auto"]),
+        ]
+    both = [*data, *TINY, *SMALL, "--batch-size", "4", "--micro-batch", "2", "--stage.steps", "4"]
+    both += ["--stage.lr.lora", "1e-3", "--validation-samples", "2"]
+    stopped = [*both, "--out", str(folder / "two-stopped")]
+    jobs += [
+        ("two_stage", "zero2", [*both, "--out", str(folder / "two-straight")]),
+        ("two_stage", "zero2", [*stopped, "--stop-after", "6"]),
+        ("two_stage", "zero2", [*stopped, "--resume-from", "auto"]),
+    ]
+    elastic = [*data, *NEEDLE_FLAGS, "--dropout", "0", "--batch-size", "12", "--micro-batch", "1"]
+    moving = [*elastic, "--out", str(folder / "elastic"), "--resume-from", "auto"]
+    jobs += [
+        ("stage1", "zero2", [*elastic, "--out", str(folder / "elastic-straight")]),
+        ("stage1", "zero2", [*moving, "--stop-after", "7"]),
+    ]
+    train(folder, jobs, ranks=2)
+    train(folder, [("stage1", "cpu", [*moving, "--stop-after", "14", "--micro-batch", "3"])], ranks=1)
+    train(folder, [("stage1", "zero3", [*moving, "--micro-batch", "2"])], ranks=3)
+    return folder
+
+
+class TestRealData:
+    """Stage 1 then stage 2 for 20 steps each on g1_pick_bottle, on one rank and on two under every topology."""
+
+    @pytest.mark.parametrize("topology", STAGES)
+    @pytest.mark.parametrize("stage", [1, 2])
+    def test_losses_of_all_topologies_agree(self, g1_runs: Path, topology: str, stage: int) -> None:
+        reference, seen = losses(g1_runs / f"cpu-{stage}"), losses(g1_runs / f"{topology}-{stage}")
+        assert seen.keys() == reference.keys() == set(range(1, 21))
+        assert seen == pytest.approx(reference, rel=1e-5)
+
+    @pytest.mark.parametrize("topology", ["cpu", *STAGES])
+    def test_frozen_tensors_do_not_change(self, g1_runs: Path, topology: str) -> None:
+        for stage in (1, 2):
+            result = json.loads((g1_runs / f"{topology}-{stage}" / "FROZEN.json").read_text())
+            assert result["tensors"] > 40
+            assert result["changed"] == 0
+
+    @pytest.mark.parametrize("topology", ["cpu", *STAGES])
+    def test_every_lora_tensor_has_a_gradient_at_the_second_step(self, g1_runs: Path, topology: str) -> None:
+        state = tensors(g1_runs / f"{topology}-2" / "checkpoints" / "step-00000002")
+        adapters = {name: value for name, value in state.items() if name.startswith("exp_avg/") and "lora_" in name}
+        assert len(adapters) == 2 * 4 * 2, "A and B of q, k, v, o in both layers"
+        assert all(value.abs().max() > 0 for value in adapters.values())
+
+    def test_validation_loss_falls(self, g1_runs: Path) -> None:
+        first, last = (lines(g1_runs / "cpu-1", "validation.jsonl")[place] for place in (0, -1))
+        assert (first["step"], last["step"]) == (0, 20)
+        assert last["loss"] < 0.95 * first["loss"]
+
+    def test_rates_keep_their_ratio(self, g1_runs: Path) -> None:
+        for line in lines(g1_runs / "zero2-2"):
+            assert line["lr"]["expert"] / line["lr"]["lora"] == pytest.approx(10, rel=1e-12)
+
+    def test_a_checkpoint_holds_what_is_learned_and_nothing_frozen(self, g1_runs: Path) -> None:
+        state = tensors(g1_runs / "zero3-1" / "checkpoints" / "step-00000020")
+        assert {name.split("/")[0] for name in state} == {"weight", "exp_avg", "exp_avg_sq", "ema"}
+        assert {name.split("/")[1].split(".")[0] for name in state} == {"expert"}
+        adapted = tensors(g1_runs / "zero3-2" / "checkpoints" / "step-00000020")
+        extra = {name for name in adapted if name not in state}
+        assert extra
+        assert all("lora_" in name and "visual" not in name for name in extra)
+
+
+class TestResume:
+    """20 steps = 8, stop, 12, with dropout; and 2 ranks -> 1 -> 3."""
+
+    @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "two"])
+    def test_a_stopped_run_ends_bitwise_equal(self, needle_runs: Path, name: str) -> None:
+        assert losses(needle_runs / f"{name}-stopped") == losses(needle_runs / f"{name}-straight")
+        last = max((needle_runs / f"{name}-straight" / "checkpoints").glob("step-*")).name
+        straight = tensors(needle_runs / f"{name}-straight" / "checkpoints" / last)
+        stopped = tensors(needle_runs / f"{name}-stopped" / "checkpoints" / last)
+        assert straight.keys() == stopped.keys()
+        assert all(straight[key].equal(stopped[key]) for key in straight)
+
+    def test_dropout_was_on(self, needle_runs: Path) -> None:
+        assert losses(needle_runs / "ddp-straight") != pytest.approx(losses(needle_runs / "elastic-straight"), rel=1e-3)
+
+    def test_a_run_moves_from_two_ranks_to_one_to_three(self, needle_runs: Path) -> None:
+        straight, moved = lines(needle_runs / "elastic-straight"), lines(needle_runs / "elastic")
+        assert [line["positions"] for line in moved] == [line["positions"] for line in straight]
+        assert losses(needle_runs / "elastic") == pytest.approx(losses(needle_runs / "elastic-straight"), rel=1e-5)
+
+    def test_two_stages_carry_the_moments_of_what_stays_trainable(self, needle_runs: Path) -> None:
+        manifest = json.loads(
+            (needle_runs / "two-straight" / "checkpoints" / "step-00000008" / "manifest.json").read_text()
+        )
+        assert manifest["adam_steps"] == {"expert": 8, "sensor": 8, "lora": 4}
+        assert manifest["stage"] == "stage2"
+        assert [line["stage"] for line in lines(needle_runs / "two-straight")] == ["stage1"] * 4 + ["stage2"] * 4
+        assert (needle_runs / "two-straight" / "policy" / "adapter" / "adapter_model.safetensors").exists()
