@@ -227,12 +227,17 @@ show() {
     printf '%s\n' "${line[*]}"
 }
 
-# A policy folder is written beside and renamed, so its last file is there when the folder is.
-finished() {
+# Whether run folder $1 holds a policy. A policy folder is written beside and renamed, so it is there whole or not at all.
+exported() {
     local file
     for file in config.json normalizer.safetensors action_expert.safetensors; do
         [[ -s $1/policy/$file ]] || return 1
     done
+}
+
+# Whether --stop-after ended run $1, which exports a policy too, but of a step before the last.
+stopped() {
+    grep -Eq '"stop_after": *[0-9]' "$1/config.json" 2>/dev/null
 }
 
 # Pass signal $1 on to the running stage, or keep it from starting.
@@ -267,9 +272,9 @@ launch() {
     return "$status"
 }
 
-# Run stage $1 in folder $2 from weights $3; returns its exit code.
+# Run stage $1 in folder $2 from weights $3; returns its exit code, or ends here where --stop-after did.
 train() {
-    if finished "$2"; then
+    if exported "$2" && ! stopped "$2"; then
         say "stage $1 is finished: $2/policy"
         return 0
     fi
@@ -289,11 +294,15 @@ train() {
     say "stage $1: $(show)"
     local status=0
     launch || status=$?
-    if [[ $status == 0 ]] && ! finished "$2"; then
+    [[ $status == 0 ]] || return "$status"
+    exported "$2" || {
         say "stage $1 ended before its last step; start again to go on"
         return "$PREEMPTED"
+    }
+    if stopped "$2"; then
+        say "stage $1 was ended by --stop-after; start again without it to go on"
+        exit 0
     fi
-    return "$status"
 }
 
 main() {

@@ -8,8 +8,9 @@ The peer lives in an environment of its own, because its dependencies exclude ou
 
 An item is what lerobot's `dataset[i]` gives without a chunk: one frame of every camera, the state and the action. Bare
 PyAV only decodes the frames: open files are kept, each frame is sought by its timestamp. Every contender reads the
-same random items in a process of its own, pinned to the same core, one thread each; rounds alternate between them, and
-the median of the rounds counts. The mean brightness of the first frames must agree, so nobody is fast by being wrong.
+same random items in a process of its own, pinned to the same core; rounds alternate between them, and the median of the
+rounds counts. Seconds are those the process had the core for, so other work on the machine disturbs little. The mean
+brightness of the first frames must agree, so nobody is fast by being wrong.
 """
 
 import argparse
@@ -92,12 +93,18 @@ def pyav(root: Path) -> Callable[[int], Item]:
 
 
 def lerobot(root: Path) -> Callable[[int], Item]:
-    """The peer's own data set class with its default video backend."""
+    """The peer's own data set class; with its default backend (torchcodec) where that finds FFmpeg's libraries."""
     import torch
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     torch.set_num_threads(1)
-    dataset = LeRobotDataset(repo_id="benchmark/local", root=root)
+    backend = "torchcodec"
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        backend = "pyav"
+    print(f"backend {backend}")
+    dataset = LeRobotDataset(repo_id="benchmark/local", root=root, video_backend=backend)
 
     def read(index: int) -> Item:
         item = dataset[index]
@@ -119,10 +126,10 @@ def measure(name: str, root: Path, num_items: int) -> dict[str, Any]:
     read = CONTENDERS[name](root)
     opened = time.perf_counter() - started
     first = [read(index) for index in indices[:WARM_UP]][:CHECKED]
-    started = time.perf_counter()
+    started = time.process_time()
     for index in indices[WARM_UP:]:
         read(index)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     return {
         "items_per_s": num_items / seconds,
         "open_s": opened,
@@ -151,8 +158,9 @@ def run(name: str, python: str, root: Path, num_items: int) -> dict[str, Any]:
     )
     if result.returncode:
         sys.exit(f"{name} failed with {python}:\n{result.stderr[-2000:]}")
-    measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return measured
+    *said, last = result.stdout.splitlines()
+    measured: dict[str, Any] = json.loads(last)
+    return measured | {"note": " ".join(line for line in said if line.startswith("backend "))}
 
 
 def compare(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -165,7 +173,8 @@ def compare(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     rates = {name: [one["items_per_s"] for one in measured] for name, measured in rounds.items()}
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {name: medians["touchstone"] / medians[name] for name in medians if name != "touchstone"}
-    return {"items_per_s": medians, "rounds": rates, "touchstone_times_faster_than": ratios}
+    notes = {name: measured[0]["note"] for name, measured in rounds.items()}
+    return {"items_per_s": medians, "rounds": rates, "touchstone_times_faster_than": ratios, "notes": notes}
 
 
 def main() -> None:
@@ -194,7 +203,8 @@ def main() -> None:
         return
     print(f"{'':<12}{'items/s':>9}   rounds")
     for name, rate in report["items_per_s"].items():
-        print(f"{name:<12}{rate:>9.1f}   {'  '.join(f'{value:.1f}' for value in report['rounds'][name])}")
+        rounds_of = "  ".join(f"{value:.1f}" for value in report["rounds"][name])
+        print(f"{name:<12}{rate:>9.1f}   {rounds_of}   {report['notes'][name]}")
     for name, ratio in report["touchstone_times_faster_than"].items():
         print(f"touchstone reads {ratio:.1f} times as many items a second as {name}")
 

@@ -355,6 +355,18 @@ def test_a_stage_that_stopped_early_is_resumable_and_the_next_does_not_start(pod
     assert len(pod.calls()) == 1
 
 
+def test_stop_after_ends_the_job_there_and_the_next_start_goes_on(pod: Pod) -> None:
+    run = Path(pod.base["CHECKPOINT_DIR"])
+    (run / "stage1").mkdir(parents=True)
+    config = run / "stage1" / "config.json"
+    config.write_text('{\n "stop_after": 5,\n "keep": 3\n}\n')
+    assert pod.start().returncode == 0
+    assert len(pod.calls()) == 1, "stage 2 would start from half of stage 1"
+    config.write_text('{\n "stop_after": null,\n "keep": 3\n}\n')
+    assert pod.start().returncode == 0
+    assert ["stage1.py" in " ".join(call) for call in pod.calls()] == [True, False]
+
+
 def test_second_start_goes_on_where_the_first_ended(pod: Pod) -> None:
     run = pod.base["CHECKPOINT_DIR"]
     pod.codes("0/0", "75/1")
