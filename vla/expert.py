@@ -62,7 +62,7 @@ class Context(nn.Module):
 
     def __init__(self, width: int, backbone_width: int, sensor_width: int, state_dim: int) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(nn.LayerNorm(backbone_width), nn.Linear(backbone_width, width))
+        self.scene = nn.Sequential(nn.LayerNorm(backbone_width), nn.Linear(backbone_width, width))
         self.sensor = nn.Linear(sensor_width, width) if sensor_width else None
         self.state = (
             nn.Sequential(nn.Linear(state_dim, width), nn.SiLU(), nn.Linear(width, width)) if state_dim else None
@@ -75,7 +75,7 @@ class Context(nn.Module):
     ) -> ContextTokens:
         """Put the sources the expert is built for behind one another."""
         tokens, mask = backbone
-        parts, masks = [self.backbone(tokens.float()) + self.types[0]], [mask]
+        parts, masks = [self.scene(tokens.float()) + self.types[0]], [mask]
         if self.sensor is not None:
             assert sensor is not None, "this expert is built for a sensor"
             parts.append(self.sensor(sensor[0]) + self.types[1])
