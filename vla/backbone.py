@@ -31,6 +31,7 @@ from vla import tiny
 from vla.batch import Observation
 from vla.images import read_image_processor
 from vla.processor import Inputs, Processor
+from vla.vision import pack_attention
 
 MODEL_TYPE = "qwen2_5_vl"
 TEXT_FILES = (
@@ -163,6 +164,7 @@ def load_backbone(config: BackboneConfig, dtype: torch.dtype) -> Backbone:
             "use the weights that belong to its config.json"
         )
     model.requires_grad_(requires_grad=False)
+    pack_attention(model)
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     images = read_image_processor(folder, config.min_pixels, config.max_pixels)

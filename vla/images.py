@@ -79,7 +79,7 @@ class ImageProcessor:
             frames = torch.stack([images[index] for index in members])
             resized = resize(frames, grid[1] * self.patch_size, grid[2] * self.patch_size)
             for index, block in zip(members, self.patchify(self.normalize(resized), grid), strict=True):
-                patches[starts[index] : starts[index] + rows[index]] = block
+                patches[starts[index] : starts[index] + rows[index]].view(block.shape).copy_(block)
         return patches
 
     def normalize(self, images: UInt8[Tensor, "N 3 _ _"]) -> Float32[Tensor, "N 3 _ _"]:
@@ -88,16 +88,17 @@ class ImageProcessor:
         std = torch.tensor(self.std, device=images.device).view(CHANNELS, 1, 1) * LUMINANCE
         return (images.float() - mean) / std
 
-    def patchify(self, images: Float32[Tensor, "N 3 _ _"], grid: Grid) -> Float32[Tensor, "N _ _"]:
-        """Cut images into patches, the patches of one merged token behind each other, each frame repeated in time."""
+    def patchify(self, images: Float32[Tensor, "N 3 _ _"], grid: Grid) -> Float32[Tensor, "N _ _ _ _ 3 _ _ _"]:
+        """A view of the images as patches, the patches of one merged token behind each other.
+
+        Axes: image, block row, block column, row in block, column in block, channel, time, y, x; a frame is repeated
+        in time.
+        """
         _, rows, columns = grid
-        merge, patch, times = self.merge_size, self.patch_size, self.temporal_patch_size
-        blocks = images.reshape(
-            len(images), CHANNELS, rows // merge, merge, patch, columns // merge, merge, patch
-        )  # N, channel, block row, row in block, y, block column, column in block, x
+        merge, patch = self.merge_size, self.patch_size
+        blocks = images.view(len(images), CHANNELS, rows // merge, merge, patch, columns // merge, merge, patch)
         blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
-        blocks = blocks.expand(-1, -1, -1, -1, -1, -1, times, -1, -1)
-        return blocks.reshape(len(images), rows * columns, self.patch_values)
+        return blocks.expand(-1, -1, -1, -1, -1, -1, self.temporal_patch_size, -1, -1)
 
 
 def read_image_processor(folder: Path, min_pixels: int, max_pixels: int) -> ImageProcessor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vla.backbone import Backbone, BackboneConfig, load_backbone
 from vla.batch import Observation
-from vla.processor import check_instruction
+from vla.processor import Conversation, check_instruction
 
 CASES = [
     *(f"single_{size}_{limits}" for size in ("224x224", "640x480", "128x128", "97x53", "1280x720", "28x28")
@@ -149,7 +149,8 @@ def test_a_special_token_in_the_text_is_refused(backbone: Backbone, token: str) 
 
 @pytest.mark.parametrize("num_images", [0, 2])
 def test_images_and_places_must_match(backbone: Backbone, num_images: int) -> None:
-    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Go."}]}]
+    parts = [{"type": "image"}, {"type": "text", "text": "Go."}]
+    conversation: Conversation = [{"role": "user", "content": parts}]
     with pytest.raises(ValueError, match=f"room for 1 images, but {num_images} were given"):
         backbone.processor([conversation], [frame()] * num_images)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 VISION = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
-def render(conversation: list[dict[str, object]], **keywords: object) -> str:
+def render(conversation: Sequence[Mapping[str, object]], **keywords: object) -> str:
     tokenizer = AutoTokenizer.from_pretrained(tiny.build())
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, **keywords))
 

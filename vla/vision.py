@@ -1,0 +1,68 @@
+"""The vision tower's attention, with the windows of all images in a few calls instead of one call each.
+
+Patches of all images follow each other, and a patch sees its window (or its image) alone. transformers' path for sdpa
+cuts the sequence into windows and attends to each by itself: hundreds of small kernels a layer, and a wait for the
+device in every layer to read the lengths. Here windows of equal length form a batch, and lengths are read once.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+
+
+class PackedAttention(nn.Module):
+    """Stands where Qwen2_5_VLVisionAttention stood, with the same layers under the same names."""
+
+    def __init__(self, qkv: nn.Linear, proj: nn.Linear, num_heads: int) -> None:
+        super().__init__()
+        self.qkv = qkv
+        self.proj = proj
+        self.num_heads = num_heads
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "N D"],
+        cu_seqlens: Int32[Tensor, " W"],
+        position_embeddings: tuple[Float[Tensor, "N _"], Float[Tensor, "N _"]],
+        **_: object,
+    ) -> Float[Tensor, "N D"]:
+        """Attention within the windows that begin and end at `cu_seqlens`."""
+        length, width = hidden_states.shape
+        parts = self.qkv(hidden_states).reshape(length, 3, self.num_heads, -1).unbind(1)
+        query, key = apply_rotary_pos_emb_vision(parts[0], parts[1], *position_embeddings)
+        result = torch.empty_like(query)
+        for rows in windows(cu_seqlens):
+            batch = [part[rows].transpose(1, 2) for part in (query, key, parts[2])]
+            result[rows] = F.scaled_dot_product_attention(*batch).transpose(1, 2)
+        output: Tensor = self.proj(result.reshape(length, width))
+        return output
+
+
+@lru_cache(maxsize=4)
+def windows(cu_seqlens: Int32[Tensor, " W"]) -> Sequence[Int64[Tensor, "_ _"]]:
+    """The patches of each window, a tensor [windows, patches] for each length that occurs.
+
+    The cache goes by the tensor's identity: the layers of one forward pass share two of them.
+    """
+    bounds = cu_seqlens.tolist()
+    starts: dict[int, list[int]] = {}
+    for start, end in pairwise(bounds):
+        starts.setdefault(end - start, []).append(start)
+    return [
+        (torch.tensor(begins)[:, None] + torch.arange(length)).to(cu_seqlens.device)
+        for length, begins in starts.items()
+        if length
+    ]
+
+
+def pack_attention(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Give every block of the vision tower packed attention; names and values of the parameters stay."""
+    for block in model.model.visual.blocks:
+        block.attn = PackedAttention(block.attn.qkv, block.attn.proj, block.attn.num_heads)
