@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 
 from vla.batch import DataContract, Sample
-from vla.data import lerobot
+from vla.data import insertion, lerobot
 from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
 from vla.data.episode import Episode, Reader
 from vla.data.mixture import DataConfig, agree, check_config, split
@@ -22,7 +22,7 @@ from vla.normalize import Statistics
 __all__ = ["DataConfig", "Dataset", "TrainSamples", "ValidationSamples", "detect", "open_dataset", "open_root"]
 
 
-def detect(root: Path) -> Literal["lerobot"]:
+def detect(root: Path) -> Literal["lerobot", "insertion"]:
     """The format of a folder. ValueError when there is no such folder or it holds neither."""
     if not root.is_dir():
         siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
@@ -31,6 +31,8 @@ def detect(root: Path) -> Literal["lerobot"]:
         raise ValueError(f"{root} is not a folder: {hint}")
     if lerobot.is_lerobot(root):
         return "lerobot"
+    if insertion.is_insertion(root):
+        return "insertion"
     raise ValueError(
         f"{root} holds no data that can be read, expected a LeRobot dataset (meta/info.json) or recordings of the "
         "insertion recorder: check --data.roots"
@@ -39,8 +41,11 @@ def detect(root: Path) -> Literal["lerobot"]:
 
 def open_root(root: Path, config: DataConfig) -> Reader:
     """The reader of one folder, whatever its format."""
-    opener = {"lerobot": lerobot.open_lerobot}[detect(root)]
-    return opener(
+    open_it: dict[str, Callable[..., Reader]] = {
+        "lerobot": lerobot.open_lerobot,
+        "insertion": insertion.open_insertion,
+    }
+    return open_it[detect(root)](
         root,
         episodes=config.episodes,
         sensor=config.sensor,

@@ -12,6 +12,9 @@ from vla.data.episode import Layout
 from vla.data.order import derive
 from vla.normalize import Normalization
 
+SAME_RATE = 0.01
+"""Sensor rates of two roots this close are the same: free clocks, measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -148,7 +151,8 @@ def _agree_on_sensor(layouts: Sequence[Layout], config: DataConfig) -> tuple[int
                 f"{first.root} has the sensor {first.sensor} with {first.sensor_channels} channels and {layout.root} "
                 f"{layout.sensor} with {layout.sensor_channels}: train without it (--data.sensor none), or on one root"
             )
-        if layout.sensor_rate_hz != first.sensor_rate_hz and config.sensor_rate_hz is None:
+        apart = abs(layout.sensor_rate_hz / first.sensor_rate_hz - 1)
+        if apart > SAME_RATE and config.sensor_rate_hz is None:
             raise ValueError(
                 f"{first.sensor} comes at {first.sensor_rate_hz:g} Hz in {first.root} and at "
                 f"{layout.sensor_rate_hz:g} Hz in {layout.root}: say how to read it with --data.sensor-rate-hz"

@@ -1,6 +1,7 @@
 """`open_dataset` from end to end: on made-up roots, and on the data that ships with the repository."""
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, noise, opener
+from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
 from vla.data import DataConfig, Dataset, detect, open_dataset
 from vla.data.episode import CorruptData, Episode, Stream
@@ -234,6 +236,26 @@ def test_folders_that_are_not_data(tmp_path: Path, name: str) -> None:
     (tmp_path / "missing_not").mkdir()
     with pytest.raises(ValueError, match="missing_not" if name == "missing" else "holds no data"):
         detect(tmp_path / name)
+
+
+@pytest.mark.parametrize("write", [write_streams, write_windows])
+def test_recordings_with_clocks_of_their_own(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    """Robot 100 Hz, sensor 650 Hz, cameras 1 to 5 Hz, frames 10 Hz, each off by a fraction: all say their own time."""
+    root = write(tmp_path / "recordings")
+    assert detect(root) == "insertion"
+    dataset = open_dataset(DataConfig(roots=(str(root),), validation_share=0.0), 0)
+    assert dataset.contract.fps == 10.0
+    for position in range(dataset.train.num_samples):
+        sample, now = dataset.train[position], dataset.train.locate(position)[1] / 10
+        times = now - np.arange(649, -1, -1) / 650
+        skew = (times - sample.sensor[:, 0])[sample.sensor_valid]
+        assert len(skew) >= min(650, 650 * now - 2)
+        assert (skew > -1e-4).all()
+        assert (skew < 1 / 650).all()
+        assert -1e-6 < now - sample.state[0] < 0.01 + 1e-6
+        assert sample.action_valid.sum() == min(8, 30 - round(now * 10))
+        for image, valid in zip(sample.images, sample.image_valid, strict=True):
+            assert not valid or now - 1.05 < time_of(image) <= now + 0.01  # the picture counts in steps of 20 ms
 
 
 # From here on: the data that ships with the repository.

@@ -41,6 +41,7 @@ def test_the_sensor_window_can_be_chosen() -> None:
     assert (contract.sensor_samples, contract.sensor_rate_hz) == (10, 100.0)
     slower = replace(B, sensor_hz=500.0)
     assert contract_of(A, slower, sensor_rate_hz=500.0).sensor_rate_hz == 500.0
+    assert contract_of(A, replace(B, sensor_hz=999.7)).sensor_rate_hz == 1000.0
     shorter = replace(B, sensor_samples=25)
     assert contract_of(A, shorter, sensor_samples=25).sensor_samples == 25
 
