@@ -111,6 +111,20 @@ def test_the_prompt_is_cameras_then_instruction(backbone: Backbone) -> None:
     assert not visible[0, -len(padding) :].any(), "padding stands on the right"
 
 
+def test_positions_of_an_image_are_its_rows_and_columns(backbone: Backbone) -> None:
+    """By hand; transformers before 5.5.4 put a still image at a wrong time."""
+    inputs, _ = backbone.processor.observe(observation(("Go.",), [[True]]))
+    places = inputs.mm_token_type_ids[0].nonzero()[:, 0]
+    start = int(places[0])
+    time, row, column = inputs.position_ids[:, 0, places].tolist()
+    assert time == [start] * 6
+    assert row == [start] * 3 + [start + 1] * 3
+    assert column == [start, start + 1, start + 2] * 2
+    after = inputs.position_ids[:, 0, int(places[-1]) + 1 :]
+    assert after[:, 0].tolist() == [start + 3] * 3, "text goes on after the larger side"
+    assert inputs.rope_deltas[0].item() == 3 - 6
+
+
 def test_an_invalid_camera_is_hidden_with_its_brackets(backbone: Backbone) -> None:
     inputs, visible = backbone.processor.observe(observation(("Go.", "Go."), [[True, True], [False, True]]))
     assert visible[0].all()
