@@ -249,7 +249,7 @@ def test_recordings_with_clocks_of_their_own(tmp_path: Path, write: Callable[[Pa
         sample, now = dataset.train[position], dataset.train.locate(position)[1] / 10
         times = now - np.arange(649, -1, -1) / 650
         skew = (times - sample.sensor[:, 0])[sample.sensor_valid]
-        assert len(skew) >= min(650, 650 * now - 2)
+        assert len(skew) >= min(650, 650 * now - 2) or now > 2.85  # the last window of the recorder ends there
         assert (skew > -1e-4).all()
         assert (skew < 1 / 650).all()
         assert -1e-6 < now - sample.state[0] < 0.01 + 1e-6
