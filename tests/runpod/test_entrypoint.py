@@ -1,5 +1,6 @@
 """The RunPod entry point: environment to flags, refusals, signals, exit codes, a second start."""
 
+import json
 import os
 import re
 import shutil
@@ -470,3 +471,56 @@ def test_shellcheck() -> None:
     assert shellcheck is not None, "shellcheck comes with the extra `test`"
     result = subprocess.run([shellcheck, "-S", "style", str(ENTRYPOINT)], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_a_real_job_from_start_to_end(tmp_path: Path, needle: Path) -> None:
+    """Both stages with the tiny backbone: refused data, a stop on the way, the rest, and nothing left to do."""
+    run = tmp_path / "my run"
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TRAIN_DATA_PATH": str(needle),
+        "CHECKPOINT_DIR": str(run),
+        "MODEL_VARIANT": "tiny",
+        "ACCELERATE_CONFIG": "cpu",
+        "NUM_PROCESSES": "1",
+        "STEPS": "3",
+        "BATCH_SIZE": "4",
+        "MICRO_BATCH": "4",
+        "SEED": "5",
+        "TRACKER": "jsonl",
+        "EXTRA_ARGS": "--data.workers 0 --validation-samples 1",
+        "WORLD_SIZE": "16",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+    def start(**changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(ENTRYPOINT)],
+            check=False,
+            env=environment | changes,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    refused = start(TRAIN_DATA_PATH=str(tmp_path))
+    assert refused.returncode == 78, refused.stderr
+    assert "Traceback" not in refused.stderr
+    stopped = start(EXTRA_ARGS=environment["EXTRA_ARGS"] + " --stop-after 2")
+    assert stopped.returncode == 0, stopped.stderr
+    assert not (run / "stage2").exists()
+    finished = start()
+    assert finished.returncode == 0, finished.stderr
+    for stage in ("stage1", "stage2"):
+        lines = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert {line["stage"] for line in lines} == {stage}
+    assert (run / "stage2" / "policy" / "adapter" / "adapter_model.safetensors").exists()
+    before = sorted(path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file())
+    again = start()
+    assert again.returncode == 0
+    assert "is finished" in again.stderr
+    assert sorted(path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()) == before
