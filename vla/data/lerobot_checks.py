@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from vla.data.episode import CorruptData
+from vla.data.episode import CorruptData, MissingFiles
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata
 from vla.data.tables import check_parquet, double_rows, integer_column
 from vla.data.video import VideoSummary, summarize_video
@@ -60,11 +60,8 @@ def report_lost(
         fix = f"restore them, or train on what is there with `--data.episodes {' '.join(map(str, left))}`"
     else:
         fix = "restore them"
-    report(
-        ValueError(
-            f"{metadata.root}: the data of {len(lost)} of {len(records)} episodes are not there ({first}); {fix}"
-        )
-    )
+    sentence = f"{metadata.root}: the data of {len(lost)} of {len(records)} episodes are not there ({first}); {fix}"
+    report(MissingFiles(sentence, [str(record.data_file) for record in lost]))
 
 
 def episode_rows(
@@ -133,12 +130,11 @@ def check_videos(
                     )
     if lost and missing_cameras == "refuse":
         first = ", ".join(f"episode {index}: {what}" for index, what in lost[:3])
-        report(
-            ValueError(
-                f"{metadata.root}: {len(lost)} videos are not there ({first}{', ...' * (len(lost) > 3)}); "
-                "restore them, or train with those cameras masked: `--data.missing-cameras mask`"
-            )
+        sentence = (
+            f"{metadata.root}: {len(lost)} videos are not there ({first}{', ...' * (len(lost) > 3)}); "
+            "restore them, or train with those cameras masked: `--data.missing-cameras mask`"
         )
+        report(MissingFiles(sentence, [f"{metadata.root}/{what}" for _, what in lost]))
     for key in cameras:
         if rows and not any(key in keys for keys in found.values()):
             report(

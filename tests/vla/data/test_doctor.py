@@ -1,0 +1,181 @@
+"""Faults that were put in are found where they were put, and nothing is found where there are none."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+
+from tests.vla.data.recordings import CAMERA, write_v2
+from vla.data.doctor import examine, examine_reader
+from vla.data.episode import Episode, Layout, Stream
+
+NOISE = default_rng(0).normal(size=(3, 200, 4)).astype(np.float32)
+
+
+class Made:
+    """A reader of episodes made of normal noise at 20 Hz, with a force at 100 Hz."""
+
+    def __init__(self) -> None:
+        self.layout = Layout(
+            root="made",
+            format="made up",
+            fps=20.0,
+            cameras=(),
+            state_dim=4,
+            action_dim=4,
+            state_names=(),
+            action_names=("x", "y", "z", "gripper"),
+            action_periods=(0.0,) * 4,
+            sensor="force",
+            sensor_channels=2,
+            sensor_rate_hz=100.0,
+            sensor_samples=100,
+        )
+        self.episodes = [self.episode(index) for index in range(3)]
+
+    @staticmethod
+    def episode(index: int) -> Episode:
+        times = np.arange(200) / 20
+        sensor_times = np.arange(1000) / 100
+        sensor = np.random.default_rng(index).normal(size=(1000, 2)).astype(np.float32)
+        return Episode(
+            name=f"made/{index}",
+            index=index,
+            instruction="move",
+            confidence=1.0,
+            timestamps=times,
+            actions=Stream(timestamps=times, values=NOISE[index].copy()),
+            state=Stream(timestamps=times, values=NOISE[index][::-1].copy()),
+            sensor=Stream(timestamps=sensor_times, values=sensor),
+            cameras={},
+        )
+
+
+def test_sound_data_give_no_finding() -> None:
+    report = examine([Made()])
+    (root,) = report.roots
+    assert (root.episodes, root.samples, root.duration_s) == (3, 600, pytest.approx(30.0))
+    assert root.problems == root.gaps == root.short_episodes == ()
+    assert all(dimension.sound for dimension in root.dimensions)
+    assert [dimension.stream for dimension in root.dimensions] == ["action"] * 4 + ["state"] * 4 + ["sensor"] * 2
+    assert root.modalities == {"state": 1.0, "sensor": 1.0}
+    assert "nothing to report" in str(report)
+
+
+def test_values() -> None:
+    made = Made()
+    actions = made.episodes[0].actions.values
+    actions[50, 1] = 1e4
+    actions[51, 2] = np.nan
+    for episode in made.episodes:
+        episode.actions.values[:, 3] = 1.0
+    dimensions = examine_reader(made).dimensions
+    _, y, z, gripper = dimensions[:4]
+    assert y.outlier_share == pytest.approx(1 / 600)
+    assert y.worst_z > 1000
+    assert z.not_finite == 1
+    assert np.isfinite(z.median)
+    assert gripper.constant
+    assert gripper.name == "gripper"
+    assert [d.index for d in dimensions if not d.sound] == [1, 2, 3]
+
+
+def test_a_gripper_with_two_values_has_no_outliers() -> None:
+    made = Made()
+    for episode in made.episodes:
+        episode.actions.values[:, 3] = (np.arange(200) > 150) * 0.08
+    assert examine_reader(made).dimensions[3].sound
+
+
+def test_clocks() -> None:
+    made = Made()
+    first = made.episodes[0]
+    late = first.timestamps + np.where(np.arange(200) >= 80, 0.5, 0.0)
+    sensor = first.sensor
+    assert sensor is not None
+    holes = np.ones(1000, bool)
+    holes[300:340] = False
+    made.episodes[0] = replace(
+        first, timestamps=late, sensor=Stream(timestamps=sensor.timestamps[holes], values=sensor.values[holes])
+    )
+    made.episodes[1] = replace(made.episodes[1], sensor=None)
+    short = made.episodes[2]
+    made.episodes[2] = replace(short, timestamps=short.timestamps[:5])
+    report = examine_reader(made)
+    frames, force = report.gaps
+    assert (frames.stream, frames.episode, frames.count) == ("frames", "made/0", 1)
+    assert (frames.longest_s, frames.at_s) == (pytest.approx(0.55), pytest.approx(3.95))
+    assert (force.stream, force.count, force.longest_s) == ("sensor", 1, pytest.approx(0.41))
+    assert report.short_episodes == ("made/2: 5 frames, a chunk has 8 steps",)
+    assert report.modalities["sensor"] == pytest.approx(205 / 405)
+
+
+def break_table(root: Path) -> str:
+    (root / "data/chunk-000/episode_000001.parquet").unlink()
+    return "episode_000001.parquet"
+
+
+def cut_table(root: Path) -> str:
+    path = root / "data/chunk-000/episode_000001.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    return "is not a complete parquet file"
+
+
+def break_video(root: Path) -> str:
+    (root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").unlink()
+    return "videos are not there"
+
+
+def garble_video(root: Path) -> str:
+    path = root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start : start + len(content) // 2] = b"\x17" * (len(content) // 2)
+    path.write_bytes(content)
+    return "cannot be decoded"
+
+
+def break_info(root: Path) -> str:
+    (root / "meta/info.json").write_text("{")
+    return "is not valid JSON"
+
+
+@pytest.mark.parametrize("damage", [break_table, cut_table, break_video, garble_video, break_info])
+def test_a_broken_root_is_reported_and_the_rest_examined(tmp_path: Path, damage: Callable[[Path], str]) -> None:
+    root = write_v2(tmp_path / "set", lengths=(12, 9, 10))
+    sentence = damage(root)
+    report = examine([root, write_v2(tmp_path / "sound", lengths=(8, 8, 8))])
+    broken, sound = report.roots
+    assert any(sentence in problem for problem in broken.problems)
+    assert sound.problems == ()
+    assert sound.episodes == 3
+    if damage is break_table:
+        assert broken.missing_files == (str(root / "data/chunk-000/episode_000001.parquet"),)
+    if damage is not break_info:
+        assert broken.samples == (22 if damage in (break_table, cut_table) else 31)
+        share = broken.modalities[CAMERA]
+        assert share == pytest.approx(22 / 31 if damage is break_video else 1.0)
+    text = str(report)
+    assert max(map(len, text.splitlines())) <= 80
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["roots"][1]["episodes"] == 3
+
+
+def test_an_empty_instruction_is_a_problem(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    tasks = root / "meta/tasks.jsonl"
+    tasks.write_text(tasks.read_text().replace("push the box", ""))
+    (report,) = examine([root]).roots
+    assert report.problems == (
+        "set/episode_000001 has an empty instruction; write what the robot is asked to do into the task list",
+    )
+
+
+def test_real_data_name_what_is_missing(shared: Path) -> None:
+    (report,) = examine([shared / "data/g1_pick_bottle"]).roots
+    assert len(report.missing_files) == 95
+    assert report.episodes == 5
+    assert len(report.problems) == 1
