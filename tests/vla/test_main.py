@@ -1,0 +1,114 @@
+"""`vla` on the command line: results, pictures, exit codes, one sentence for a mistake."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.vla.test_policy import CONFIG
+from tests.vla.test_policy_folder import opened
+from vla.__main__ import main
+from vla.data import DataConfig, open_dataset
+from vla.policy import build_policy
+from vla.policy_folder import load_policy, save_policy
+
+
+@pytest.fixture(scope="module")
+def written(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained policy for the demonstration data."""
+    dataset = open_dataset(DataConfig(roots=(str(needle),)), seed=0)
+    folder = tmp_path_factory.mktemp("run") / "policy"
+    save_policy(opened(build_policy(CONFIG, dataset.contract, dataset.statistics, torch.float32, seed=0)), folder)
+    return folder
+
+
+def evaluate(policy: Path, data: Path, *more: str) -> int:
+    return main(["evaluate", str(policy), "--data.roots", str(data), "--data.workers", "0", "--samples", "4", *more])
+
+
+def test_evaluate_writes_a_report_and_pictures(
+    written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = Path(shutil.copytree(written, tmp_path / "policy"))
+    assert evaluate(policy, needle, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    out = tmp_path / "policy-evaluation"
+    assert printed == json.loads((out / "report.json").read_text())
+    assert printed["samples"] == 4
+    assert {path.name for path in out.iterdir()} == {"report.json", "actions.png", "horizon.png"}
+    assert evaluate(policy, needle, "--out", str(tmp_path / "elsewhere"), "--steps", "3") == 0
+    captured = capsys.readouterr()
+    assert "4 samples of 1 episodes" in captured.out
+    assert str(tmp_path / "elsewhere") in captured.err
+
+
+def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", str(written), str(tmp_path / "merged")]) == 0
+    assert "merged" in capsys.readouterr().out
+    assert evaluate(tmp_path / "merged", needle, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 4
+    assert load_policy(tmp_path / "merged").config.lora is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give a command"),
+        (["evalute"], 2, "did you mean evaluate?"),
+        (["evaluate"], 2, "POLICY and --data.roots must be given"),
+        (["import", "lerobot"], 2, "SRC and DST"),
+        (["import", "hdf5", "a", "b"], 78, "give one of 'lerobot', 'insertion'"),
+        (["doctor"], 2, "dataset folder"),
+        (["evaluate", "x", "--data.roots", "y", "--data.root", "z"], 78, "did you mean --data.roots?"),
+        (["evaluate", "x", "--data.roots", "y", "--seed", "three"], 78, "--seed does not fit"),
+        (["evaluate", "x", "--data.roots", "y", "--device", "tpu"], 78, "give one of 'auto', 'cpu', 'cuda'"),
+        (["evaluate", "x", "--data.roots", "y", "--batch-size", "0"], 78, "give 1 or more"),
+        (["evaluate", "no/such", "--data.roots", "y"], 78, "no policy folder"),
+        (["merge", "no/such", "out"], 78, "no policy folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
+    assert captured.err.count("\n") == 1
+
+
+def test_mistakes_with_data(written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(written, needle.parent / "needles") == 78
+    assert "did you mean" in capsys.readouterr().err
+    broken = Path(shutil.copytree(written, tmp_path / "policy"))
+    content = json.loads((broken / "config.json").read_text())
+    content["contract"]["state_dim"] += 1
+    (broken / "config.json").write_text(json.dumps(content))
+    assert evaluate(broken, needle) == 78
+    assert "width of the state" in capsys.readouterr().err
+    (broken / "config.json").write_text("{")
+    assert evaluate(broken, needle) == 65
+    assert "damaged" in capsys.readouterr().err
+    assert not (tmp_path / "policy-evaluation").exists()
+
+
+def test_help_reads_well_in_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in (["--help"], ["evaluate", "--help"], ["import", "--help"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code in (0, None)
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 80
+        assert "Merge a policy's adapter" in text or "PATH" in text or "POLICY" in text or "SRC" in text
+
+
+def test_help_needs_no_heavy_package() -> None:
+    script = "import sys, vla.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    module = subprocess.run([sys.executable, "-m", "vla", "--help"], check=True, capture_output=True, text=True)
+    assert "evaluate" in module.stdout
