@@ -32,6 +32,7 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
         RuntimeError: the ranks do not see each other.
     """
     on_gpu = torch.cuda.is_available()
+    launched = int(os.environ.get("WORLD_SIZE", "0"))
     deepspeed = plugin is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if deepspeed and not on_gpu:
         skip_shared_memory_build()
@@ -40,11 +41,12 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
         # (DeepSpeed); otherwise every rank silently trains alone.
         cpu=not on_gpu and not deepspeed,
         deepspeed_plugin=plugin,
-        kwargs_handlers=[InitProcessGroupKwargs(backend=None if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend="gloo" if launched and not on_gpu else None, timeout=COLLECTIVE_TIMEOUT)
+        ],
     )
     ranks: Tensor = accelerator.gather(torch.tensor([accelerator.process_index], device=accelerator.device))
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks.tolist() != list(range(launched)):
+    if ranks.tolist() != list(range(max(1, launched))):
         raise RuntimeError(
             f"{launched} ranks were launched, but rank {accelerator.process_index} sees {ranks.tolist()}"
         )

@@ -86,7 +86,7 @@ class Session:
             raise ValueError(
                 "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
             )
-        self._open_records()
+        self.opened = False
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
@@ -130,7 +130,9 @@ class Session:
         self.kept = sorted(set(learned) - trained)
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
-        self.accelerator.print(stages.table(row.stage, groups, num_frozen))
+        self.accelerator.print(*self.data.table(), stages.table(row.stage, groups, num_frozen), sep="\n")
+        if not self.opened:
+            self._open_records()
         policy.to(self.accelerator.device)
         return Engine(
             self.accelerator,
@@ -178,13 +180,14 @@ class Session:
     # Records.
 
     def _open_records(self) -> None:
+        """Create the run folder; everything that can be refused has been."""
+        self.opened = True
         main = self.accelerator.is_main_process
         if main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps(to_json(self.config), indent=1) + "\n")
         self.metrics = runtime.Lines(self.out / "metrics.jsonl", active=main, resumed_at=self.step)
         self.validations = runtime.Lines(self.out / "validation.jsonl", active=main, resumed_at=self.step)
-        self.accelerator.print("\n".join(self.data.table()))
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 

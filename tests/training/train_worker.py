@@ -35,7 +35,8 @@ def use(topology: str) -> None:
 
 
 def compare_frozen(session: Session, engine: Any) -> None:
-    names = [name for name, parameter in session.policy.named_parameters() if not parameter.requires_grad]
+    named = session.policy.named_parameters()
+    names = [name for name, parameter in named if name.startswith("backbone.") and not parameter.requires_grad]
     now = engine.frozen(names)
     if session.accelerator.is_main_process:
         original = dict(load_backbone(session.config.backbone, session.config.dtype()).named_parameters())
