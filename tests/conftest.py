@@ -30,6 +30,11 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rewrite-golden` stores what the golden tests see now; read the difference before it is committed."""
+    parser.addoption("--rewrite-golden", action="store_true", help="store the golden losses anew")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     if torch.cuda.is_available():

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
 from safetensors import safe_open
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.training import launch
+from vla.backbone import load_backbone
+from vla.batch import collate
+from vla.data import DataConfig, open_dataset
+from vla.policy_folder import load_policy
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
@@ -109,6 +116,91 @@ def needle_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(folder, [("stage1", "cpu", [*moving, "--stop-after", "14", "--micro-batch", "3"])], ranks=1)
     train(folder, [("stage1", "zero3", [*moving, "--micro-batch", "2"])], ranks=3)
     return folder
+
+
+@pytest.fixture(scope="module")
+def variant_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("variants")
+    flags = ["--data.roots", str(needle), *TINY, *SMALL, "--batch-size", "4", "--micro-batch", "1", "--dropout", "0"]
+    flags += ["--stage.steps", "4", "--validation-samples", "2", "--keep", "9"]
+
+    def stage2(name: str, topology: str, *more: str) -> tuple[str, str, list[str]]:
+        out = ["--out", str(folder / f"{name}-{topology}")]
+        origin = [] if "--resume-from" in more else ["--init-from", str(folder / "first")]
+        return "stage2", topology, [*flags, *out, *origin, *more]
+
+    full = ["--finetune-vl", "full", "--finetune-layers", "1", "--stage.lr.backbone", "1e-3"]
+    alone = ["--stage.lr.sensor", "None", "--stage.lr.expert", "None", "--stage.lr.lora", "1e-3"]
+    jobs = [
+        ("stage1", "zero2", [*flags, "--out", str(folder / "first")]),
+        *(stage2("lora", topology) for topology in ("ddp", "zero2_offload", "zero3_offload")),
+        *(stage2("full", topology, *full) for topology in ("ddp", "zero3")),
+        stage2("alone", "ddp", *alone),
+        stage2("alone", "zero3", *alone, "--stop-after", "2"),
+        stage2("alone", "zero3", *alone, "--resume-from", "auto"),
+        stage2("bf16", "zero2", "--precision", "bf16", "--backbone.gradient-checkpointing"),
+    ]
+    train(folder, jobs, ranks=2)
+    return folder
+
+
+class TestVariants:
+    """What else stage 2 may train, and where its state may lie."""
+
+    @pytest.mark.parametrize("topology", ["zero2_offload", "zero3_offload"])
+    def test_offload_trains_the_same(self, variant_runs: Path, topology: str) -> None:
+        reference = losses(variant_runs / "lora-ddp")
+        assert losses(variant_runs / f"lora-{topology}") == pytest.approx(reference, rel=1e-5)
+
+    def test_full_fine_tuning_opens_the_last_block_and_exports_it(self, variant_runs: Path) -> None:
+        assert losses(variant_runs / "full-zero3") == pytest.approx(losses(variant_runs / "full-ddp"), rel=1e-5)
+        blocks = tensors(variant_runs / "full-zero3" / "policy")
+        trained = {name for name in blocks if "language_model.layers" in name}
+        assert trained
+        assert all("layers.1." in name for name in trained), "the last of two blocks"
+        policy = load_policy(variant_runs / "full-zero3" / "policy")
+        assert {f"backbone.{name}" for name in trained} == policy.tuned
+        original = dict(load_backbone(policy.config.backbone, torch.float32).named_parameters())
+        assert all(not blocks[name].equal(original[name]) for name in trained)
+
+    def test_lora_alone_keeps_the_weights_of_the_frozen_parts(self, variant_runs: Path) -> None:
+        state = tensors(variant_runs / "alone-zero3" / "checkpoints" / "step-00000002")
+        assert any(name.startswith("weight/expert.") for name in state)
+        assert not any(name.startswith("exp_avg/expert.") for name in state)
+        first = tensors(variant_runs / "first" / "policy")
+        last = tensors(variant_runs / "alone-zero3" / "policy")
+        assert first.keys() <= last.keys()
+        assert all(first[name].equal(last[name]) for name in first)
+        assert losses(variant_runs / "alone-zero3") == pytest.approx(losses(variant_runs / "alone-ddp"), rel=1e-5)
+
+    def test_bf16_arithmetic_keeps_fp32_state(self, variant_runs: Path) -> None:
+        state = tensors(variant_runs / "bf16-zero2" / "checkpoints" / "step-00000004")
+        assert {value.dtype for value in state.values()} == {torch.float32}
+        reference = losses(variant_runs / "lora-ddp")
+        assert losses(variant_runs / "bf16-zero2") == pytest.approx(reference, rel=2e-2)
+        assert losses(variant_runs / "bf16-zero2") != reference
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    def test_plain_peft_reproduces_the_features_bitwise(self, variant_runs: Path, needle: Path) -> None:
+        policy = load_policy(variant_runs / "lora-zero3_offload" / "policy")
+        data = open_dataset(DataConfig(roots=(str(needle),)), seed=3)
+        observation = collate([data.validation[0], data.validation[5]]).observation
+        inputs, visible = policy.backbone.processor.observe(observation)
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(policy.backbone.folder, dtype=torch.float32)
+        plain = PeftModel.from_pretrained(model, variant_runs / "lora-zero3_offload" / "policy" / "adapter").eval()
+        with torch.no_grad():
+            ours = policy.backbone.encode(inputs, visible)
+            theirs = plain.get_base_model().model(
+                input_ids=inputs.input_ids,
+                attention_mask=visible.long(),
+                position_ids=inputs.position_ids,
+                pixel_values=inputs.pixel_values,
+                image_grid_thw=inputs.image_grid_thw,
+                use_cache=False,
+            )
+            without = load_backbone(policy.config.backbone, torch.float32).encode(inputs, visible)
+        assert ours.equal(theirs.last_hidden_state)
+        assert not ours.equal(without), "the adapter does something"
 
 
 class TestRealData:
