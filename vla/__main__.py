@@ -192,11 +192,9 @@ def doctor(command: Doctor) -> None:
     if not command.roots:
         raise UsageError("give at least one dataset folder: vla doctor DATA")
 
-    from vla.data import DataConfig, open_root
     from vla.data.doctor import examine
 
-    config = DataConfig(roots=tuple(str(root) for root in command.roots), missing_cameras="mask")
-    report = examine([open_root(root, config) for root in command.roots])
+    report = examine(command.roots)
     print(json.dumps(report.to_json(), indent=2) if command.json else report)
 
 
@@ -208,8 +206,9 @@ def convert(command: Import) -> None:
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
     reader = open_root(command.source, DataConfig(roots=(str(command.source),), missing_cameras="mask"))
-    write_lerobot(reader, command.destination)
-    print(f"{len(reader.episodes)} episodes in {command.destination}")
+    with progress(sum(len(episode.timestamps) for episode in reader.episodes), "frames") as bar:
+        totals = write_lerobot(reader, command.destination, progress=bar.update)
+    print(f"{', '.join(f'{count:,} {what}' for what, count in totals.items())} in {command.destination}")
 
 
 @contextlib.contextmanager

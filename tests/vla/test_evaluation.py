@@ -189,7 +189,9 @@ def test_the_demonstration_data_end_to_end(needle: Path) -> None:
     assert report.samples == 6
     assert report.episodes == 2
     assert math.isfinite(report.mae)
-    assert [entry.name for entry in report.dimensions] == [f"action {axis}" for axis in range(dataset.contract.action_dim)]
+    assert [entry.name for entry in report.dimensions] == [
+        f"action {axis}" for axis in range(dataset.contract.action_dim)
+    ]
 
 
 def test_everything_is_every_frame_once(needle: Path) -> None:

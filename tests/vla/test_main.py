@@ -96,6 +96,19 @@ def test_mistakes_with_data(written: Path, needle: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "policy-evaluation").exists()
 
 
+def test_doctor_and_import(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "lerobot", str(needle), str(tmp_path / "copy")]) == 0
+    assert "12 episodes" in capsys.readouterr().out
+    assert main(["import", "lerobot", str(needle), str(tmp_path / "copy")]) == 78
+    assert "exists" in capsys.readouterr().err
+    assert main(["import", "insertion", str(needle), str(tmp_path / "other")]) == 78
+    assert "vla import lerobot" in capsys.readouterr().err
+    assert main(["doctor", str(tmp_path / "copy"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["roots"]) == 1
+    assert main(["doctor", str(tmp_path / "copy")]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_help_reads_well_in_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for arguments in (["--help"], ["evaluate", "--help"], ["import", "--help"]):
