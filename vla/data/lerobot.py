@@ -215,6 +215,7 @@ def table_columns(metadata: Metadata, cameras: Sequence[str], sensor: str | None
     """The columns that are read; the others stay in the files."""
     wanted = {ACTION, STATE, "timestamp", "episode_index", "task_index", "confidence"}
     wanted |= {key for key in cameras if metadata.features[key]["dtype"] == "image"}
+    wanted |= {f"{key}_valid" for key in cameras}
     if sensor is not None:
         wanted |= {sensor, f"{sensor}_valid", f"{sensor}_timestamp"}
     return [key for key in metadata.features if key in wanted]
@@ -252,7 +253,11 @@ def build_episode(
         sensor=None
         if sensor is None
         else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name),
-        cameras={key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name) for key in cameras},
+        cameras={
+            key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name)
+            for key in cameras
+            if f"{key}_valid" not in rows.column_names or rows[f"{key}_valid"][0].as_py()
+        },
     )
 
 
@@ -359,6 +364,8 @@ def describe(metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, e
     shape = () if sensor is None else metadata.shapes[sensor]
     if len(shape) == 1:
         samples = max(1, round(rate_hz))
+    if sensor is not None:
+        samples = int((metadata.features[sensor].get("info") or {}).get("window_samples") or samples)
     action_names = metadata.names(ACTION)
     return Layout(
         root=str(metadata.root),

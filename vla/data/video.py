@@ -32,6 +32,10 @@ MAX_PIXELS = 64 * 1920 * 1080
 MAX_THREADS = 8
 """Cameras decoded at the same time by one process."""
 
+PLANAR_WIDTH = 32
+"""FFmpeg's conversion to planar RGB leaves the columns after the last multiple of 16 unwritten; widths that are
+multiples of this take it, which is 0.6 ms faster at 640 x 480."""
+
 Image = UInt8[np.ndarray, "3 height width"]
 
 
@@ -107,6 +111,9 @@ class Decoder:
             self._container = av.open(path)
         except (av.FFmpegError, OSError) as error:
             raise CorruptData(f"{path} cannot be opened as a video ({error.strerror})") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise CorruptData(f"{path} holds no video stream; copy or record it again")
         self._stream = self._container.streams.video[0]
         self._stream.codec_context.thread_count = 1
         self._stream.codec_context.thread_type = "NONE"
@@ -185,7 +192,10 @@ class Decoder:
         return None
 
     def _to_rgb(self, frame: VideoFrame) -> Image:
-        """Planar RGB: FFmpeg writes the three planes, which saves turning (height, width, 3) round."""
+        """Planes of red, green and blue, written by FFmpeg itself where it can: that saves turning the image round."""
+        if frame.width % PLANAR_WIDTH:
+            packed = self._reformatter.reformat(frame, format="rgb24", threads=1)
+            return np.ascontiguousarray(packed.to_ndarray().transpose(2, 0, 1))
         planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
         image = np.empty((3, planar.height, planar.width), dtype=np.uint8)
         for channel, plane in zip((1, 2, 0), planar.planes, strict=True):

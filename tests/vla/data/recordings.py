@@ -29,15 +29,22 @@ def number_of(image: np.ndarray) -> int:
 
 
 def write_video(
-    path: Path, numbers: Sequence[int], fps: int = 20, codec: str = "libx264", options: Mapping[str, str] | None = None
+    path: Path,
+    numbers: Sequence[int],
+    fps: int = 20,
+    *,
+    codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
+    size: tuple[int, int] = (64, 96),
 ) -> None:
     """A video whose frames say these numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {"g": "2"}))
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
         for number in numbers:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number, *size), format="rgb24")))
         container.mux(stream.encode())
 
 

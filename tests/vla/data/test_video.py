@@ -51,6 +51,17 @@ def test_random_access_equals_sequential_decoding(encoded: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(frames.read(range(40)), expected, strict=True))
 
 
+@pytest.mark.parametrize("width", [24, 50, 96, 100, 160, 162])
+def test_every_column_is_decoded_whatever_the_width(tmp_path: Path, width: int) -> None:
+    path = tmp_path / "file.mp4"
+    write_video(path, [255, 0, 255, 170], size=(48, width))
+    read = frames_of(path, 4).read(range(4))
+    for image, expected in zip(read, decode_all(path), strict=True):
+        assert np.array_equal(image, expected)
+    assert read[0].min() > 240
+    assert read[1].max() < 15
+
+
 def test_an_episode_in_the_middle_of_a_file_reads_its_own_frames(encoded: Path) -> None:
     frames = frames_of(encoded, 15, offset=17)
     assert [number_of(image) for image in frames.read([14, 0, 7, 7])] == [31, 17, 24, 24]

@@ -1,0 +1,263 @@
+"""What is written is a LeRobot v3.0 dataset like the one lerobot wrote, and reads back as what it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.vla.data.recordings import CAMERA, number_of, write_v2, write_video
+from tests.vla.data.test_insertion import time_of, write_robot, write_streams, write_windows
+from vla.data import lerobot_statistics, video_writer, writer
+from vla.data.episode import Episode, Layout, Reader, Stream
+from vla.data.insertion import open_insertion
+from vla.data.lerobot import open_lerobot
+from vla.data.lerobot_statistics import Collected, count_pixels, of_pixels
+from vla.data.video import summarize_video
+from vla.data.writer import write_lerobot
+
+
+class Given:
+    """A reader of given episodes."""
+
+    def __init__(self, layout: Layout, episodes: list[Episode]) -> None:
+        self.layout, self.episodes = layout, episodes
+
+
+def assert_same_numbers(first: Reader, second: Reader) -> None:
+    names = ("cameras", "fps", "state_dim", "action_dim", "state_names", "action_names", "action_periods")
+    names += ("sensor", "sensor_channels", "sensor_rate_hz", "sensor_samples")
+    for name in names:
+        assert getattr(first.layout, name) == getattr(second.layout, name), name
+    for a, b in zip(first.episodes, second.episodes, strict=True):
+        assert a.instruction == b.instruction
+        assert a.confidence == b.confidence
+        assert np.array_equal(a.timestamps, b.timestamps)
+        for one, other in ((a.actions, b.actions), (a.state, b.state), (a.sensor, b.sensor)):
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                assert np.array_equal(one.timestamps, other.timestamps)
+                assert np.array_equal(one.values, other.values)
+
+
+def frame_error(first: Reader, second: Reader) -> float:
+    """The worst mean absolute difference of the frames, in grey values."""
+    worst = 0.0
+    for a, b in zip(first.episodes, second.episodes, strict=True):
+        assert list(a.cameras) == list(b.cameras)
+        for key, frames in a.cameras.items():
+            indices = range(0, len(a.timestamps), 4)
+            for one, other in zip(frames.read(indices), b.cameras[key].read(indices), strict=True):
+                worst = max(worst, float(np.abs(one.astype(float) - other).mean()))
+    return worst
+
+
+@pytest.fixture(scope="module")
+def copy(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    destination = tmp_path_factory.mktemp("copy") / "needle"
+    totals = write_lerobot(open_lerobot(needle), destination)
+    assert totals == {"episodes": 12, "frames": 243, "tasks": 3}
+    return destination
+
+
+def test_a_dataset_of_lerobot_comes_back(needle: Path, copy: Path) -> None:
+    assert_same_numbers(open_lerobot(needle), open_lerobot(copy))
+    assert frame_error(open_lerobot(needle), open_lerobot(copy)) < 4
+
+
+def test_the_files_are_those_of_lerobot(needle: Path, copy: Path) -> None:
+    def files(root: Path) -> set[str]:
+        found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+        return {name for name in found if "/" in name}
+
+    assert files(needle) == files(copy)
+    theirs, ours = (json.loads((root / "meta/info.json").read_text()) for root in (needle, copy))
+    for info in (theirs, ours):
+        info.pop("robot_type")
+        info["features"].pop("observation.ft_valid", None)
+        for feature in info["features"].values():
+            feature.get("info", {}).pop("video.codec", None)
+        info["features"]["observation.ft"].pop("info", None)
+    assert ours == theirs
+
+
+def test_tables_have_the_types_and_values_of_lerobot(needle: Path, copy: Path) -> None:
+    theirs, ours = (pq.read_table(root / "data/chunk-000/file-000.parquet") for root in (needle, copy))
+    for field in theirs.schema:
+        assert ours.schema.field(field.name).type == field.type
+        assert ours[field.name].to_pylist() == theirs[field.name].to_pylist()
+    assert pq.ParquetFile(copy / "data/chunk-000/file-000.parquet").num_row_groups == 12
+    theirs, ours = (pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet") for root in (needle, copy))
+    assert {name for name in ours.column_names if "ft_valid" not in name} == set(theirs.column_names)
+    for field in theirs.schema:
+        assert ours.schema.field(field.name).type == field.type, field.name
+        if not field.name.startswith("stats/") and field.name != "tasks":
+            assert ours[field.name].to_pylist() == pytest.approx(theirs[field.name].to_pylist())
+    assert ours["tasks"].to_pylist() == theirs["tasks"].to_pylist()
+    tasks = pq.read_table(copy / "meta/tasks.parquet")
+    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["__index_level_0__"]
+    assert tasks.to_pydict() == pq.read_table(needle / "meta/tasks.parquet").to_pydict()
+
+
+def test_statistics_are_those_of_the_values(needle: Path, copy: Path) -> None:
+    theirs, ours = (json.loads((root / "meta/stats.json").read_text()) for root in (needle, copy))
+    assert set(theirs) == set(ours) - {"observation.ft_valid"}
+    for key, stats in theirs.items():
+        for name, value in stats.items():
+            assert np.shape(value) == np.shape(ours[key][name]), (key, name)
+            # lerobot takes the deviation of frames' averages for that of pixels, and averages quantiles.
+            if name in ("min", "max", "mean", "count"):
+                assert np.allclose(value, ours[key][name], atol=0.04 if "images" in key else 1e-6), (key, name)
+    values = np.concatenate([episode.actions.values for episode in open_lerobot(needle).episodes])
+    for name, quantile in lerobot_statistics.QUANTILES.items():
+        assert np.allclose(ours["action"][name], np.quantile(values, quantile, axis=0), atol=1e-6)
+    assert np.allclose(ours["action"]["std"], values.std(axis=0), atol=1e-6)
+
+
+def test_older_versions_and_h264(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_writer, "choose_codec", lambda height, width: "libx264")
+    source = open_lerobot(write_v2(tmp_path / "old", version="v2.0"))
+    write_lerobot(source, tmp_path / "new")
+    copied = open_lerobot(tmp_path / "new")
+    assert_same_numbers(source, copied)
+    for episode in copied.episodes:
+        frames = episode.cameras[CAMERA].read(range(len(episode.timestamps)))
+        assert [number_of(frame) for frame in frames] == [10 * episode.index + i for i in range(len(frames))]
+
+
+def test_large_data_go_into_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_writer, "FILE_BYTES", 1000)
+    monkeypatch.setattr(video_writer, "FILES_PER_CHUNK", 2)
+    monkeypatch.setattr(writer, "FILES_PER_CHUNK", 2)
+    monkeypatch.setattr(writer, "DATA_FILE_BYTES", 1)
+    source = open_lerobot(write_v2(tmp_path / "old", lengths=(60, 60, 60)))
+    write_lerobot(source, tmp_path / "new")
+    assert len(list((tmp_path / "new/data").rglob("*.parquet"))) == 3
+    videos = sorted((tmp_path / "new/videos").rglob("*.mp4"))
+    assert len(videos) > 1
+    assert videos[-1].parent.name == "chunk-001"
+    assert sum(summarize_video(path).num_frames for path in videos) == 180
+    copied = open_lerobot(tmp_path / "new")
+    assert_same_numbers(source, copied)
+    assert number_of(copied.episodes[2].cameras[CAMERA].read([58])[0]) == 78
+
+
+def test_recordings_of_the_insertion_recorder(tmp_path: Path) -> None:
+    """Every stream of the recordings says its time: the copy must say the same at its frames."""
+    source = open_insertion(write_windows(tmp_path / "source"))
+    write_lerobot(source, tmp_path / "copy")
+    (before,), (after,) = source.episodes, open_lerobot(tmp_path / "copy").episodes
+    start = before.timestamps[2]  # the first two frames are older than the first image
+    assert before.cameras["observation.images.view2"].timestamps[0] == pytest.approx(0.11, abs=1e-3)
+    assert np.allclose(after.timestamps, before.timestamps[2:] - start)
+    assert np.allclose(after.actions.values, before.actions.values[2:])
+    assert after.state is not None
+    assert np.allclose(after.state.values[:, 6] / 10, after.timestamps + start, atol=1e-4)
+    assert after.sensor is not None
+    assert before.sensor is not None
+    assert np.allclose(after.sensor.values[:, 0] - start, after.sensor.timestamps, atol=1e-5)
+    kept = (before.sensor.timestamps > start - 0.1) & (before.sensor.timestamps <= before.timestamps[-1])
+    assert np.array_equal(after.sensor.values, before.sensor.values[kept])
+    for key, frames in after.cameras.items():
+        shown = np.array([time_of(frame) for frame in frames.read(range(len(after.timestamps)))])
+        age = after.timestamps + start - shown
+        assert age.min() > -0.03, key
+        assert age.max() < 0.2 + 0.03, key
+    layout = open_lerobot(tmp_path / "copy").layout
+    assert (layout.sensor_rate_hz, layout.sensor_samples) == (650.0, 650)
+    assert layout.action_names == source.layout.action_names
+
+
+def test_a_missing_camera_and_sensor_stay_missing(tmp_path: Path) -> None:
+    write_streams(tmp_path / "source", sensor=False)
+    write_windows(tmp_path / "source")
+    source = open_insertion(tmp_path / "source", missing_cameras="mask", cameras=("view1", "view5"))
+    write_lerobot(source, tmp_path / "copy")
+    copied = open_lerobot(tmp_path / "copy", missing_cameras="mask")
+    assert [sorted(episode.cameras) for episode in copied.episodes] == [
+        ["observation.images.view1"],
+        ["observation.images.view5"],
+    ]
+    assert [episode.sensor is None for episode in copied.episodes] == [False, True]
+
+
+def test_a_gap_makes_two_episodes(tmp_path: Path) -> None:
+    root = write_streams(tmp_path / "source")
+    times = np.arange(0, 3.005, 0.01)
+    write_robot(next(root.rglob("robot_state*.csv")), times[(times < 0.995) | (times > 1.345)])
+    write_lerobot(open_insertion(root, cameras=("view5",)), tmp_path / "copy")
+    first, second = open_lerobot(tmp_path / "copy").episodes
+    assert (len(first.timestamps), len(second.timestamps)) == (8, 16)
+    assert first.state is not None
+    assert second.state is not None
+    assert first.state.values[0, 6] == pytest.approx(1.0, abs=1e-3)
+    assert second.state.values[0, 6] == pytest.approx(14.0, abs=1e-3)
+
+
+def test_confidence_is_kept(tmp_path: Path) -> None:
+    source = open_lerobot(write_v2(tmp_path / "old"))
+    episodes = [replace(episode, confidence=0.5 * (episode.index + 1)) for episode in source.episodes]
+    write_lerobot(Given(source.layout, episodes), tmp_path / "new")
+    assert [episode.confidence for episode in open_lerobot(tmp_path / "new").episodes] == [0.5, 1.0, 1.5]
+
+
+def test_an_irregular_sensor_keeps_its_times(tmp_path: Path) -> None:
+    source = open_lerobot(write_v2(tmp_path / "old", lengths=(20,)))
+    times = np.sort(np.random.default_rng(0).uniform(-0.04, 0.94, 100))
+    values = np.stack([times, -times], axis=1).astype(np.float32)
+    episode = replace(source.episodes[0], sensor=Stream(timestamps=times, values=values))
+    layout = replace(
+        source.layout, sensor="observation.force", sensor_channels=2, sensor_rate_hz=100.0, sensor_samples=50
+    )
+    write_lerobot(Given(layout, [episode]), tmp_path / "new")
+    sensor = open_lerobot(tmp_path / "new").episodes[0].sensor
+    assert sensor is not None
+    assert np.allclose(sensor.timestamps, times)
+    assert np.array_equal(sensor.values, values)
+
+
+def test_nothing_is_overwritten_or_left_behind(tmp_path: Path) -> None:
+    source = open_lerobot(write_v2(tmp_path / "old"))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="there exists"):
+        write_lerobot(source, tmp_path / "there")
+    path = next((tmp_path / "old").rglob("episode_000002.mp4"))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="episode_000002"):
+        write_lerobot(source, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "there"]
+
+
+def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+    source = open_lerobot(write_v2(tmp_path / "old"))
+    big = open_lerobot(write_v2(tmp_path / "big"))
+    for path in (tmp_path / "big").rglob("*.mp4"):
+        write_video(path, range(20), size=(128, 64))
+    with pytest.raises(ValueError, match="import the episodes apart|frames of several sizes"):
+        write_lerobot(Given(source.layout, [source.episodes[0], big.episodes[1]]), tmp_path / "new")
+
+
+def test_pixels_are_counted() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    stats = of_pixels(count_pixels(image), 1)
+    seen = image[:, ::4, ::4].reshape(3, -1) / 255
+    assert np.allclose(stats["mean"].reshape(3), seen.mean(axis=1))
+    assert np.allclose(stats["std"].reshape(3), seen.std(axis=1))
+    assert np.allclose(stats["q50"].reshape(3), np.quantile(seen, 0.5, axis=1, method="inverted_cdf"))
+    assert np.allclose(stats["min"].reshape(3), seen.min(axis=1))
+
+
+def test_statistics_of_many_rows_stay_exact_but_for_quantiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lerobot_statistics, "MAX_ROWS", 500)
+    collected = Collected()
+    values = np.random.default_rng(0).normal(size=(4000, 3))
+    for part in np.split(values, 8):
+        collected.add_values("action", part, len(part))
+    stats = collected.stats()["action"]
+    assert stats["count"] == [4000]
+    assert np.allclose(stats["mean"], values.mean(axis=0))
+    assert np.allclose(stats["std"], values.std(axis=0))
+    assert np.array_equal(stats["max"], values.max(axis=0))
+    assert np.allclose(stats["q50"], np.quantile(values, 0.5, axis=0), atol=0.15)

@@ -1,0 +1,464 @@
+"""Any reader's episodes as a LeRobot dataset of version 3.0, which lerobot itself reads.
+
+A LeRobot episode stands on a regular clock: its frames are k / fps. Episodes that do not are resampled as a policy
+would see them: the newest frame and state that are not in the future, the nearest action. Where there is no action
+within half a period, no state or no frame yet, the episode is cut, and its pieces become episodes of their own.
+
+A sensor faster than the frames is stored as windows (T, C): the samples since the frame before, ending at the frame,
+with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. An episode without
+one of the cameras gets a black video and `<camera>_valid` false.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from vla.data.episode import Episode, Layout, Reader, Stream
+from vla.data.lerobot_statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
+from vla.data.video_writer import FILES_PER_CHUNK, VideoWriter
+
+DATA_FILE_BYTES = 100_000_000
+FRAMES_AT_ONCE = 16
+"""Decoded frames held in memory a camera."""
+FRAME_TOLERANCE_S = 1e-3
+"""A camera's frame this little later than a frame of the table is taken for its own; the window code does the same."""
+STATISTICS_FRAMES = 100
+"""Images an episode of which the pixels are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of an episode on the regular clock, and what stands at each of its frames."""
+
+    episode: Episode
+    times: Float64[np.ndarray, " N"]
+    actions: Int64[np.ndarray, " N"]
+    state: Int64[np.ndarray, " N"] | None
+    cameras: Mapping[str, Int64[np.ndarray, " N"]]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorFormat:
+    """How the sensor is stored."""
+
+    key: str
+    samples: int
+    """Samples a frame."""
+    channels: int
+    rate_hz: float
+    own_times: bool
+    """Whether the time of every sample is stored."""
+
+
+def write_lerobot(
+    reader: Reader, destination: Path, *, progress: Callable[[int], object] | None = None
+) -> dict[str, int]:
+    """Write all episodes of a reader as LeRobot v3.0 and return the number of episodes, frames and tasks.
+
+    It is written beside the destination and renamed when it is complete. `progress` is told of every written frame.
+    ValueError where the destination exists or an episode cannot be written.
+    """
+    if destination.exists() or destination.is_symlink():
+        raise ValueError(f"{destination} exists; give a folder that does not, or move it away")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
+    except OSError as error:
+        raise ValueError(f"cannot write to {destination.parent} ({error.strerror}); give another folder") from error
+    try:
+        beside.chmod(0o755)
+        with contextlib.closing(_Writer(reader, beside, progress)) as writer:
+            totals = writer.write()
+        beside.rename(destination)  # fails where somebody else has made it meanwhile
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return totals
+
+
+class _Writer:
+    """The state of one export."""
+
+    def __init__(self, reader: Reader, root: Path, progress: Callable[[int], object] | None) -> None:
+        self.layout, self.root, self.progress = reader.layout, root, progress
+        self.fps = max(1, round(reader.layout.fps))
+        self.pieces = [piece for episode in reader.episodes for piece in cut_pieces(episode, reader.layout, self.fps)]
+        if not self.pieces:
+            raise ValueError(
+                f"{reader.layout.root} has no frame with an action, a state and an image; nothing to write"
+            )
+        self.sensor = choose_sensor_format(self.pieces, reader.layout, self.fps)
+        self.weighted = any(piece.episode.confidence != 1.0 for piece in self.pieces)
+        self.masked = [
+            camera
+            for camera in reader.layout.cameras
+            if any(camera not in piece.episode.cameras for piece in self.pieces)
+        ]
+        self.tasks = {
+            text: i for i, text in enumerate(dict.fromkeys(piece.episode.instruction for piece in self.pieces))
+        }
+        self.videos = {camera: VideoWriter(root, camera, self.fps) for camera in reader.layout.cameras}
+        self.sizes = {camera: frame_size(self.pieces, camera) for camera in reader.layout.cameras}
+        self.features = describe_features(self)
+        self.collected = Collected()
+        self.frames = 0
+        self.data_file = 0
+
+    def write(self) -> dict[str, int]:
+        """Write everything."""
+        rows = []
+        writer: pq.ParquetWriter | None = None
+        for index, piece in enumerate(self.pieces):
+            table = self.table(index, piece)
+            if writer is not None and self.data_path().stat().st_size > DATA_FILE_BYTES:
+                writer.close()
+                writer = None
+                self.data_file += 1
+            if writer is None:
+                self.data_path().parent.mkdir(parents=True, exist_ok=True)
+                writer = pq.ParquetWriter(self.data_path(), table.schema, compression="snappy")
+            writer.write_table(table, row_group_size=max(1, len(piece)))
+            rows.append(self.episode_row(index, piece, table))
+            self.frames += len(piece)
+        if writer is not None:
+            writer.close()
+        self.close()
+        self.write_metadata(rows)
+        return {"episodes": len(self.pieces), "frames": self.frames, "tasks": len(self.tasks)}
+
+    def close(self) -> None:
+        """Finish the videos; nothing where they are finished."""
+        for video in self.videos.values():
+            video.close()
+
+    def data_path(self) -> Path:
+        """The current table."""
+        chunk, file = divmod(self.data_file, FILES_PER_CHUNK)
+        return self.root / f"data/chunk-{chunk:03d}/file-{file:03d}.parquet"
+
+    def table(self, index: int, piece: Piece) -> pa.Table:
+        """The rows of one episode."""
+        count = len(piece)
+        columns: dict[str, Any] = {}
+        if self.layout.state_dim and piece.episode.state is not None and piece.state is not None:
+            columns["observation.state"] = rows_of(piece.episode.state, piece.state)
+        if self.sensor is not None:
+            columns |= sensor_columns(piece, self.sensor, self.fps)
+        for camera in self.masked:
+            columns[f"{camera}_valid"] = np.full(count, camera in piece.episode.cameras)
+        if self.weighted:
+            columns["confidence"] = np.full(count, piece.episode.confidence, dtype=np.float32)
+        columns |= {
+            "action": rows_of(piece.episode.actions, piece.actions),
+            "timestamp": (np.arange(count) / self.fps).astype(np.float32),
+            "frame_index": np.arange(count),
+            "episode_index": np.full(count, index),
+            "index": np.arange(self.frames, self.frames + count),
+            "task_index": np.full(count, self.tasks[piece.episode.instruction]),
+        }
+        for key, values in columns.items():
+            if values.ndim == 2 and values.shape[1] == 1:
+                columns[key] = values[:, 0]  # LeRobot stores features of shape (1,) as scalars
+        features = table_features(self.features)
+        dataset = datasets.Dataset.from_dict({key: columns[key] for key in features}, features=features)
+        return dataset.with_format("arrow")[:]
+
+    def episode_row(self, index: int, piece: Piece, table: pa.Table) -> dict[str, Any]:
+        """The row of the episode table; writes the videos."""
+        chunk, file = divmod(self.data_file, FILES_PER_CHUNK)
+        row: dict[str, Any] = {
+            "episode_index": index,
+            "tasks": [piece.episode.instruction],
+            "length": len(piece),
+            "data/chunk_index": chunk,
+            "data/file_index": file,
+            "dataset_from_index": self.frames,
+            "dataset_to_index": self.frames + len(piece),
+        }
+        stats = {}
+        for camera, video in self.videos.items():
+            video.begin_episode(*self.sizes[camera])
+            start_s = video.position_s
+            counts = self.write_video(piece, camera, video)
+            row |= {
+                f"videos/{camera}/chunk_index": video.chunk,
+                f"videos/{camera}/file_index": video.file,
+                f"videos/{camera}/from_timestamp": start_s,
+                f"videos/{camera}/to_timestamp": video.position_s,
+            }
+            seen = min(len(piece), STATISTICS_FRAMES)
+            stats[camera] = of_pixels(counts, seen)
+            self.collected.add_pixels(camera, counts, seen)
+        for key in table.column_names:
+            width = self.features[key]["shape"][-1]
+            if self.sensor is not None and key in (f"{self.sensor.key}_valid", f"{self.sensor.key}_timestamp"):
+                width = 1
+            values = flat_values(table[key]).reshape(-1, width)
+            stats[key] = of_values(values, len(piece))
+            if self.features[key]["dtype"] == "int64":
+                stats[key] |= {name: stats[key][name].astype(np.int64) for name in ("min", "max")}
+            self.collected.add_values(key, values, len(piece))
+        return row | as_columns(stats) | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+    def write_video(self, piece: Piece, camera: str, video: VideoWriter) -> Int64[np.ndarray, "3 256"]:
+        """Encode the frames of one camera; returns how often each pixel value occurs in some of them."""
+        counts = np.zeros((3, 256), dtype=np.int64)
+        counted = set(np.linspace(0, len(piece) - 1, min(len(piece), STATISTICS_FRAMES)).round().astype(int).tolist())
+        for number, image in enumerate(self.images(piece, camera)):
+            video.write(image)
+            if number in counted:
+                counts += count_pixels(image)
+            if self.progress is not None:
+                self.progress(1)
+        return counts
+
+    def images(self, piece: Piece, camera: str) -> Iterator[np.ndarray]:
+        """The frames of one camera, black where the episode lacks it."""
+        if camera not in piece.episode.cameras:
+            black = np.zeros((3, *self.sizes[camera]), dtype=np.uint8)
+            yield from (black for _ in range(len(piece)))
+            return
+        places = piece.cameras[camera].tolist()
+        for start in range(0, len(places), FRAMES_AT_ONCE):
+            yield from piece.episode.cameras[camera].read(places[start : start + FRAMES_AT_ONCE])
+
+    def write_metadata(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The meta folder."""
+        meta = self.root / "meta"
+        (meta / "episodes/chunk-000").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(list(rows)), meta / "episodes/chunk-000/file-000.parquet")
+        pq.write_table(task_table(self.tasks), meta / "tasks.parquet")
+        for camera, video in self.videos.items():
+            self.features[camera]["info"]["video.codec"] = "av1" if video.codec == "libsvtav1" else "h264"
+        info = {
+            "codebase_version": "v3.0",
+            "robot_type": None,
+            "total_episodes": len(self.pieces),
+            "total_frames": self.frames,
+            "total_tasks": len(self.tasks),
+            "chunks_size": FILES_PER_CHUNK,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": self.fps,
+            "splits": {"train": f"0:{len(self.pieces)}"},
+            "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+            "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+            if self.videos
+            else None,
+            "features": self.features,
+        }
+        (meta / "info.json").write_text(json.dumps(info, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        stats = json.dumps(as_lists(self.collected.stats()), indent=4)
+        (meta / "stats.json").write_text(stats + "\n", encoding="utf-8")
+
+
+def cut_pieces(episode: Episode, layout: Layout, fps: int) -> list[Piece]:
+    """The stretches of an episode in which every frame has an action, a state and an image of each of its cameras."""
+    first, last = float(episode.timestamps[0]), float(episode.timestamps[-1])
+    times = first + np.arange(int(np.floor((last - first) * fps + 0.5)) + 1) / fps
+    actions, usable = nearest(episode.actions.timestamps, times, 0.5 / fps)
+    state = None
+    if layout.state_dim and episode.state is not None:
+        state = newest(episode.state.timestamps, times + 1e-6)
+        usable &= state >= 0
+    tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / fps)
+    cameras = {key: newest(frames.timestamps, times + tolerance_s) for key, frames in episode.cameras.items()}
+    for places in cameras.values():
+        usable &= places >= 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], usable, [False]])))
+    return [
+        Piece(
+            episode=episode,
+            times=times[start:stop],
+            actions=actions[start:stop],
+            state=None if state is None else state[start:stop],
+            cameras={key: places[start:stop] for key, places in cameras.items()},
+        )
+        for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    ]
+
+
+def newest(stamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
+    """Index of the last stamp that is not later than each time; -1 where there is none."""
+    return np.asarray(np.searchsorted(stamps, times, side="right") - 1, dtype=np.int64)
+
+
+def nearest(
+    stamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"], tolerance_s: float
+) -> tuple[Int64[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
+    """Index of the stamp next to each time, and whether it is near enough."""
+    after = np.searchsorted(stamps, times).clip(max=len(stamps) - 1)
+    before = (after - 1).clip(min=0)
+    places = np.where(times - stamps[before] <= stamps[after] - times, before, after)
+    return places.astype(np.int64), np.abs(stamps[places] - times) <= tolerance_s
+
+
+def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float32[np.ndarray, "N C"]:
+    """Rows of a stream."""
+    return np.asarray(stream.values[places], dtype=np.float32)
+
+
+def assign(piece: Piece, fps: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """For each frame the sensor samples since the frame before: first, and one past the last."""
+    assert piece.episode.sensor is not None
+    edges = np.concatenate([[piece.times[0] - 1 / fps], piece.times])
+    places = np.searchsorted(piece.episode.sensor.timestamps, edges + 1e-9, side="right")
+    return places[:-1].astype(np.int64), places[1:].astype(np.int64)
+
+
+def choose_sensor_format(pieces: Sequence[Piece], layout: Layout, fps: int) -> SensorFormat | None:
+    """As many samples a frame as the fullest frame has; their times only where the rate does not give them."""
+    if layout.sensor is None:
+        return None
+    samples, regular = max(1, round(layout.sensor_rate_hz / fps)), True
+    for piece in pieces:
+        if piece.episode.sensor is not None:
+            starts, stops = assign(piece, fps)
+            samples = max(samples, int((stops - starts).max()))
+    for piece in pieces:
+        if piece.episode.sensor is not None:
+            starts, stops = assign(piece, fps)
+            for time, start, stop in zip(piece.times, starts, stops, strict=True):
+                expected = time - np.arange(stop - start - 1, -1, -1) / layout.sensor_rate_hz
+                regular &= bool(np.abs(piece.episode.sensor.timestamps[start:stop] - expected).max(initial=0) < 1e-6)
+    return SensorFormat(
+        key=layout.sensor,
+        samples=samples,
+        channels=layout.sensor_channels,
+        rate_hz=layout.sensor_rate_hz,
+        own_times=not regular,
+    )
+
+
+def sensor_columns(piece: Piece, sensor: SensorFormat, fps: int) -> dict[str, np.ndarray]:
+    """The windows of each frame, filled from their ends."""
+    count = len(piece)
+    windows = np.zeros((count, sensor.samples, sensor.channels), dtype=np.float32)
+    valid = np.zeros((count, sensor.samples), dtype=np.bool_)
+    times = np.repeat((piece.times - piece.times[0])[:, None], sensor.samples, axis=1)
+    stream = piece.episode.sensor
+    if stream is not None:
+        for frame, (start, stop) in enumerate(zip(*assign(piece, fps), strict=True)):
+            kept = slice(max(start, stop - sensor.samples), stop)
+            filled = slice(sensor.samples - (kept.stop - kept.start), sensor.samples)
+            windows[frame, filled] = stream.values[kept]
+            valid[frame, filled] = True
+            times[frame, filled] = stream.timestamps[kept] - piece.times[0]
+    columns = {sensor.key: windows, f"{sensor.key}_valid": valid}
+    return columns | ({f"{sensor.key}_timestamp": times} if sensor.own_times else {})
+
+
+def frame_size(pieces: Sequence[Piece], camera: str) -> tuple[int, int]:
+    """Height and width of the frames of a camera."""
+    for piece in pieces:
+        if camera in piece.episode.cameras:
+            _, height, width = piece.episode.cameras[camera].read([0])[0].shape
+            return height, width
+    raise ValueError(f"no episode has the camera {camera}; choose other cameras")
+
+
+def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
+    """The features of info.json."""
+    layout, sensor = writer.layout, writer.sensor
+
+    def feature(
+        dtype: str, *shape: int, names: Sequence[str] = (), info: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        extra = {"info": dict(info)} if info else {}
+        return {"dtype": dtype, "shape": list(shape), "names": list(names) or None, **extra}
+
+    features = {}
+    for camera in layout.cameras:
+        height, width = writer.sizes[camera]
+        features[camera] = feature(
+            "video",
+            height,
+            width,
+            3,
+            names=("height", "width", "channel"),
+            info={
+                "video.height": height,
+                "video.width": width,
+                "video.pix_fmt": "yuv420p",
+                "video.is_depth_map": False,
+                "video.fps": writer.fps,
+                "video.channels": 3,
+                "has_audio": False,
+            },
+        )
+    if layout.state_dim:
+        features["observation.state"] = feature("float32", layout.state_dim, names=layout.state_names)
+    if sensor is not None:
+        told = {"sensor_hz": sensor.rate_hz, "window_samples": layout.sensor_samples}
+        features[sensor.key] = feature("float32", sensor.samples, sensor.channels, info=told)
+        features[f"{sensor.key}_valid"] = feature("bool", sensor.samples)
+        if sensor.own_times:
+            features[f"{sensor.key}_timestamp"] = feature("float64", sensor.samples)
+    for camera in writer.masked:
+        features[f"{camera}_valid"] = feature("bool", 1)
+    if writer.weighted:
+        features["confidence"] = feature("float32", 1)
+    features["action"] = feature("float32", layout.action_dim, names=layout.action_names)
+    features["timestamp"] = feature("float32", 1)
+    for key in ("frame_index", "episode_index", "index", "task_index"):
+        features[key] = feature("int64", 1)
+    return features
+
+
+def table_features(features: Mapping[str, Mapping[str, Any]]) -> datasets.Features:
+    """The features of the table, as lerobot declares them."""
+    declared = {}
+    for key, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
+        shape, value = tuple(feature["shape"]), datasets.Value(feature["dtype"])
+        if shape == (1,):
+            declared[key] = value
+        elif len(shape) == 1:
+            declared[key] = datasets.Sequence(value, length=shape[0])
+        else:
+            declared[key] = datasets.Array2D(shape=shape, dtype=feature["dtype"])
+    return datasets.Features(declared)
+
+
+def flat_values(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:
+    """All numbers of a column."""
+    pieces = []
+    for chunk in column.chunks:
+        array = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+        while pa.types.is_nested(array.type):
+            array = array.flatten()
+        pieces.append(np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64))
+    return np.concatenate(pieces)
+
+
+def task_table(tasks: Mapping[str, int]) -> pa.Table:
+    """Task indices under their texts, as pandas stores a table with an index."""
+    index = "__index_level_0__"
+    column = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
+    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+    described = {
+        "index_columns": [index],
+        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", **column},
+            {"name": None, "field_name": index, **text},
+        ],
+        "pandas_version": "2.0.0",
+    }
+    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), index: pa.array(tasks.keys(), pa.string())})
+    return table.replace_schema_metadata({"pandas": json.dumps(described)})
