@@ -332,7 +332,7 @@ def draw_episode(predictions: Predictions, file: Path) -> None:
 
 
 def draw_horizon(report: Report, file: Path) -> None:
-    """A picture of the error of each dimension that varies, by step of the horizon, beside that of a constant answer."""
+    """A picture of the error of each dimension that varies, by step of the horizon, beside a constant answer's."""
     varying = [entry for entry in report.dimensions if entry.constant_mae or entry.mae]
     figure, panels = grid(len(varying))
     for entry, panel in zip(varying, panels, strict=True):
