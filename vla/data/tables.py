@@ -52,6 +52,13 @@ def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
             raise CorruptData(
                 f"{files[0].parent} holds tables that do not fit together ({_first_line(error.__cause__ or error)})"
             ) from error
+        except OSError as error:
+            for path in files:
+                _read_through(path, columns)
+            raise ValueError(
+                f"cannot write the cache of tables ({_first_line(error)}); make room, or set HF_DATASETS_CACHE to "
+                "a folder that can be written"
+            ) from error
     return dataset.data.table
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float64, UInt8
 from vla.data.episode import CorruptData, Frames
 
 MAX_DECODERS = 16
-"""Open decoders a process keeps between reads; one of a 640 x 480 AV1 file holds about 10 MB."""
+"""Open decoders a process keeps between reads; one of a 640 x 480 AV1 file holds 1 to 2 MB."""
 
 MAX_PIXELS = 64 * 1920 * 1080
 """Sum of the frame areas of the decoders a process keeps; it binds before MAX_DECODERS where frames are large."""

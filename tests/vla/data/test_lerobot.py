@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -105,6 +106,14 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     actions = (actions_of(0, 6) + 5).tolist()
     pq.write_table(table.set_column(table.column_names.index("action"), "action", pa.array(actions)), path)
     assert open_lerobot(root).episodes[0].actions.values[0, 0] == 5
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    with pytest.raises(ValueError, match="set HF_DATASETS_CACHE") as caught:
+        open_lerobot(write_v3(tmp_path / "set"))
+    assert not isinstance(caught.value, CorruptData)
 
 
 def test_real_episodes_are_the_same_in_both_versions(shared: Path) -> None:
