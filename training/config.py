@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import tyro
 
-from training.runtime import Tracker
+from training.records import Tracker
 from training.stages import Stage
 from vla.backbone import BackboneConfig
 from vla.data import DataConfig

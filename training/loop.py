@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,38 +10,35 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import ema, runtime
-from training.config import RunConfig, to_json
+from training.config import RunConfig
 from training.session import Row, Session
 from training.sharding import Engine
 from training.validation import validate
 from vla.batch import Batch, Losses
 from vla.data.order import torch_seed
 
-Log = Callable[..., None]
-
 
 def train(config: RunConfig) -> None:
     """Train the stages of a configuration one after the other, anew or from a checkpoint, and export the policy."""
     session = Session(config)
-    main = session.accelerator.is_main_process
-    with runtime.wandb_run(config.tracker, session.out, to_json(config), active=main) as log:
-        for row in session.remaining():
-            engine = session.enter(row)
-            train_stage(session, engine, row, log)
-            session.leave(engine, row)
-            if session.stopped():
-                break
+    for row in session.remaining():
+        engine = session.enter(row)
+        train_stage(session, engine, row)
+        session.leave(engine, row)
+        if session.stopped():
+            break
+    session.records.close()
 
 
-def train_stage(session: Session, engine: Engine, row: Row, log: Log) -> None:
-    """Take the policy through the remaining steps of a stage. Every rank runs every line that is not marked."""
+def train_stage(session: Session, engine: Engine, row: Row) -> None:
+    """Take the policy through the remaining steps of a stage. Every rank runs every line."""
     config, accelerator, ranks = session.config, session.accelerator, session.accelerator.num_processes
     total = row.end - row.start
     if session.stopped():
         return
     session.policy.set_mode(training=True)
     if session.step == 0:
-        check(session, engine, log)
+        check(session, engine)
     batches = session.batches(row)
     for step in progress(session, row):
         began = time.perf_counter()
@@ -83,11 +79,10 @@ def train_stage(session: Session, engine: Engine, row: Row, log: Log) -> None:
             "data_wait": waited / seconds,
             "memory_mb": runtime.memory_mb(accelerator),
         }
-        session.metrics.write(line)
-        log(line, step=session.step)
+        session.records.add_step(line)
         last = session.step == row.end or session.stopped()
         if session.step % config.validate_every == 0 or last:
-            check(session, engine, log)
+            check(session, engine)
         if session.step % config.save_every == 0 or due or last:
             session.save(engine, row)
         if session.stopped():
@@ -105,16 +100,14 @@ def sum_of(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def check(session: Session, engine: Engine, log: Log) -> None:
+def check(session: Session, engine: Engine) -> None:
     """Validate, and record the result at the current step."""
     samples = session.data.validation
     if len(samples) == 0:
         return
     config = session.config
     result = validate(engine, session.policy, samples, config.validation_samples, config.micro_batch)
-    line = {"step": session.step, **result}
-    session.validations.write(line)
-    log({"validation": result}, step=session.step)
+    session.records.add_validation({"step": session.step, **result})
     if session.accelerator.is_main_process:
         tqdm.write(f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} held-out samples")
 

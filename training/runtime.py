@@ -1,15 +1,13 @@
-"""The process around the training: accelerator, agreement between ranks, trackers, exit codes."""
+"""The process around the training: accelerator, agreement between ranks, exit codes."""
 
 import json
 import os
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -136,72 +134,3 @@ def memory_mb(accelerator: Accelerator) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class Lines:
-    """A JSON-lines file with at most one object a step: written by rank 0, cut back when a run resumes."""
-
-    def __init__(self, path: Path, *, active: bool, resumed_at: int) -> None:
-        """Keep the lines up to step `resumed_at`, drop later ones and a torn last one."""
-        self.path, self.active = path, active
-        if not active:
-            return
-        kept = [json.dumps(line) for line in read_lines(path) if line["step"] <= resumed_at] if path.exists() else []
-        beside = path.with_name(path.name + ".tmp")
-        beside.write_text("".join(line + "\n" for line in kept))
-        beside.replace(path)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Append one object; each line reaches the file system before the next step begins."""
-        if self.active:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete objects of a JSON-lines file; a last line that was cut off while being written is left out."""
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
-
-
-def ignore(line: Mapping[str, Any], *, step: int) -> None:
-    """Log nothing."""
-
-
-Tracker = Literal["auto", "jsonl", "wandb"]
-
-
-@contextmanager
-def wandb_run(tracker: Tracker, out: Path, config: Mapping[str, Any], *, active: bool) -> Iterator[Callable[..., None]]:
-    """A function that logs one object at a step to Weights & Biases, or does nothing.
-
-    `auto` uses wandb where it has a key or WANDB_MODE=offline. The run's id is kept in the run folder, so that a
-    resumed run goes on in the same curve. Only the resolved configuration is sent, never the environment.
-    """
-    available = bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "offline"
-    if not active or tracker == "jsonl" or (tracker == "auto" and not available):
-        yield ignore
-        return
-    if not available:
-        raise ValueError("--tracker wandb needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
-    import wandb
-
-    identity = out / "wandb_id.json"
-    if not identity.exists():
-        identity.write_text(json.dumps(uuid.uuid4().hex[:8]))
-    run = wandb.init(
-        project="touchstone",
-        id=json.loads(identity.read_text()),
-        resume="allow",
-        name=out.name,
-        dir=str(out),
-        config=dict(config),
-        settings=wandb.Settings(
-            x_disable_meta=True, x_disable_stats=True, save_code=False, disable_git=True, console="off"
-        ),
-    )
-    try:
-        yield lambda line, step: run.log(dict(line), step=step)
-    finally:
-        run.finish()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from training import checkpoint, runtime, stages
 from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten, to_json
+from training.records import Records, check_tracker
 from training.sharding import Engine, State
 from training.stages import Group, Stage
 from vla.backbone import fingerprint
@@ -59,6 +60,7 @@ class Session:
         self.config = config
         self.accelerator = accelerator = runtime.start_accelerator()
         self.accumulation = config.accumulation(accelerator.num_processes)
+        check_tracker(config.tracker)
         self.out = Path(config.out)
         resumed = self._resumed()
         self.data: Dataset = open_dataset(config.data, config.seed)
@@ -186,8 +188,7 @@ class Session:
         if main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.json").write_text(json.dumps(to_json(self.config), indent=1) + "\n")
-        self.metrics = runtime.Lines(self.out / "metrics.jsonl", active=main, resumed_at=self.step)
-        self.validations = runtime.Lines(self.out / "validation.jsonl", active=main, resumed_at=self.step)
+        self.records = Records(self.out, self.config.tracker, to_json(self.config), resumed_at=self.step, active=main)
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
