@@ -1,0 +1,101 @@
+"""What a run records of itself: metrics.jsonl and validation.jsonl always, Weights & Biases where it can be had."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Tracker = Literal["auto", "jsonl", "wandb"]
+
+
+class Records:
+    """The records of a run folder: written by rank 0, silent on the others.
+
+    A resumed run keeps what stands there up to its step and drops the rest, so that every step is recorded once.
+    """
+
+    def __init__(
+        self, out: Path, tracker: Tracker, config: Mapping[str, Any], *, resumed_at: int, active: bool
+    ) -> None:
+        self.active = active
+        if not active:
+            return
+        self.metrics, self.validations = out / "metrics.jsonl", out / "validation.jsonl"
+        for path in (self.metrics, self.validations):
+            cut_back(path, resumed_at)
+        self.wandb = (
+            start_wandb(out, config) if tracker == "wandb" or (tracker == "auto" and wandb_available()) else None
+        )
+
+    def add_step(self, line: Mapping[str, Any]) -> None:
+        """One optimizer step."""
+        self._add(line, "metrics", line)
+
+    def add_validation(self, line: Mapping[str, Any]) -> None:
+        """One validation."""
+        self._add(line, "validations", {"validation": line})
+
+    def _add(self, line: Mapping[str, Any], file: Literal["metrics", "validations"], logged: Mapping[str, Any]) -> None:
+        if not self.active:
+            return
+        with (self.metrics if file == "metrics" else self.validations).open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+        if self.wandb is not None:
+            self.wandb.log(dict(logged), step=line["step"])
+
+    def close(self) -> None:
+        """Let the tracker finish; the process may end at once afterwards."""
+        if self.active and self.wandb is not None:
+            self.wandb.finish()
+
+
+def wandb_available() -> bool:
+    """Whether wandb has a key, or is told to stay offline."""
+    return bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "offline"
+
+
+def check_tracker(tracker: Tracker) -> None:
+    """Refuse a tracker that cannot start (ValueError)."""
+    if tracker == "wandb" and not wandb_available():
+        raise ValueError("--tracker wandb needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
+
+
+def start_wandb(out: Path, config: Mapping[str, Any]) -> Any:
+    """A wandb run that sends the resolved configuration and the metrics, and nothing of machine or environment.
+
+    Its id is kept in the run folder, so that a resumed run goes on in the same curve.
+    """
+    import wandb
+
+    identity = out / "wandb_id.json"
+    if not identity.exists():
+        identity.write_text(json.dumps(uuid.uuid4().hex[:8]))
+    settings = wandb.Settings(
+        x_disable_meta=True, x_disable_stats=True, save_code=False, disable_git=True, console="off"
+    )
+    return wandb.init(
+        project="touchstone",
+        id=json.loads(identity.read_text()),
+        resume="allow",
+        name=out.name,
+        dir=str(out),
+        config=dict(config),
+        settings=settings,
+    )
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the complete lines up to a step; a line that was cut off while being written is dropped too."""
+    kept = [line for line in read_lines(path) if line["step"] <= step] if path.exists() else []
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    beside.replace(path)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete objects of a JSON-lines file."""
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
