@@ -123,12 +123,15 @@ class Session:
         tail = policy.backbone.last_layer_names(config.finetune_layers) if row.stage.lr.backbone is not None else set()
         groups = stages.enter(row.stage, policy, {f"backbone.{name}" for name in tail})
         learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
+        trained = {name for group in groups for name in group.parameters}
+        for name, parameter in policy.named_parameters():
+            if name in trained:
+                parameter.data = parameter.data.float()  # the last blocks come in the dtype of the frozen ones
         within = self.step > row.start
         if self.state is not None:
             load_weights(policy, self.state.weight, learned, groups, opening=not within)
         elif self.initial is not None:
             load_weights(policy, self.initial, learned, groups, opening=True)
-        trained = {name for group in groups for name in group.parameters}
         self.kept = sorted(set(learned) - trained)
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)

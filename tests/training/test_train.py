@@ -139,6 +139,7 @@ def variant_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         stage2("alone", "zero3", *alone, "--stop-after", "2"),
         stage2("alone", "zero3", *alone, "--resume-from", "auto"),
         stage2("bf16", "zero2", "--precision", "bf16", "--backbone.gradient-checkpointing"),
+        stage2("full-bf16", "zero3", "--precision", "bf16", *full),
     ]
     train(folder, jobs, ranks=2)
     return folder
@@ -179,6 +180,10 @@ class TestVariants:
         reference = losses(variant_runs / "lora-ddp")
         assert losses(variant_runs / "bf16-zero2") == pytest.approx(reference, rel=2e-2)
         assert losses(variant_runs / "bf16-zero2") != reference
+        state = tensors(variant_runs / "full-bf16-zero3" / "checkpoints" / "step-00000004")
+        assert any("language_model.layers.1" in name for name in state)
+        assert {value.dtype for value in state.values()} == {torch.float32}
+        assert losses(variant_runs / "full-bf16-zero3") == pytest.approx(losses(variant_runs / "full-ddp"), rel=2e-2)
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
     def test_plain_peft_reproduces_the_features_bitwise(self, variant_runs: Path, needle: Path) -> None:

@@ -1,0 +1,68 @@
+"""Checkpoint directories: lying manifests are refused, the newest valid one is found, old ones are deleted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from training import checkpoint
+from vla.data.episode import CorruptData
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def fake(run: Path, step: int, **changes: Any) -> Path:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    entry = checkpoint.write(folder / "shard-00000-of-00001.safetensors", b"content of a shard")
+    manifest = {"schema": 1, "step": step, "stage": "stage1", "groups": {}, "adam_steps": {}, "files": [entry]}
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    return folder
+
+
+def test_the_newest_valid_one_is_found(tmp_path: Path, accelerator: Accelerator) -> None:
+    assert checkpoint.newest(tmp_path, accelerator) is None
+    for step in (9, 10, 100):
+        fake(tmp_path, step)
+    (tmp_path / "checkpoints" / "LATEST").write_text("../../etc")  # a hint, never followed
+    found = checkpoint.newest(tmp_path, accelerator)
+    assert found is not None
+    assert found.step == 100
+    (found.path / "manifest.json").unlink()
+    (tmp_path / "checkpoints" / ".staging-step-00000200-x").mkdir()
+    found = checkpoint.newest(tmp_path, accelerator)
+    assert found is not None
+    assert found.step == 10
+
+
+def test_a_file_outside_the_directory_is_refused(tmp_path: Path) -> None:
+    folder = fake(tmp_path, 1, files=[{"name": "../../secret", "bytes": 1, "sha256": ""}])
+    with pytest.raises(CorruptData, match="outside its directory"):
+        checkpoint.read(folder)
+
+
+def test_a_newer_schema_is_refused_and_unknown_fields_are_not(tmp_path: Path) -> None:
+    with pytest.raises(CorruptData, match="schema 2"):
+        checkpoint.read(fake(tmp_path, 1, schema=2))
+    assert checkpoint.read(fake(tmp_path, 2, added_later=True)).step == 2
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        fake(tmp_path, step)
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
+    checkpoint.prune(tmp_path, 5)
+    assert len(checkpoint.steps(tmp_path)) == 2
+
+
+def test_a_place_without_checkpoint_is_named(tmp_path: Path, accelerator: Accelerator) -> None:
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        checkpoint.find(str(tmp_path), accelerator)
+    assert checkpoint.find(str(fake(tmp_path, 3)), accelerator).step == 3
+    assert checkpoint.find(str(tmp_path), accelerator).step == 3

@@ -1,0 +1,132 @@
+"""The command line: recipe < file < flag, refusals with the nearest name, batch arithmetic, a run's identity."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import recipes
+from training.config import StageConfig, both_stages, flatten, parse, to_json
+
+DATA = ["--data.roots", "somewhere"]
+
+
+def test_flags_change_leaves_of_the_recipe() -> None:
+    config = parse(recipes.stage2(), [*DATA, "--stage.lr.lora", "2e-5", "--batch-size", "64", "--lora.rank", "8"])
+    assert config.stage.lr.lora == 2e-5
+    assert config.stage.lr.expert == recipes.stage2().stage.lr.expert
+    assert (config.batch_size, config.lora.rank, config.data.roots) == (64, 8, ("somewhere",))
+
+
+def test_a_run_is_replayed_from_its_file(tmp_path: Path) -> None:
+    config = parse(recipes.stage1(), [*DATA, "--seed", "5", "--data.episodes", "3", "1", "--stage.lr.sensor", "None"])
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(config)))
+    assert parse(recipes.stage1(), ["--config", str(file)]) == config
+    assert parse(recipes.stage1(), ["--config", str(file), "--seed", "6"]).seed == 6
+    file.write_text(json.dumps({"batchsize": 4}))
+    with pytest.raises(ValueError, match="unknown setting 'batchsize' .*did you mean batch_size"):
+        parse(recipes.stage1(), ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--batch-sizes", "4"], "unknown flag --batch-sizes; did you mean --batch-size"),
+        (["--stage.lr.expret", "1e-4"], r"did you mean --stage\.lr\.expert"),
+        (["--batch-size", "four"], "--batch-size does not fit"),
+        (["--tracker", "tensorboard"], "'auto', 'jsonl', 'wandb'"),
+        (["--dropout", "1.5"], r"^--dropout is 1\.5; it must lie in \[0, 1\)"),
+        (["--stage.steps", "0"], r"^--stage\.steps is 0; a stage has at least 1 step"),
+        (["--stage.steps", "5", "--stage.epochs", "1"], "both say how long"),
+        (["--stage.lr.expert", "-1"], "learning rate of group 'expert'"),
+        (["--micro-batch", "0"], "--micro-batch is 0; it must be at least 1"),
+        (["--config", "nowhere.json"], "nowhere.json cannot be read"),
+        (["--stage.steps"], "Missing value for argument '--stage.steps'"),
+    ],
+)
+def test_mistakes_are_one_sentence(argv: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as mistake:
+        parse(recipes.stage1(), [*DATA, *argv])
+    assert "\n" not in str(mistake.value)
+
+
+def test_help_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(recipes.stage1(), ["--help"])
+    shown = capsys.readouterr().out
+    for flag in ("--data.roots", "--stage.lr.sensor", "--resume-from", "--lora.rank"):
+        assert flag in shown
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "ranks", "accumulation"), [(32, 4, 1, 8), (32, 4, 2, 4), (12, 1, 3, 4), (8, 8, 1, 1)]
+)
+def test_accumulation_follows(batch: int, micro: int, ranks: int, accumulation: int) -> None:
+    config = parse(recipes.stage1(), [*DATA, "--batch-size", str(batch), "--micro-batch", str(micro)])
+    assert config.accumulation(ranks) == accumulation
+
+
+def test_what_does_not_divide_is_refused_with_numbers_that_do() -> None:
+    config = parse(recipes.stage1(), [*DATA, "--batch-size", "30", "--micro-batch", "4"])
+    with pytest.raises(
+        ValueError, match=r"30 is not a multiple of --micro-batch 4 x 2 ranks; use --micro-batch 3, or .*32"
+    ):
+        config.accumulation(2)
+
+
+def test_stage_flags_of_a_run_of_two_stages() -> None:
+    argv = both_stages(["--stage.steps", "6", "--stage.lr.lora", "1e-4", "--out", "x", "--stage2.steps", "9"])
+    config = parse(recipes.two_stage(), [*DATA, *argv])
+    assert (config.stage1.steps, config.stage2.steps) == (6, 9)
+    assert (config.stage1.lr.lora, config.stage2.lr.lora) == (None, 1e-4)
+
+
+def test_finetune_vl_decides_what_opens() -> None:
+    def opened(*argv: str) -> set[str]:
+        return set(parse(recipes.stage2(), [*DATA, *argv]).stages()[0].lr.by_group())
+
+    assert opened() == {"sensor", "expert", "lora"}
+    assert opened("--finetune-vl", "full") == {"sensor", "expert", "backbone"}
+    assert opened("--finetune-vl", "none") == {"sensor", "expert"}
+    with pytest.raises(ValueError, match=r"--stage\.lr\.lora 1e-5"):
+        opened("--stage.lr.lora", "None")
+
+
+def test_dropout_sets_every_rate() -> None:
+    config = parse(recipes.stage2(), [*DATA, "--dropout", "0.3"])
+    policy = config.policy(config.stages()[0])
+    assert policy.lora is not None
+    assert {policy.sensor.dropout, policy.expert.dropout, policy.lora.dropout} == {0.3}
+
+
+def test_identity_leaves_out_where_and_how_it_runs() -> None:
+    first = parse(recipes.stage1(), DATA)
+    moved = parse(
+        recipes.stage1(),
+        [
+            "--data.roots",
+            "elsewhere",
+            "--out",
+            "other",
+            "--micro-batch",
+            "1",
+            "--save-every",
+            "7",
+            "--data.workers",
+            "0",
+        ],
+    )
+    assert first.identity() == moved.identity()
+    for change in (["--seed", "1"], ["--batch-size", "64"], ["--stage.lr.expert", "1e-3"], ["--data.horizon", "4"]):
+        assert parse(recipes.stage1(), [*DATA, *change]).identity() != first.identity()
+    assert "data.roots" not in first.identity()
+    assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
+
+
+def test_precision_is_fp32_without_a_gpu() -> None:
+    config = parse(recipes.stage1(), DATA)
+    assert isinstance(config, StageConfig)
+    assert config.dtype() == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    assert parse(recipes.stage1(), [*DATA, "--precision", "bf16"]).dtype() == torch.bfloat16

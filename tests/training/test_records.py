@@ -1,0 +1,73 @@
+"""Records of a run: every step once, torn lines dropped, wandb offline without a secret."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from training import loop, recipes
+from training.config import parse
+from training.records import Records, check_tracker, cut_back, read_lines
+
+
+def test_a_resumed_run_drops_later_and_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n{"step": 3}\n{"ste')
+    cut_back(path, 2)
+    assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n'
+    cut_back(path, 0)
+    assert path.read_text() == ""
+
+
+def test_only_the_main_rank_writes(tmp_path: Path) -> None:
+    silent = Records(tmp_path, "jsonl", {}, resumed_at=0, active=False)
+    silent.add_step({"step": 1})
+    silent.close()
+    assert not list(tmp_path.iterdir())
+    records = Records(tmp_path, "jsonl", {}, resumed_at=0, active=True)
+    records.add_step({"step": 1, "loss": 1 / 3})
+    records.add_validation({"step": 1, "loss": 2 / 3})
+    assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"step": 1, "loss": 1 / 3}]
+    assert list(read_lines(tmp_path / "validation.jsonl")) == [{"step": 1, "loss": 2 / 3}]
+
+
+def test_wandb_without_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="needs WANDB_API_KEY"):
+        check_tracker("wandb")
+    check_tracker("auto")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_tracker("wandb")
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wandb_offline_goes_on_in_one_curve_and_holds_no_secret(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = "canary7f3a9c51"
+    secrets = {"HF_TOKEN": f"hf_{canary}", "WANDB_API_KEY": canary * 3, "RUNPOD_API_KEY": f"rpa_{canary}", "MY": canary}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    argv = ["--data.roots", str(needle), "--out", str(tmp_path / "run"), "--backbone.path", "tiny"]
+    argv += ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--validation-samples", "2"]
+    argv += ["--stage.steps", "2", "--tracker", "wandb", "--expert.width", "32", "--sensor.width", "32"]
+    loop.train(parse(recipes.stage1(), [*argv, "--stop-after", "1"]))
+    identity = json.loads((tmp_path / "run" / "wandb_id.json").read_text())
+    AcceleratorState._reset_state(True)
+    loop.train(parse(recipes.stage1(), [*argv, "--resume-from", "auto"]))
+    runs = list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{identity}"))
+    assert len(runs) == 2
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if canary.encode() in path.read_bytes()]
