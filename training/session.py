@@ -24,7 +24,7 @@ from vla.batch import Batch, DataContract, collate
 from vla.data import Dataset, open_dataset
 from vla.normalize import Normalizer
 from vla.policy import assemble, streams
-from vla.policy_folder import load_policy, save_policy
+from vla.policy_folder import HeldOut, load_policy, save_policy
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ class Session:
         """Write RUN/policy with the averaged weights."""
         tensors = engine.gather("ema") | engine.frozen(self.kept)
         if self.accelerator.is_main_process:
-            save_policy(self.policy, self.out / "policy", tensors)
+            held_out = HeldOut(seed=self.config.seed, validation_share=self.config.data.validation_share)
+            save_policy(self.policy, self.out / "policy", tensors, held_out)
             print(f"policy: {self.out / 'policy'}")
         self.accelerator.wait_for_everyone()
 

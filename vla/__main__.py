@@ -34,8 +34,8 @@ class EvaluationData:
     """Dataset folders."""
     episodes: tuple[int, ...] = ()
     """Episode indices to use, of every root; none: all."""
-    validation_share: float = 0.1
-    """Share of the episodes that training held out; only these are evaluated. 0: all episodes are."""
+    validation_share: float | None = None
+    """Share of the episodes to hold out; only these are evaluated. None: as in training. 0: all episodes are."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or show the policy nothing there."""
     workers: int = 2
@@ -54,8 +54,8 @@ class Evaluate:
     """Folder for report.json and the pictures; None: beside the policy, POLICY-evaluation."""
     samples: int = 1000
     """At most this many frames, evenly spread; 0: all."""
-    seed: int = 0
-    """Of the noise, and of the split: the seed of the training finds the episodes it held out."""
+    seed: int | None = None
+    """Of the noise, and of the split. None: as in training, which finds the episodes it held out."""
     steps: int | None = None
     """Sampling steps; None: as the policy says."""
     batch_size: int = 8
@@ -120,23 +120,28 @@ def evaluate(command: Evaluate) -> None:
 
     from vla import evaluation
     from vla.data import DataConfig, open_dataset
-    from vla.policy_folder import load_policy, read_config, read_description
+    from vla.policy_folder import HeldOut, load_policy, read_config, read_description
 
     check_settings(command)
     if command.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda was given, but no GPU is available here; use --device cpu")
     device = torch.device("cuda" if command.device != "cpu" and torch.cuda.is_available() else "cpu")
-    _, contract = read_config(read_description(command.policy), command.policy)
+    description = read_description(command.policy)
+    _, contract = read_config(description, command.policy)
+    split = HeldOut(**description["held_out"])
+    seed = split.seed if command.seed is None else command.seed
+    share = command.data.validation_share
+    given = dataclasses.asdict(command.data) | {"validation_share": split.validation_share if share is None else share}
     dataset = open_dataset(
         DataConfig(
-            **dataclasses.asdict(command.data),
+            **given,
             cameras=contract.cameras,
             horizon=contract.horizon,
             sensor=contract.sensor or "none",
             sensor_samples=contract.sensor_samples or None,
             sensor_rate_hz=contract.sensor_rate_hz or None,
         ),
-        command.seed,
+        seed,
     )
     evaluation.check_contract(contract, dataset.contract)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -150,7 +155,7 @@ def evaluate(command: Evaluate) -> None:
                 policy,
                 samples,
                 indices,
-                seed=command.seed,
+                seed=seed,
                 batch_size=command.batch_size,
                 workers=command.data.workers,
                 device=device,
@@ -171,7 +176,11 @@ def evaluate(command: Evaluate) -> None:
 
 def check_settings(command: Evaluate) -> None:
     """Refuse numbers out of range, before anything is loaded."""
-    lowest = {"--samples": (command.samples, 0), "--batch-size": (command.batch_size, 1), "--seed": (command.seed, 0)}
+    lowest = {
+        "--samples": (command.samples, 0),
+        "--batch-size": (command.batch_size, 1),
+        "--seed": (command.seed or 0, 0),
+    }
     if command.steps is not None:
         lowest["--steps"] = (command.steps, 1)
     for flag, (value, least) in lowest.items():

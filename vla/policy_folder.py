@@ -14,6 +14,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,21 @@ MERGED = "./backbone"
 PROMPT = "one user message: the cameras' images in order, then the instruction; the backbone's chat template"
 
 
-def save_policy(policy: Policy, folder: Path | str, tensors: Mapping[str, Tensor] | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What finds the episodes again that training did not see."""
+
+    seed: int = 0
+    validation_share: float = 0.1
+
+
+def save_policy(
+    policy: Policy, folder: Path | str, tensors: Mapping[str, Tensor] | None = None, held_out: HeldOut | None = None
+) -> None:
     """Write a policy folder, beside its place first, then renamed; an older policy there is replaced.
 
     `tensors` gives weights by parameter name (averaged ones, or those another process gathered); what it leaves out
-    comes from the policy itself.
+    comes from the policy itself. `held_out` is what `vla evaluate` needs to measure on unseen episodes.
 
     Raises:
         ValueError: the folder exists and is no policy.
@@ -61,7 +72,7 @@ def save_policy(policy: Policy, folder: Path | str, tensors: Mapping[str, Tensor
     beside.mkdir()
     try:
         write_parts(policy, beside, learned)
-        write_description(policy, beside, learned)
+        write_description(policy, beside, learned, held_out or HeldOut())
         replace_folder(folder, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -82,7 +93,7 @@ def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> 
         save(blocks, folder / BLOCKS)
 
 
-def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> None:
+def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor], held_out: HeldOut) -> None:
     """config.json and the model card."""
     backbone = policy.config.backbone
     content = {
@@ -91,6 +102,7 @@ def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor
         "contract": policy.contract.to_json(),
         "prompt": PROMPT,
         "units": "the data's own; normalizer.safetensors makes them unitless",
+        "held_out": dataclasses.asdict(held_out),
         "policy": dataclasses.asdict(policy.config),
     }
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -163,7 +175,7 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
         policy.config = dataclasses.replace(policy.config, backbone=backbone, lora=None)
         learned = policy.learned()
         write_parts(policy, beside, learned)
-        write_description(policy, beside, learned)
+        write_description(policy, beside, learned, HeldOut(**content["held_out"]))
         replace_folder(destination, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

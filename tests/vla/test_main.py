@@ -14,7 +14,7 @@ from tests.vla.test_policy_folder import opened
 from vla.__main__ import main
 from vla.data import DataConfig, open_dataset
 from vla.policy import build_policy
-from vla.policy_folder import load_policy, save_policy
+from vla.policy_folder import HeldOut, load_policy, save_policy
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,20 @@ def test_evaluate_writes_a_report_and_pictures(
     captured = capsys.readouterr()
     assert "4 samples of 1 episodes" in captured.out
     assert str(tmp_path / "elsewhere") in captured.err
+
+
+def test_evaluate_finds_the_episodes_that_training_held_out(
+    written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy"
+    save_policy(load_policy(written), policy, held_out=HeldOut(seed=5, validation_share=0.25))
+    dataset = open_dataset(DataConfig(roots=(str(needle),), validation_share=0.25), seed=5)
+    unseen = {dataset.validation.locate(index)[0] for index in range(len(dataset.validation))}
+    assert evaluate(policy, needle, "--json", "--samples", "0") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["episodes"], printed["samples"]) == (len(unseen), len(dataset.validation))
+    assert evaluate(policy, needle, "--json", "--samples", "0", "--data.validation-share", "0") == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 12
 
 
 def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
