@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vla.data.episode import CorruptData
 
-DONE, USAGE, CORRUPT, REFUSED = 0, 2, 65, 78
-"""Exit codes: done; usage; a checkpoint or data file is corrupt; configuration refused."""
+DONE, CORRUPT, NOT_FINITE, REFUSED = 0, 65, 70, 78
+"""Exit codes: done; a checkpoint or data file is corrupt; loss or gradient not finite; configuration refused."""
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -27,6 +27,7 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
     """The accelerator of this process, on GPU or CPU, plain, DDP or DeepSpeed as the launcher says.
 
     Raises:
+        ValueError: the launcher sets what the run's configuration owns.
         RuntimeError: the ranks do not see each other.
     """
     on_gpu = torch.cuda.is_available()
@@ -47,6 +48,11 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
     if ranks.tolist() != list(range(max(1, launched))):
         raise RuntimeError(
             f"{launched} ranks were launched, but rank {accelerator.process_index} sees {ranks.tolist()}"
+        )
+    if accelerator.mixed_precision != "no":
+        raise ValueError(
+            f"the launcher asks for mixed precision {accelerator.mixed_precision!r}, but precision is the run's own: "
+            "use --precision bf16 and leave mixed_precision out of the accelerate configuration"
         )
     if deepspeed:
         # transformers would otherwise partition the backbone while it is being built; the engine does it afterwards.
@@ -100,8 +106,14 @@ def main(entry: Callable[[], None]) -> None:
     code = DONE
     try:
         entry()
-    except ValueError as error:
-        code = CORRUPT if isinstance(error, CorruptData) else REFUSED
+    except (ValueError, FloatingPointError) as error:
+        match error:
+            case CorruptData():
+                code = CORRUPT
+            case ValueError():
+                code = REFUSED
+            case _:
+                code = NOT_FINITE
         if rank > 0:
             time.sleep(
                 2

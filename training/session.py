@@ -22,9 +22,12 @@ from training.stages import Group, Stage
 from vla.backbone import fingerprint
 from vla.batch import Batch, DataContract, collate
 from vla.data import Dataset, open_dataset
+from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, load_policy, save_policy
+
+QUALIFIED_NAME = f"{CorruptData.__module__}.{CorruptData.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,12 @@ class Session:
         )
         stream = iter(loader)
         for _ in range(self.step, row.end):
-            yield [next(stream) for _ in range(self.accumulation)]
+            try:
+                micro_batches = [next(stream) for _ in range(self.accumulation)]
+            except CorruptData as error:
+                # From a loader process it comes with that process' traceback; the sentence is the last line.
+                raise CorruptData(str(error).splitlines()[-1].removeprefix(f"{QUALIFIED_NAME}: ")) from None
+            yield micro_batches
 
     def leave(self, engine: Engine, row: Row) -> None:
         """Carry the state of a finished stage to the next one, or export the policy after the last."""
