@@ -220,6 +220,9 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 
 Config = TypeVar("Config", bound=RunConfig)
+DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
+
+--config FILE replays the config.json of a run; flags change it further."""
 
 
 def from_json(kind: Any, tree: Any, place: str = "") -> Any:
@@ -279,7 +282,9 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            config, unknown = tyro.cli(type(recipe), default=default, args=arguments, return_unknown_args=True)
+            config, unknown = tyro.cli(
+                type(recipe), default=default, args=arguments, description=DESCRIPTION, return_unknown_args=True
+            )
     except SystemExit as exit_:
         if exit_.code in (0, None):  # --help
             print(printed.getvalue())
