@@ -221,7 +221,6 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 Config = TypeVar("Config", bound=RunConfig)
 DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
-
 --config FILE replays the config.json of a run; flags change it further."""
 
 

@@ -1,13 +1,12 @@
 """What training Qwen2.5-VL-3B costs in trainable parameters and checkpoint bytes, counted on the meta device."""
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from tests.vla.test_lora import large
 from training import recipes
 from training.checkpoint import KEYS
 from training.stages import enter
 from vla import lora
-from vla.backbone import Backbone, BackboneConfig, load_backbone
 from vla.batch import DataContract
 from vla.expert import LARGE
 from vla.normalize import Normalizer
@@ -31,26 +30,11 @@ CONTRACT = DataContract(
 
 
 def policy_3b() -> Policy:
-    """The policy README's commands train on the 3B model, without its memory."""
-    small = load_backbone(BackboneConfig(), torch.float32)
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "hidden_size": 2048,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "intermediate_size": 11008,
-            "vocab_size": 151936,
-            "tie_word_embeddings": True,
-        },
-        vision_config={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048},
-        tie_word_embeddings=True,
-    )
+    """The policy that the README's commands train on the 3B model, without its memory."""
     settings = PolicyConfig(sensor=FORCE_AND_ASCAN.config, expert=LARGE, lora=lora.LoraConfig())
+    backbone = large()
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
-        backbone = Backbone(model, small.processor, small.config, small.folder)
-        lora.add(backbone, settings.lora or lora.LoraConfig(), 0)
+        lora.add(backbone, lora.LoraConfig(), 0)
         normalizers = {stream: Normalizer(width) for stream, width in streams(CONTRACT).items()}
         return Policy(
             config=settings,
