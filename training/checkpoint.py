@@ -169,6 +169,13 @@ def prune(out: Path, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
+def clean(out: Path) -> None:
+    """Delete what a run that was killed while saving or deleting left behind."""
+    for pattern in (".staging-*", ".old-*"):
+        for path in (out / "checkpoints").glob(pattern):
+            shutil.rmtree(path)
+
+
 def steps(out: Path) -> list[Path]:
     """The checkpoint directories of a run, oldest first."""
     return sorted(path for path in (out / "checkpoints").glob("step-*") if path.is_dir())

@@ -87,8 +87,11 @@ def start_wandb(out: Path, config: Mapping[str, Any]) -> Any:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Keep the complete lines up to a step; a line that was cut off while being written is dropped too."""
-    kept = [line for line in read_lines(path) if line["step"] <= step] if path.exists() else []
+    """Keep the complete lines up to a step, and none at step 0, where a run starts anew.
+
+    A line that was cut off while being written is dropped too.
+    """
+    kept = [line for line in read_lines(path) if line["step"] <= step] if step and path.exists() else []
     beside = path.with_name(path.name + ".tmp")
     beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
     beside.replace(path)

@@ -154,23 +154,19 @@ class Session:
         )
 
     def batches(self, row: Row) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each remaining step of a stage."""
-        config, accelerator = self.config, self.accelerator
-        positions = [
-            [base + i for i in range(config.micro_batch)]
-            for step in range(self.step, row.end)
-            for micro in range(self.accumulation)
-            for base in [
-                step * config.batch_size
-                + (micro * accelerator.num_processes + accelerator.process_index) * config.micro_batch
-            ]
-        ]
+        """This rank's micro-batches of each remaining step of a stage.
+
+        A step takes the next batch_size positions of the stream, dealt out by micro-batch: rank 0 | rank 1 | rank 0 ...
+        """
+        size, workers = self.config.micro_batch, self.config.data.workers
+        starts = range(self.step * self.config.batch_size, row.end * self.config.batch_size, size)
+        mine = starts[self.accelerator.process_index :: self.accelerator.num_processes]
         loader = DataLoader(
             self.data.train,
-            batch_sampler=positions,
+            batch_sampler=[list(range(start, start + size)) for start in mine],
             collate_fn=collate,
-            num_workers=config.data.workers,
-            prefetch_factor=2 * self.accumulation if config.data.workers else None,
+            num_workers=workers,
+            prefetch_factor=2 * self.accumulation if workers else None,
         )
         stream = iter(loader)
         for _ in range(self.step, row.end):
@@ -189,6 +185,7 @@ class Session:
         else:
             self.state = engine.state()
         engine.close()
+        del self.policy  # before the next stage builds its own
 
     # Records.
 
@@ -198,6 +195,7 @@ class Session:
         main = self.accelerator.is_main_process
         if main:
             self.out.mkdir(parents=True, exist_ok=True)
+            checkpoint.clean(self.out)
             (self.out / "config.json").write_text(json.dumps(to_json(self.config), indent=1) + "\n")
         self.records = Records(self.out, self.config.tracker, to_json(self.config), resumed_at=self.step, active=main)
         self.accelerator.wait_for_everyone()

@@ -200,7 +200,7 @@ class Engine:
         if self.deepspeed:
             self.module.destroy()
         self.accelerator.free_memory()
-        del self.module, self.optimizer, self.adam, self.zero, self.fragments, self.parameters
+        del self.policy, self.module, self.optimizer, self.adam, self.zero, self.fragments, self.parameters
         gc.collect()
 
     # Fragments.

@@ -61,6 +61,15 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert len(checkpoint.steps(tmp_path)) == 2
 
 
+def test_leftovers_of_killed_runs_are_deleted(tmp_path: Path) -> None:
+    kept = fake(tmp_path, 1)
+    for name in (".staging-step-00000002-abc", ".old-step-00000000"):
+        (kept.parent / name).mkdir()
+        (kept.parent / name / "shard").write_bytes(b"torn")
+    checkpoint.clean(tmp_path)
+    assert list(kept.parent.iterdir()) == [kept]
+
+
 def test_a_place_without_checkpoint_is_named(tmp_path: Path, accelerator: Accelerator) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint"):
         checkpoint.find(str(tmp_path), accelerator)

@@ -17,8 +17,9 @@ def test_a_resumed_run_drops_later_and_torn_lines(tmp_path: Path) -> None:
     path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n{"step": 3}\n{"ste')
     cut_back(path, 2)
     assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.30000000000000004}\n'
+    path.write_text('{"step": 0, "loss": 0.1}\n')
     cut_back(path, 0)
-    assert path.read_text() == ""
+    assert path.read_text() == "", "a run that starts anew validates at step 0 again"
 
 
 def test_only_the_main_rank_writes(tmp_path: Path) -> None:
