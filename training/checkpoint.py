@@ -7,7 +7,7 @@
         manifest.json                           written last: what a valid checkpoint consists of
 
 Every rank writes its share of the names. The files are written beside their final place and renamed as one directory,
-so a directory called step-* is whole or damaged from outside, never half written. Nothing here is a pickle.
+so a directory called step-* is whole or damaged from outside, never half written. Loading one runs no code.
 """
 
 import hashlib

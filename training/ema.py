@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -18,5 +19,4 @@ def decay_at(step: int, decay: float) -> float:
 @torch.no_grad()
 def update(averages: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
     """average <- decay * average + (1 - decay) * weight, in place."""
-    for average, weight in zip(averages, weights, strict=True):
-        average.lerp_(weight, 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(averages), list(weights), None)  # type: ignore[no-untyped-call]

@@ -129,8 +129,8 @@ class Engine:
         names = sorted({group.group for group in self.groups})
         squares = torch.zeros(len(names), dtype=torch.float64, device=self.accelerator.device)
         for group, gradients in self._local_gradients():
-            for gradient in gradients:
-                squares[names.index(group.group)] += gradient.to(torch.float32).norm().double().square()
+            if gradients:
+                squares[names.index(group.group)] += nn.utils.get_total_norm(gradients).double().square()
         if self.deepspeed:
             dist.all_reduce(squares)
         norms = squares.sqrt().tolist()
