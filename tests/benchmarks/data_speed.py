@@ -2,26 +2,38 @@
 
     python tests/benchmarks/data_speed.py DATA --peer-python PEER/bin/python [--json]
 
-The peer lives in an environment of its own, because its dependencies exclude ours:
+The peer lives in an environment of its own, because its dependencies exclude ours. It takes about 8 GB: the torch
+and torchvision it asks for are built for CUDA, and run without a GPU too. Its torchcodec loads FFmpeg's shared
+libraries from the system:
 
-    python3 -m venv PEER && PEER/bin/pip install lerobot==0.4.4
+    apt-get install ffmpeg
+    python3 -m venv PEER && PEER/bin/pip install lerobot==0.4.4 torch==2.10.0 torchvision==0.25.0 torchcodec==0.10.0
+
+Nothing of it is changed or replaced. It is measured with both of its backends, torchcodec (its default) and pyav;
+`--peer-backends pyav` leaves out the one that needs FFmpeg.
 
 An item is what lerobot's `dataset[i]` gives without a chunk: one frame of every camera, the state and the action. Bare
 PyAV only decodes the frames: open files are kept, each frame is sought by its timestamp. Every contender reads the
 same random items in a process of its own, pinned to the same core; rounds alternate between them, and the median of the
 rounds counts. Seconds are those the process had the core for, so other work on the machine disturbs little. The mean
 brightness of the first frames must agree, so nobody is fast by being wrong.
+
+An item is mostly FFmpeg's decoder, which all of them call: a reader that keeps no decoded frames cannot leave bare PyAV
+far behind.
 """
 
 import argparse
 import json
 import os
+import platform
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +104,12 @@ def pyav(root: Path) -> Callable[[int], Item]:
     return read
 
 
-def lerobot(root: Path) -> Callable[[int], Item]:
-    """The peer's own data set class; with its default backend (torchcodec) where that finds FFmpeg's libraries."""
+def lerobot(root: Path, backend: str) -> Callable[[int], Item]:
+    """The peer's own data set class with one of its video backends."""
     import torch
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     torch.set_num_threads(1)
-    backend = "torchcodec"
-    try:
-        import torchcodec.decoders  # noqa: F401
-    except (ImportError, RuntimeError, OSError):
-        backend = "pyav"
-    print(f"backend {backend}")
     dataset = LeRobotDataset(repo_id="benchmark/local", root=root, video_backend=backend)
 
     def read(index: int) -> Item:
@@ -114,7 +120,13 @@ def lerobot(root: Path) -> Callable[[int], Item]:
     return read
 
 
-CONTENDERS = {"touchstone": touchstone, "pyav": pyav, "lerobot": lerobot}
+BACKENDS = ("torchcodec", "pyav")
+CONTENDERS: dict[str, Callable[[Path], Callable[[int], Item]]] = {
+    "touchstone": touchstone,
+    "pyav": pyav,
+    **{f"lerobot-{backend}": partial(lerobot, backend=backend) for backend in BACKENDS},
+}
+PACKAGES = ("av", "torch", "torchvision", "torchcodec", "lerobot")
 
 
 def measure(name: str, root: Path, num_items: int) -> dict[str, Any]:
@@ -135,7 +147,14 @@ def measure(name: str, root: Path, num_items: int) -> dict[str, Any]:
         "open_s": opened,
         "brightness": [brightness(frames, white) for frames, white, _ in first],
         "numbers": first[0][2],
+        "versions": {"python": platform.python_version()} | installed(),
     }
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that matter here, where they are installed."""
+    found = {distribution.name: distribution.version for distribution in distributions()}
+    return {name: found[name] for name in PACKAGES if name in found}
 
 
 def brightness(frames: list[Any], white: float) -> float:
@@ -158,9 +177,8 @@ def run(name: str, python: str, root: Path, num_items: int) -> dict[str, Any]:
     )
     if result.returncode:
         sys.exit(f"{name} failed with {python}:\n{result.stderr[-2000:]}")
-    *said, last = result.stdout.splitlines()
-    measured: dict[str, Any] = json.loads(last)
-    return measured | {"note": " ".join(line for line in said if line.startswith("backend "))}
+    measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return measured
 
 
 def compare(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -173,8 +191,8 @@ def compare(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     rates = {name: [one["items_per_s"] for one in measured] for name, measured in rounds.items()}
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {name: medians["touchstone"] / medians[name] for name in medians if name != "touchstone"}
-    notes = {name: measured[0]["note"] for name, measured in rounds.items()}
-    return {"items_per_s": medians, "rounds": rates, "touchstone_times_faster_than": ratios, "notes": notes}
+    versions = {name: measured[0]["versions"] for name, measured in rounds.items()}
+    return {"items_per_s": medians, "rounds": rates, "touchstone_times_faster_than": ratios, "versions": versions}
 
 
 def main() -> None:
@@ -182,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="a LeRobot v3.0 data set with video")
     parser.add_argument("--peer-python", help="python of an environment with lerobot 0.4.4; without it, no peer")
+    parser.add_argument("--peer-backends", nargs="+", choices=BACKENDS, default=BACKENDS, help="the peer's decoders")
     parser.add_argument("--items", type=int, default=200, help="random items a round")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; the median counts")
     parser.add_argument("--json", action="store_true", help="print machine-readable results")
@@ -192,7 +211,7 @@ def main() -> None:
         return
     pythons = {"touchstone": sys.executable, "pyav": sys.executable}
     if arguments.peer_python:
-        pythons["lerobot"] = arguments.peer_python
+        pythons |= {f"lerobot-{backend}": arguments.peer_python for backend in arguments.peer_backends}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in pythons}
     for _ in range(arguments.rounds):
         for name, python in pythons.items():
@@ -201,10 +220,10 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(report, indent=1))
         return
-    print(f"{'':<12}{'items/s':>9}   rounds")
+    print(f"{'':<20}{'items/s':>9}   rounds")
     for name, rate in report["items_per_s"].items():
         rounds_of = "  ".join(f"{value:.1f}" for value in report["rounds"][name])
-        print(f"{name:<12}{rate:>9.1f}   {rounds_of}   {report['notes'][name]}")
+        print(f"{name:<20}{rate:>9.1f}   {rounds_of}")
     for name, ratio in report["touchstone_times_faster_than"].items():
         print(f"touchstone reads {ratio:.1f} times as many items a second as {name}")
 
