@@ -120,6 +120,8 @@ class Decoder:
         self._time_base = self._stream.time_base or Fraction(1, av.time_base)
         self._start = self._stream.start_time or 0
         self._reformatter = VideoReformatter()
+        self._planar: VideoFrame | None = None
+        """The frame converted last, kept so that its memory is used again instead of going back to the system."""
         entries = [(entry.timestamp, entry.is_keyframe) for entry in self._stream.index_entries]
         # The container's own table of samples: nothing is read for it. By decoding time, which is enough to compare.
         self._times = np.array([time for time, _ in entries], dtype=np.int64)
@@ -196,7 +198,7 @@ class Decoder:
         if frame.width % PLANAR_WIDTH:
             packed = self._reformatter.reformat(frame, format="rgb24", threads=1)
             return np.ascontiguousarray(packed.to_ndarray().transpose(2, 0, 1))
-        planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
+        planar = self._planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
         image = np.empty((3, planar.height, planar.width), dtype=np.uint8)
         for channel, plane in zip((1, 2, 0), planar.planes, strict=True):
             rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
