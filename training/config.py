@@ -1,25 +1,21 @@
 """The configuration of a run: the tree of everyone's settings, its cross-checks, and the command line over it."""
 
-import contextlib
 import dataclasses
-import difflib
 import hashlib
-import io
 import json
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-import tyro
 
 from training.records import Tracker
 from training.stages import Stage
+from vla import commandline
 from vla.backbone import BackboneConfig
+from vla.commandline import UsageError
 from vla.data import DataConfig
 from vla.diffusion import DiffusionConfig
 from vla.expert import ExpertConfig
@@ -224,36 +220,19 @@ DESCRIPTION = """Train a vision-language-action policy; start it with `accelerat
 --config FILE replays the config.json of a run; flags change it further."""
 
 
-def from_json(kind: Any, tree: Any, place: str = "") -> Any:
-    """The dataclass (or value) that a JSON tree describes.
-
-    Raises:
-        ValueError: a key is unknown or missing, named with its nearest known one.
-    """
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(tree, dict):
-            raise ValueError(f"{place or 'the configuration'} is {tree!r}, but should be an object")
-        known = {entry.name: entry for entry in dataclasses.fields(kind)}
-        hints = typing.get_type_hints(kind)
-        if unknown := sorted(tree.keys() - known.keys()):
-            raise ValueError(
-                f"unknown setting {place}{unknown[0]!r} in the configuration file{nearest(unknown[0], known)}"
-            )
-        return kind(**{key: from_json(hints[key], value, f"{place}{key}.") for key, value in tree.items()})  # type: ignore[operator]
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return (
-            None if tree is None else from_json(next(item for item in arguments if item is not type(None)), tree, place)
-        )
-    if origin is tuple:
-        return tuple(tree)
-    return tree
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def as_flags(tree: Mapping[str, Any]) -> list[str]:
+    """A configuration file as the flags that say the same, so that both are checked by one and the same code."""
+    words: list[str] = []
+    for name, value in flatten(tree).items():
+        *path, last = name.replace("_", "-").split(".")
+        match value:
+            case bool():
+                words.append("--" + ".".join([*path, last if value else f"no-{last}"]))
+            case list():
+                words += [f"--{'.'.join([*path, last])}", *map(str, value)]
+            case _:
+                words += [f"--{'.'.join([*path, last])}", str(value)]
+    return words
 
 
 def parse(recipe: Config, argv: Sequence[str]) -> Config:
@@ -263,7 +242,6 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
         ValueError: an unknown flag or group, with the nearest known one, or a value that does not fit.
     """
     arguments = list(argv)
-    default: Config = recipe
     if "--config" in arguments:
         at = arguments.index("--config")
         if at + 1 == len(arguments):
@@ -273,38 +251,21 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
             tree = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"--config {path} cannot be read as JSON: {error}") from error
-        del arguments[at : at + 2]
-        default = from_json(type(recipe), to_json(recipe) | tree)
+        if not isinstance(tree, dict):
+            raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
+        arguments = as_flags(tree) + arguments[:at] + arguments[at + 2 :]
     for stage in ("stage", "stage1", "stage2"):
-        if {f"--{stage}.steps", f"--{stage}.epochs"} <= set(arguments):
+        if {f"--{stage}.steps", f"--{stage}.epochs"} <= set(argv):
             raise ValueError(f"--{stage}.steps and --{stage}.epochs both say how long the stage is; give one of them")
-    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            config, unknown = tyro.cli(
-                type(recipe), default=default, args=arguments, description=DESCRIPTION, return_unknown_args=True
-            )
-    except SystemExit as exit_:
-        if exit_.code in (0, None):  # --help
-            print(printed.getvalue())
-            raise
-        raise ValueError(complaint(printed.getvalue())) from None
+        config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
     if unknown:
-        flags = ["--" + name.replace("_", "-") for name in flatten(to_json(recipe))]
-        raise ValueError(
-            f"unknown flag {unknown[0]}{nearest(unknown[0].replace('_', '-'), flags)}; --help lists them all"
-        )
-    return config
-
-
-def complaint(printed: str) -> str:
-    """What tyro's box of several lines says, as one sentence."""
-    words = re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e]+|-{5,}", " ", printed)).strip()
-    words = re.sub(r"^(Missing argument|Invalid choice|Value error) ", "", words).split(" For full helptext")[0]
-    if found := re.search(r"Error parsing (\S+?): (.*?)( Argument helptext|$)", words):
-        # What our own classes refuse is a sentence already; tyro only adds the name of the class.
-        return f"{found[1]} does not fit: {found[2].strip()}" if found[1].startswith("--") else found[2].strip()
-    return words
+        hint = commandline.nearest(unknown[0], commandline.flags(type(recipe)), "--help lists them all")
+        raise ValueError(f"unknown flag {unknown[0]}; {hint}")
+    parsed: Config = config
+    return parsed
 
 
 def both_stages(argv: Sequence[str]) -> list[str]:

@@ -5,10 +5,7 @@ Heavy packages are imported by the command that needs them, so that help and mis
 
 import contextlib
 import dataclasses
-import difflib
-import io
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +14,9 @@ from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
+
+from vla import commandline
+from vla.commandline import UsageError
 
 DONE, USAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 65, 78, 130
 """Exit codes."""
@@ -108,10 +108,6 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Import, tyro.conf.subcommand("import")]
 )
-
-
-class UsageError(Exception):
-    """The command line is incomplete."""
 
 
 def evaluate(command: Evaluate) -> None:
@@ -234,59 +230,19 @@ def parse(arguments: Sequence[str]) -> Command:
         ValueError: a flag is unknown, or a value does not fit.
         UsageError: something is missing.
     """
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            command, unknown = tyro.cli(
-                Command,
-                prog="vla",
-                description=DESCRIPTION,
-                args=list(arguments),
-                return_unknown_args=True,
-            )
-    except SystemExit as exit_:
-        if exit_.code in (0, None):
-            print(printed.getvalue(), end="")
-            raise
-        raise complaint(printed.getvalue(), arguments) from None
-    if unknown:
-        known = flags(type(command))
-        near = difflib.get_close_matches(unknown[0].replace("_", "-"), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"`vla {arguments[0]} --help` lists all"
-        raise ValueError(f"unknown argument {unknown[0]}: {hint}")
-    return command
-
-
-def flags(kind: type, prefix: str = "--") -> list[str]:
-    """The flags of a command."""
-    names = []
-    for entry in dataclasses.fields(kind):
-        name = f"{prefix}{entry.name.replace('_', '-')}"
-        names += flags(entry.type, f"{name}.") if dataclasses.is_dataclass(entry.type) else [name]  # type: ignore[arg-type]
-    return names
-
-
-def complaint(printed: str, arguments: Sequence[str]) -> Exception:
-    """What tyro's box of several lines says, as one sentence."""
     commands = {"evaluate", "merge", "doctor", "import"}
     if not arguments:
-        return UsageError(f"give a command, one of {', '.join(sorted(commands))}; `vla --help` explains them")
+        raise UsageError(f"give a command, one of {', '.join(sorted(commands))}; `vla --help` explains them")
     if arguments[0] not in commands and not arguments[0].startswith("-"):
-        near = difflib.get_close_matches(arguments[0], commands, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(sorted(commands))}"
-        return UsageError(f"there is no command {arguments[0]!r}: {hint}")
-    words = re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e]+|-{5,}", " ", printed)).strip()
-    words = re.split(r" (?:For full helptext|Argument helptext|Usage:)", words)[0]
-    if words.startswith("Required options"):
-        lacking = re.findall(
-            r"(--[\w.-]+|\b[A-Z]{3,}\b) (?:(?!\(required\)).)*\(required\)", re.sub(r"\[.*?\]+", "", words)
-        )
-        return UsageError(f"{' and '.join(lacking)} must be given; `vla {arguments[0]} --help` explains")
-    if found := re.search(r"invalid choice (\S+) for argument '([\w.-]+)'. Expected one of \((.*?)\)", words):
-        return ValueError(f"{found[2]} cannot be {found[1]}; give one of {found[3]}")
-    if found := re.search(r"Error parsing (\S+?): (.*)", words):
-        return ValueError(f"{found[1]} does not fit: {found[2].strip()}")
-    return UsageError(f"{words}; `vla {arguments[0]} --help` explains")
+        hint = commandline.nearest(arguments[0], commands, f"give one of {', '.join(sorted(commands))}")
+        raise UsageError(f"there is no command {arguments[0]!r}: {hint}")
+    help_command = f"vla {arguments[0]} --help"
+    command: Command
+    command, unknown = commandline.parse(Command, arguments, help_command, prog="vla", description=DESCRIPTION)
+    if unknown:
+        hint = commandline.nearest(unknown[0], commandline.flags(type(command)), f"`{help_command}` lists all")
+        raise ValueError(f"unknown argument {unknown[0]}: {hint}")
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,8 +25,27 @@ def test_a_run_is_replayed_from_its_file(tmp_path: Path) -> None:
     file.write_text(json.dumps(to_json(config)))
     assert parse(recipes.stage1(), ["--config", str(file)]) == config
     assert parse(recipes.stage1(), ["--config", str(file), "--seed", "6"]).seed == 6
-    file.write_text(json.dumps({"batchsize": 4}))
-    with pytest.raises(ValueError, match="unknown setting 'batchsize' .*did you mean batch_size"):
+    file.write_text(json.dumps({"stage": {"lr": {"expert": 3e-4}}, "backbone": {"gradient_checkpointing": True}}))
+    partial = parse(recipes.stage1(), ["--config", str(file), *DATA])
+    assert partial.stage.lr.expert == 3e-4
+    assert partial.stage.lr.sensor == recipes.STAGE1.lr.sensor
+    assert partial.backbone.gradient_checkpointing
+    assert not parse(recipes.stage1(), ["--config", str(file), "--backbone.no-gradient-checkpointing"]).data.roots
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"batchsize": 4}, r"unknown flag --batchsize; did you mean --batch-size\?"),
+        ({"batch_size": "four"}, "--batch-size does not fit"),
+        ({"tracker": "tensorboard"}, "give one of 'auto', 'jsonl', 'wandb'"),
+        ([1], "holds no JSON object"),
+    ],
+)
+def test_a_file_is_checked_like_the_command_line(tmp_path: Path, content: object, words: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
         parse(recipes.stage1(), ["--config", str(file)])
 
 

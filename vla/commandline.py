@@ -1,0 +1,68 @@
+"""Command lines over dataclasses, through tyro: what does not fit is one sentence instead of a box of several lines."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tyro
+
+
+class UsageError(Exception):
+    """The command line is incomplete."""
+
+
+def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: Any) -> tuple[Any, list[str]]:
+    """The value of type `kind` that the arguments describe, and the arguments it does not know.
+
+    `help_command` is what a mistake points to; `settings` are tyro's. Help is printed and ends the process.
+
+    Raises:
+        ValueError: a value does not fit.
+        UsageError: something is missing.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            value, unknown = tyro.cli(kind, args=list(arguments), return_unknown_args=True, **settings)
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            print(printed.getvalue(), end="")
+            raise
+        raise complaint(printed.getvalue(), help_command) from None
+    return value, unknown
+
+
+def complaint(printed: str, help_command: str) -> ValueError | UsageError:
+    """What tyro's box says, as one sentence."""
+    words = re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e]+|-{5,}", " ", printed)).strip()
+    words = re.split(r" (?:For full helptext|Argument helptext|Usage:)", words)[0]
+    if words.startswith("Required options"):
+        options = r"(--[\w.-]+|\b[A-Z]{3,}\b) (?:(?!\(required\)).)*\(required\)"
+        lacking = re.findall(options, re.sub(r"\[.*?\]+", "", words))
+        return UsageError(f"{' and '.join(lacking)} must be given; `{help_command}` explains")
+    if found := re.search(r"invalid choice (\S+) for argument '([\w.-]+)'. Expected one of \((.*?)\)", words):
+        return ValueError(f"{found[2]} cannot be {found[1]}; give one of {found[3]}")
+    if found := re.search(r"Error parsing (\S+?): (.*)", words):
+        # What a class of ours refuses is a sentence already; tyro only puts the name of the class before it.
+        refused = found[2].strip()
+        return ValueError(f"{found[1]} does not fit: {refused}" if found[1].startswith("-") else refused)
+    return UsageError(f"{words.removeprefix('Missing argument ')}; `{help_command}` explains")
+
+
+def flags(kind: Any, prefix: str = "--") -> list[str]:
+    """The flags of a dataclass, those of the dataclasses within it too."""
+    names = []
+    for entry in dataclasses.fields(kind):
+        name = f"{prefix}{entry.name.replace('_', '-')}"
+        names += flags(entry.type, f"{name}.") if dataclasses.is_dataclass(entry.type) else [name]
+    return names
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """`did you mean X?`, or what to say where nothing is near."""
+    close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
