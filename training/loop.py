@@ -65,7 +65,8 @@ def train_stage(session: Session, engine: Engine, row: Row) -> None:
         engine.step(factor, ema.decay_at(step + 1, config.ema_decay), norms["all"])
         session.step = step + 1
 
-        seconds = time.perf_counter() - began
+        measured = time.perf_counter() - began, waited, runtime.memory_mb(accelerator)
+        seconds, waited, memory_mb = (value / ranks for value in runtime.total(accelerator, *measured))
         line = {
             "step": session.step,
             "stage": row.stage.name,
@@ -77,7 +78,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> None:
             "positions": [step * config.batch_size, session.step * config.batch_size - 1],
             "samples_per_s": config.batch_size / seconds,
             "data_wait": waited / seconds,
-            "memory_mb": runtime.memory_mb(accelerator),
+            "memory_mb": memory_mb,
         }
         session.records.add_step(line)
         last = session.step == row.end or session.stopped()
