@@ -248,7 +248,7 @@ def _black_frames(readers: Sequence[Reader], contract: DataContract) -> dict[str
 
 
 def _rows(train: Sequence[_Part], validation: Sequence[_Part], shares: Sequence[float]) -> tuple[tuple[str, ...], ...]:
-    rows: list[tuple[str, ...]] = [("root", "format", "episodes", "validation", "samples", "validation", "share")]
+    rows: list[tuple[str, ...]] = [("root", "format", "episodes", "held out", "samples", "held out", "share")]
     for kept, held_out, share in zip(train, validation, shares, strict=True):
         layout = kept.reader.layout
         counts = (len(kept.places), len(held_out.places), len(kept), len(held_out))
