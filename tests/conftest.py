@@ -24,10 +24,14 @@ os.environ["HF_HOME"] = str(Path(CACHE.name) / "huggingface")
 os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(CACHE.name) / "torch_extensions")
 os.environ["MPLCONFIGDIR"] = str(Path(CACHE.name) / "matplotlib")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+# Properties are tested, not the speed of a machine that may be doing other work.
+hypothesis.settings.register_profile("touchstone", deadline=None)
+hypothesis.settings.load_profile("touchstone")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
