@@ -122,7 +122,7 @@ class Engine:
         else:
             synchronized = last or self.accelerator.num_processes == 1
             with contextlib.nullcontext() if synchronized else self.module.no_sync():
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
 
     def gradient_norms(self) -> dict[str, float]:
         """L2 norm of the accumulated gradient before clipping, by group, and of `all`."""
@@ -205,13 +205,13 @@ class Engine:
 
     # Fragments.
 
-    def _fragment(self, parameter: Tensor) -> Fragment | None:
+    def _fragment(self, parameter: Any) -> Fragment | None:
         """Where this rank's part of a parameter lies."""
         match self.zero_stage:
             case 0:
                 return Fragment(parameter, 0, 0, parameter.numel())
             case 1 | 2:
-                mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+                mapping = parameter._hp_mapping
                 if mapping is None:
                     return None
                 flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
@@ -220,7 +220,7 @@ class Engine:
             case _:
                 group, offset, length = self.zero.grad_position[self.zero.get_param_id(parameter)]
                 start = length * self.zero._get_param_partition_rank(parameter)
-                length = min(length, parameter.ds_numel - start)  # type: ignore[attr-defined]
+                length = min(length, parameter.ds_numel - start)
                 flat = self.zero.fp32_partitioned_groups_flat[group]
                 return Fragment(flat, int(offset), start, length) if length > 0 else None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 
 Grid = tuple[int, int, int]
 """Time steps, rows and columns of patches of an image."""
@@ -158,7 +158,7 @@ def resize(images: UInt8[Tensor, "N 3 _ _"], height: int, width: int) -> UInt8[T
     if images.shape[-2:] == (height, width):
         return images
     if images.device.type == "cpu":
-        return F.interpolate(images, (height, width), mode="bicubic", antialias=True)
+        return functional.interpolate(images, (height, width), mode="bicubic", antialias=True)
     return resize_by_matmul(images, height, width)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -137,6 +138,5 @@ def fit_statistics(episodes: Sequence[Episode], contract: DataContract) -> dict[
             f"no training episode has a sample of {contract.sensor}: add some that have, or give --data.sensor none"
         )
     return {
-        kind: fit_chunks(lambda kind=kind: finite_chunks(episodes, kind), rows[kind], period)  # type: ignore[misc]
-        for kind, period in periods.items()
+        kind: fit_chunks(partial(finite_chunks, episodes, kind), rows[kind], period) for kind, period in periods.items()
     }
