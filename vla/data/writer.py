@@ -14,7 +14,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +21,18 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 
-from vla.data.episode import Episode, Layout, Reader, Stream
+from vla.data.episode import Reader
 from vla.data.lerobot_statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
+from vla.data.pieces import Piece, choose_sensor_format, cut_pieces, rows_of, sensor_columns
 from vla.data.video_writer import FILES_PER_CHUNK, VideoWriter
 
 DATA_FILE_BYTES = 100_000_000
 FRAMES_AT_ONCE = 16
 """Decoded frames held in memory a camera."""
-FRAME_TOLERANCE_S = 1e-3
-"""A camera's frame this little later than a frame of the table is taken for its own; the window code does the same."""
 STATISTICS_FRAMES = 100
 """Images an episode of which the pixels are counted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A stretch of an episode on the regular clock, and what stands at each of its frames."""
-
-    episode: Episode
-    times: Float64[np.ndarray, " N"]
-    actions: Int64[np.ndarray, " N"]
-    state: Int64[np.ndarray, " N"] | None
-    cameras: Mapping[str, Int64[np.ndarray, " N"]]
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SensorFormat:
-    """How the sensor is stored."""
-
-    key: str
-    samples: int
-    """Samples a frame."""
-    channels: int
-    rate_hz: float
-    own_times: bool
-    """Whether the time of every sample is stored."""
 
 
 def write_lerobot(
@@ -264,102 +235,6 @@ class _Writer:
         (meta / "info.json").write_text(json.dumps(info, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
         stats = json.dumps(as_lists(self.collected.stats()), indent=4)
         (meta / "stats.json").write_text(stats + "\n", encoding="utf-8")
-
-
-def cut_pieces(episode: Episode, layout: Layout, fps: int) -> list[Piece]:
-    """The stretches of an episode in which every frame has an action, a state and an image of each of its cameras."""
-    first, last = float(episode.timestamps[0]), float(episode.timestamps[-1])
-    times = first + np.arange(int(np.floor((last - first) * fps + 0.5)) + 1) / fps
-    actions, usable = nearest(episode.actions.timestamps, times, 0.5 / fps)
-    state = None
-    if layout.state_dim and episode.state is not None:
-        state = newest(episode.state.timestamps, times + 1e-6)
-        usable &= state >= 0
-    tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / fps)
-    cameras = {key: newest(frames.timestamps, times + tolerance_s) for key, frames in episode.cameras.items()}
-    for places in cameras.values():
-        usable &= places >= 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], usable, [False]])))
-    return [
-        Piece(
-            episode=episode,
-            times=times[start:stop],
-            actions=actions[start:stop],
-            state=None if state is None else state[start:stop],
-            cameras={key: places[start:stop] for key, places in cameras.items()},
-        )
-        for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    ]
-
-
-def newest(stamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
-    """Index of the last stamp that is not later than each time; -1 where there is none."""
-    return np.asarray(np.searchsorted(stamps, times, side="right") - 1, dtype=np.int64)
-
-
-def nearest(
-    stamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"], tolerance_s: float
-) -> tuple[Int64[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
-    """Index of the stamp next to each time, and whether it is near enough."""
-    after = np.searchsorted(stamps, times).clip(max=len(stamps) - 1)
-    before = (after - 1).clip(min=0)
-    places = np.where(times - stamps[before] <= stamps[after] - times, before, after)
-    return places.astype(np.int64), np.abs(stamps[places] - times) <= tolerance_s
-
-
-def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float32[np.ndarray, "N C"]:
-    """Rows of a stream."""
-    return np.asarray(stream.values[places], dtype=np.float32)
-
-
-def assign(piece: Piece, fps: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """For each frame the sensor samples since the frame before: first, and one past the last."""
-    assert piece.episode.sensor is not None
-    edges = np.concatenate([[piece.times[0] - 1 / fps], piece.times])
-    places = np.searchsorted(piece.episode.sensor.timestamps, edges + 1e-9, side="right")
-    return places[:-1].astype(np.int64), places[1:].astype(np.int64)
-
-
-def choose_sensor_format(pieces: Sequence[Piece], layout: Layout, fps: int) -> SensorFormat | None:
-    """As many samples a frame as the fullest frame has; their times only where the rate does not give them."""
-    if layout.sensor is None:
-        return None
-    samples, regular = max(1, round(layout.sensor_rate_hz / fps)), True
-    for piece in pieces:
-        if piece.episode.sensor is not None:
-            starts, stops = assign(piece, fps)
-            samples = max(samples, int((stops - starts).max()))
-    for piece in pieces:
-        if piece.episode.sensor is not None:
-            starts, stops = assign(piece, fps)
-            for time, start, stop in zip(piece.times, starts, stops, strict=True):
-                expected = time - np.arange(stop - start - 1, -1, -1) / layout.sensor_rate_hz
-                regular &= bool(np.abs(piece.episode.sensor.timestamps[start:stop] - expected).max(initial=0) < 1e-6)
-    return SensorFormat(
-        key=layout.sensor,
-        samples=samples,
-        channels=layout.sensor_channels,
-        rate_hz=layout.sensor_rate_hz,
-        own_times=not regular,
-    )
-
-
-def sensor_columns(piece: Piece, sensor: SensorFormat, fps: int) -> dict[str, np.ndarray]:
-    """The windows of each frame, filled from their ends."""
-    count = len(piece)
-    windows = np.zeros((count, sensor.samples, sensor.channels), dtype=np.float32)
-    valid = np.zeros((count, sensor.samples), dtype=np.bool_)
-    times = np.repeat((piece.times - piece.times[0])[:, None], sensor.samples, axis=1)
-    stream = piece.episode.sensor
-    if stream is not None:
-        for frame, (start, stop) in enumerate(zip(*assign(piece, fps), strict=True)):
-            kept = slice(max(start, stop - sensor.samples), stop)
-            filled = slice(sensor.samples - (kept.stop - kept.start), sensor.samples)
-            windows[frame, filled] = stream.values[kept]
-            valid[frame, filled] = True
-            times[frame, filled] = stream.timestamps[kept] - piece.times[0]
-    columns = {sensor.key: windows, f"{sensor.key}_valid": valid}
-    return columns | ({f"{sensor.key}_timestamp": times} if sensor.own_times else {})
 
 
 def frame_size(pieces: Sequence[Piece], camera: str) -> tuple[int, int]:
