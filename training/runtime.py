@@ -17,8 +17,9 @@ from torch import Tensor
 
 from vla.data.episode import CorruptData
 
-DONE, CORRUPT, NOT_FINITE, REFUSED = 0, 65, 70, 78
-"""Exit codes: done; a checkpoint or data file is corrupt; loss or gradient not finite; configuration refused."""
+DONE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 33, 34, 65, 70, 75, 78
+"""Exit codes: done; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were not
+finite; pre-empted, resumable; configuration refused."""
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
