@@ -1,0 +1,290 @@
+"""Runs trainings that are meant to die, without the ten seconds that starting Python and its libraries takes.
+
+A server process imports everything once. Each *life* is a number of ranks that it forks, with an environment of their
+own; they train, and end as a launched process would: through `runtime.main`, by a signal, or killed at a time limit,
+and then every rank's stacks stand in what the test prints.
+
+    with ForkServer(folder) as server:
+        life = server.start(["--out", ...], ranks=2, environment={"TOUCHSTONE_FAULTS": "shard.written:kill#1"})
+        assert life.wait(limit_s=30) == [1, -signal.SIGKILL]
+"""
+
+import ctypes
+import faulthandler
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tests.training.launch import ROOT, free_port
+
+STACKS = signal.SIGUSR2
+"""Makes a rank write the stacks of all its threads into its log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """Ranks that were started; all that is known about them is their exit and what they left in files."""
+
+    server: "ForkServer"
+    number: int
+    pids: Sequence[int]
+    logs: Sequence[Path]
+    began: float = field(default_factory=time.monotonic)
+
+    def codes(self) -> list[int | None]:
+        """Exit codes so far; None of a rank that runs, -N of one that signal N ended."""
+        result: list[int | None] = self.server.ask({"codes": self.number})
+        return result
+
+    def wait(self, limit_s: float = 60.0) -> list[int]:
+        """Exit codes of all ranks.
+
+        Raises:
+            AssertionError: a rank still runs after the limit; it shows the stacks of all, and all are killed.
+        """
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            codes = self.codes()
+            if None not in codes:
+                return [code for code in codes if code is not None]
+            time.sleep(0.02)
+        self.signal(STACKS)
+        time.sleep(0.5)
+        codes = self.codes()
+        self.kill()
+        raise AssertionError(f"after {limit_s:g} s the exit codes are {codes}\n{self.report()}")
+
+    def wait_for(self, text: str, *, rank: int = 0, limit_s: float = 60.0) -> None:
+        """Return as soon as a rank has printed `text`.
+
+        Raises:
+            AssertionError: it ended, or the limit passed, before it did.
+        """
+        deadline = time.monotonic() + limit_s
+        while text not in self.output(rank):
+            ended = self.codes()[rank] is not None
+            if time.monotonic() > deadline or (ended and text not in self.output(rank)):
+                self.kill()
+                raise AssertionError(f"{text!r} was not printed by rank {rank}\n{self.report()}")
+            time.sleep(0.01)
+
+    def signal(self, number: int, rank: int | None = None) -> None:
+        """Send a signal to one rank or to all that run."""
+        self.server.ask({"signal": self.number, "value": int(number), "rank": rank})
+
+    def kill(self) -> None:
+        """End every rank and whatever it started, at once."""
+        self.server.ask({"kill": self.number})
+
+    def output(self, rank: int = 0) -> str:
+        """What a rank has printed, both outputs together."""
+        return self.logs[rank].read_text(errors="replace")
+
+    def report(self) -> str:
+        """The end of every rank's output."""
+        return "\n".join(f"rank {rank}:\n{self.output(rank)[-6000:]}" for rank in range(len(self.logs)))
+
+
+class ForkServer:
+    """A process with everything imported, that forks ranks; use it as a context."""
+
+    def __init__(self, folder: Path) -> None:
+        """Logs of the lives go to `folder`."""
+        self.folder = folder
+        self.lives = 0
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.errors = (self.folder / "server.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.forkserver"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()  # the server kills what still runs, and ends
+        try:
+            self.process.wait(timeout=20)
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
+            self.errors.close()
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """Send a request; the answer."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the fork server ended:\n{(self.folder / 'server.log').read_text()[-3000:]}"
+        return json.loads(line)
+
+    def start(
+        self,
+        argv: Sequence[object],
+        *,
+        ranks: int = 1,
+        recipe: str = "stage1",
+        topology: str = "ddp",
+        environment: Mapping[str, str] | None = None,
+        prepare: str = "",
+    ) -> Life:
+        """Start a training on `ranks` ranks.
+
+        `topology` is ddp or the name of a file in ds_configs; `prepare` names a function, `module:function`, that each
+        rank calls first, to change what a test cannot reach through flags and environment.
+        """
+        folder = self.folder / f"life-{self.lives:03d}"
+        folder.mkdir()
+        logs = [folder / f"rank-{rank}.log" for rank in range(ranks)]
+        for log in logs:
+            log.touch()
+        request = {
+            "start": self.lives,
+            "argv": [str(word) for word in argv],
+            "recipe": recipe,
+            "topology": topology,
+            "environment": {"MASTER_PORT": str(free_port())} | dict(environment or {}),
+            "prepare": prepare,
+            "logs": [str(log) for log in logs],
+        }
+        pids = self.ask(request)
+        life = Life(server=self, number=self.lives, pids=pids, logs=logs)
+        self.lives += 1
+        return life
+
+    def run(self, argv: Sequence[object], *, limit_s: float = 60.0, **options: Any) -> list[int]:
+        """Exit codes of a life that nobody disturbs."""
+        return self.start(argv, **options).wait(limit_s)
+
+
+class Ranks:
+    """The server's view of a life: processes it has forked."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.codes: dict[int, int | None] = {}
+        self.group = 0
+        for rank, _ in enumerate(request["logs"]):
+            pid = os.fork()
+            if pid == 0:
+                live(request, rank, self.group)
+            self.group = self.group or pid
+            os.setpgid(pid, self.group)
+            self.codes[pid] = None
+
+    def poll(self) -> list[int | None]:
+        for pid, code in self.codes.items():
+            if code is None and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                self.codes[pid] = os.waitstatus_to_exitcode(ended[1])
+        return list(self.codes.values())
+
+    def signal(self, number: int, rank: int | None) -> None:
+        self.poll()
+        for place, (pid, code) in enumerate(self.codes.items()):
+            if code is None and rank in (None, place):
+                os.kill(pid, number)
+
+    def kill(self) -> None:
+        try:
+            os.killpg(self.group, signal.SIGKILL)  # loader processes of a rank that is gone belong to the group too
+        except ProcessLookupError:
+            return
+        while None in self.poll():
+            time.sleep(0.01)
+
+
+def live(request: Mapping[str, Any], rank: int, group: int) -> None:
+    """Become a rank; does not return."""
+    os.setpgid(0, group)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives the server
+    log = os.open(request["logs"][rank], os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.register(STACKS, all_threads=True)
+
+    from tests.training.train_worker import RECIPES, use
+    from training import loop, runtime
+    from training.config import both_stages, parse
+
+    size = str(len(request["logs"]))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
+    os.environ.update({"MASTER_ADDR": "127.0.0.1"} | request["environment"])
+    use(request["topology"])
+
+    def train() -> None:
+        if importlib.util.find_spec("training.faults"):
+            importlib.import_module("training.faults").arm()
+        if request["prepare"]:
+            module, _, function = request["prepare"].partition(":")
+            getattr(importlib.import_module(module), function)()
+        argv = request["argv"]
+        loop.train(parse(RECIPES[request["recipe"]](), both_stages(argv) if request["recipe"] == "two_stage" else argv))
+
+    runtime.main(train)
+
+
+def import_all() -> None:
+    """What a training imports, lazily or not, so that no rank has to."""
+    import accelerate
+    import deepspeed
+    import peft
+    import pyarrow.parquet  # noqa: F401
+    import torch
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
+    import wandb
+
+    from tests.training import train_worker
+    from vla.data import lerobot
+
+    assert all((accelerate, deepspeed, peft, transformers, wandb, train_worker, lerobot))
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    """Serve requests, one line each, until the other side closes the pipe."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints does not mix with the answers
+    import_all()
+    gc.collect()
+    gc.freeze()  # shared with the ranks, and not copied by their collections
+    lives: dict[int, Ranks] = {}
+    for line in sys.stdin:
+        answer: Any = None
+        match json.loads(line):
+            case {"start": number} as request:
+                lives[number] = Ranks(request)
+                answer = list(lives[number].codes)
+            case {"codes": number}:
+                answer = lives[number].poll()
+            case {"signal": number, "value": value, "rank": rank}:
+                lives[number].signal(value, rank)
+            case {"kill": number}:
+                lives[number].kill()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    for ranks in lives.values():
+        ranks.kill()
+
+
+if __name__ == "__main__":
+    main()
