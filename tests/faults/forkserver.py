@@ -13,7 +13,6 @@ import ctypes
 import faulthandler
 import gc
 import importlib
-import importlib.util
 import json
 import os
 import signal
@@ -223,7 +222,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     faulthandler.register(STACKS, all_threads=True)
 
     from tests.training.train_worker import RECIPES, use
-    from training import loop, runtime
+    from training import faults, loop, runtime
     from training.config import both_stages, parse
 
     size = str(len(request["logs"]))
@@ -232,8 +231,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     use(request["topology"])
 
     def train() -> None:
-        if importlib.util.find_spec("training.faults"):
-            importlib.import_module("training.faults").arm()
+        faults.arm(os.environ.get("TOUCHSTONE_FAULTS", ""))
         if request["prepare"]:
             module, _, function = request["prepare"].partition(":")
             getattr(importlib.import_module(module), function)()
