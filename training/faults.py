@@ -64,6 +64,7 @@ ENTRY = re.compile(
     r"(@(?P<first>[1-9]\d*)(-(?P<last>[1-9]\d*))?)?(#(?P<rank>\d+))?",
     re.ASCII,
 )
+SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +94,17 @@ def hit(point: str) -> None:
         _act(point)
 
 
-def arm(text: str) -> None:
-    """Replace what is armed by these entries and count hits anew; an empty text disarms.
+def arm(text: str | None = None) -> None:
+    """Replace what is armed by these entries, or by those of the environment, and count hits anew.
+
+    An empty text disarms. A process that was forked after this module was imported calls it without arguments.
 
     Raises:
         ValueError: an entry names an unknown point, action or errno, or cannot be read.
     """
     rank = int(os.environ.get("RANK", "0"))
-    faults = [fault for fault in parse(text) if fault.rank in (None, rank)]
+    entries = os.environ.get("TOUCHSTONE_FAULTS", "") if text is None else text
+    faults = [fault for fault in parse(entries) if fault.rank in (None, rank)]
     with _lock:
         _hits.clear()
         _armed.clear()
@@ -137,7 +141,7 @@ def _parse_entry(entry: str) -> Fault:
     if action == "raise":
         _known(value, ERRNOS, "errno")
     elif action == "sleep":
-        if not _is_duration(value):
+        if not SECONDS.fullmatch(value):
             raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; write the seconds to sleep, as in {point}:sleep=0.5")
     elif value:
         raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; {action} takes no value, write {point}:{action}")
@@ -156,10 +160,6 @@ def _known(given: str, names: Collection[str], kind: str) -> None:
         raise ValueError(f"TOUCHSTONE_FAULTS names an unknown {kind} {given!r}; known are {', '.join(names)}{hint}")
 
 
-def _is_duration(value: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d*)?|\.\d+", value, re.ASCII) is not None
-
-
 def _act(point: str) -> None:
     assert point in POINTS, f"{point} is missing in faults.POINTS"
     with _lock:
@@ -173,8 +173,8 @@ def _act(point: str) -> None:
         elif fault.action == "sleep":
             time.sleep(float(fault.value))
         else:
-            number_of_error = getattr(errno, fault.value)
-            raise OSError(number_of_error, os.strerror(number_of_error), f"fault at {point}")
+            code = getattr(errno, fault.value)
+            raise OSError(code, os.strerror(code), f"fault at {point}")
 
 
-arm(os.environ.get("TOUCHSTONE_FAULTS", ""))
+arm()

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, TypeVar
 
 from training import faults
@@ -58,6 +59,15 @@ TRANSIENT = frozenset(
 CHANGING = TRANSIENT | {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 """What deleting a tree meets while others change it, or still have its files open."""
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+REFUSALS = MappingProxyType(
+    {
+        errno.EROFS: "is on a read-only file system; mount it for writing",
+        errno.EACCES: "may not be written by this user; change its permissions",
+        errno.EPERM: "may not be written by this user; change its permissions",
+        errno.EEXIST: "is a file; move it away",
+        errno.ENOTDIR: "lies under a file; move that away",
+    }
+)
 
 Result = TypeVar("Result")
 
@@ -135,7 +145,15 @@ def _chunks(parts: Sequence[bytes | memoryview]) -> Iterator[list[memoryview]]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: the file is missing, or could not be read three times.
+    """
+    return _retried(lambda: _digest_once(path))
+
+
+def _digest_once(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -193,15 +211,14 @@ def move(source: Path, target: Path) -> None:
         OSError: the source is missing, the target is a folder with content, or the storage refuses or failed three
             times.
     """
-    before = source.lstat()
-    identity = before.st_dev, before.st_ino
+    identity = _retried(lambda: _identity(source))
 
     def rename() -> None:
         try:
             source.rename(target)
         except OSError:
             # The reply to a rename that was done can be lost; the second request then finds no source.
-            if _identity(target) != identity or _identity(source) is not None:
+            if identity is None or _identity(target) != identity or _identity(source) is not None:
                 raise
 
     _retried(rename)
@@ -293,23 +310,14 @@ def probe(folder: Path, size: int) -> float:
     try:
         return _retried(lambda: _probe_once(folder, size))
     except OSError as error:
-        match error.errno:
-            case errno.ENOSPC | errno.EDQUOT:
-                what = "quota" if error.errno == errno.EDQUOT else "file system"
-                raise ValueError(
-                    f"{folder} has no room for the {size} bytes ({size / 1e9:.2f} GB) that are needed, its {what} is "
-                    "full; delete something there, enlarge it, or use another folder"
-                ) from error
-            case errno.EROFS:
-                raise ValueError(
-                    f"{folder} is on a read-only file system; mount it for writing or use another folder"
-                ) from error
-            case errno.EACCES | errno.EPERM:
-                raise ValueError(
-                    f"{folder} may not be written by user {os.getuid()}; change its permissions or use another folder"
-                ) from error
-            case errno.EEXIST | errno.ENOTDIR:
-                raise ValueError(f"{folder} is no folder, or lies in none; use another folder") from error
+        if is_full(error):
+            limit = "quota" if error.errno == errno.EDQUOT else "file system"
+            raise ValueError(
+                f"{folder} has no room for the {size} bytes ({size / 1e9:.2f} GB) that are needed, its {limit} is full; "
+                "delete something there, enlarge it, or use another folder"
+            ) from error
+        if error.errno in REFUSALS:
+            raise ValueError(f"{folder} {REFUSALS[error.errno]} or use another folder") from error
         raise
 
 
