@@ -313,11 +313,11 @@ def probe(folder: Path, size: int) -> float:
         if is_full(error):
             limit = "quota" if error.errno == errno.EDQUOT else "file system"
             raise ValueError(
-                f"{folder} has no room for the {size} bytes ({size / 1e9:.2f} GB) that are needed, its {limit} is full; "
-                "delete something there, enlarge it, or use another folder"
+                f"{folder} has no room for the {size} bytes ({size / 1e9:.2f} GB) that are needed; its {limit} is "
+                "full: delete something there, enlarge it, or use another folder"
             ) from error
-        if error.errno in REFUSALS:
-            raise ValueError(f"{folder} {REFUSALS[error.errno]} or use another folder") from error
+        if advice := REFUSALS.get(error.errno or 0):
+            raise ValueError(f"{folder} {advice} or use another folder") from error
         raise
 
 
