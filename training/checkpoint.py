@@ -2,35 +2,37 @@
 
     RUN/checkpoints/LATEST             a hint; the newest directory with a valid manifest is the truth
     RUN/checkpoints/step-00000500/
-        shard-00000-of-00002.safetensors ...    weight/<name>, exp_avg/<name>, exp_avg_sq/<name>, ema/<name>
+        shard-00000-of-00002.safetensors ...    weight/<name>, exp_avg/<name>, exp_avg_sq/<name>, ema/<name>;
+                                                <name>@1024 is the flat piece that begins at element 1024
         policy.json                             what the weights mean: settings, data contract, normalisers
         manifest.json                           written last: what a valid checkpoint consists of
 
-Every rank writes its share of the names. The files are written beside their final place and renamed as one directory,
-so a directory called step-* is whole or damaged from outside, never half written. Loading one runs no code.
+Every rank writes its share (training/saving.py). The files are written beside their final place and renamed as one
+directory, so a directory called step-* is whole or damaged from outside, never half written. Loading runs no code.
 """
 
-import hashlib
 import json
-import os
-import shutil
+import re
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from training import runtime
-from training.sharding import MOMENTS, Engine, State
+from training import faults, runtime, storage
+from training.sharding import KEYS, MOMENTS, State
 from vla.data.episode import CorruptData
 
-SCHEMA = 1
-KEYS = ("weight", *MOMENTS)
+SCHEMA = 2
+NAME = re.compile(r"step-\d{8,}")
+STALE_S, VISIBLE_S = 1.0, 5.0
+"""How long a shared file system may show a file as it was, and hide a directory that its pointer names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +59,21 @@ class Checkpoint:
             CorruptData: a shard cannot be read, or the shards do not hold the same names under every key.
         """
         tensors: dict[str, dict[str, Tensor]] = {key: {} for key in KEYS}
-        for entry in self.manifest["files"]:
-            if not entry["name"].endswith(".safetensors"):
+        unfilled: dict[tuple[str, str], int] = {}
+        for full_name, piece, file in self._stored():
+            key, _, rest = full_name.partition("/")
+            name, _, start = rest.partition("@")
+            if key not in tensors or (name in tensors[key] and (key, name) not in unfilled):
+                raise CorruptData(f"{file} holds an unexpected tensor {full_name!r}")
+            if not start:
+                tensors[key][name] = piece
                 continue
-            try:
-                with safe_open(self.path / entry["name"], framework="pt") as file:
-                    for full_name in file.keys():  # noqa: SIM118  (a safe_open handle is no mapping)
-                        key, _, name = full_name.partition("/")
-                        if key not in tensors or name in tensors[key]:
-                            raise CorruptData(f"{self.path / entry['name']} holds an unexpected tensor {full_name!r}")
-                        tensors[key][name] = file.get_tensor(full_name)
-            except SafetensorError as error:
-                raise CorruptData(f"{self.path / entry['name']} cannot be read: {error}") from error
+            shape = torch.Size(self.manifest["shapes"][name])
+            whole = tensors[key].setdefault(name, torch.empty(shape, dtype=piece.dtype))
+            whole.view(-1).narrow(0, int(start), piece.numel()).copy_(piece)
+            unfilled[key, name] = unfilled.get((key, name), shape.numel()) - piece.numel()
+        if torn := [name for (_, name), count in unfilled.items() if count != 0]:
+            raise CorruptData(f"{self.path} lacks pieces of {torn[0]!r}; use another checkpoint")
         trained = tensors["ema"].keys()
         if any(tensors[key].keys() != trained for key in MOMENTS) or not trained <= tensors["weight"].keys():
             raise CorruptData(f"{self.path} holds weights and moments of different parameters; use another checkpoint")
@@ -78,102 +83,93 @@ class Checkpoint:
             adam_steps=dict(self.manifest["adam_steps"]),
         )
 
+    def _stored(self) -> Iterator[tuple[str, Tensor, Path]]:
+        """Stored name, tensor and file of everything in the shards."""
+        for entry in self.manifest["files"]:
+            path = self.path / entry["name"]
+            if path.suffix != ".safetensors":
+                continue
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for full_name in file.keys():  # noqa: SIM118  (a safe_open handle is no mapping)
+                        yield full_name, file.get_tensor(full_name), path
+            except SafetensorError as error:
+                raise CorruptData(f"{path} cannot be read: {error}") from error
 
-def save(
-    engine: Engine,
-    out: Path,
-    *,
-    step: int,
-    entries: Mapping[str, Any],
-    policy: Mapping[str, Any],
-    frozen: Sequence[str],
-) -> Path:
-    """Write a checkpoint; every rank calls this and returns when it is complete.
 
-    `entries` go into the manifest; `policy` becomes policy.json; `frozen` names parameters that are learned but not
-    trained in this stage, whose weights are kept too.
+def commit(staging: Path, manifest: Mapping[str, Any], policy: Mapping[str, Any]) -> Path:
+    """Make a checkpoint of a folder whose shards are written; one process calls this. Before its rename it is none.
+
+    Raises:
+        OSError: the storage failed; then there is no new checkpoint, and the earlier ones are as they were.
     """
-    accelerator = engine.accelerator
-    folder = out / "checkpoints"
-    final = folder / f"step-{step:08d}"
-    staging = folder / runtime.share(accelerator, f".staging-{final.name}-{uuid.uuid4().hex[:8]}")
-    if accelerator.is_main_process:
-        staging.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    name = f"shard-{accelerator.process_index:05d}-of-{accelerator.num_processes:05d}.safetensors"
-    written = [write(staging / name, to_bytes(own_share(engine, frozen)))]
-    adam_steps = engine.adam_steps()
-    if accelerator.is_main_process:
-        written.append(write(staging / "policy.json", json.dumps(policy, indent=1).encode()))
-    files = [file for files in runtime.collect(accelerator, written) for file in files]
-    if accelerator.is_main_process:
-        manifest = {
-            "schema": SCHEMA,
-            "step": step,
-            **entries,
-            "ranks": accelerator.num_processes,
-            "zero_stage": engine.zero_stage,
-            "adam_steps": adam_steps,
-            "files": files,
-        }
-        write(staging / "manifest.json", json.dumps(manifest, indent=1).encode())
-        synchronize(staging)
-        if final.exists():  # damaged, or it would have been resumed from
-            final.rename(folder / f".bad-{final.name}-{uuid.uuid4().hex[:8]}")
-        staging.rename(final)
-        write(folder / ".LATEST.tmp", final.name.encode())
-        (folder / ".LATEST.tmp").replace(folder / "LATEST")
-        synchronize(folder)
-    accelerator.wait_for_everyone()
+    folder = staging.parent
+    final = path_of(folder.parent, manifest["step"])
+    files = [*manifest["files"], storage.write(staging / "policy.json", [json.dumps(policy, indent=1).encode()])]
+    content = {"schema": SCHEMA, **manifest, "files": files}
+    storage.write(staging / "manifest.json", [json.dumps(content, indent=1).encode()])
+    faults.hit("manifest.written")
+    storage.synchronize(staging)
+    if final.exists():  # damaged, or it would have been resumed from
+        quarantine(final)
+    faults.hit("rename.before")
+    storage.move(staging, final)
+    faults.hit("latest.before")
+    storage.write(folder / "LATEST", [final.name.encode()])
+    faults.hit("latest.after")
     return final
 
 
-def own_share(engine: Engine, frozen: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors this rank writes: names are dealt out by size, so that the shards are of one size."""
-    ranks, rank = engine.accelerator.num_processes, engine.accelerator.process_index
-    load = [0] * ranks
-    mine = set()
-    for name in sorted(engine.shapes, key=lambda name: (-engine.shapes[name].numel(), name)):
-        owner = load.index(min(load))
-        load[owner] += engine.shapes[name].numel()
-        if owner == rank:
-            mine.add(name)
-    share = {f"{key}/{name}": tensor for key in KEYS for name, tensor in engine.gather(key, keep=mine).items()}
-    kept = engine.frozen(frozen)
-    return share | ({f"weight/{name}": tensor for name, tensor in kept.items()} if rank == 0 else {})
-
-
-def write(path: Path, content: bytes) -> dict[str, str | int]:
-    """Write a file through to the disk and return its entry in the manifest."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def synchronize(folder: Path) -> None:
-    """Write a directory's entries through to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def quarantine(path: Path) -> Path:
+    """Set a damaged checkpoint aside, whole, under a name that nothing resumes from; returns the new place."""
+    aside = path.with_name(f".bad-{path.name}-{uuid.uuid4().hex[:8]}")
+    storage.move(path, aside)
+    return aside
 
 
 def prune(out: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
-    for path in steps(out)[:-keep]:
-        doomed = path.with_name(f".old-{path.name}")
-        path.rename(doomed)  # so that a deletion that is cut off leaves nothing that looks like a checkpoint
-        shutil.rmtree(doomed)
+    """Delete all but the newest `keep` valid checkpoints; a damaged one counts for nothing and is left alone.
+
+    A shared file system may refuse a deletion for a while; then it is tried again after the next save.
+    """
+    valid = [path for path in steps(out) if is_whole(path)]
+    for path in valid[:-keep]:
+        faults.hit("prune.before")
+        discard(path)
+
+
+def discard(path: Path) -> bool:
+    """Delete a checkpoint; whether that is done. Cut off, it leaves nothing that looks like a checkpoint."""
+    doomed = path.with_name(f".old-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.rename(doomed)
+    except OSError as error:
+        if not storage.is_transient(error):
+            raise
+        return False
+    faults.hit("prune.renamed")
+    return storage.remove(doomed)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's manifest can be read and its files have their sizes; digests are not compared."""
+    try:
+        entries = read(path).manifest["files"]
+        return all((path / entry["name"]).stat().st_size == entry["bytes"] for entry in entries)
+    except (CorruptData, OSError):
+        return False
 
 
 def clean(out: Path) -> None:
     """Delete what a run that was killed while saving or deleting left behind."""
     for pattern in (".staging-*", ".old-*"):
         for path in (out / "checkpoints").glob(pattern):
-            shutil.rmtree(path)
+            storage.remove(path)
+
+
+def path_of(out: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return out / "checkpoints" / f"step-{step:08d}"
 
 
 def steps(out: Path) -> list[Path]:
@@ -193,9 +189,9 @@ def read(path: Path) -> Checkpoint:
         _ = manifest["step"], manifest["stage"], manifest["adam_steps"], manifest["groups"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptData(f"{path} is no checkpoint: its manifest.json is missing or damaged") from error
-    if schema != SCHEMA:
+    if not 1 <= schema <= SCHEMA:
         raise CorruptData(
-            f"{path} has schema {schema}, this version reads schema {SCHEMA}; use the version that wrote it"
+            f"{path} has schema {schema}, this version reads schemas up to {SCHEMA}; use the version that wrote it"
         )
     if outside := [name for name in names if Path(name).name != name]:
         raise CorruptData(f"{path / 'manifest.json'} names a file outside its directory: {outside[0]!r}")
@@ -208,45 +204,77 @@ def verify(checkpoint: Checkpoint, accelerator: Accelerator) -> None:
     Raises:
         CorruptData: on all ranks, when any of them finds a missing or changed file.
     """
-    problems = []
-    for entry in checkpoint.manifest["files"][accelerator.process_index :: accelerator.num_processes]:
-        path = checkpoint.path / entry["name"]
-        if not path.exists():
-            problems.append(f"{path} is missing")
-        elif path.stat().st_size != entry["bytes"]:
-            problems.append(f"{path} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        elif digest(path) != entry["sha256"]:
-            problems.append(f"{path} does not match its digest")
+    mine = checkpoint.manifest["files"][accelerator.process_index :: accelerator.num_processes]
+    problems = [problem for entry in mine if (problem := problem_of(checkpoint.path, entry))]
     found = [problem for problems in runtime.collect(accelerator, problems) for problem in problems]
     if found:
         raise CorruptData(f"checkpoint {checkpoint.path.name} is damaged: {found[0]}; resume from another one")
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def problem_of(folder: Path, entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file of a checkpoint, looked at twice: a shared file system may show an old state first."""
+    path = folder / entry["name"]
+    for pause_s in (STALE_S, 0.0):
+        try:
+            size = path.stat().st_size
+            if size == entry["bytes"] and storage.digest(path) == entry["sha256"]:
+                return None
+            problem = (
+                f"{path} does not match its digest"
+                if size == entry["bytes"]
+                else f"{path} has {size} bytes instead of {entry['bytes']}"
+            )
+        except FileNotFoundError:
+            problem = f"{path} is missing"
+        time.sleep(pause_s)
+    return problem
 
 
-def newest(out: Path, accelerator: Accelerator) -> Checkpoint | None:
-    """The newest valid checkpoint of a run, or None when it has none at all.
+def candidates(out: Path) -> list[Path]:
+    """The checkpoint directories of a run, newest first.
+
+    One that LATEST names is waited for: on a shared file system the pointer may be seen before the directory.
+    """
+    try:
+        hint = (out / "checkpoints" / "LATEST").read_text()
+    except OSError:
+        hint = ""
+    if NAME.fullmatch(hint):
+        storage.settled(out / "checkpoints" / hint, VISIBLE_S)
+    return list(reversed(steps(out)))
+
+
+def newest(
+    out: Path,
+    accelerator: Accelerator,
+    *,
+    accept: Callable[[Checkpoint], bool] = lambda _: True,
+    damaged: list[Path] | None = None,
+) -> Checkpoint | None:
+    """The newest valid checkpoint of a run that is accepted, or None when it has none.
+
+    Damaged ones that were passed over are told of, and added to `damaged`.
 
     Raises:
         CorruptData: there are checkpoints, and none of them is valid; a fresh start would hide that.
     """
-    candidates = [Path(path) for path in runtime.share(accelerator, [str(path) for path in reversed(steps(out))])]
-    problem = None
-    for path in candidates:
+    paths = runtime.share(accelerator, [str(path) for path in candidates(out)] if accelerator.is_main_process else None)
+    problems = []
+    for path in map(Path, paths):
         try:
             checkpoint = read(path)
+            if not accept(checkpoint):
+                continue
             verify(checkpoint, accelerator)
         except CorruptData as error:
-            problem = error
+            problems.append(error)
             accelerator.print(f"skipped: {error}")
+            if damaged is not None:
+                damaged.append(path)
             continue
         return checkpoint
-    if problem is not None:
-        raise CorruptData(f"none of the {len(candidates)} checkpoints in {out / 'checkpoints'} is valid ({problem})")
+    if problems and len(problems) == len(paths):
+        raise CorruptData(f"none of the {len(paths)} checkpoints in {out / 'checkpoints'} is valid ({problems[-1]})")
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from training.guard import GuardConfig
 from training.records import Tracker
 from training.stages import Stage
 from vla import commandline
@@ -74,6 +75,14 @@ class RunConfig:
     """Seconds after which a checkpoint is due whatever the step."""
     keep: int = 3
     """Checkpoints to keep."""
+    save_failures: int = 3
+    """Saves that may fail in a row, >= 1; then the run ends with exit code 34."""
+    grace_seconds: float = 5.0
+    """From SIGTERM or SIGINT to the end of the run, which saves when that is quick enough; RunPod gives 5 s."""
+    hang_seconds: float = 300.0
+    """Without progress for this long, every rank writes its stacks and the run ends with exit code 33."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Of steps that would do harm."""
     stop_after: int | None = None
     """Save after this step and end, as if the time were up; the schedule keeps its total."""
     resume_from: str | None = None
@@ -84,9 +93,13 @@ class RunConfig:
     """metrics.jsonl is always written; auto adds wandb where it has a key or WANDB_MODE=offline."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "micro_batch", "validate_every", "save_every", "keep", "finetune_layers"):
+        counts = ("batch_size", "micro_batch", "validate_every", "save_every", "save_failures", "keep")
+        for name in (*counts, "finetune_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        for name in ("save_seconds", "grace_seconds", "hang_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be greater than 0")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout is {self.dropout}; it must lie in [0, 1)")
         if self.resume_from and self.init_from:
@@ -189,8 +202,8 @@ class TwoStageConfig(RunConfig):
 
 
 VOLATILE = re.compile(
-    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|keep|stop_after|resume_from|init_from"
-    r"|tracker|precision|data\.(roots|workers)|backbone\.(path|gradient_checkpointing))(\.|$)"
+    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
+    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|tracker|precision|guard\.max_skipped|data\.(roots|workers)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 

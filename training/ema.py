@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -17,6 +16,8 @@ def decay_at(step: int, decay: float) -> float:
 
 
 @torch.no_grad()
-def update(averages: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
-    """average <- decay * average + (1 - decay) * weight, in place."""
-    get_ema_multi_avg_fn(decay)(list(averages), list(weights), None)  # type: ignore[no-untyped-call]
+def update(averages: Iterable[Tensor], weights: Iterable[Tensor], decay: float, skip: Tensor) -> None:
+    """average <- decay * average + (1 - decay) * weight, in place; nothing where the scalar `skip` is 1."""
+    share = (1 - decay) * (1 - skip)
+    for average, weight in zip(averages, weights, strict=True):
+        average.lerp_(weight, share.to(average.device))

@@ -1,17 +1,16 @@
 """The training loop."""
 
-import math
 import sys
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training import ema, runtime
+from training import ema, faults, runtime
 from training.config import RunConfig
-from training.session import Row, Session
+from training.ledger import Step, Stopwatch
+from training.session import Ending, Row, Session
 from training.sharding import Engine
 from training.validation import validate
 from vla.batch import Batch, Losses
@@ -20,79 +19,84 @@ from vla.data.order import torch_seed
 
 def train(config: RunConfig) -> None:
     """Train the stages of a configuration one after the other, anew or from a checkpoint, and export the policy."""
-    session = Session(config)
-    for row in session.remaining():
-        engine = session.enter(row)
-        train_stage(session, engine, row)
-        session.leave(engine, row)
-        if session.stopped():
-            break
-    session.records.close()
+    with Session(config) as session:
+        while (row := session.next_row()) is not None:
+            engine = session.enter(row)
+            ending = train_stage(session, engine, row)
+            session.leave(engine, row, ending)
 
 
-def train_stage(session: Session, engine: Engine, row: Row) -> None:
+def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
     """Take the policy through the remaining steps of a stage. Every rank runs every line."""
     config, accelerator, ranks = session.config, session.accelerator, session.accelerator.num_processes
-    total = row.end - row.start
+    device, beat = accelerator.device, session.watchdog.beat
     if session.stopped():
-        return
+        return "stopped"
     session.policy.set_mode(training=True)
     if session.step == 0:
         check(session, engine)
     batches = session.batches(row)
     for step in progress(session, row):
-        began = time.perf_counter()
+        beat("data", step=step + 1)
+        faults.hit("start")
+        watch = Stopwatch()
+        faults.hit("data")
         micro_batches = next(batches)
-        waited = time.perf_counter() - began
+        watch.data_came()
+        watch.pause()
+        summed, preempted = session.agree(micro_batches)
+        if preempted:
+            return "preempted"
+        watch.go_on()
 
-        weight, due = runtime.total(
-            accelerator, sum(float(b.weight.sum()) for b in micro_batches), session.save_is_due()
-        )
-        parts: dict[str, float] = {}
+        weight = torch.tensor(summed, dtype=torch.float32, device=device)
+        parts: dict[str, Tensor] = {}
         for index, batch in enumerate(micro_batches):
+            beat("forward")
+            faults.hit("forward")
             torch.manual_seed(torch_seed(config.seed, "dropout", int(batch.positions[0])))
-            losses = weigh(engine(batch.to(accelerator.device)), batch, weight)
+            losses = weigh(engine(batch.to(device)), batch, weight)
+            last = index == len(micro_batches) - 1
+            if last:
+                watch.pause()
+            beat("backward")
+            faults.hit("backward")
             # DDP and ZeRO average gradients over ranks; the loss is a sum over them.
-            engine.backward(sum_of(losses) * ranks, last=index == len(micro_batches) - 1)
-            parts = {part: parts.get(part, 0.0) + float(loss.detach()) for part, loss in losses.items()}
+            engine.backward(sum_of(losses) * ranks, last=last)
+            parts = {part: parts.get(part, 0.0) + loss.detach().double() for part, loss in losses.items()}
 
         norms = engine.gradient_norms()
-        reduced = dict(zip(parts, runtime.total(accelerator, *parts.values()), strict=True))
-        loss = sum(reduced.values())
-        if not (math.isfinite(loss) and math.isfinite(norms["all"])):
-            raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {norms['all']}; nothing was stepped")
-        factor = row.stage.factor(step - row.start, total)
-        engine.step(factor, ema.decay_at(step + 1, config.ema_decay), norms["all"])
+        reduced = dict(zip(parts, runtime.sum_over_ranks(accelerator, [*parts.values()]), strict=True))
+        skip, spike = session.guard.judge(sum_of(reduced), norms["all"])
+        factor = row.stage.factor(step - row.start, row.end - row.start)
+        engine.step(factor, ema.decay_at(step + 1, config.ema_decay), norms["all"], skip)
         session.step = step + 1
-
-        measured = time.perf_counter() - began, waited, runtime.memory_mb(accelerator)
-        seconds, waited, memory_mb = (value / ranks for value in runtime.total(accelerator, *measured))
-        line = {
-            "step": session.step,
-            "stage": row.stage.name,
-            "loss": loss,
-            "losses": reduced,
-            "lr": {group.group: group.rate * factor for group in session.groups},
-            "grad_norm": norms,
-            "samples_seen": session.step * config.batch_size,
-            "positions": [step * config.batch_size, session.step * config.batch_size - 1],
-            "samples_per_s": config.batch_size / seconds,
-            "data_wait": waited / seconds,
-            "memory_mb": memory_mb,
-        }
-        session.records.add_step(line)
-        last = session.step == row.end or session.stopped()
-        if session.step % config.validate_every == 0 or last:
+        session.ledger.add(
+            Step(
+                step=session.step,
+                stage=row.stage.name,
+                batch_size=config.batch_size,
+                lr={group.group: group.rate * factor for group in session.groups},
+                losses=reduced,
+                gradient_norms=norms,
+                skip=skip,
+                spike=spike,
+                timing=watch.stop(),
+            )
+        )
+        if session.step % config.validate_every == 0 or session.step == row.end or session.stopped():
             check(session, engine)
-        if session.step % config.save_every == 0 or due or last:
-            session.save(engine, row)
+        session.save_if_due(engine, row)
+        if session.guard.exhausted():
+            return "exhausted"
         if session.stopped():
-            return
+            return "stopped"
+    return "finished"
 
 
-def weigh(losses: Losses, batch: Batch, weight: float) -> dict[str, Tensor]:
+def weigh(losses: Losses, batch: Batch, weight: Tensor) -> dict[str, Tensor]:
     """Each part's share of the step's loss: the weighted mean over all samples of all ranks and micro-batches."""
-    weights = batch.weight.to(next(iter(losses.values())).device)
+    weights = batch.weight.to(weight.device)
     return {part: (loss * weights).sum() / weight for part, loss in losses.items()}
 
 
@@ -107,7 +111,11 @@ def check(session: Session, engine: Engine) -> None:
     if len(samples) == 0:
         return
     config = session.config
-    result = validate(engine, session.policy, samples, config.validation_samples, config.micro_batch)
+    session.ledger.settle()
+    size = config.micro_batch
+    result = validate(
+        engine, session.policy, samples, limit=config.validation_samples, micro_batch=size, beat=session.watchdog.beat
+    )
     session.records.add_validation({"step": session.step, **result})
     if session.accelerator.is_main_process:
         tqdm.write(f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} held-out samples")

@@ -23,11 +23,16 @@ class Records:
         if not active:
             return
         self.metrics, self.validations = out / "metrics.jsonl", out / "validation.jsonl"
-        for path in (self.metrics, self.validations):
-            cut_back(path, resumed_at)
+        self.cut_back(resumed_at)
         self.wandb = (
             start_wandb(out, config) if tracker == "wandb" or (tracker == "auto" and wandb_available()) else None
         )
+
+    def cut_back(self, step: int) -> None:
+        """Drop what stands there of later steps: the run goes on from `step`."""
+        if self.active:
+            for path in (self.metrics, self.validations):
+                cut_back(path, step)
 
     def add_step(self, line: Mapping[str, Any]) -> None:
         """One optimizer step."""

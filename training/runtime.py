@@ -1,5 +1,6 @@
 """The process around the training: accelerator, agreement between ranks, exit codes."""
 
+import functools
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,11 @@ from vla.data.episode import CorruptData
 DONE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 33, 34, 65, 70, 75, 78
 """Exit codes: done; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were not
 finite; pre-empted, resumable; configuration refused."""
+
+
+class StorageFailed(RuntimeError):
+    """Checkpoints could not be written several times in a row."""
+
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -70,31 +76,48 @@ def skip_shared_memory_build() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+@functools.cache
+def host_group() -> Any:
+    """The ranks as a group that talks in host memory, so that agreeing on numbers does not wait for the device."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
 def total(accelerator: Accelerator, *values: float) -> list[float]:
-    """Sums over all ranks, in fp64."""
-    sums = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    """Sums over all ranks of numbers the hosts know, in fp64."""
+    sums = torch.tensor(values, dtype=torch.float64)
     if accelerator.num_processes > 1:
-        dist.all_reduce(sums)
+        dist.all_reduce(sums, group=host_group())
     result: list[float] = sums.tolist()
     return result
 
 
+def sum_over_ranks(accelerator: Accelerator, values: list[Tensor]) -> list[Tensor]:
+    """Sums over all ranks of scalars on the device, where they stay."""
+    sums = torch.stack(values)
+    if accelerator.num_processes > 1:
+        dist.all_reduce(sums)
+    return list(sums.unbind())
+
+
 def share(accelerator: Accelerator, value: Any) -> Any:
     """Rank 0's value (strings, numbers, lists and dicts of them) on every rank."""
-    if accelerator.num_processes == 1:
-        return value
-    box = [json.dumps(value) if accelerator.is_main_process else ""]
-    dist.broadcast_object_list(box, src=0)
-    return json.loads(box[0])
+    return collect(accelerator, value if accelerator.is_main_process else None)[0]
 
 
 def collect(accelerator: Accelerator, value: Any) -> list[Any]:
-    """Every rank's value (strings, numbers, lists and dicts of them), in rank order, on every rank."""
+    """Every rank's value (strings, numbers, lists and dicts of them), in rank order, on every rank.
+
+    It travels as JSON in tensors: torch's own functions for objects would unpickle what arrives.
+    """
     if accelerator.num_processes == 1:
         return [value]
-    boxes: list[Any] = [None] * accelerator.num_processes
-    dist.all_gather_object(boxes, json.dumps(value))
-    return [json.loads(box) for box in boxes]
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(accelerator.num_processes)]
+    dist.all_gather(sizes, torch.tensor([len(text)]), group=host_group())
+    longest = max(int(size) for size in sizes)
+    boxes = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(boxes, torch.nn.functional.pad(text, (0, longest - len(text))), group=host_group())
+    return [json.loads(bytes(box[: int(size)].tolist())) for box, size in zip(boxes, sizes, strict=True)]
 
 
 def main(entry: Callable[[], None]) -> None:
@@ -107,19 +130,17 @@ def main(entry: Callable[[], None]) -> None:
     code = DONE
     try:
         entry()
-    except (ValueError, FloatingPointError) as error:
-        match error:
-            case CorruptData():
-                code = CORRUPT
-            case ValueError():
-                code = REFUSED
-            case _:
-                code = NOT_FINITE
+    except (ValueError, FloatingPointError, StorageFailed) as error:
+        code = code_of(error)
         if rank > 0:
-            time.sleep(
-                2
-            )  # an error all ranks share is rank 0's to print; it ends this process before the sentence comes
+            # An error all ranks share is rank 0's to print; it ends this process before the sentence comes.
+            time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
+    except RuntimeError as error:
+        code = HUNG if lost_peer(error) else 1
+        if code == HUNG:
+            print(f"rank {rank}: another rank is gone, or does not answer", file=sys.stderr)
+        sys.excepthook(*sys.exc_info())
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
     except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and no rank may hang at exit because of it)
@@ -128,13 +149,35 @@ def main(entry: Callable[[], None]) -> None:
     leave(code)
 
 
-def leave(code: int) -> None:
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error only says that another rank is gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def code_of(error: Exception) -> int:
+    """The exit code of an error that is told in one sentence."""
+    match error:
+        case CorruptData():
+            return CORRUPT
+        case ValueError():
+            return REFUSED
+        case StorageFailed():
+            return STORAGE
+        case _:
+            return NOT_FINITE
+
+
+def leave(code: int) -> NoReturn:
     """End the process at once, with everything written.
 
-    `accelerate launch` replaces exit codes; whoever needs them names a file in TOUCHSTONE_EXIT_CODE_FILE.
+    `accelerate launch` replaces exit codes; whoever needs them names a file in TOUCHSTONE_EXIT_CODE_FILE. The first
+    failure stands there: the ranks that the launcher ends because of it have nothing to add.
     """
-    if (path := os.environ.get("TOUCHSTONE_EXIT_CODE_FILE")) and (code != DONE or os.environ.get("RANK", "0") == "0"):
-        Path(path).write_text(str(code))
+    if path := os.environ.get("TOUCHSTONE_EXIT_CODE_FILE"):
+        file = Path(path)
+        told = file.read_text() if file.exists() else ""
+        if told in ("", str(DONE)) and (code != DONE or os.environ.get("RANK", "0") == "0"):
+            file.write_text(str(code))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -147,3 +190,24 @@ def memory_mb(accelerator: Accelerator) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class HostCopy:
+    """Numbers on their way from the device to the host, which nobody waits for until they are read."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._ready: torch.cuda.Event | None = None
+        if numbers.device.type != "cuda":
+            self._numbers = numbers
+            return
+        self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        self._numbers.copy_(numbers, non_blocking=True)
+        self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._ready.record()
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        values: list[float] = self._numbers.tolist()
+        return values

@@ -1,31 +1,48 @@
-"""What a run holds from its first stage to its last: data, place in the schedule, carried state, records."""
+"""What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
-import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from training import checkpoint, runtime, stages
+from training import checkpoint, faults, runtime, stages, storage
 from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten, to_json
+from training.guard import Guard
+from training.lease import Lease
+from training.ledger import Ledger
+from training.origin import check_origin, load_weights, normalizers_from_json, normalizers_to_json, read_origin
+from training.preemption import SHARE_OF_GRACE, Preemption
 from training.records import Records, check_tracker
-from training.sharding import Engine, State
-from training.stages import Group, Stage
+from training.saving import Saver
+from training.sharding import KEYS, Engine, State
+from training.stages import Stage
+from training.watchdog import Watchdog
 from vla.backbone import fingerprint
-from vla.batch import Batch, DataContract, collate
+from vla.batch import Batch, collate
 from vla.data import Dataset, open_dataset
 from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import assemble, streams
-from vla.policy_folder import HeldOut, load_policy, save_policy
+from vla.policy_folder import HeldOut, save_policy
+
+Ending = Literal["finished", "stopped", "preempted", "exhausted"]
+"""Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
+
+START_ALLOWANCE, SAVE_ALLOWANCE = 6.0, 6.0
+"""How many times --hang-seconds opening a stage and ending a save may take."""
+SHARE_FOR_SAVING = 0.6
+"""Of the grace time that is left, what an emergency save may be expected to take."""
+
 
 QUALIFIED_NAME = f"{CorruptData.__module__}.{CorruptData.__qualname__}"
 
@@ -39,19 +56,8 @@ class Row:
     end: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where weights come from, and what they mean."""
-
-    weights: Mapping[str, Tensor]
-    contract: DataContract
-    normalization: str
-    normalizers: Mapping[str, Normalizer]
-    fingerprint: str
-
-
 class Session:
-    """One run of one process among `accelerator.num_processes`. Every method is collective."""
+    """One run of one process among `accelerator.num_processes`, within a `with`. Every method is collective."""
 
     def __init__(self, config: RunConfig) -> None:
         """Open the run: refuse, before anything is written, what cannot be trained or would overwrite something.
@@ -65,6 +71,10 @@ class Session:
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker)
         self.out = Path(config.out)
+        self.preemption = Preemption(config.grace_seconds, accelerator.process_index, self._say_expired)
+        self.watchdog = Watchdog(config.hang_seconds, self.out / "stacks", accelerator.process_index)
+        self.lease = Lease(self.out)
+        self._damaged: list[Path] = []
         resumed = self._resumed()
         self.data: Dataset = open_dataset(config.data, config.seed)
         self.normalizers: Mapping[str, Normalizer] = {
@@ -78,9 +88,12 @@ class Session:
         self.step = 0
         self.state: State | None = None
         self.initial: Mapping[str, Tensor] | None = None
+        self._guard_state: Mapping[str, Any] = {}
+        self._roll_backs = 0
+        self._resumed_at: int | None = None
         if resumed is not None:
             check_resumable(resumed, self.identity(), self.fingerprint)
-            self.step, self.state = resumed.step, resumed.state()
+            self._go_on_from(resumed)
             self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
             accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
         elif config.init_from is not None:
@@ -91,7 +104,26 @@ class Session:
             raise ValueError(
                 "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
             )
-        self.opened = False
+        self.saver: Saver | None = None
+        self._hosts: list[str] = runtime.collect(accelerator, socket.gethostname())
+        self._saved_at, self._save_is_due, self._last_error = time.monotonic(), False, ""
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        """From here signals are answered and progress is watched."""
+        self.preemption.install()
+        self.watchdog.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give everything back; a peer that is gone because this run was asked to end is no error."""
+        self.watchdog.stop()
+        self.preemption.restore()
+        self.lease.release()
+        if isinstance(error, RuntimeError) and runtime.lost_peer(error) and self.preemption.requested:
+            raise SystemExit(runtime.PREEMPTED) from error
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
@@ -107,9 +139,11 @@ class Session:
         }
         return self.config.identity() | flatten(data)
 
-    def remaining(self) -> list[Row]:
-        """The stages that still have steps to go; of a finished run the last one, to export it."""
-        return [row for row in self.rows if self.step < row.end] or self.rows[-1:]
+    def next_row(self) -> Row | None:
+        """The stage to train; of a finished run the last one, to export it; None when this run has ended."""
+        if self._ended:
+            return None
+        return next((row for row in self.rows if self.step < row.end), self.rows[-1])
 
     def stopped(self) -> bool:
         """Whether --stop-after has been reached."""
@@ -120,6 +154,7 @@ class Session:
     def enter(self, row: Row) -> Engine:
         """Build the policy of a stage with the weights reached so far, freeze, print the groups, build the engine."""
         config = self.config
+        self.watchdog.beat("building the stage", START_ALLOWANCE)
         self.policy = policy = assemble(
             config.policy(row.stage), self.data.contract, self.normalizers, dtype=config.dtype(), seed=config.seed
         )
@@ -136,13 +171,16 @@ class Session:
         elif self.initial is not None:
             load_weights(policy, self.initial, learned, groups, opening=True)
         self.kept = sorted(set(learned) - trained)
+        kept = set(self.kept) if self.accelerator.is_main_process else set()
+        self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
         self.accelerator.print(*self.data.table(), stages.table(row.stage, groups, num_frozen), sep="\n")
-        if not self.opened:
+        if self.saver is None:
             self._open_records()
+        assert self.saver is not None
         policy.to(self.accelerator.device)
-        return Engine(
+        engine = Engine(
             self.accelerator,
             policy,
             groups,
@@ -152,6 +190,11 @@ class Session:
             accumulation=self.accumulation,
             state=self.state,
         )
+        self.state = self.initial = None  # it would be held twice for the rest of the run
+        self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
+        self.ledger = Ledger(self.accelerator, self.records, self.guard, self._hosts)
+        self.saver.reserve(engine.pieces())
+        return engine
 
     def batches(self, row: Row) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each remaining step of a stage.
@@ -177,39 +220,84 @@ class Session:
                 raise CorruptData(str(error).splitlines()[-1].removeprefix(f"{QUALIFIED_NAME}: ")) from None
             yield micro_batches
 
-    def leave(self, engine: Engine, row: Row) -> None:
-        """Carry the state of a finished stage to the next one, or export the policy after the last."""
-        last = row is self.rows[-1] or self.stopped()
-        if last:
+    def leave(self, engine: Engine, row: Row, ending: Ending) -> None:
+        """Carry the state of a finished stage to the next, or end the run: export the policy, go back, or give way.
+
+        Raises:
+            StorageFailed: the last checkpoint could not be written.
+            FloatingPointError: too many steps were skipped, and going back did not help.
+            SystemExit: the run was pre-empted, with the exit code that says so.
+        """
+        self.watchdog.beat("saving", SAVE_ALLOWANCE)
+        assert self.saver is not None
+        if ending == "preempted":
+            self._give_way(engine, row)
+        self._finish_save()
+        if ending == "exhausted":
+            self._roll_back()
+        elif row is self.rows[-1] or self.stopped():
+            if self.saver.failures:
+                raise runtime.StorageFailed(
+                    f"the last checkpoint could not be written ({self._last_error}); "
+                    "make room in the run folder and start again with --resume-from auto"
+                )
             self.export(engine)
+            self._ended = True
+            self.records.close()
         else:
             self.state = engine.state()
         engine.close()
         del self.policy  # before the next stage builds its own
 
-    # Records.
+    # Steps.
 
-    def _open_records(self) -> None:
-        """Create the run folder; everything that can be refused has been."""
-        self.opened = True
-        main = self.accelerator.is_main_process
-        if main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            checkpoint.clean(self.out)
-            (self.out / "config.json").write_text(json.dumps(to_json(self.config), indent=1) + "\n")
-        self.records = Records(self.out, self.config.tracker, to_json(self.config), resumed_at=self.step, active=main)
-        self.accelerator.wait_for_everyone()
-        self.saved_at = time.monotonic()
+    def agree(self, micro_batches: Sequence[Batch]) -> tuple[float, bool]:
+        """What the ranks must know together before a step: the weight of the whole batch, and whether to give way.
 
-    def save_is_due(self) -> bool:
-        """Whether --save-seconds have passed; rank 0's clock decides for all."""
-        return self.accelerator.is_main_process and time.monotonic() - self.saved_at >= self.config.save_seconds
+        Raises:
+            StorageFailed: checkpoints failed too often.
+        """
+        assert self.saver is not None
+        self.watchdog.beat("waiting for the other ranks")
+        if not self.saver.busy():
+            self._finish_save()
+        late = self.accelerator.is_main_process and time.monotonic() - self._saved_at >= self.config.save_seconds
+        weight, due, preempted, failed = self.ledger.agree(
+            sum(float(batch.weight.sum()) for batch in micro_batches),
+            late and not self.saver.busy(),
+            self.preemption.requested,
+            self.saver.failures >= self.config.save_failures,
+        )
+        self._save_is_due = self._save_is_due or due > 0
+        if failed:
+            raise runtime.StorageFailed(
+                f"{self.config.save_failures} checkpoints in a row could not be written ({self._last_error}); "
+                f"the last one is {self._last()}; make room or mend the storage, and go on with --resume-from auto"
+            )
+        return weight, bool(preempted)
 
-    def save(self, engine: Engine, row: Row) -> None:
-        """Write a checkpoint of the current step and delete what --keep does not."""
+    def save_if_due(self, engine: Engine, row: Row) -> None:
+        """Save at the intervals of --save-every and --save-seconds, and at the end of a stage or of the run.
+
+        While steps are being skipped nothing is saved that going back would have to pass over.
+        """
+        last = self.step == row.end or self.stopped()
+        if not (last or self._save_is_due or self.step % self.config.save_every == 0):
+            return
+        self.watchdog.beat("saving", SAVE_ALLOWANCE)
+        self.ledger.settle()
+        if self.guard.exhausted() or (self.guard.skipped_in_a_row and not last):
+            self._save_is_due = True
+            return
+        self._finish_save()
+        self._save(engine, row)
+
+    def _save(self, engine: Engine, row: Row, *, check: bool = True) -> None:
         config = self.config
+        assert self.saver is not None
         lora = config.policy(row.stage).lora
-        entries = {
+        manifest = {
+            "step": self.step,
             "stage": row.stage.name,
             "samples_seen": self.step * config.batch_size,
             "seed": config.seed,
@@ -217,16 +305,35 @@ class Session:
             "backbone": {"id": config.backbone.path, "fingerprint": self.fingerprint},
             "lora": None if lora is None else to_json(lora),
             "groups": stages.manifest_groups(self.groups),
+            "ranks": self.accelerator.num_processes,
+            "zero_stage": engine.zero_stage,
+            "adam_steps": engine.adam_steps(),
+            "guard": self.guard.state(),
+            "roll_backs": self._roll_backs,
+            "shapes": {name: list(shape) for name, shape in engine.shapes.items()},
         }
         policy = {
             "identity": self.identity(),
             "contract": self.data.contract.to_json(),
             "normalizer": normalizers_to_json(self.normalizers),
         }
-        checkpoint.save(engine, self.out, step=self.step, entries=entries, policy=policy, frozen=self.kept)
-        if self.accelerator.is_main_process:
-            checkpoint.prune(self.out, config.keep)
-        self.saved_at = time.monotonic()
+        self.saver.save(engine.pieces(), self._kept_weights, manifest=manifest, policy=policy, check=check)
+        self._saved_at, self._save_is_due = time.monotonic(), False
+
+    def _finish_save(self, seconds: float | None = None) -> None:
+        """Wait for the save in flight and say how it ended."""
+        assert self.saver is not None
+        outcome = self.saver.finish(seconds)
+        if outcome is None:
+            return
+        if outcome.error is None:
+            self._say(f"step {outcome.step}: saved {outcome.num_bytes / 1e6:,.1f} MB in {outcome.seconds:.1f} s")
+        else:
+            self._last_error = outcome.error
+            self._say(
+                f"step {outcome.step}: no checkpoint: {outcome.error}; training goes on, and the earlier ones are as "
+                f"they were ({self.saver.failures} of {self.config.save_failures} failures in a row)"
+            )
 
     def export(self, engine: Engine) -> None:
         """Write RUN/policy with the averaged weights."""
@@ -237,6 +344,75 @@ class Session:
             print(f"policy: {self.out / 'policy'}")
         self.accelerator.wait_for_everyone()
 
+    # Ending early, going back.
+
+    def _give_way(self, engine: Engine, row: Row) -> NoReturn:
+        """End for a signal: save if that fits into what is left of the grace time, and say which it was."""
+        assert self.saver is not None
+        faults.hit("emergency")
+        remaining = min(
+            runtime.collect(self.accelerator, min(self.config.grace_seconds, self.preemption.remaining_s()))
+        )
+        began = time.monotonic()
+        saves = 1 + self.saver.busy()
+        needed = max(runtime.collect(self.accelerator, saves * self.saver.seconds_needed(engine.pieces())))
+        signal = next(filter(None, runtime.collect(self.accelerator, self.preemption.name)))
+        self.ledger.settle()
+        affordable = SHARE_FOR_SAVING * remaining
+        if needed < affordable:
+            self._finish_save()
+            if self.saver.last != self.step:
+                self._save(engine, row, check=False)
+            how = ""
+        else:
+            how = f"; a save would take {needed:.1f} s, more than {affordable:.1f} s of the {remaining:.1f} s left"
+        self._finish_save(max(0.0, SHARE_OF_GRACE * remaining - (time.monotonic() - began)))
+        saved = "saved" if self.saver.last == self.step else "not saved"
+        self._say(f"{signal} at step {self.step}: {saved}{how}; the last checkpoint is {self._last()}")
+        self.records.close()
+        self.accelerator.wait_for_everyone()  # the launcher ends the others as soon as one has left
+        raise SystemExit(runtime.PREEMPTED)
+
+    def _say_expired(self) -> str:
+        """What is said when the grace time is over before the run could end; called from a thread."""
+        return f"the grace time is over in the middle of step {self.step + 1}; the last checkpoint is {self._last()}"
+
+    def _last(self) -> str:
+        """The last checkpoint, in words."""
+        step = self._resumed_at if self.saver is None or self.saver.last is None else self.saver.last
+        return "none" if step is None else f"step {step}"
+
+    def _roll_back(self) -> None:
+        """Go back to the last checkpoint that was not written among skipped steps, once a run.
+
+        Raises:
+            FloatingPointError: there is none, or the run has been back before.
+        """
+        skipped = f"{self.guard.skipped_in_a_row} steps in a row were skipped up to step {self.step}"
+        advice = "look at the data of the positions named above, or lower the learning rate"
+        if self._roll_backs:
+            raise FloatingPointError(f"{skipped}, after going back to a checkpoint as well: {advice}")
+        good = checkpoint.newest(
+            self.out, self.accelerator, accept=lambda found: not guard_of(found).get("skipped_in_a_row")
+        )
+        if good is None:
+            raise FloatingPointError(f"{skipped}, and there is no checkpoint to go back to: {advice}")
+        if self.accelerator.is_main_process:
+            for path in checkpoint.steps(self.out):
+                if path.name > good.path.name:
+                    checkpoint.discard(path)
+        self._say(f"{skipped}: going back to {good.path.name}, once")
+        self._go_on_from(good)
+        self._roll_backs += 1
+        self._save_is_due = False
+        self.records.cut_back(self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _go_on_from(self, found: Checkpoint) -> None:
+        self.step, self.state = found.step, found.state()
+        self._resumed_at = found.step
+        self._guard_state, self._roll_backs = guard_of(found), found.manifest.get("roll_backs", 0)
+
     def _resumed(self) -> Checkpoint | None:
         """The checkpoint to go on from.
 
@@ -245,13 +421,72 @@ class Session:
         """
         choice = self.config.resume_from
         if choice == "auto":
-            return checkpoint.newest(self.out, self.accelerator)
+            return checkpoint.newest(self.out, self.accelerator, damaged=self._damaged)
         if choice is not None:
             return checkpoint.find(choice, self.accelerator)
         taken = (self.out / "metrics.jsonl").exists() or bool(checkpoint.steps(self.out))
         if runtime.share(self.accelerator, taken):
             raise ValueError(f"{self.out} already holds a run; go on with --resume-from auto, or choose another --out")
         return None
+
+    # Records.
+
+    def _open_records(self) -> None:
+        """Create the run folder; everything that can be refused has been, but the folder itself.
+
+        Raises:
+            ValueError: another process writes this run, or the folder cannot take a checkpoint.
+        """
+        config, main = self.config, self.accelerator.is_main_process
+        present = [path for path in (self.out, self.out / "checkpoints") if path.exists()]
+        try:
+            rate = self._try_folder()
+            problem = None
+        except ValueError as error:
+            rate, problem = 0.0, str(error)
+        if problems := list(filter(None, runtime.collect(self.accelerator, problem))):
+            self.lease.release()
+            for path in (self.out / "checkpoints", self.out):
+                if main and path not in present and path.exists():
+                    path.rmdir()
+            raise ValueError(problems[0])
+        if main:
+            checkpoint.clean(self.out)
+            for path in self._damaged:
+                self._say(f"{path.name} is damaged and set aside as {checkpoint.quarantine(path).name}")
+            (self.out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+        self.records = Records(self.out, config.tracker, to_json(config), resumed_at=self.step, active=main)
+        self.saver = Saver(self.accelerator, self.out, keep=config.keep, rate=rate, may_commit=self.lease.held)
+        self.accelerator.wait_for_everyone()
+        self._saved_at = time.monotonic()
+
+    def _try_folder(self) -> float:
+        """Take the run folder and the room for a checkpoint; the rate of writing there, in bytes a second.
+
+        Raises:
+            ValueError: it cannot be had.
+        """
+        size = sum(group.num_parameters for group in self.groups) * len(KEYS) * 4 // self.accelerator.num_processes
+        size += sum(weight.numel() * weight.element_size() for weight in self._kept_weights.values())
+        if self.accelerator.is_main_process:
+            try:
+                (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"--out {self.out} cannot be made: {error.strerror}; choose another folder") from error
+            self.lease.acquire()
+        # The others probe at the same time, as they will write.
+        self.accelerator.wait_for_everyone()
+        return storage.probe(self.out / "checkpoints", size)
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+
+def guard_of(found: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint holds of the guard; one of an earlier version holds nothing."""
+    state: dict[str, Any] = found.manifest.get("guard", {})
+    return state
 
 
 def schedule(rows: Sequence[Stage], data: Dataset, batch_size: int) -> list[Row]:
@@ -281,108 +516,3 @@ def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprin
             f"{resumed.path} cannot be resumed: {'; '.join(differences)}. "
             "Give the same settings, or start anew from its weights with --init-from"
         )
-
-
-def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
-    """The averaged weights of a checkpoint, run or policy folder.
-
-    Raises:
-        ValueError: there is none at that place.
-    """
-    path = Path(place)
-    if (path / "normalizer.safetensors").exists():
-        policy = load_policy(path, backbone)
-        return Origin(
-            weights=policy.learned(),
-            contract=policy.contract,
-            normalization=policy.config.normalization,
-            normalizers={stream: policy.normalizer_of(stream) for stream in streams(policy.contract)},
-            fingerprint=fingerprint(backbone),
-        )
-    found = checkpoint.find(place, accelerator)
-    meaning, state = found.policy(), found.state()
-    return Origin(
-        weights={**state.weight, **state.moments["ema"]},
-        contract=DataContract.from_json(meaning["contract"]),
-        normalization=meaning["identity"]["data.normalization"],
-        normalizers=normalizers_from_json(meaning["normalizer"]),
-        fingerprint=found.manifest["backbone"]["fingerprint"],
-    )
-
-
-def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fingerprint: str) -> None:
-    """Refuse weights that were learned for other data or on another backbone.
-
-    Raises:
-        ValueError: names each difference.
-    """
-    place = config.init_from
-    given, expected = contract.to_json(), origin.contract.to_json()
-    names = ("action_dim", "state_dim", "horizon", "cameras", "sensor_channels", "sensor_samples")
-    differences = [
-        f"{name.replace('_', ' ')} {expected[name]}, but the data has {given[name]}"
-        for name in names
-        if given[name] != expected[name]
-    ]
-    if differences:
-        raise ValueError(
-            f"{place} was trained with {'; '.join(differences)}; train on matching data, or without --init-from"
-        )
-    if origin.fingerprint != fingerprint:
-        raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
-
-
-def load_weights(
-    policy: nn.Module, weights: Mapping[str, Tensor], learned: Sequence[str], groups: Sequence[Group], *, opening: bool
-) -> None:
-    """Copy weights into the policy by name; every learned parameter must be among them, and nothing else.
-
-    `opening` says that a stage begins: parameters that it adds or opens (LoRA, the last blocks) may be missing.
-
-    Raises:
-        ValueError: missing, unexpected or mis-shaped tensors, by name.
-    """
-    parameters = dict(policy.named_parameters())
-    opened = {name for group in groups if group.group in ("lora", "backbone") for name in group.parameters}
-    required = set(learned) | opened
-    missing = sorted(required - weights.keys())
-    if opening and opened.isdisjoint(weights):
-        missing = [name for name in missing if name not in opened]
-    unexpected = sorted(weights.keys() - required)
-    if missing or unexpected:
-        parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
-        said = [
-            f"{len(missing)} tensors of the policy are missing (first {missing[0]}; parts: {parts})" if missing else "",
-            f"{len(unexpected)} tensors have no place in the policy (first {unexpected[0]})" if unexpected else "",
-        ]
-        raise ValueError(
-            f"the weights do not fit: {' and '.join(filter(None, said))}; give the run that this stage continues"
-        )
-    for name, weight in weights.items():
-        if parameters[name].shape != weight.shape:
-            raise ValueError(
-                f"tensor {name!r} has shape {tuple(weight.shape)}, but this policy's is {tuple(parameters[name].shape)}"
-                "; give the settings the weights were trained with"
-            )
-    with torch.no_grad():
-        for name, weight in weights.items():
-            parameters[name].copy_(weight)
-
-
-def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> dict[str, Any]:
-    """Normalisers as JSON values; floats keep every bit."""
-    return {
-        stream: {name: buffer.tolist() for name, buffer in normalizer.state_dict().items()}
-        for stream, normalizer in normalizers.items()
-    }
-
-
-def normalizers_from_json(tree: Mapping[str, Any]) -> dict[str, Normalizer]:
-    """The normalisers written by `normalizers_to_json`."""
-    normalizers = {}
-    for stream, buffers in tree.items():
-        normalizer = Normalizer(len(buffers["offset"]))
-        own = normalizer.state_dict()
-        normalizer.load_state_dict({name: torch.tensor(buffers[name], dtype=own[name].dtype) for name in buffers})
-        normalizers[stream] = normalizer
-    return normalizers

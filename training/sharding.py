@@ -32,6 +32,7 @@ from training import ema
 from training.stages import Group
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "ema")
+KEYS = ("weight", *MOMENTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Fragment:
 class Engine:
     """A policy prepared for training: plain, DDP, or DeepSpeed.
 
-    Every method but `__call__` is collective: all ranks call it, in the same order.
+    Every method but `__call__`, `pieces` and `adam_steps` is collective: all ranks call it, in the same order.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Engine:
                 for group in groups
             ],
             betas=betas,
+            fused=True,  # its kernel takes or skips the step by a tensor, so the host need not read whether
         )
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         if self.deepspeed:
@@ -124,8 +126,8 @@ class Engine:
             with contextlib.nullcontext() if synchronized else self.module.no_sync():
                 torch.autograd.backward(loss)
 
-    def gradient_norms(self) -> dict[str, float]:
-        """L2 norm of the accumulated gradient before clipping, by group, and of `all`."""
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """L2 norm of the accumulated gradient before clipping, by group, and of `all`: scalars on the device."""
         names = sorted({group.group for group in self.groups})
         squares = torch.zeros(len(names), dtype=torch.float64, device=self.accelerator.device)
         for group, gradients in self._local_gradients():
@@ -133,22 +135,24 @@ class Engine:
                 squares[names.index(group.group)] += nn.utils.get_total_norm(gradients).double().square()
         if self.deepspeed:
             dist.all_reduce(squares)
-        norms = squares.sqrt().tolist()
-        return {**dict(zip(names, norms, strict=True)), "all": float(squares.sum().sqrt())}
+        return {**dict(zip(names, squares.sqrt().unbind(), strict=True)), "all": squares.sum().sqrt()}
 
-    def step(self, factor: float, ema_decay: float, total_norm: float) -> None:
-        """Clip, step every group at `factor` times its peak rate, clear the gradients, update the averages."""
+    def step(self, factor: float, ema_decay: float, total_norm: Tensor, skip: Tensor) -> None:
+        """Clip, step every group at `factor` times its peak rate, clear the gradients, update the averages.
+
+        Where the scalar `skip` is 1, weights, moments and averages stay as they are, bit for bit.
+        """
         for settings, group in zip(self.adam.param_groups, self.groups, strict=True):
             settings["lr"] = group.rate * factor
+        self.adam.found_inf = skip  # type: ignore[attr-defined]  # what torch's own GradScaler sets
         if self.deepspeed:
-            self.module.step()
+            self.module.step()  # a gradient that is not finite it skips by itself
         else:
-            norm = torch.tensor(total_norm, device=self.accelerator.device)
-            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
+            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, total_norm.float())
             self.adam.step()
             self.adam.zero_grad(set_to_none=True)
         flats = self._flats()
-        ema.update((self.adam.state[flat]["ema"] for flat in flats), (flat.detach() for flat in flats), ema_decay)
+        ema.update((self.adam.state[flat]["ema"] for flat in flats), (flat.detach() for flat in flats), ema_decay, skip)
 
     # State by name.
 
@@ -160,12 +164,39 @@ class Engine:
             adam_steps=self.adam_steps(),
         )
 
-    @torch.no_grad()
-    def gather(self, key: str, keep: Collection[str] | None = None) -> dict[str, Tensor]:
-        """`weight`, `exp_avg`, `exp_avg_sq` or `ema` of the trainable parameters, full and in fp32, on the host.
+    def pieces(self) -> dict[str, Tensor]:
+        """What this rank stores of the state, without talking to the others: views, by stored name.
 
-        Every rank takes part in gathering all of them; `keep` names those this rank wants.
+        Where every rank holds everything, the parameters are dealt out by size. Under ZeRO each rank stores the
+        fragments it owns: a part of a parameter is flat, and its name ends in `@` and its first element.
         """
+        mine = self.fragments if self.deepspeed else self._dealt()
+        pieces = {}
+        for name in mine:
+            if (fragment := self.fragments[name]) is None:
+                continue
+            whole = fragment.length == self.shapes[name].numel()
+            for key in KEYS:
+                piece = self._values(fragment.flat, key).narrow(0, fragment.offset, fragment.length)
+                pieces[f"{key}/{name}" if whole else f"{key}/{name}@{fragment.start}"] = (
+                    piece.view(self.shapes[name]) if whole else piece
+                )
+        return pieces
+
+    def _dealt(self) -> list[str]:
+        """The parameters of this rank when all are dealt out so that every rank has about the same size."""
+        load = [0] * self.accelerator.num_processes
+        mine = []
+        for name in sorted(self.shapes, key=lambda name: (-self.shapes[name].numel(), name)):
+            owner = load.index(min(load))
+            load[owner] += self.shapes[name].numel()
+            if owner == self.accelerator.process_index:
+                mine.append(name)
+        return mine
+
+    @torch.no_grad()
+    def gather(self, key: str) -> dict[str, Tensor]:
+        """`weight`, `exp_avg`, `exp_avg_sq` or `ema` of the trainable parameters, full and in fp32, on every host."""
         gathered = {}
         for name, shape in self.shapes.items():
             full = torch.zeros(shape.numel(), dtype=torch.float32, device=self.accelerator.device)
@@ -174,8 +205,7 @@ class Engine:
                 full.narrow(0, fragment.start, fragment.length).copy_(local)
             if self.deepspeed:
                 dist.all_reduce(full)
-            if keep is None or name in keep:
-                gathered[name] = full.view(shape).to("cpu", copy=True)
+            gathered[name] = full.view(shape).to("cpu", copy=True)
         return gathered
 
     @torch.no_grad()
@@ -257,7 +287,7 @@ class Engine:
             group = self._flat_group(index)
             steps = 0 if state is None else state.adam_steps.get(group.group, 0)
             self.adam.state[flat] = {
-                "step": torch.tensor(float(steps)),
+                "step": torch.tensor(float(steps), device=flat.device),
                 "exp_avg": torch.zeros_like(flat, requires_grad=False),
                 "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
                 "ema": flat.detach().clone(),

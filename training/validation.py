@@ -1,11 +1,12 @@
 """Validation on held-out episodes: averaged weights, evaluation mode, fixed times and noise."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training import runtime
+from training import faults, runtime
 from training.sharding import Engine
 from vla.batch import Batch, collate
 from vla.data import ValidationSamples
@@ -13,12 +14,19 @@ from vla.policy import Policy
 
 
 def validate(
-    engine: Engine, policy: Policy, samples: ValidationSamples, limit: int, micro_batch: int
+    engine: Engine,
+    policy: Policy,
+    samples: ValidationSamples,
+    *,
+    limit: int,
+    micro_batch: int,
+    beat: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Losses by part and the error of sampled actions, over at most `limit` samples spread evenly.
 
     Returns `loss`, `losses`, and `action_mae`: mean absolute error in the data's units, by horizon step (rows) and
-    action dimension. Every rank makes the same number of forward passes, because under ZeRO-3 each is collective.
+    action dimension. `beat` is told of every micro-batch. Every rank makes the same number of forward passes, because
+    under ZeRO-3 each is collective.
     """
     accelerator = engine.accelerator
     count = min(limit, len(samples))
@@ -28,6 +36,8 @@ def validate(
     policy.set_mode(training=False)
     with engine.averaged(), torch.no_grad():
         for start in range(0, count, stride):
+            beat("validation")
+            faults.hit("validate")
             first = start + accelerator.process_index * micro_batch
             chosen = [min(first + i, count - 1) for i in range(micro_batch)]
             batch = collate([samples[indices[i]] for i in chosen]).to(accelerator.device)

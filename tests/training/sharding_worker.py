@@ -85,9 +85,9 @@ def run(engine: Engine, first: int, last: int) -> tuple[list[float], list[dict[s
             summed += loss.item()
             engine.backward(loss * accelerator.num_processes / ROWS, last=part == ACCUMULATION - 1)
         norm = engine.gradient_norms()
-        engine.step(stage().factor(step, STEPS), 0.9, norm["all"])
+        engine.step(stage().factor(step, STEPS), 0.9, norm["all"], torch.tensor(0.0))
         losses.append(runtime.total(accelerator, summed)[0] / ROWS)
-        norms.append(norm)
+        norms.append({group: float(value) for group, value in norm.items()})
     return losses, norms
 
 

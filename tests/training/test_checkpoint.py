@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from training import checkpoint
+from training import checkpoint, storage
 from vla.data.episode import CorruptData
 
 
@@ -19,7 +19,7 @@ def accelerator() -> Accelerator:
 def fake(run: Path, step: int, **changes: Any) -> Path:
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    entry = checkpoint.write(folder / "shard-00000-of-00001.safetensors", b"content of a shard")
+    entry = storage.write(folder / "shard-00000-of-00001.safetensors", [b"content of a shard"])
     manifest = {"schema": 1, "step": step, "stage": "stage1", "groups": {}, "adam_steps": {}, "files": [entry]}
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
     return folder
@@ -47,8 +47,8 @@ def test_a_file_outside_the_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_unknown_fields_are_not(tmp_path: Path) -> None:
-    with pytest.raises(CorruptData, match="schema 2"):
-        checkpoint.read(fake(tmp_path, 1, schema=2))
+    with pytest.raises(CorruptData, match="schema 3"):
+        checkpoint.read(fake(tmp_path, 1, schema=3))
     assert checkpoint.read(fake(tmp_path, 2, added_later=True)).step == 2
 
 

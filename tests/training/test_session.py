@@ -1,16 +1,18 @@
 """A run's session: errors of loader processes, loss weights over the global batch, dropout from the position alone."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from training import loop, recipes
+from training import checkpoint, guard, loop, recipes
 from training.config import RunConfig, parse
 from training.session import Session
+from training.sharding import MOMENTS
 from vla.batch import Sample
 from vla.data import TrainSamples
 from vla.data.episode import CorruptData
@@ -105,20 +107,91 @@ def test_a_finished_run_is_exported_again_and_trains_nothing(needle: Path, tmp_p
     assert again == exported
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(
-    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], float]) -> None:
+    """Multiply the noise of samples, and with it the loss, by a factor of their position."""
     read = TrainSamples.__getitem__
 
     def poisoned(samples: TrainSamples, position: int) -> Sample:
         sample = read(samples, position)
-        if position == 2:
-            sample.noise[:] = float("nan")
+        if (factor := spoiled(position)) != 1:
+            sample.noise[:] *= factor
         return sample
 
     monkeypatch.setattr(TrainSamples, "__getitem__", poisoned)
-    flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--save-every", "1"]
-    with pytest.raises(FloatingPointError, match="step 2: loss nan"):
-        loop.train(config(needle, tmp_path / "run", *flags))
-    assert len(losses(tmp_path / "run")) == 1
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000001"]
+
+
+def stored(run: Path, step: int) -> dict[str, torch.Tensor]:
+    state = checkpoint.read(checkpoint.path_of(run, step)).state()
+    return {f"{key}/{name}": value for key in MOMENTS for name, value in state.moments[key].items()} | dict(
+        state.weight
+    )
+
+
+POISONED = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--save-every", "1", "--keep", "99"]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda position: float("nan") if position == 5 else 1)
+    loop.train(config(needle, tmp_path / "run", *POISONED, "--stage.steps", "4"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [False, False, True, False]
+    assert lines[2]["loss"] is None
+    assert not checkpoint.path_of(tmp_path / "run", 3).exists(), "nothing is saved among skipped steps"
+    before, after = stored(tmp_path / "run", 2), stored(tmp_path / "run", 4)
+    assert checkpoint.read(checkpoint.path_of(tmp_path / "run", 4)).manifest["adam_steps"]["expert"] == 3
+    assert any(not before[name].equal(after[name]) for name in before)
+
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "stopped", *POISONED, "--stage.steps", "4", "--stop-after", "3"))
+    skipped = stored(tmp_path / "stopped", 3)
+    assert all(before[name].equal(skipped[name]) for name in before), "weights, moments and averages are untouched"
+
+
+def test_too_many_skipped_steps_go_back_once(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times: Counter[int] = Counter()
+
+    def once(position: int) -> float:
+        times[position] += 1
+        return float("nan") if 6 <= position < 12 and times[position] == 1 else 1
+
+    flags = [*POISONED, "--stage.steps", "8", "--guard.max-skipped", "3", "--save-every", "2"]
+    loop.train(config(needle, tmp_path / "straight", *flags))
+    AcceleratorState._reset_state(True)
+    poison(monkeypatch, once)
+    loop.train(config(needle, tmp_path / "run", *flags))
+    assert "going back to step-00000002, once" in capsys.readouterr().out
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    straight, back = stored(tmp_path / "straight", 8), stored(tmp_path / "run", 8)
+    assert all(straight[name].equal(back[name]) for name in straight)
+    assert checkpoint.read(checkpoint.path_of(tmp_path / "run", 8)).manifest["roll_backs"] == 1
+
+    AcceleratorState._reset_state(True)
+    monkeypatch.undo()
+    poison(monkeypatch, lambda position: float("inf") if position >= 6 else 1)
+    with pytest.raises(FloatingPointError, match="after going back to a checkpoint as well"):
+        loop.train(config(needle, tmp_path / "lost", *flags))
+    assert [path.name for path in checkpoint.steps(tmp_path / "lost")] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("policy", ["log", "skip"])
+def test_a_spike_is_told_or_skipped_and_a_resumed_run_decides_the_same(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], policy: str
+) -> None:
+    monkeypatch.setattr(guard, "WARMUP", 4)
+    poison(monkeypatch, lambda position: 1e3 if position in {12, 13} else 1)
+    flags = [*POISONED, "--stage.steps", "9", "--guard.spike", policy]
+    loop.train(config(needle, tmp_path / "straight", *flags))
+    out = capsys.readouterr().out
+    assert "step 7: the loss" in out
+    assert ("the step was skipped" in out) == (policy == "skip")
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "resumed", *flags, "--stop-after", "5"))
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "resumed", *flags, "--resume-from", "auto"))
+    assert "step 7: the loss" in capsys.readouterr().out
+    straight, resumed = stored(tmp_path / "straight", 9), stored(tmp_path / "resumed", 9)
+    assert all(straight[name].equal(resumed[name]) for name in straight)

@@ -1,0 +1,80 @@
+"""Which steps are taken: none whose loss or gradient is not finite, and, if asked, none whose loss is a spike.
+
+The decision is made on the device from values that all ranks share, so no rank can decide otherwise and no host waits
+for it. Everything it depends on is stored with a checkpoint, so a resumed run decides the same.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+WARMUP, MEMORY = 50, 100
+"""Steps before a loss can be called a spike, and steps that the running average of the loss looks back on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What happens to steps that would do harm."""
+
+    max_skipped: int = 10
+    """Skipped steps in a row after which the run goes back to its last good checkpoint, once, and then ends."""
+    spike_factor: float = 10.0
+    """A loss above this many times its running average is a spike, > 1."""
+    spike: Literal["log", "skip"] = "log"
+    """What a spike is: told, or skipped like a loss that is not finite."""
+
+    def __post_init__(self) -> None:
+        if self.max_skipped < 1:
+            raise ValueError(f"--guard.max-skipped is {self.max_skipped}; it must be at least 1")
+        if not self.spike_factor > 1:
+            raise ValueError(f"--guard.spike-factor is {self.spike_factor}; it must be greater than 1")
+
+
+class Guard:
+    """Judges every step of a stage. `judge` runs on the device; `observe` counts what the host learns later."""
+
+    def __init__(self, config: GuardConfig, device: torch.device, state: Mapping[str, Any] | None = None) -> None:
+        """Start a stage, or go on from `state`."""
+        state = state or {}
+        self.config = config
+        self.average = torch.tensor(state.get("average", 0.0), dtype=torch.float64, device=device)
+        self.count = torch.tensor(float(state.get("count", 0)), dtype=torch.float64, device=device)
+        self.skipped_in_a_row: int = state.get("skipped_in_a_row", 0)
+
+    def state(self) -> dict[str, Any]:
+        """What the decisions to come depend on, as JSON values; floats keep every bit."""
+        return {
+            "average": float(self.average),
+            "count": int(self.count),
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+
+    @torch.no_grad()
+    def judge(self, loss: Tensor, gradient_norm: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether to skip a step, and whether its loss is a spike: scalars, 1 for yes. Both arguments are scalars."""
+        loss = loss.double()
+        finite = torch.isfinite(loss) & torch.isfinite(gradient_norm)
+        spike = finite & (self.count >= WARMUP) & (loss > self.config.spike_factor * self.average)
+        usual = finite & ~spike
+        weight = 1 / torch.clamp(self.count + 1, max=MEMORY)
+        self.average = torch.where(usual, self.average + weight * (loss - self.average), self.average)
+        self.count = self.count + usual
+        skip = ~finite | spike if self.config.spike == "skip" else ~finite
+        return skip.float(), spike.float()
+
+    def observe(self, skipped: bool) -> None:
+        """Count a step that the host has the verdict of."""
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def exhausted(self) -> bool:
+        """Whether too many steps in a row were skipped."""
+        return self.skipped_in_a_row >= self.config.max_skipped
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON can hold it: what is not finite becomes null."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,135 @@
+"""Weights that a run starts from: of a checkpoint, a run or a policy folder, and what they mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from training import checkpoint
+from training.config import RunConfig
+from training.stages import Group
+from vla.backbone import fingerprint
+from vla.batch import DataContract
+from vla.normalize import Normalizer
+from vla.policy import streams
+from vla.policy_folder import load_policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where weights come from, and what they mean."""
+
+    weights: Mapping[str, Tensor]
+    contract: DataContract
+    normalization: str
+    normalizers: Mapping[str, Normalizer]
+    fingerprint: str
+
+
+def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
+    """The averaged weights of a checkpoint, run or policy folder.
+
+    Raises:
+        ValueError: there is none at that place.
+    """
+    path = Path(place)
+    if (path / "normalizer.safetensors").exists():
+        policy = load_policy(path, backbone)
+        return Origin(
+            weights=policy.learned(),
+            contract=policy.contract,
+            normalization=policy.config.normalization,
+            normalizers={stream: policy.normalizer_of(stream) for stream in streams(policy.contract)},
+            fingerprint=fingerprint(backbone),
+        )
+    found = checkpoint.find(place, accelerator)
+    meaning, state = found.policy(), found.state()
+    return Origin(
+        weights={**state.weight, **state.moments["ema"]},
+        contract=DataContract.from_json(meaning["contract"]),
+        normalization=meaning["identity"]["data.normalization"],
+        normalizers=normalizers_from_json(meaning["normalizer"]),
+        fingerprint=found.manifest["backbone"]["fingerprint"],
+    )
+
+
+def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fingerprint: str) -> None:
+    """Refuse weights that were learned for other data or on another backbone.
+
+    Raises:
+        ValueError: names each difference.
+    """
+    place = config.init_from
+    given, expected = contract.to_json(), origin.contract.to_json()
+    names = ("action_dim", "state_dim", "horizon", "cameras", "sensor_channels", "sensor_samples")
+    differences = [
+        f"{name.replace('_', ' ')} {expected[name]}, but the data has {given[name]}"
+        for name in names
+        if given[name] != expected[name]
+    ]
+    if differences:
+        raise ValueError(
+            f"{place} was trained with {'; '.join(differences)}; train on matching data, or without --init-from"
+        )
+    if origin.fingerprint != fingerprint:
+        raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
+
+
+def load_weights(
+    policy: nn.Module, weights: Mapping[str, Tensor], learned: Sequence[str], groups: Sequence[Group], *, opening: bool
+) -> None:
+    """Copy weights into the policy by name; every learned parameter must be among them, and nothing else.
+
+    `opening` says that a stage begins: parameters that it adds or opens (LoRA, the last blocks) may be missing.
+
+    Raises:
+        ValueError: missing, unexpected or mis-shaped tensors, by name.
+    """
+    parameters = dict(policy.named_parameters())
+    opened = {name for group in groups if group.group in ("lora", "backbone") for name in group.parameters}
+    required = set(learned) | opened
+    missing = sorted(required - weights.keys())
+    if opening and opened.isdisjoint(weights):
+        missing = [name for name in missing if name not in opened]
+    unexpected = sorted(weights.keys() - required)
+    if missing or unexpected:
+        parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
+        said = [
+            f"{len(missing)} tensors of the policy are missing (first {missing[0]}; parts: {parts})" if missing else "",
+            f"{len(unexpected)} tensors have no place in the policy (first {unexpected[0]})" if unexpected else "",
+        ]
+        raise ValueError(
+            f"the weights do not fit: {' and '.join(filter(None, said))}; give the run that this stage continues"
+        )
+    for name, weight in weights.items():
+        if parameters[name].shape != weight.shape:
+            raise ValueError(
+                f"tensor {name!r} has shape {tuple(weight.shape)}, but this policy's is {tuple(parameters[name].shape)}"
+                "; give the settings the weights were trained with"
+            )
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+
+
+def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> dict[str, Any]:
+    """Normalisers as JSON values; floats keep every bit."""
+    return {
+        stream: {name: buffer.tolist() for name, buffer in normalizer.state_dict().items()}
+        for stream, normalizer in normalizers.items()
+    }
+
+
+def normalizers_from_json(tree: Mapping[str, Any]) -> dict[str, Normalizer]:
+    """The normalisers written by `normalizers_to_json`."""
+    normalizers = {}
+    for stream, buffers in tree.items():
+        normalizer = Normalizer(len(buffers["offset"]))
+        own = normalizer.state_dict()
+        normalizer.load_state_dict({name: torch.tensor(buffers[name], dtype=own[name].dtype) for name in buffers})
+        normalizers[stream] = normalizer
+    return normalizers
