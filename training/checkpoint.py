@@ -77,6 +77,13 @@ class Checkpoint:
         trained = tensors["ema"].keys()
         if any(tensors[key].keys() != trained for key in MOMENTS) or not trained <= tensors["weight"].keys():
             raise CorruptData(f"{self.path} holds weights and moments of different parameters; use another checkpoint")
+        for key in MOMENTS:
+            for name, moment in tensors[key].items():
+                if moment.shape != (shape := tensors["weight"][name].shape):
+                    raise CorruptData(
+                        f"{self.path} holds {key} of {name!r} with shape {tuple(moment.shape)}, but its weight has "
+                        f"{tuple(shape)}; use another checkpoint"
+                    )
         return State(
             weight=tensors["weight"],
             moments={key: tensors[key] for key in MOMENTS},

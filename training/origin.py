@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from training import checkpoint
 from training.config import RunConfig
+from training.sharding import State
 from training.stages import Group
 from vla.backbone import fingerprint
 from vla.batch import DataContract
+from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import streams
 from vla.policy_folder import load_policy
@@ -114,6 +116,19 @@ def load_weights(
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
+
+
+def check_moments(state: State, groups: Sequence[Group]) -> None:
+    """Refuse to go on within a stage without the moments of all that it trains; they would begin anew.
+
+    Raises:
+        CorruptData: names what is missing.
+    """
+    for group in groups:
+        missing = [name for name in group.parameters if name not in state.moments["ema"]]
+        if missing or group.group not in state.adam_steps:
+            what = f"moments of {missing[0]!r}" if missing else f"count of optimizer steps of group {group.group!r}"
+            raise CorruptData(f"the checkpoint lacks the {what}; resume from another one")
 
 
 def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> dict[str, Any]:

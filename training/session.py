@@ -20,7 +20,14 @@ from training.config import RunConfig, digest, flatten, to_json
 from training.guard import Guard
 from training.lease import Lease
 from training.ledger import Ledger
-from training.origin import check_origin, load_weights, normalizers_from_json, normalizers_to_json, read_origin
+from training.origin import (
+    check_moments,
+    check_origin,
+    load_weights,
+    normalizers_from_json,
+    normalizers_to_json,
+    read_origin,
+)
 from training.preemption import SHARE_OF_GRACE, Preemption
 from training.records import Records, check_tracker
 from training.saving import Saver
@@ -168,6 +175,8 @@ class Session:
         within = self.step > row.start
         if self.state is not None:
             load_weights(policy, self.state.weight, learned, groups, opening=not within)
+            if within:
+                check_moments(self.state, groups)
         elif self.initial is not None:
             load_weights(policy, self.initial, learned, groups, opening=True)
         self.kept = sorted(set(learned) - trained)
