@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from vla import commandline
+from vla import commandline, printing
 from vla.commandline import UsageError
 
 DONE, USAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 65, 78, 130
@@ -247,6 +247,8 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code; a user's mistake is one sentence on standard error."""
+    if arguments is None:
+        printing.install()
     try:
         match parse(sys.argv[1:] if arguments is None else arguments):
             case Evaluate() as command:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla import lora
+from vla import lora, redaction
 from vla.backbone import BackboneConfig, fingerprint, resolve
 from vla.batch import DataContract
 from vla.data.episode import CorruptData
@@ -105,8 +105,9 @@ def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor
         "held_out": dataclasses.asdict(held_out),
         "policy": dataclasses.asdict(policy.config),
     }
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(policy, learned), encoding="utf-8")
+    text = json.dumps(redaction.hide_tree(content), indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(redaction.hide(card(policy, learned)), encoding="utf-8")
 
 
 def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: torch.dtype = torch.float32) -> Policy:

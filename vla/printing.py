@@ -1,0 +1,139 @@
+"""Everything that Python prints, without secrets: standard output and error behind `redaction.hide`.
+
+Tracebacks, warnings, progress bars and logging all write to these two streams. What is written to the file descriptors
+themselves (by a library in C, or a child process) does not pass here.
+"""
+
+import atexit
+import codecs
+import logging
+import os
+import resource
+import sys
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from vla import redaction
+
+
+class Guarded:
+    """A text stream that passes on what it is given, without secrets; in all else it is the stream behind it.
+
+    A secret may come in pieces (`print(name, value, sep="=")` is three of them). The end of a text that may be the
+    start of a secret is therefore held back until more comes; `flush` releases it unless it begins a known secret.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.buffer = GuardedBytes(self)
+        self._held = ""
+        self._lock = threading.RLock()
+        _all.add(self)
+
+    def write(self, text: str) -> int:
+        """Pass the text on, as far as it is clear that no secret begins in it; returns its length."""
+        with self._lock:
+            self._pass_on(self._held + text, known_only=False)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Show what was written, but for the beginning of a known secret."""
+        with self._lock:
+            self._pass_on(self._held, known_only=True)
+            self.stream.flush()
+
+    def release(self) -> None:
+        """Show everything: nothing more comes."""
+        with self._lock:
+            text, self._held = self._held, ""
+            if not self.stream.closed:
+                self.stream.write(redaction.hide(text))
+                self.stream.flush()
+
+    def forget(self) -> None:
+        """Start anew in the child of a fork: what is held, and who holds the lock, is the parent's."""
+        self._held, self._lock = "", threading.RLock()
+
+    def _pass_on(self, text: str, *, known_only: bool) -> None:
+        end = len(text) - redaction.unfinished(text, known_only=known_only)
+        self._held = text[end:]
+        if end:
+            self.stream.write(redaction.hide(text[:end]))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class GuardedBytes:
+    """The byte stream below a guarded text stream, with the same guard."""
+
+    def __init__(self, text: Guarded) -> None:
+        self._text = weakref.proxy(text)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def write(self, content: bytes) -> int:
+        """Pass bytes on as UTF-8 text."""
+        self._text.write(self._decoder.decode(content))
+        return len(content)
+
+    def flush(self) -> None:
+        """As the text stream's."""
+        self._text.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._text.stream.buffer, name)
+
+
+_all: "weakref.WeakSet[Guarded]" = weakref.WeakSet()
+
+
+def forget_all() -> None:
+    """What a forked process does first."""
+    for stream in _all:
+        stream.forget()
+
+
+os.register_at_fork(after_in_child=forget_all)
+
+
+def install() -> None:
+    """Guard standard output and error, and the logging that already goes there, until the process ends.
+
+    Core files are switched off too: one would hold the whole environment. Calling it again changes nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Guarded):
+            guarded = Guarded(stream)
+            setattr(sys, name, guarded)
+            redirect_logging(stream, guarded)
+    _, highest = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, highest))
+    atexit.unregister(uninstall)
+    atexit.register(uninstall)
+
+
+def uninstall() -> None:
+    """Write what is still held back, and give standard output and error back."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, Guarded):
+            stream.release()
+            setattr(sys, name, stream.stream)
+            redirect_logging(stream, stream.stream)
+
+
+def redirect_logging(old: Any, new: Any) -> None:
+    """Let the handlers that write to one stream write to another."""
+    loggers = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
+    for logger in loggers:
+        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+                handler.setStream(new)
