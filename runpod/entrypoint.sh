@@ -23,7 +23,11 @@ set -euo pipefail
 set +x
 set -f # nothing here is a pattern of file names
 
+ulimit -c 0 # a core file would hold every secret of the environment
+
 readonly REFUSED=78 PREEMPTED=75
+# Names of variables whose values are never printed; vla/redaction.py has the same rule.
+readonly NAMED='((TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY)S?(_|$)|(^|_)(KEY|PAT|AUTH)S?(_|$)|_PWD$)'
 
 # variable, flag, stages it belongs to, number of values (1, or + for several separated by spaces)
 readonly TABLE="
@@ -43,18 +47,49 @@ SEED              --seed                 12  1
 SAVE_EVERY        --save-every           12  1
 SAVE_SECONDS      --save-seconds         12  1
 KEEP              --keep                 12  1
+GRACE_SECONDS     --grace-seconds        12  1
+HANG_SECONDS      --hang-seconds         12  1
+SAVE_FAILURES     --save-failures        12  1
+QUARANTINE        --data.quarantine      12  1
 TRACKER           --tracker              12  1
 TRAIN_DATA_WEIGHTS   --data.weights      12  +
 TRAIN_DATA_EPISODES  --data.episodes     12  +
 "
 
+# Read the values that must not be printed into `secrets`; a short value ("1", "true") or a path is none.
+read_secrets() {
+    secrets=()
+    local name secret top
+    while read -r name; do
+        [[ ${name^^} =~ $NAMED ]] || continue
+        secret=${!name-}
+        top=${secret#/}
+        case $secret in
+            \~/* | ./* | ../*) continue ;;
+            /*) [[ ! -e /${top%%/*} ]] || continue ;;
+        esac
+        ((${#secret} < 6)) || secrets+=("$secret")
+    done < <(compgen -e)
+}
+
+# $1 with every secret masked, in `masked`.
+mask() {
+    masked=$1
+    local secret
+    for secret in "${secrets[@]}"; do
+        masked=${masked//"$secret"/HIDDEN}
+    done
+}
+
 refuse() {
-    printf 'error: %s\n' "$1" >&2
+    mask "$1"
+    printf 'error: %s\n' "$masked" >&2
     exit "$REFUSED"
 }
 
 say() {
-    printf '%s\n' "$1" >&2
+    mask "$1"
+    printf '%s\n' "$masked" >&2
 }
 
 # Make $1 absolute, into `path`: a command substitution would lose a newline at its end.
@@ -209,20 +244,12 @@ build() {
     command+=("${extra[@]}")
 }
 
-# The words of `command` quoted for a shell; a word that holds the value of a secret variable is masked.
+# The words of `command` quoted for a shell, each without secrets.
 show() {
-    local word name secret secrets=() line=()
-    while read -r name; do
-        if [[ ${name^^} =~ (^|_)(TOKEN|SECRET|PASSWORD|CREDENTIAL|KEY)S?(_|$) ]]; then
-            secret=${!name-}
-            ((${#secret} < 6)) || secrets+=("$secret") # "1" or "true" is no secret
-        fi
-    done < <(compgen -e)
+    local word line=()
     for word in "${command[@]}"; do
-        for name in "${secrets[@]}"; do
-            word=${word//"$name"/HIDDEN}
-        done
-        line+=("$(printf '%q' "$word")")
+        mask "$word"
+        line+=("$(printf '%q' "$masked")")
     done
     printf '%s\n' "${line[*]}"
 }
@@ -306,6 +333,7 @@ train() {
 }
 
 main() {
+    read_secrets
     dry_run=no
     case ${1-} in
         '') ;;

@@ -151,6 +151,10 @@ FLAGS = {
     "SAVE_EVERY": ("--save-every", "500"),
     "SAVE_SECONDS": ("--save-seconds", "300"),
     "KEEP": ("--keep", "3"),
+    "GRACE_SECONDS": ("--grace-seconds", "5"),
+    "HANG_SECONDS": ("--hang-seconds", "300"),
+    "SAVE_FAILURES": ("--save-failures", "3"),
+    "QUARANTINE": ("--data.quarantine", "8"),
     "TRACKER": ("--tracker", "wandb"),
 }
 STAGE_2_FLAGS = {
@@ -178,6 +182,14 @@ def test_no_variable_of_the_table_is_untested() -> None:
     assert table is not None
     names = {line.split()[0] for line in table[1].splitlines()}
     assert names == {*FLAGS, *STAGE_2_FLAGS, "EPOCHS", "TRAIN_DATA_WEIGHTS", "TRAIN_DATA_EPISODES"}
+
+
+def test_training_knows_every_flag_of_the_table() -> None:
+    from training import recipes
+    from vla import commandline
+
+    for flags, recipe in ((FLAGS, recipes.stage1()), (FLAGS | STAGE_2_FLAGS, recipes.stage2())):
+        assert {flag for flag, _ in flags.values()} <= set(commandline.flags(type(recipe)))
 
 
 def test_one_variable_alone_changes_one_flag(pod: Pod) -> None:
@@ -341,7 +353,18 @@ def test_explicit_start(pod: Pod, resume: str | None, init: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("codes", "status"),
-    [(["78/1"], 78), (["75/1"], 75), (["-/1"], 1), (["-/137"], 137), (["0/0", "65/1"], 65), (["0/1", "0/0"], 0)],
+    [
+        (["78/1"], 78),
+        (["75/1"], 75),
+        (["33/1"], 33),
+        (["34/1"], 34),
+        (["70/1"], 70),
+        (["-/33"], 33),
+        (["-/1"], 1),
+        (["-/137"], 137),
+        (["0/0", "65/1"], 65),
+        (["0/1", "0/0"], 0),
+    ],
 )
 def test_exit_codes_are_kept(pod: Pod, codes: list[str], status: int) -> None:
     pod.codes(*codes)
@@ -457,6 +480,34 @@ def test_no_secret_is_printed(pod: Pod) -> None:
         assert canary not in result.stdout + result.stderr
     assert f"--key={canary}" in pod.calls()[0], "what is started is what was given"
     assert not any(canary in path.read_text() for path in pod.volume.rglob("*") if path.is_file())
+
+
+def test_no_secret_is_printed_in_a_refusal(pod: Pod) -> None:
+    canary = "canary7f3a9c51"
+    for changes in (
+        {"NUM_PROCESSES": canary},
+        {"ACCELERATE_CONFIG": canary},
+        {"STAGE": canary},
+        {"CHECKPOINT_DIR": f"/dev/null/{canary}"},
+        {"RESUME_FROM_CHECKPOINT": f"/runs/{canary}"},
+    ):
+        result = pod.start(MODEL_VARIANT="tiny", GITHUB_PAT=canary, **changes)
+        assert result.returncode == 78, changes
+        assert "HIDDEN" in result.stderr, changes
+        assert canary not in result.stdout + result.stderr, changes
+
+
+def test_values_that_are_no_secret_are_printed(pod: Pod) -> None:
+    pod.base |= {"SSH_KEY": str(pod.volume), "A_TOKEN": "5", "TOKENIZERS_PARALLELISM": "tiny-words", "B_TOKEN": "~/.b"}
+    (command,) = pod.planned(STAGE="1", EXTRA_ARGS="--a tiny-words ~/.b")
+    assert command[-3:] == ["--a", "tiny-words", "~/.b"]
+    assert after(command, "--out") == f"{pod.volume}/run"
+
+
+def test_a_crash_leaves_no_core_file_with_the_environment(pod: Pod) -> None:
+    pod.fake("accelerate", '#!/bin/bash\nulimit -c >"${0%/*}/core"\n')
+    pod.start(STAGE="1")
+    assert (pod.bin / "core").read_text() == "0\n"
 
 
 def test_it_leaves_no_temporary_file(pod: Pod, tmp_path: Path) -> None:
