@@ -121,10 +121,15 @@ def commit(staging: Path, manifest: Mapping[str, Any], policy: Mapping[str, Any]
         quarantine(final)
     faults.hit("rename.before")
     storage.move(staging, final)
-    faults.hit("latest.before")
-    storage.write(folder / "LATEST", [final.name.encode()])
-    faults.hit("latest.after")
     return final
+
+
+def point_to(path: Path) -> None:
+    """Name a checkpoint as the newest one."""
+    faults.hit("latest.before")
+    storage.write(path.with_name("LATEST"), [path.name.encode()])
+    faults.hit("latest.after")
+    storage.synchronize(path.parent)
 
 
 def quarantine(path: Path) -> Path:
@@ -137,7 +142,8 @@ def quarantine(path: Path) -> Path:
 def prune(out: Path, keep: int) -> None:
     """Delete all but the newest `keep` valid checkpoints; a damaged one counts for nothing and is left alone.
 
-    A shared file system may refuse a deletion for a while; then it is tried again after the next save.
+    Raises:
+        OSError: the storage refuses; what is left is tried again after the next save.
     """
     valid = [path for path in steps(out) if is_whole(path)]
     for path in valid[:-keep]:
@@ -148,12 +154,7 @@ def prune(out: Path, keep: int) -> None:
 def discard(path: Path) -> bool:
     """Delete a checkpoint; whether that is done. Cut off, it leaves nothing that looks like a checkpoint."""
     doomed = path.with_name(f".old-{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        path.rename(doomed)
-    except OSError as error:
-        if not storage.is_transient(error):
-            raise
-        return False
+    storage.move(path, doomed)
     faults.hit("prune.renamed")
     return storage.remove(doomed)
 
@@ -169,7 +170,7 @@ def is_whole(path: Path) -> bool:
 
 def clean(out: Path) -> None:
     """Delete what a run that was killed while saving or deleting left behind."""
-    for pattern in (".staging-*", ".old-*"):
+    for pattern in (".staging-*", ".old-*", storage.TEMPORARY):
         for path in (out / "checkpoints").glob(pattern):
             storage.remove(path)
 
@@ -246,7 +247,8 @@ def candidates(out: Path) -> list[Path]:
         hint = (out / "checkpoints" / "LATEST").read_text()
     except OSError:
         hint = ""
-    if NAME.fullmatch(hint):
+    found = steps(out)
+    if NAME.fullmatch(hint) and (not found or hint > found[-1].name):
         storage.settled(out / "checkpoints" / hint, VISIBLE_S)
     return list(reversed(steps(out)))
 

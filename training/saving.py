@@ -9,6 +9,7 @@ cannot be written nothing is committed, older checkpoints stay, and the training
 """
 
 import concurrent.futures
+import contextlib
 import errno
 import json
 import time
@@ -41,6 +42,8 @@ class Outcome:
     seconds: float
     error: str | None
     """Why there is no checkpoint, if there is none."""
+    remark: str | None
+    """What went wrong after it was there: the pointer to it, or the deletion of older ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,23 +172,28 @@ class Saver:
         return entry
 
     def _commit(self, job: Job, ranks: int) -> dict[str, Any]:
-        """Make the checkpoint of what all ranks have written, or nothing; returns size and error of the outcome."""
+        """Make the checkpoint of what all ranks have written, or nothing; returns the outcome but for step and time."""
         try:
             notes = self._board.read([f"{job.staging.name}/{rank}" for rank in range(ranks)], WORD_S)
+            files = [note["file"] for note in notes if "file" in note]
             if errors := [note["error"] for note in notes if "error" in note]:
                 raise OSError(errors[0])  # noqa: TRY301  (from another rank; it ends here like one of this rank)
-            files = [note["file"] for note in notes]
-            for file in files:
-                if not storage.settled(job.staging / file["name"], VISIBLE_S):
-                    raise OSError(f"{file['name']} was written by its rank but is not seen by rank 0")  # noqa: TRY301
+            if unseen := [f["name"] for f in files if not storage.settled(job.staging / f["name"], VISIBLE_S)]:
+                raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")  # noqa: TRY301
             if not self._may_commit():
                 raise OSError(f"another process writes {self.out}")  # noqa: TRY301
-            checkpoint.commit(job.staging, {**job.manifest, "files": files}, job.policy)
-            checkpoint.prune(self.out, self.keep)
+            final = checkpoint.commit(job.staging, {**job.manifest, "files": files}, job.policy)
         except (OSError, TimeoutError) as error:
-            storage.remove(job.staging)
-            return {"num_bytes": 0, "error": str(error)}
-        return {"num_bytes": sum(file["bytes"] for file in files), "error": None}
+            with contextlib.suppress(OSError):  # what it leaves is no checkpoint, and is deleted at the next start
+                storage.remove(job.staging)
+            return {"num_bytes": 0, "error": str(error), "remark": None}
+        remark = None
+        try:
+            checkpoint.point_to(final)
+            checkpoint.prune(self.out, self.keep)
+        except OSError as error:  # the checkpoint stands; pointer and deletion come again with the next one
+            remark = str(error)
+        return {"num_bytes": sum(file["bytes"] for file in files), "error": None, "remark": remark}
 
 
 def safetensors(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:

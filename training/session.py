@@ -336,7 +336,10 @@ class Session:
         if outcome is None:
             return
         if outcome.error is None:
-            self._say(f"step {outcome.step}: saved {outcome.num_bytes / 1e6:,.1f} MB in {outcome.seconds:.1f} s")
+            remark = f", but {outcome.remark}" if outcome.remark else ""
+            self._say(
+                f"step {outcome.step}: saved {outcome.num_bytes / 1e6:,.1f} MB in {outcome.seconds:.1f} s{remark}"
+            )
         else:
             self._last_error = outcome.error
             self._say(
