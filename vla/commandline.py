@@ -10,6 +10,8 @@ from typing import Any
 
 import tyro
 
+from vla import redaction
+
 
 class UsageError(Exception):
     """The command line is incomplete."""
@@ -32,6 +34,11 @@ def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: An
         if exit_.code in (0, None):
             print(printed.getvalue(), end="")
             raise
+        hidden = [redaction.hide(argument) for argument in arguments]
+        if hidden != list(arguments):
+            # The box breaks its lines within long words: what is broken, nobody can find and hide any more.
+            parse(kind, hidden, help_command, **settings)
+            raise UsageError(f"an argument with a secret in it does not fit; `{help_command}` explains") from None
         raise complaint(printed.getvalue(), help_command) from None
     return value, unknown
 

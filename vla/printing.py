@@ -1,7 +1,8 @@
 """Everything that Python prints, without secrets: standard output and error behind `redaction.hide`.
 
-Tracebacks, warnings, progress bars and logging all write to these two streams. What is written to the file descriptors
-themselves (by a library in C, or a child process) does not pass here.
+Tracebacks, warnings and progress bars write to these two streams. What is logged loses its secrets before any handler
+sees it, so that log files of libraries have none either. What is written to the file descriptors themselves (by a
+library in C, or a child process) does not pass here.
 """
 
 import atexit
@@ -104,7 +105,7 @@ os.register_at_fork(after_in_child=forget_all)
 
 
 def install() -> None:
-    """Guard standard output and error, and the logging that already goes there, until the process ends.
+    """Guard standard output, standard error and logging until the process ends.
 
     Core files are switched off too: one would hold the whole environment. Calling it again changes nothing.
     """
@@ -114,6 +115,7 @@ def install() -> None:
             guarded = Guarded(stream)
             setattr(sys, name, guarded)
             redirect_logging(stream, guarded)
+    logging.setLogRecordFactory(record_without_secrets)
     _, highest = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, highest))
     atexit.unregister(uninstall)
@@ -128,6 +130,19 @@ def uninstall() -> None:
             stream.release()
             setattr(sys, name, stream.stream)
             redirect_logging(stream, stream.stream)
+    logging.setLogRecordFactory(logging.LogRecord)
+
+
+def record_without_secrets(*values: Any, **named: Any) -> logging.LogRecord:
+    """A record of logging whose message and traceback are written out, without secrets."""
+    record = logging.LogRecord(*values, **named)
+    try:
+        record.msg, record.args = redaction.hide(record.getMessage()), ()
+    except (TypeError, ValueError, KeyError):
+        return record  # the values do not fit the message: its handler says so
+    if record.exc_info:
+        record.exc_text = redaction.hide(logging.Formatter().formatException(record.exc_info))
+    return record
 
 
 def redirect_logging(old: Any, new: Any) -> None:

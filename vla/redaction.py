@@ -50,8 +50,8 @@ tokens; private keys. The Weights & Biases keys of 40 hexadecimal digits look li
 FLAGS = r"token|secret|password|passwd|passphrase|credentials?|api[-_]?key|access[-_]?key|private[-_]?key"
 CONTEXTS = re.compile(
     r"(?P<before>"
-    r"://[^\s/@:\"']{0,256}:(?=[^\s/@]+@)"  # scheme://user:password@host
-    r"|://(?=[^\s/@:]{16,}@)"  # scheme://token@host
+    r":/{1,2}[^\s/@:\"']{0,256}:(?=[^\s/@]+@)"  # scheme://user:password@host; a Path has one slash there
+    r"|:/{1,2}(?=[^\s/@:]{16,}@)"  # scheme://token@host
     r"|(?i:\b(?:Bearer|authorization:\s*(?:basic|token|bearer))\s+(?=[\w.~+/=-]{0,200}\d))"
     r"|(?i:[?&](?:[\w-]{0,64}(?:token|secret|password|signature|credential|api[_-]?key)|sig|key)=)"
     rf"|(?<![\w-])--[\w.-]{{0,64}}(?:{FLAGS})=(?!\d+(?:\s|$))"
@@ -62,7 +62,7 @@ CONTEXTS = re.compile(
 )
 """Places where whatever stands there is a secret."""
 OPEN = re.compile(
-    r"(?:(?<![A-Za-z0-9])(?:hf_|api_org_|rpa_|wandb_v|gh[pousr]_|github_pat_|glpat-|sk-|xox|AKIA|ASIA|AIza|eyJ)|://"
+    r"(?:(?<![A-Za-z0-9])(?:hf_|api_org_|rpa_|wandb_v|gh[pousr]_|github_pat_|glpat-|sk-|xox|AKIA|ASIA|AIza|eyJ)|:/"
     r"|(?i:bearer |token=|secret=|password=|key=))\S{0,500}$"
 )
 """A last word that may still grow into a secret."""

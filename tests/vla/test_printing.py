@@ -140,6 +140,30 @@ def test_installing_twice_and_taking_off(monkeypatch: pytest.MonkeyPatch) -> Non
     assert err.getvalue() == f"logged {HIDDEN}\n{HIDDEN}\n"
 
 
+def test_log_files_of_libraries_have_no_secret(tmp_path: Path) -> None:
+    logger = logging.getLogger("touchstone.test")
+    handler = logging.FileHandler(tmp_path / "debug.log")
+    logger.addHandler(handler)
+    try:
+        printing.install()
+        logger.error("%s of %d %%", CANARY, 5)
+        logger.error("100 %")
+        logger.error({"config": {"roots": [f"/data/{CANARY}"]}})
+        try:
+            int(CANARY)
+        except ValueError:
+            logger.exception("failed")
+    finally:
+        printing.uninstall()
+        logger.removeHandler(handler)
+        handler.close()
+    text = (tmp_path / "debug.log").read_text()
+    assert text.startswith(f"{HIDDEN} of 5 %\n100 %\n{{'config': {{'roots': ['/data/{HIDDEN}']}}}}\nfailed\nTraceback")
+    assert text.endswith(f"invalid literal for int() with base 10: '{HIDDEN}'\n")
+    odd = printing.record_without_secrets("name", logging.ERROR, "file", 1, "%d", ("no number",), None)
+    assert odd.args == ("no number",), "its handler complains, as always"
+
+
 def test_threads_write_whole_lines() -> None:
     target = io.StringIO()
     stream = Guarded(target)

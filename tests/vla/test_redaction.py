@@ -105,6 +105,7 @@ SHAPES = {
     f"Authorization: Bearer {LETTERS}": f"Authorization: Bearer {HIDDEN}",
     f"b'Bearer {LETTERS}\\n'": f"b'Bearer {HIDDEN}'",
     "https://user:pa55@host/path": f"https://user:{HIDDEN}@host/path",
+    str(Path("https://user:pa55@host/path")): f"https:/user:{HIDDEN}@host/path",
     "s3://user:pass,w&rd@host/x": f"s3://user:{HIDDEN}@host/x",
     f"https://{LETTERS}@github.com/x": f"https://{HIDDEN}@github.com/x",
     "https://h/x?api_key=abcdef12&n=3": f"https://h/x?api_key={HIDDEN}&n=3",
