@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from training.guard import GuardConfig
-from training.records import Tracker
 from training.stages import Stage
+from training.tracking import Tracker
 from vla import commandline
 from vla.backbone import BackboneConfig
 from vla.commandline import UsageError

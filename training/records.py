@@ -1,13 +1,12 @@
 """What a run records of itself: metrics.jsonl and validation.jsonl always, Weights & Biases where it can be had."""
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-Tracker = Literal["auto", "jsonl", "wandb"]
+from training.tracking import Tracker, Wandb, wandb_available
+from vla.redaction import hide_tree
 
 
 class Records:
@@ -24,9 +23,7 @@ class Records:
             return
         self.metrics, self.validations = out / "metrics.jsonl", out / "validation.jsonl"
         self.cut_back(resumed_at)
-        self.wandb = (
-            start_wandb(out, config) if tracker == "wandb" or (tracker == "auto" and wandb_available()) else None
-        )
+        self.wandb = Wandb(out, config) if tracker == "wandb" or (tracker == "auto" and wandb_available()) else None
 
     def cut_back(self, step: int) -> None:
         """Drop what stands there of later steps: the run goes on from `step`."""
@@ -46,49 +43,14 @@ class Records:
         if not self.active:
             return
         with (self.metrics if file == "metrics" else self.validations).open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+            lines.write(json.dumps(hide_tree(line)) + "\n")
         if self.wandb is not None:
-            self.wandb.log(dict(logged), step=line["step"])
+            self.wandb.log(logged, line["step"])
 
     def close(self) -> None:
         """Let the tracker finish; the process may end at once afterwards."""
         if self.active and self.wandb is not None:
-            self.wandb.finish()
-
-
-def wandb_available() -> bool:
-    """Whether wandb has a key, or is told to stay offline."""
-    return bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "offline"
-
-
-def check_tracker(tracker: Tracker) -> None:
-    """Refuse a tracker that cannot start (ValueError)."""
-    if tracker == "wandb" and not wandb_available():
-        raise ValueError("--tracker wandb needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
-
-
-def start_wandb(out: Path, config: Mapping[str, Any]) -> Any:
-    """A wandb run that sends the resolved configuration and the metrics, and nothing of machine or environment.
-
-    Its id is kept in the run folder, so that a resumed run goes on in the same curve.
-    """
-    import wandb
-
-    identity = out / "wandb_id.json"
-    if not identity.exists():
-        identity.write_text(json.dumps(uuid.uuid4().hex[:8]))
-    settings = wandb.Settings(
-        x_disable_meta=True, x_disable_stats=True, save_code=False, disable_git=True, console="off"
-    )
-    return wandb.init(
-        project="touchstone",
-        id=json.loads(identity.read_text()),
-        resume="allow",
-        name=out.name,
-        dir=str(out),
-        config=dict(config),
-        settings=settings,
-    )
+            self.wandb.close()
 
 
 def cut_back(path: Path, step: int) -> None:

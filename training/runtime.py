@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
+from vla import printing
 from vla.data.episode import CorruptData
 
 DONE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 33, 34, 65, 70, 75, 78
@@ -126,6 +127,7 @@ def main(entry: Callable[[], None]) -> None:
     A user's mistake (ValueError) becomes one sentence and no traceback. The process leaves through os._exit: after a
     finished gloo job the interpreter's own exit sometimes aborts, and a rank that fails must not wait for the others.
     """
+    printing.install()
     rank = int(os.environ.get("RANK", "0"))
     code = DONE
     try:

@@ -29,10 +29,11 @@ from training.origin import (
     read_origin,
 )
 from training.preemption import SHARE_OF_GRACE, Preemption
-from training.records import Records, check_tracker
+from training.records import Records
 from training.saving import Saver
 from training.sharding import KEYS, Engine, State
 from training.stages import Stage
+from training.tracking import check_tracker
 from training.watchdog import Watchdog
 from vla.backbone import fingerprint
 from vla.batch import Batch, collate
@@ -41,6 +42,7 @@ from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
+from vla.redaction import hide, hide_tree
 
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
@@ -144,7 +146,8 @@ class Session:
             ),
             "number of training samples": self.data.train.num_samples,
         }
-        return self.config.identity() | flatten(data)
+        identity: dict[str, Any] = hide_tree(self.config.identity() | flatten(data))
+        return identity
 
     def next_row(self) -> Row | None:
         """The stage to train; of a finished run the last one, to export it; None when this run has ended."""
@@ -311,7 +314,7 @@ class Session:
             "samples_seen": self.step * config.batch_size,
             "seed": config.seed,
             "config": digest(self.identity()),
-            "backbone": {"id": config.backbone.path, "fingerprint": self.fingerprint},
+            "backbone": {"id": hide(config.backbone.path), "fingerprint": self.fingerprint},
             "lora": None if lora is None else to_json(lora),
             "groups": stages.manifest_groups(self.groups),
             "ranks": self.accelerator.num_processes,
@@ -466,7 +469,7 @@ class Session:
             checkpoint.clean(self.out)
             for path in self._damaged:
                 self._say(f"{path.name} is damaged and set aside as {checkpoint.quarantine(path).name}")
-            (self.out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+            (self.out / "config.json").write_text(json.dumps(hide_tree(to_json(config)), indent=1) + "\n")
         self.records = Records(self.out, config.tracker, to_json(config), resumed_at=self.step, active=main)
         self.saver = Saver(self.accelerator, self.out, keep=config.keep, rate=rate, may_commit=self.lease.held)
         self.accelerator.wait_for_everyone()

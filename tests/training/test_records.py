@@ -9,7 +9,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes
 from training.config import parse
-from training.records import Records, check_tracker, cut_back, read_lines
+from training.records import Records, cut_back, read_lines
+from training.tracking import check_tracker
 
 
 def test_a_resumed_run_drops_later_and_torn_lines(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.training import launch
+from training import checkpoint
 from vla.backbone import load_backbone
 from vla.batch import collate
 from vla.data import DataConfig, open_dataset
@@ -34,9 +35,14 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines(run)}
 
 
-def tensors(checkpoint: Path) -> dict[str, Any]:
+def tensors(folder: Path) -> dict[str, Any]:
+    """Of a policy folder as they are stored, of a checkpoint put together from its pieces."""
+    if (folder / "manifest.json").exists():
+        state = checkpoint.read(folder).state()
+        kinds = {"weight": state.weight, **state.moments}
+        return {f"{kind}/{name}": value for kind, values in kinds.items() for name, value in values.items()}
     found = {}
-    for path in checkpoint.glob("*.safetensors"):
+    for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return found

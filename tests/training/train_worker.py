@@ -52,9 +52,9 @@ def compare_frozen(session: Session, engine: Any) -> None:
 def main() -> None:
     leave = Session.leave
 
-    def checked_leave(session: Session, engine: Any, row: Any) -> None:
+    def checked_leave(session: Session, engine: Any, row: Any, ending: Any) -> None:
         compare_frozen(session, engine)
-        leave(session, engine, row)
+        leave(session, engine, row, ending)
 
     Session.leave = checked_leave  # type: ignore[method-assign]
     for job in json.loads(Path(sys.argv[1]).read_text()):
