@@ -1,0 +1,147 @@
+"""Rows 34-37 and 45: ranks and loader processes that hang, lag, go another way, or find no port."""
+
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import runs
+from tests.faults.forkserver import ForkServer
+from tests.faults.runs import KILLED
+from tests.training.launch import ROOT, execute
+from vla.data import DataConfig, open_dataset
+
+HUNG, CORRUPT = 33, 65
+
+
+@pytest.mark.fault(34, "one rank hangs", "stacks of all ranks, exit 33 in time, resume bit-exact")
+def test_hang(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    run, limit = tmp_path / "run", 6
+    argv = [*flags, "--out", run, "--resume-from", "auto", "--hang-seconds", limit]
+    life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "forward:sleep=600@8#1"})
+    runs.wait_until(lambda: len(runs.lines(run)) >= 5, life, "5 steps are recorded")
+    began = time.monotonic()
+    assert life.wait(5 * limit) == [HUNG, HUNG], life.report()
+    assert time.monotonic() - began < limit + 10
+    stacks = [(run / "stacks" / f"rank-{rank:05d}.txt").read_text() for rank in (0, 1)]
+    assert "_act" in stacks[1] and "faults.py" in stacks[1], "where rank 1 sleeps"
+    assert "section: forward" in stacks[1]
+    assert "section: forward" not in stacks[0], "rank 0 waits for it elsewhere"
+    assert all("step: 8" in text and "train_stage" in text for text in stacks)
+    assert "no progress for" in life.output(0) and "no progress for" in life.output(1)
+    assert server.run(argv, ranks=2) == [0, 0]
+    runs.assert_same(run, golden)
+
+
+@pytest.mark.fault(35, "one rank is much slower", "named in the log; nothing is ended")
+def test_straggler(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    for slow in (1, 0):
+        run = tmp_path / str(slow)
+        fault = f"forward:sleep=0.3#{slow}"
+        life = server.start([*flags, "--out", run], ranks=2, environment={"TOUCHSTONE_FAULTS": fault})
+        assert life.wait() == [0, 0], life.report()
+        assert f"rank {slow} is slow: 0.3" in life.output()
+        assert f"rank {1 - slow} is slow" not in life.output()
+        runs.assert_same(run, golden)
+    life = server.start([*flags, "--out", tmp_path / "even"], ranks=2)
+    assert life.wait() == [0, 0]
+    assert "slow" not in life.output()
+
+
+@pytest.mark.fault(36, "uneven last batch; a rank that goes another way", "no deadlock; the others end with it")
+def test_uneven(server: ForkServer, needle: Path, tmp_path: Path) -> None:
+    episodes = (0, 1, 2, 3)
+    data = open_dataset(DataConfig(roots=(str(needle),), episodes=episodes), seed=3)
+    count, held_out = data.train.num_samples, len(data.validation)
+    assert count % 4 and held_out % 4, "neither divides by the samples of a step"
+    run = tmp_path / "run"
+    changes = {"data.episodes": episodes, "stage.epochs": 2, "validation-samples": held_out, "validate-every": 9}
+    flags = runs.flags(needle, **changes)
+    at = flags.index("--stage.steps")
+    del flags[at : at + 2]  # epochs say how long it is
+    life = server.start([*flags, "--out", run], ranks=2)
+    assert life.wait() == [0, 0], life.report()
+    steps = -(-2 * count // 4)
+    assert [line["positions"] for line in runs.lines(run)] == [[4 * step, 4 * step + 3] for step in range(steps)]
+    assert {line["samples"] for line in runs.lines(run, "validation.jsonl")} == {held_out}
+
+    # Position 30 is rank 1's: it raises, while rank 0 is in the collective.
+    began = time.monotonic()
+    life = server.start(
+        [*runs.flags(needle), "--out", tmp_path / "parted", "--hang-seconds", 10],
+        ranks=2,
+        prepare="tests.faults.watch:failing_forward",
+        environment={"FAIL_AT": "30"},
+    )
+    codes = life.wait(60)
+    assert time.monotonic() - began < 40
+    assert 0 not in codes and KILLED not in codes, life.report()
+    assert "rank 1 alone goes another way" in life.output(1)
+
+
+@pytest.mark.fault(37, "loader process killed, raises, hangs; a corrupt row", "told by sample; restarted or left out")
+def test_workers(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    at = 4 * 13 + 1  # a position of rank 0
+    data = open_dataset(DataConfig(roots=(flags[flags.index("--data.roots") + 1],)), seed=3)
+    episode, frame = data.train.locate(at)
+
+    def live(name: str, how: str, times: int, *words: object) -> tuple[list[int], str, Path]:
+        run = tmp_path / name
+        life = server.start(
+            [*flags, "--out", run, "--data.workers", 1, "--hang-seconds", 8, *words],
+            ranks=2,
+            prepare="tests.faults.watch:worker_fault",
+            environment={
+                "WORKER_AT": str(at),
+                "WORKER_HOW": how,
+                "WORKER_TIMES": str(times),
+                "WORKER_COUNT": str(tmp_path / f"{name}.count"),
+            },
+        )
+        return life.wait(90), life.output(), run
+
+    # Once: the process is replaced, and nothing is lost.
+    codes, said, run = live("killed", "killed", 1)
+    assert codes == [0, 0], said
+    runs.assert_same(run, golden)
+    # Again and again: an end with a clear error.
+    codes, said, _ = live("killed-always", "killed", 1000)
+    assert 0 not in codes, said
+    assert str(at) in said
+    codes, said, _ = live("raises", "raises", 1000)
+    assert 0 not in codes, said
+    assert "a fault of the reader" in said and episode in said
+    codes, said, run = live("hangs", "hangs", 1000)
+    assert HUNG in codes and 0 not in codes, said
+    # A corrupt row: refused by name, or left out within the budget.
+    codes, said, run = live("corrupt", "corrupt", 1000)
+    assert codes == [CORRUPT, CORRUPT] or codes[0] == CORRUPT, said
+    assert episode in said and "Traceback" not in said
+    codes, said, run = live("budget", "corrupt", 1000, "--data.quarantine", 1)
+    assert codes == [0, 0], said
+    [entry] = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
+    assert entry["position"] == at and entry["episode"] == episode and entry["frame"] == frame
+    ours, theirs = runs.losses(run), runs.losses(golden)
+    assert [step for step in ours if ours[step] != theirs[step]][:1] == [at // 4 + 1], "the same up to there"
+
+
+@pytest.mark.fault(45, "rendezvous port in use", "a clear error and a non-zero exit, no hang")
+def test_port_in_use(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        life = server.start([*flags, "--out", tmp_path / "run"], ranks=1, environment={"MASTER_PORT": str(port)})
+        assert life.wait(30)[0] not in (0, KILLED)
+        assert "EADDRINUSE" in life.output() or "address already in use" in life.output().lower()
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+        command += ["--num_processes", "2", "--main_process_port", str(port)]
+        began = time.monotonic()
+        ended = execute([*command, str(ROOT / "training" / "stage1.py"), *flags, "--out", str(tmp_path / "run")], 60)
+        assert time.monotonic() - began < 40
+        assert ended.returncode != 0
+        assert str(port) in ended.stdout and "in use" in ended.stdout.lower(), ended.stdout[-3000:]
+    assert not (tmp_path / "run").exists()

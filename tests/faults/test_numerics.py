@@ -1,0 +1,116 @@
+"""Rows 31-33: losses and gradients that would do harm."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.faults import runs
+from tests.faults.forkserver import ForkServer, Life
+from tests.faults.runs import SAVE_EVERY
+
+NOT_FINITE = 70
+NOISE = "tests.faults.watch:spoiled_noise"
+
+
+def spoil(first: int, last: int, by: float, **more: str) -> dict[str, str]:
+    return {"SPOIL_FROM": str(first), "SPOIL_TO": str(last), "SPOIL_BY": str(by)} | more
+
+
+def skipped(run: Path) -> list[int]:
+    return [line["step"] for line in runs.lines(run) if line["skipped"]]
+
+
+@pytest.mark.fault(31, "NaN loss on one rank", "all skip together, state untouched; N in a row: back once, then 70")
+def test_not_finite(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    # A step takes 4 positions; the last two are rank 1's.
+    single = tmp_path / "single"
+    argv = [*flags, "--out", single, "--resume-from", "auto"]
+    for topology, step in (("ddp", 8), ("zero2", 9)):
+        assert server.run([*argv, "--stop-after", step - 1], ranks=2, topology=topology, limit_s=90) == [0, 0]
+        position = 4 * step - 1
+        life = server.start(
+            [*argv, "--stop-after", step],
+            ranks=2,
+            topology=topology,
+            prepare=NOISE,
+            environment=spoil(position, position, math.nan),
+        )
+        assert life.wait(90) == [0, 0], life.report()
+        runs.assert_same_state(runs.at(single, step), runs.at(single, step - 1))
+        line = runs.lines(single)[-1]
+        assert line["skipped"] and line["loss"] is None and line["positions"] == [position - 3, position]
+        assert f"positions {position - 3} to {position}" in life.output()
+    assert server.run(argv, ranks=2) == [0, 0]
+    assert skipped(single) == [8, 9]
+    assert all(math.isfinite(line["loss"]) for line in runs.lines(single)[9:])
+
+    def ended(run: Path, **more: str) -> Life:
+        words = ["--out", run, "--guard.max-skipped", 3]
+        environment = spoil(4 * 12 + 3, 10_000, math.nan, **more)
+        life = server.start([*flags, *words], ranks=2, prepare=NOISE, environment=environment)
+        life.wait()
+        return life
+
+    # It passes: after three steps in a row the run goes back, and ends as if nothing had been.
+    life = ended(tmp_path / "passing", SPOIL_ONCE="1")
+    assert life.codes() == [0, 0], life.report()
+    assert f"going back to step-{2 * SAVE_EVERY:08d}" in life.output()
+    runs.assert_same(tmp_path / "passing", golden)
+    # It stays: the run goes back once, and then ends.
+    life = ended(tmp_path / "staying")
+    assert life.codes() == [NOT_FINITE, NOT_FINITE], life.report()
+    assert life.output().count("going back to") == 1
+    assert "Traceback" not in life.output()
+    assert runs.steps(tmp_path / "staying") == [SAVE_EVERY, 2 * SAVE_EVERY]
+    for step in runs.steps(tmp_path / "staying"):
+        runs.assert_same_state(runs.at(tmp_path / "staying", step), runs.at(golden, step))
+
+
+@pytest.mark.fault(32, "infinite gradient, finite loss", "the norm gives it away: skipped on all ranks")
+def test_infinite_gradient(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
+    at = 6
+    for topology in ("ddp", "zero2"):
+        run = tmp_path / topology
+        argv = [*flags, "--out", run, "--resume-from", "auto"]
+        assert server.run([*argv, "--stop-after", at - 1], ranks=2, topology=topology, limit_s=90) == [0, 0]
+        life = server.start(
+            [*argv, "--stop-after", at],
+            ranks=2,
+            topology=topology,
+            prepare="tests.faults.watch:infinite_gradient",
+            environment={"INFINITE_AT": "1"},
+        )
+        assert life.wait(90) == [0, 0], life.report()
+        line = runs.lines(run)[-1]
+        assert (line["step"], line["skipped"], line["grad_norm"]["all"]) == (at, True, None)
+        assert math.isfinite(line["loss"])
+        runs.assert_same_state(runs.at(run, at), runs.at(run, at - 1))
+
+
+@pytest.mark.fault(33, "loss spike", "logged or skipped as asked; a resumed run decides the same")
+def test_spike(server: ForkServer, needle: Path, tmp_path: Path) -> None:
+    """B.5 names a third way, rolling back; --guard.spike offers log and skip."""
+    spike, steps = 56, 60
+    flags = runs.flags(needle, **{"stage.steps": steps, "save-every": 1000, "dropout": 0.1, "micro-batch": 4})
+    environment = spoil(4 * (spike - 1), 4 * spike - 1, 100.0)
+
+    def train(run: Path, *words: object) -> str:
+        argv = [*flags, "--out", run, "--resume-from", "auto", *words]
+        life = server.start(argv, prepare=NOISE, environment=environment)
+        assert life.wait(90) == [0], life.report()
+        return life.output()
+
+    said = train(tmp_path / "log")
+    assert skipped(tmp_path / "log") == []
+    assert f"step {spike}: the loss" in said and "spike; the step was taken" in said
+    said = train(tmp_path / "skip", "--guard.spike", "skip")
+    assert skipped(tmp_path / "skip") == [spike]
+    assert "spike; the step was skipped" in said
+    assert runs.lines(tmp_path / "skip")[spike - 1]["loss"] > 10 * runs.lines(tmp_path / "skip")[spike - 2]["loss"]
+    # Stopped at a step before the running average counts, just before the spike, and just after it.
+    for stop in (30, spike - 1, spike):
+        train(tmp_path / "stopped", "--guard.spike", "skip", "--stop-after", stop)
+    train(tmp_path / "stopped", "--guard.spike", "skip")
+    runs.assert_same(tmp_path / "stopped", tmp_path / "skip")
+    assert skipped(tmp_path / "stopped") == [spike]

@@ -1,0 +1,130 @@
+"""Rows 6-8: signals that end a run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import runs
+from tests.faults.forkserver import ForkServer
+from tests.faults.runs import SAVE_EVERY
+from tests.training.launch import ROOT
+
+PREEMPTED = 75
+GRACE_S = 5.0
+
+
+@pytest.mark.fault(6, "SIGTERM, grace 5 s", "exit 75 in time, a valid checkpoint, the log says which")
+def test_sigterm(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    def ended(run: Path, signalled: int | None, faults: str = "") -> str:
+        argv = [*flags, "--out", run, "--resume-from", "auto", "--save-every", 1000, "--grace-seconds", GRACE_S]
+        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": faults})
+        runs.wait_until(lambda: len(runs.lines(run)) >= 11, life, "11 steps are recorded")
+        began = time.monotonic()
+        life.signal(signal.SIGTERM, signalled)
+        codes = life.wait(2 * GRACE_S)
+        assert codes == [PREEMPTED, PREEMPTED], life.report()
+        assert time.monotonic() - began < GRACE_S
+        return life.output()
+
+    # There is time for an emergency save, whichever rank the signal reaches.
+    runs_of = {name: tmp_path / name for name in ("quick", "slow", "stuck")}
+    said = ended(runs_of["quick"], 1)
+    [saved] = runs.steps(runs_of["quick"])
+    assert 11 <= saved < runs.STEPS
+    assert f"SIGTERM at step {saved}: saved; the last checkpoint is step {saved}" in said
+    # A write takes 5 s, as the probe has found out; or the emergency save is begun and never ends.
+    slow = ("slow", None, "storage.chunk:sleep=5", ": not saved; a save would take ")
+    stuck = ("stuck", 0, "emergency:sleep=600", "the grace time is over in the middle of step ")
+    for name, signalled, faults, sentence in (slow, stuck):
+        run = runs_of[name]
+        argv = [*flags, "--out", run, "--resume-from", "auto"]
+        assert server.run([*argv, "--stop-after", SAVE_EVERY], ranks=2) == [0, 0]
+        said = ended(run, signalled, faults)
+        assert sentence in said, name
+        assert f"the last checkpoint is step {SAVE_EVERY}" in said, name
+        assert runs.steps(run) == [SAVE_EVERY], name
+        assert server.run(argv, ranks=2) == [0, 0]
+        runs.assert_same(run, golden)
+    assert server.run([*flags, "--out", runs_of["quick"], "--resume-from", "auto"], ranks=2) == [0, 0]
+    runs.assert_same(runs_of["quick"], golden)
+
+
+@pytest.mark.fault(7, "SIGTERM to a PID 1 wrapper only", "forwarded to all ranks, exit 75, nothing left running")
+def test_sigterm_to_wrapper(needle: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    isolated = ["unshare", "--pid", "--fork", "--mount-proc"]
+    possible = shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0
+    extra = " ".join(runs.flags(needle)[runs.flags(needle).index("--expert.width") :])
+    environment = os.environ | {
+        "TRAIN_DATA_PATH": str(needle),
+        "CHECKPOINT_DIR": str(run),
+        "MODEL_VARIANT": "tiny",
+        "STAGE": "1",
+        "NUM_PROCESSES": "2",
+        "ACCELERATE_CONFIG": "cpu",
+        "EXTRA_ARGS": f"{extra} --stage.steps 100000 --data.workers 0",
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+    }
+    wrapper = subprocess.Popen(
+        [*(isolated if possible else []), "bash", str(ROOT / "runpod" / "entrypoint.sh")],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while len(runs.lines(run)) < 8:
+            assert wrapper.poll() is None and time.monotonic() < deadline, "it never reached step 8"
+            time.sleep(0.05)
+        # Within its own process namespace the wrapper is PID 1: nobody else is signalled, nobody forwards for it.
+        only = int(children(wrapper.pid)[0]) if possible else wrapper.pid
+        began = time.monotonic()
+        os.kill(only, signal.SIGTERM)
+        output, _ = wrapper.communicate(timeout=30)
+        seconds = time.monotonic() - began
+    finally:
+        if wrapper.poll() is None:
+            os.killpg(wrapper.pid, signal.SIGKILL)
+            wrapper.communicate()
+    assert wrapper.returncode == PREEMPTED, output[-3000:]
+    assert seconds < GRACE_S + 3, "the launcher takes a moment after the ranks"
+    manifest = json.loads((runs.at(run, max(runs.steps(run))) / "manifest.json").read_text())
+    assert manifest["ranks"] == 2
+    reached = len(runs.lines(run))
+    time.sleep(0.3)
+    assert len(runs.lines(run)) == reached, "no rank trains on"
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.fault(8, "second SIGTERM / SIGINT during the emergency save", "immediate exit, checkpoints whole")
+def test_second_signal(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    argv = [*flags, "--out", run, "--resume-from", "auto"]
+    for first, second in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
+        before = len(runs.lines(run))
+        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "emergency:sleep=3"})
+        runs.wait_until(lambda before=before: len(runs.lines(run)) >= before + 7, life, "7 more steps are recorded")
+        life.signal(first)
+        time.sleep(0.2)
+        began = time.monotonic()
+        life.signal(second)
+        assert life.wait(10) == [PREEMPTED, PREEMPTED], life.report()
+        assert time.monotonic() - began < 1.5
+        assert all(step % SAVE_EVERY == 0 for step in runs.steps(run)), "the emergency save was cut off"
+        for step in runs.steps(run):
+            runs.assert_same_state(runs.at(run, step), runs.at(golden, step))
+    assert server.run(argv, ranks=2) == [0, 0]
+    assert runs.leftovers(run) == []
+    runs.assert_same(run, golden)

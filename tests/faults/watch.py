@@ -1,0 +1,147 @@
+"""What ranks call before they train (`prepare`): to note what they read, or to change what no flag reaches.
+
+Each reads its settings from the environment that the test gives the life.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training import session, storage
+from vla.batch import Sample
+from vla.data import TrainSamples
+from vla.data.episode import CorruptData
+
+
+def on_sample(act: Callable[[TrainSamples, int, Sample], Sample]) -> None:
+    """Let `act` have every training sample that is read, before the training does."""
+    read = TrainSamples.__getitem__
+
+    def changed(self: TrainSamples, position: int) -> Sample:
+        return act(self, position, read(self, position))
+
+    TrainSamples.__getitem__ = changed  # type: ignore[method-assign]
+
+
+def samples() -> None:
+    """Append a line for every training sample that is read: rank, position, episode and frame (NOTE_SAMPLES)."""
+    path = Path(os.environ["NOTE_SAMPLES"])
+
+    def note(data: TrainSamples, position: int, sample: Sample) -> Sample:
+        episode, frame = data.locate(position)
+        line = json.dumps({"rank": os.environ["RANK"], "position": position, "episode": episode, "frame": frame})
+        with path.open("a") as file:
+            file.write(line + "\n")
+        return sample
+
+    on_sample(note)
+
+
+def spoiled_noise() -> None:
+    """Multiply the noise of the samples at positions SPOIL_FROM to SPOIL_TO by SPOIL_BY; SPOIL_ONCE: once each."""
+    first, last = int(os.environ["SPOIL_FROM"]), int(os.environ["SPOIL_TO"])
+    factor, once, seen = float(os.environ["SPOIL_BY"]), "SPOIL_ONCE" in os.environ, set[int]()
+
+    def spoil(_: TrainSamples, position: int, sample: Sample) -> Sample:
+        if not first <= position <= last or (once and position in seen):
+            return sample
+        seen.add(position)
+        return dataclasses.replace(sample, noise=sample.noise * factor)
+
+    on_sample(spoil)
+
+
+def infinite_gradient() -> None:
+    """Make the gradient of one parameter infinite in the INFINITE_AT-th backward pass of rank 1."""
+    assemble, count, at = session.assemble, [0], int(os.environ["INFINITE_AT"])
+
+    def spoil(gradient: Tensor) -> Tensor:
+        count[0] += 1
+        return torch.full_like(gradient, torch.inf) if count[0] == at else gradient
+
+    def assembled(*arguments: Any, **options: Any) -> Any:
+        policy = assemble(*arguments, **options)
+        parameter = next(policy.expert.parameters())
+        if os.environ["RANK"] == "1":
+            parameter.register_hook(spoil)
+        return policy
+
+    session.assemble = assembled
+
+
+def failing_forward() -> None:
+    """Raise on rank 1 at position FAIL_AT, where rank 0 goes on to the collective."""
+
+    def fail(_: TrainSamples, position: int, sample: Sample) -> Sample:
+        if position == int(os.environ["FAIL_AT"]):
+            raise RuntimeError("rank 1 alone goes another way")
+        return sample
+
+    on_sample(fail)
+
+
+def quota() -> None:
+    """No room can be reserved, while the file system says that there is plenty."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    storage.os.posix_fallocate = refuse  # type: ignore[attr-defined]
+
+
+def backward_clock() -> None:
+    """The wall clock jumps back by an hour every half second."""
+    real = time.time
+    began = time.monotonic()
+    time.time = lambda: real() - 3600.0 * int(2 * (time.monotonic() - began))
+
+
+def worker_fault() -> None:
+    """A loader process that reaches position WORKER_AT is killed, raises, hangs or finds the row corrupt (WORKER_HOW).
+
+    It happens WORKER_TIMES times in all; the file WORKER_COUNT counts.
+    """
+    at, how, times = int(os.environ["WORKER_AT"]), os.environ["WORKER_HOW"], int(os.environ["WORKER_TIMES"])
+    count = Path(os.environ["WORKER_COUNT"])
+
+    def fail(data: TrainSamples, position: int, sample: Sample) -> Sample:
+        if position != at or torch.utils.data.get_worker_info() is None:
+            return sample
+        with count.open("a") as file:
+            file.write("x")
+        if len(count.read_text()) > times:
+            return sample
+        match how:
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raises":
+                raise RuntimeError("a fault of the reader")
+            case "hangs":
+                time.sleep(600)
+            case "corrupt":
+                raise CorruptData(f"{data.locate(position)[0]}: the row cannot be read")
+        return sample
+
+    on_sample(fail)
+
+
+def print_secrets() -> None:
+    """Say, log and raise what no log may hold: the values of the environment variables SECRETS names."""
+    words = [os.environ[name] for name in os.environ["SECRETS"].split()]
+    print("a library prints", *words)
+    os.environ["NOTHING"] = str(np.zeros(1))
+
+
+def crash_with_secrets() -> None:
+    """Raise an error whose text holds the secrets that SECRETS names."""
+    raise RuntimeError("cannot reach https://user:" + "@".join(os.environ[n] for n in os.environ["SECRETS"].split()))
