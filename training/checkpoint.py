@@ -197,7 +197,7 @@ def read(path: Path) -> Checkpoint:
         _ = manifest["step"], manifest["stage"], manifest["adam_steps"], manifest["groups"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptData(f"{path} is no checkpoint: its manifest.json is missing or damaged") from error
-    if not 1 <= schema <= SCHEMA:
+    if not (isinstance(schema, int) and 1 <= schema <= SCHEMA):
         raise CorruptData(
             f"{path} has schema {schema}, this version reads schemas up to {SCHEMA}; use the version that wrote it"
         )
@@ -244,7 +244,7 @@ def candidates(out: Path) -> list[Path]:
     One that LATEST names is waited for: on a shared file system the pointer may be seen before the directory.
     """
     try:
-        hint = (out / "checkpoints" / "LATEST").read_text()
+        hint = (out / "checkpoints" / "LATEST").read_text(errors="replace")
     except OSError:
         hint = ""
     found = steps(out)

@@ -1,9 +1,12 @@
 """What a run records of itself: metrics.jsonl and validation.jsonl always, Weights & Biases where it can be had."""
 
+import contextlib
 import json
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from training.tracking import Tracker, Wandb, wandb_available
 from vla.redaction import hide_tree
@@ -21,6 +24,7 @@ class Records:
         self.active = active
         if not active:
             return
+        self._unwritten: deque[tuple[Path, str]] = deque()
         self.metrics, self.validations = out / "metrics.jsonl", out / "validation.jsonl"
         self.cut_back(resumed_at)
         self.wandb = Wandb(out, config) if tracker == "wandb" or (tracker == "auto" and wandb_available()) else None
@@ -28,29 +32,64 @@ class Records:
     def cut_back(self, step: int) -> None:
         """Drop what stands there of later steps: the run goes on from `step`."""
         if self.active:
+            self._unwritten.clear()
             for path in (self.metrics, self.validations):
                 cut_back(path, step)
 
     def add_step(self, line: Mapping[str, Any]) -> None:
         """One optimizer step."""
-        self._add(line, "metrics", line)
+        if self.active:
+            self._add(line, self.metrics, line)
 
     def add_validation(self, line: Mapping[str, Any]) -> None:
         """One validation."""
-        self._add(line, "validations", {"validation": line})
+        if self.active:
+            self._add(line, self.validations, {"validation": line})
 
-    def _add(self, line: Mapping[str, Any], file: Literal["metrics", "validations"], logged: Mapping[str, Any]) -> None:
-        if not self.active:
-            return
-        with (self.metrics if file == "metrics" else self.validations).open("a") as lines:
-            lines.write(json.dumps(hide_tree(line)) + "\n")
+    def _add(self, line: Mapping[str, Any], path: Path, logged: Mapping[str, Any]) -> None:
+        self._unwritten.append((path, json.dumps(hide_tree(line)) + "\n"))
+        with contextlib.suppress(OSError):  # a full volume; the line waits for the next one, or for `flush`
+            self.flush()
         if self.wandb is not None:
             self.wandb.log(logged, line["step"])
 
+    def incomplete(self) -> bool:
+        """Whether lines wait for room to be written."""
+        return self.active and len(self._unwritten) > 0
+
+    def flush(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            OSError: it still cannot; every line is kept.
+        """
+        while self._unwritten:
+            path, text = self._unwritten[0]
+            append(path, text)
+            self._unwritten.popleft()
+
     def close(self) -> None:
-        """Let the tracker finish; the process may end at once afterwards."""
-        if self.active and self.wandb is not None:
+        """Write what is left and let the tracker finish; the process may end at once afterwards.
+
+        Raises:
+            OSError: lines could not be written.
+        """
+        if not self.active:
+            return
+        if self.wandb is not None:
             self.wandb.close()
+        self.flush()
+
+
+def append(path: Path, text: str) -> None:
+    """Add a line to a file; where that fails half-way, nothing of it is left."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError:
+        os.truncate(path, size)
+        raise
 
 
 def cut_back(path: Path, step: int) -> None:

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
+from training import storage
 from vla import printing
 from vla.data.episode import CorruptData
 
@@ -138,6 +139,12 @@ def main(entry: Callable[[], None]) -> None:
             # An error all ranks share is rank 0's to print; it ends this process before the sentence comes.
             time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        code = STORAGE if storage.is_full(error) or storage.is_transient(error) else 1
+        if code == STORAGE:
+            print(f"error: {error}; make room or mend the storage, and start again", file=sys.stderr)
+        else:
+            sys.excepthook(*sys.exc_info())
     except RuntimeError as error:
         code = HUNG if lost_peer(error) else 1
         if code == HUNG:

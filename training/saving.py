@@ -63,14 +63,14 @@ class Saver:
     """The saver of one rank. Every method but `busy` and `seconds_needed` is called by all ranks, in the same order."""
 
     def __init__(
-        self, accelerator: Accelerator, out: Path, *, keep: int, rate: float, may_commit: Callable[[], bool]
+        self, accelerator: Accelerator, out: Path, *, keep: int, rate: float, objection: Callable[[], str | None]
     ) -> None:
         """Save into `out`/checkpoints, `keep` of them; `rate` is the write rate measured so far, in bytes a second.
 
-        `may_commit` says whether this run still is the one that writes the folder; rank 0 asks it.
+        `objection` says why no checkpoint may be made now, if there is a reason; rank 0 asks it.
         """
         self.accelerator, self.out, self.keep, self.rate = accelerator, out, keep, rate
-        self._may_commit = may_commit
+        self._objection = objection
         self.failures = 0
         """Saves that failed in a row."""
         self.last: int | None = None
@@ -180,8 +180,8 @@ class Saver:
                 raise OSError(errors[0])  # noqa: TRY301  (from another rank; it ends here like one of this rank)
             if unseen := [f["name"] for f in files if not storage.settled(job.staging / f["name"], VISIBLE_S)]:
                 raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")  # noqa: TRY301
-            if not self._may_commit():
-                raise OSError(f"another process writes {self.out}")  # noqa: TRY301
+            if objection := self._objection():
+                raise OSError(objection)  # noqa: TRY301
             final = checkpoint.commit(job.staging, {**job.manifest, "files": files}, job.policy)
         except (OSError, TimeoutError) as error:
             with contextlib.suppress(OSError):  # what it leaves is no checkpoint, and is deleted at the next start

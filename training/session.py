@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -454,48 +454,65 @@ class Session:
         """
         config, main = self.config, self.accelerator.is_main_process
         present = [path for path in (self.out, self.out / "checkpoints") if path.exists()]
-        try:
-            rate = self._try_folder()
-            problem = None
-        except ValueError as error:
-            rate, problem = 0.0, str(error)
-        if problems := list(filter(None, runtime.collect(self.accelerator, problem))):
+        problem, rate = refusal(self._take_folder) if main else None, 0.0
+        problem = runtime.share(self.accelerator, problem)
+        if problem is None:
+            # All at once, as they will write.
+            problem, rate = self._probe()
+            problem = next(filter(None, runtime.collect(self.accelerator, problem)), None)
+        if problem is not None:
             self.lease.release()
             for path in (self.out / "checkpoints", self.out):
                 if main and path not in present and path.exists():
                     path.rmdir()
-            raise ValueError(problems[0])
+            raise ValueError(problem)
         if main:
             checkpoint.clean(self.out)
             for path in self._damaged:
                 self._say(f"{path.name} is damaged and set aside as {checkpoint.quarantine(path).name}")
             (self.out / "config.json").write_text(json.dumps(hide_tree(to_json(config)), indent=1) + "\n")
         self.records = Records(self.out, config.tracker, to_json(config), resumed_at=self.step, active=main)
-        self.saver = Saver(self.accelerator, self.out, keep=config.keep, rate=rate, may_commit=self.lease.held)
+        self.saver = Saver(self.accelerator, self.out, keep=config.keep, rate=rate, objection=self._objection)
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
-    def _try_folder(self) -> float:
-        """Take the run folder and the room for a checkpoint; the rate of writing there, in bytes a second.
+    def _take_folder(self) -> None:
+        """Make the run folder and become its one writer, or refuse (ValueError)."""
+        try:
+            (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out {self.out} cannot be made: {error.strerror}; choose another folder") from error
+        self.lease.acquire()
 
-        Raises:
-            ValueError: it cannot be had.
-        """
+    def _probe(self) -> tuple[str | None, float]:
+        """Why there is no room for this rank's share of a checkpoint, and the rate of writing, in bytes a second."""
         size = sum(group.num_parameters for group in self.groups) * len(KEYS) * 4 // self.accelerator.num_processes
         size += sum(weight.numel() * weight.element_size() for weight in self._kept_weights.values())
-        if self.accelerator.is_main_process:
-            try:
-                (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ValueError(f"--out {self.out} cannot be made: {error.strerror}; choose another folder") from error
-            self.lease.acquire()
-        # The others probe at the same time, as they will write.
-        self.accelerator.wait_for_everyone()
-        return storage.probe(self.out / "checkpoints", size)
+        try:
+            return None, storage.probe(self.out / "checkpoints", size)
+        except ValueError as error:
+            return str(error), 0.0
+
+    def _objection(self) -> str | None:
+        """Why rank 0 must make no checkpoint now: what it would belong to is not, or no longer, written by this run."""
+        if not self.lease.held():
+            return f"another process writes {self.out}"
+        if self.records.incomplete():
+            return f"{self.records.metrics} lacks lines that could not be written"
+        return None
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(text)
+
+
+def refusal(attempt: Callable[[], None]) -> str | None:
+    """The sentence with which an attempt refuses, if it does: one rank's, to be shared before it is raised."""
+    try:
+        attempt()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def guard_of(found: Checkpoint) -> dict[str, Any]:
