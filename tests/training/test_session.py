@@ -4,13 +4,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from training import checkpoint, guard, loop, recipes
+from training import checkpoint, guard, loop, recipes, runtime
 from training.config import RunConfig, parse
+from training.ledger import Step, Stopwatch
 from training.session import Session
 from training.sharding import MOMENTS
 from vla.batch import Sample
@@ -195,3 +198,43 @@ def test_a_spike_is_told_or_skipped_and_a_resumed_run_decides_the_same(
     assert "step 7: the loss" in capsys.readouterr().out
     straight, resumed = stored(tmp_path / "straight", 9), stored(tmp_path / "resumed", 9)
     assert all(straight[name].equal(resumed[name]) for name in straight)
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where the host asks for the value of a tensor, which on a GPU waits for all work before it."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function is not torch.ops.aten._local_scalar_dense.default, "a number was read on the host"
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_is_judged_and_taken_without_reading_a_number(needle: Path, tmp_path: Path) -> None:
+    flags = ["--data.workers", "0", "--batch-size", "2", "--micro-batch", "2"]
+    with Session(config(needle, tmp_path / "run", *flags)) as session:
+        engine = session.enter(session.rows[0])
+        parts = session.policy(next(session.batches(session.rows[0]))[0])
+        total = parts["diffusion"].sum()
+        engine.backward(total, last=True)
+        with NoReading():
+            with pytest.raises(AssertionError, match="was read on the host"):
+                float(total)
+            norms = engine.gradient_norms()
+            [reduced] = runtime.sum_over_ranks(session.accelerator, [total.detach()])
+            skip, spike = session.guard.judge(reduced, norms["all"])
+            engine.step(1.0, 0.9, norms["all"], skip)
+            values = {"diffusion": reduced}
+            session.ledger.add(
+                Step(
+                    step=1,
+                    stage="stage1",
+                    batch_size=2,
+                    lr={},
+                    losses=values,
+                    gradient_norms=norms,
+                    skip=skip,
+                    spike=spike,
+                    timing=Stopwatch().stop(),
+                )
+            )
+        session.ledger.settle()
+    assert len(losses(tmp_path / "run")) == 1
