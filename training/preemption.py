@@ -5,7 +5,8 @@ loop asks `requested` between steps. The main thread may be in a collective that
 handler of its own; what must happen in time therefore happens in a thread, which the signal wakes through a pipe.
 """
 
-import contextlib
+import ctypes
+import multiprocessing
 import os
 import select
 import signal
@@ -15,18 +16,20 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from training import runtime
+from training import outcry, runtime
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ONE_DELIVERY_S = 0.05
 """A signal that comes again within this time is the same one: a scheduler signals every process of a job, and the
 launcher passes on the one it got."""
 SHARE_OF_GRACE = 0.9
 """Of the grace time, what may be used; the rest is for the system to take the process down."""
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that this process gets when the one that started it ends."""
 
 
 class Preemption:
-    """The end of this process that SIGTERM or SIGINT asks for."""
+    """The end of this process that SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is gone) asks for."""
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Preemption:
         return max(0.0, self._first[1] + SHARE_OF_GRACE * self.grace_s - self._clock())
 
     def install(self) -> None:
-        """Answer SIGTERM and SIGINT from now on; call it in the main thread."""
+        """Answer the signals from now on; call it in the main thread."""
         assert not self._earlier, "install() is called once"
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
@@ -76,6 +79,9 @@ class Preemption:
         self._earlier_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._earlier = {number: signal.signal(number, self._handle) for number in SIGNALS}
         _give_up_in_children(self)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            # A launcher that is killed outright ends nobody: its ranks would go on, holding the GPU and the run folder.
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def restore(self) -> None:
         """Put back the handlers that stood before `install`."""
@@ -90,14 +96,11 @@ class Preemption:
         _give_up_in_children(None)
 
     def give_up(self) -> None:
-        """In a forked child: die of SIGTERM as any process does, and leave SIGINT to the parent.
-
-        Ctrl-C reaches a terminal's whole process group, and a loader process that died of it would take away the
-        samples that the parent still needs for its last step.
-        """
+        """In a forked child: die of SIGTERM as any process does, and leave what a terminal sends to the parent."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for end in self._pipe:
             os.close(end)
 
@@ -133,7 +136,7 @@ class Preemption:
         earlier, self._latest = self._latest, (number, now)
         if earlier is None:
             self._remember(number)
-            self._say(f"{self.name}; this run ends within {self.grace_s:g} s and can be resumed")
+            outcry.say(f"rank {self.rank}: {self.name}; this run ends within {self.grace_s:g} s and can be resumed")
             return False
         if earlier[0] == number and now - earlier[1] < ONE_DELIVERY_S:
             self._latest = earlier
@@ -144,14 +147,9 @@ class Preemption:
     def _end(self, sentence: Callable[[], str]) -> None:
         """Say why, and leave whatever the rest of the process is doing."""
         try:
-            self._say(sentence())
+            outcry.say(f"rank {self.rank}: {sentence()}")
         finally:
             self._leave(runtime.PREEMPTED)
-
-    def _say(self, sentence: str) -> None:
-        """Print past the buffers, which the main thread may be holding."""
-        with contextlib.suppress(OSError):  # the terminal may be gone; what follows matters more
-            os.write(2, f"rank {self.rank}: {sentence}\n".encode())
 
 
 _installed: Preemption | None = None
@@ -170,3 +168,24 @@ def _give_up_in_children(preemption: Preemption | None) -> None:
 def _after_fork() -> None:
     if _installed is not None:
         _installed.give_up()
+
+
+def outlive_the_job(_: int) -> None:
+    """Give this to a DataLoader as `worker_init_fn`: only its own process ends a loader process.
+
+    torchrun passes a signal on to the process group of a rank, schedulers signal every process of a job. A loader
+    process that died of it would be an error in the rank, which still needs its samples to finish the step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, name="signals", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for a SIGTERM from the parent; only a waiting thread learns whose it is."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a loader process"
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)

@@ -15,14 +15,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training import runtime
+from training import outcry, runtime
 
 FOR_THE_OTHERS_S = 2.0
 """How long an overdue rank waits before it leaves: the others are overdue at nearly the same time and write their
 stacks, and the first that leaves takes them all down."""
 BACKSTOP_S = 15.0
 """How much later than this module's own thread the system ends the process (SIGALRM), for a thread that cannot run:
-code outside Python holds the interpreter's lock, or the file system with the stacks does not answer."""
+code outside Python holds the interpreter's lock, or an output does not take what is left to write. This clock goes on
+while a process is stopped, so one that was stopped longer than its limit and this may be ended by it on waking."""
 
 
 class Watchdog:
@@ -43,6 +44,7 @@ class Watchdog:
         self._lost_s = 0.0
         self._step: int | None = None
         self._current = ("start", clock(), 1.0)
+        self._opened = contextlib.ExitStack()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -55,7 +57,8 @@ class Watchdog:
     def start(self) -> None:
         """Begin to watch."""
         assert self._thread is None, "start() is called once"
-        faulthandler.register(signal.SIGALRM, file=2, all_threads=True, chain=True)
+        descriptor = self._opened.enter_context(outcry.stderr())
+        faulthandler.register(signal.SIGALRM, file=descriptor, all_threads=True, chain=True)
         self.beat("start")
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -67,6 +70,7 @@ class Watchdog:
             self._thread.join()
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.unregister(signal.SIGALRM)
+        self._opened.close()
 
     def overdue_s(self) -> float:
         """Seconds beyond what the current section may take; negative while there is time left."""
@@ -105,11 +109,10 @@ class Watchdog:
         place = f"its stacks are in {self.path}"
         if not written.wait(FOR_THE_OTHERS_S):
             place = f"its stacks could not be written to {self.path} and stand above"
-            faulthandler.dump_traceback(file=2, all_threads=True)
+            with outcry.stderr() as descriptor:
+                faulthandler.dump_traceback(file=descriptor, all_threads=True)
         at = "" if self._step is None else f" at step {self._step}"
-        sentence = f"rank {self.rank}: no progress for {idle_s:.1f} s in {section!r}{at}; {place}\n"
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, sentence.encode())
+        outcry.say(f"rank {self.rank}: no progress for {idle_s:.1f} s in {section!r}{at}; {place}")
         time.sleep(FOR_THE_OTHERS_S)
         self._leave(runtime.HUNG)
 
