@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from training import storage
@@ -50,7 +50,9 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
         cpu=not on_gpu and not deepspeed,
         deepspeed_plugin=plugin,
         kwargs_handlers=[
-            InitProcessGroupKwargs(backend="gloo" if launched and not on_gpu else None, timeout=COLLECTIVE_TIMEOUT)
+            # Buffers are constants, and equal on all ranks.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(backend="gloo" if launched and not on_gpu else None, timeout=COLLECTIVE_TIMEOUT),
         ],
     )
     ranks: Tensor = accelerator.gather(torch.tensor([accelerator.process_index], device=accelerator.device))
@@ -133,23 +135,16 @@ def main(entry: Callable[[], None]) -> None:
     code = DONE
     try:
         entry()
-    except (ValueError, FloatingPointError, StorageFailed) as error:
-        code = code_of(error)
-        if rank > 0:
-            # An error all ranks share is rank 0's to print; it ends this process before the sentence comes.
-            time.sleep(2)
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        code = STORAGE if storage.is_full(error) or storage.is_transient(error) else 1
-        if code == STORAGE:
-            print(f"error: {error}; make room or mend the storage, and start again", file=sys.stderr)
-        else:
+    except (ValueError, FloatingPointError, StorageFailed, OSError, RuntimeError) as error:
+        code, sentence = told(error)
+        if sentence is None:
             sys.excepthook(*sys.exc_info())
-    except RuntimeError as error:
-        code = HUNG if lost_peer(error) else 1
-        if code == HUNG:
-            print(f"rank {rank}: another rank is gone, or does not answer", file=sys.stderr)
-        sys.excepthook(*sys.exc_info())
+        else:
+            if rank > 0:
+                # What all ranks share is rank 0's to print, and what it fails at alone, it says; the launcher ends this
+                # process before the sentence comes.
+                time.sleep(2)
+            print(sentence, file=sys.stderr)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
     except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and no rank may hang at exit because of it)
@@ -163,17 +158,22 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def code_of(error: Exception) -> int:
-    """The exit code of an error that is told in one sentence."""
+def told(error: Exception) -> tuple[int, str | None]:
+    """The exit code of an error and the sentence that says it; none for a mistake of ours, which shows its traceback."""
     match error:
         case CorruptData():
-            return CORRUPT
+            return CORRUPT, f"error: {error}"
         case ValueError():
-            return REFUSED
+            return REFUSED, f"error: {error}"
+        case FloatingPointError():
+            return NOT_FINITE, f"error: {error}"
         case StorageFailed():
-            return STORAGE
-        case _:
-            return NOT_FINITE
+            return STORAGE, f"error: {error}"
+        case OSError() if storage.is_full(error) or storage.is_transient(error):
+            return STORAGE, f"error: {error}; make room or mend the storage, and start again"
+        case RuntimeError() if lost_peer(error):
+            return HUNG, f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"
+    return 1, None
 
 
 def leave(code: int) -> NoReturn:
