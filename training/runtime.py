@@ -159,21 +159,23 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def told(error: Exception) -> tuple[int, str | None]:
-    """The exit code of an error and the sentence that says it; none for a mistake of ours, which shows its traceback."""
+    """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
+    code, sentence = 1, None
     match error:
         case CorruptData():
-            return CORRUPT, f"error: {error}"
+            code, sentence = CORRUPT, f"error: {error}"
         case ValueError():
-            return REFUSED, f"error: {error}"
+            code, sentence = REFUSED, f"error: {error}"
         case FloatingPointError():
-            return NOT_FINITE, f"error: {error}"
+            code, sentence = NOT_FINITE, f"error: {error}"
         case StorageFailed():
-            return STORAGE, f"error: {error}"
+            code, sentence = STORAGE, f"error: {error}"
         case OSError() if storage.is_full(error) or storage.is_transient(error):
-            return STORAGE, f"error: {error}; make room or mend the storage, and start again"
+            code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
         case RuntimeError() if lost_peer(error):
-            return HUNG, f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"
-    return 1, None
+            code = HUNG
+            sentence = f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"
+    return code, sentence
 
 
 def leave(code: int) -> NoReturn:
