@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -63,6 +64,13 @@ def steps(run: Path) -> list[int]:
 def at(run: Path, step: int) -> Path:
     """The folder of a checkpoint."""
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def rewind(golden: Path, run: Path, step: int) -> None:
+    """Make `run` what the golden run was when it had been killed some steps after saving `step`."""
+    later = [path.name for path in checkpoint.steps(golden) if path.name > at(golden, step).name]
+    shutil.copytree(golden, run, ignore=shutil.ignore_patterns(*later, "policy"))
+    (run / "checkpoints" / "LATEST").write_text(at(golden, step).name)
 
 
 def state(path: Path) -> dict[str, Any]:

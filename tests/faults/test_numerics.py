@@ -24,43 +24,43 @@ def skipped(run: Path) -> list[int]:
 @pytest.mark.fault(31, "NaN loss on one rank", "all skip together, state untouched; N in a row: back once, then 70")
 def test_not_finite(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     # A step takes 4 positions; the last two are rank 1's.
-    single = tmp_path / "single"
-    argv = [*flags, "--out", single, "--resume-from", "auto"]
-    for topology, step in (("ddp", 8), ("zero2", 9)):
-        assert server.run([*argv, "--stop-after", step - 1], ranks=2, topology=topology, limit_s=90) == [0, 0]
-        position = 4 * step - 1
+    step = SAVE_EVERY + 1
+    position = 4 * step - 1
+    for topology in ("ddp", "zero2"):
+        run = tmp_path / topology
+        runs.rewind(golden, run, SAVE_EVERY)
         life = server.start(
-            [*argv, "--stop-after", step],
+            [*flags, "--out", run, "--resume-from", "auto", "--stop-after", step],
             ranks=2,
             topology=topology,
             prepare=NOISE,
             environment=spoil(position, position, math.nan),
         )
-        assert life.wait(90) == [0, 0], life.report()
-        runs.assert_same_state(runs.at(single, step), runs.at(single, step - 1))
-        line = runs.lines(single)[-1]
+        assert life.wait() == [0, 0], life.report()
+        runs.assert_same_state(runs.at(run, step), runs.at(run, SAVE_EVERY))
+        line = runs.lines(run)[-1]
         assert line["skipped"] and line["loss"] is None and line["positions"] == [position - 3, position]
         assert f"positions {position - 3} to {position}" in life.output()
-    assert server.run(argv, ranks=2) == [0, 0]
-    assert skipped(single) == [8, 9]
-    assert all(math.isfinite(line["loss"]) for line in runs.lines(single)[9:])
+    assert server.run([*flags, "--out", tmp_path / "ddp", "--resume-from", "auto"], ranks=2) == [0, 0]
+    assert skipped(tmp_path / "ddp") == [step]
+    assert all(math.isfinite(line["loss"]) for line in runs.lines(tmp_path / "ddp")[step:])
 
-    def ended(run: Path, **more: str) -> Life:
+    def ended(run: Path, last: int, **more: str) -> Life:
         words = ["--out", run, "--guard.max-skipped", 3]
-        environment = spoil(4 * 12 + 3, 10_000, math.nan, **more)
+        environment = spoil(4 * 12 + 3, last, math.nan, **more)
         life = server.start([*flags, *words], ranks=2, prepare=NOISE, environment=environment)
         life.wait()
         return life
 
     # It passes: after three steps in a row the run goes back, and ends as if nothing had been.
-    life = ended(tmp_path / "passing", SPOIL_ONCE="1")
+    life = ended(tmp_path / "passing", 4 * 15 - 1, SPOIL_ONCE="1")
     assert life.codes() == [0, 0], life.report()
     assert f"going back to step-{2 * SAVE_EVERY:08d}" in life.output()
     runs.assert_same(tmp_path / "passing", golden)
     # It stays: the run goes back once, and then ends.
-    life = ended(tmp_path / "staying")
+    life = ended(tmp_path / "staying", 10_000)
     assert life.codes() == [NOT_FINITE, NOT_FINITE], life.report()
-    assert life.output().count("going back to") == 1
+    assert life.output().count(": going back to step-") == 1
     assert "Traceback" not in life.output()
     assert runs.steps(tmp_path / "staying") == [SAVE_EVERY, 2 * SAVE_EVERY]
     for step in runs.steps(tmp_path / "staying"):
@@ -68,24 +68,23 @@ def test_not_finite(server: ForkServer, flags: list[str], golden: Path, tmp_path
 
 
 @pytest.mark.fault(32, "infinite gradient, finite loss", "the norm gives it away: skipped on all ranks")
-def test_infinite_gradient(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
-    at = 6
+def test_infinite_gradient(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+    at = SAVE_EVERY + 1
     for topology in ("ddp", "zero2"):
         run = tmp_path / topology
-        argv = [*flags, "--out", run, "--resume-from", "auto"]
-        assert server.run([*argv, "--stop-after", at - 1], ranks=2, topology=topology, limit_s=90) == [0, 0]
+        runs.rewind(golden, run, SAVE_EVERY)
         life = server.start(
-            [*argv, "--stop-after", at],
+            [*flags, "--out", run, "--resume-from", "auto", "--stop-after", at],
             ranks=2,
             topology=topology,
             prepare="tests.faults.watch:infinite_gradient",
             environment={"INFINITE_AT": "1"},
         )
-        assert life.wait(90) == [0, 0], life.report()
+        assert life.wait() == [0, 0], life.report()
         line = runs.lines(run)[-1]
         assert (line["step"], line["skipped"], line["grad_norm"]["all"]) == (at, True, None)
         assert math.isfinite(line["loss"])
-        runs.assert_same_state(runs.at(run, at), runs.at(run, at - 1))
+        runs.assert_same_state(runs.at(run, at), runs.at(run, SAVE_EVERY))
 
 
 @pytest.mark.fault(33, "loss spike", "logged or skipped as asked; a resumed run decides the same")
