@@ -15,11 +15,14 @@ import PIL.Image
 from jaxtyping import Float32, Float64, UInt8
 
 from vla.data.episode import CorruptData
+from vla.data.reading import unreadable
 
 FOLDERS = ("recv_all_*", "episode_*", "data_collection_*")
 FILES = ("*.h5", "*.hdf5")
 JOINTS = tuple(f"joint_{index}" for index in range(1, 7))
 POSE = ("pose_x", "pose_y", "pose_z", "pose_a", "pose_b", "pose_r")
+DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
+"""What PIL raises for damaged content; a size beyond all measure is damage, too."""
 IMAGE_TIME = re.compile(r"(\d{9,}(?:[._]\d+)?)$")
 """Unix seconds at the end of an image's name: `1761551500.174000` or `zed_41182735_left_1761551500.174`."""
 
@@ -78,12 +81,12 @@ class ImageFile:
 
 
 def decode_image(source: Path | BytesIO, where: str) -> UInt8[np.ndarray, "3 height width"]:
-    """A compressed image as planes of red, green and blue."""
+    """A compressed image as planes of red, green and blue. CorruptData says where it was."""
     try:
         with PIL.Image.open(source) as image:
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-    except (OSError, SyntaxError) as error:
-        raise CorruptData(f"{where} is not a complete image; copy or record it again") from error
+    except DAMAGED_IMAGE as error:
+        raise unreadable(error, f"{where} is not a complete image") from error
 
 
 def find_recordings(root: Path) -> list[Path]:
@@ -314,7 +317,7 @@ def npz_arrays(path: Path) -> dict[str, np.ndarray]:
                 file.seek(entry.header_offset + 30 + name_size + extra_size)
                 arrays[name] = _map_array(file, path)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise CorruptData(f"{path} is not a complete NPZ file of numbers ({error}); copy it again") from error
+        raise unreadable(error, f"{path} is not a complete NPZ file of numbers ({error})", "copy it again") from error
     return arrays
 
 

@@ -9,7 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vla.data.episode import CorruptData
+from vla.data.reading import unreadable
 from vla.data.recordings import CameraTrack, Recording, Track, decode_image, in_order, instruction_of
+
+DAMAGED_HDF5 = (OSError, KeyError, TypeError, ValueError, RuntimeError, IndexError)
+"""What h5py raises for damaged content."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class StoredImage:
         try:
             with h5py.File(self.path) as file:
                 value = np.asarray(file[self.key][self.order[index]])
-        except OSError as error:
-            raise CorruptData(f"{self.path} cannot be read at {self.key} {index}; copy it again") from error
+        except DAMAGED_HDF5 as error:
+            raise unreadable(error, f"{self.path} cannot be read at {self.key} {index}", "copy it again") from error
         if value.ndim == 3:
             return np.ascontiguousarray(value.transpose(2, 0, 1))
         return decode_image(BytesIO(value.tobytes()), f"{self.path}: {self.key} {index}")
@@ -44,8 +48,10 @@ def read_hdf5(path: Path) -> Recording:
             images = file.get("observations/images", {})
             lengths = {name: len(images[name]) for name in images}
             attributes = {key: _text(value) for key, value in file.attrs.items()}
-    except OSError as error:
-        raise CorruptData(f"{path} is not a complete HDF5 file; copy it again") from error
+    except DAMAGED_HDF5 as error:
+        if isinstance(error, CorruptData):
+            raise
+        raise unreadable(error, f"{path} is not a complete HDF5 file", "copy it again") from error
     stamps = np.asarray(arrays["timestamp"], dtype=np.float64)
     for key, length in {**{key: len(array) for key, array in arrays.items()}, **lengths}.items():
         if length != len(stamps):

@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 from jaxtyping import Float32, Float64, Int64
 
 from vla.data.episode import CorruptData
+from vla.data.reading import refused, unreadable
 
 ONE_BATCH = 1 << 30
 """Rows of a record batch of the cache: as many as a row group has, so that an episode's rows lie side by side."""
@@ -23,7 +24,7 @@ def read_small_table(path: Path, columns: Sequence[str] | None = None) -> pa.Tab
     try:
         return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise CorruptData(f"{path} is not a complete parquet file ({_first_line(error)}); copy it again") from error
+        raise incomplete(path, error) from error
 
 
 def check_parquet(path: Path) -> int:
@@ -31,7 +32,12 @@ def check_parquet(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError) as error:
-        raise CorruptData(f"{path} is not a complete parquet file ({_first_line(error)}); copy it again") from error
+        raise incomplete(path, error) from error
+
+
+def incomplete(path: Path, error: Exception) -> Exception:
+    """The error to raise for a file that does not open as parquet."""
+    return unreadable(error, f"{path} is not a complete parquet file ({_first_line(error)})", "copy it again")
 
 
 def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
@@ -46,19 +52,17 @@ def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
             dataset = datasets.Dataset.from_parquet(
                 [glob.escape(str(path)) for path in files], columns=list(columns), writer_batch_size=ONE_BATCH
             )
-        except (DatasetGenerationError, pa.ArrowException) as error:
+        except (DatasetGenerationError, pa.ArrowException, ValueError, OSError) as error:
             for path in files:
                 _read_through(path, columns)
-            raise CorruptData(
-                f"{files[0].parent} holds tables that do not fit together ({_first_line(error.__cause__ or error)})"
-            ) from error
-        except OSError as error:
-            for path in files:
-                _read_through(path, columns)
-            raise ValueError(
-                f"cannot write the cache of tables ({_first_line(error)}); make room, or set HF_DATASETS_CACHE to "
-                "a folder that can be written"
-            ) from error
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and refused(cause) is None:
+                raise ValueError(
+                    f"cannot write the cache of tables ({_first_line(cause)}); make room, or set HF_DATASETS_CACHE to "
+                    "a folder that can be written"
+                ) from error
+            what = f"{files[0].parent} holds tables that do not fit together ({_first_line(cause)})"
+            raise unreadable(cause, what, "convert them again") from error
     return dataset.data.table
 
 
@@ -101,16 +105,31 @@ def _flat(array: pa.Array, shape: tuple[int, ...], where: str) -> np.ndarray:
 
 
 def _read_through(path: Path, columns: Sequence[str]) -> None:
-    """Read one file whole, to find out whether it is the one that cannot be read."""
+    """Read one file whole, to find out whether it is the one that cannot be read, and where."""
+    where = ""
     try:
         with pq.ParquetFile(path) as file:
             missing = sorted(set(columns) - set(file.schema_arrow.names))
             if missing:
                 raise CorruptData(f"{path} has no column {missing[0]}, which meta/info.json names; record it again")
-            for _ in file.iter_batches(columns=list(columns)):
-                pass
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                for column in columns:
+                    where = f" in rows {first} to {first + rows - 1}{_episodes(file, group)}, column {column}"
+                    file.read_row_group(group, [column])
+                first += rows
     except (pa.ArrowException, OSError) as error:
-        raise CorruptData(f"{path} is damaged ({_first_line(error)}); copy it again") from error
+        raise unreadable(error, f"{path} is damaged{where} ({_first_line(error)})", "copy it again") from error
+
+
+def _episodes(file: pq.ParquetFile, group: int) -> str:
+    """Of which episodes the rows of a row group are, where that can still be read."""
+    try:
+        indices = file.read_row_group(group, ["episode_index"])["episode_index"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError):
+        return ""
+    return f" (episodes {min(indices)} to {max(indices)})" if len(set(indices)) > 1 else f" (episode {indices[0]})"
 
 
 def _first_line(error: BaseException) -> str:

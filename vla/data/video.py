@@ -13,15 +13,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from jaxtyping import Float64, UInt8
 
 from vla.data.episode import CorruptData, Frames
+from vla.data.reading import unreadable
 
 MAX_DECODERS = 16
 """Open decoders a process keeps between reads; one of a 640 x 480 AV1 file holds 1 to 2 MB."""
@@ -35,6 +40,11 @@ MAX_THREADS = 8
 PLANAR_WIDTH = 32
 """FFmpeg's conversion to planar RGB leaves the columns after the last multiple of 16 unwritten; widths that are
 multiples of this take it, which is 0.6 ms faster at 640 x 480."""
+
+STRICT = MappingProxyType({"strict": "1"})
+"""Codecs hold no checksums, but most damage of an AV1 stream breaks one of its rules: of 40 single flipped bits dav1d
+passed over 7 and gave wrong frames, with this over none. The same option of H.264 (err_detect=explode) takes the
+leading frames of an open group for damage, so there some damage stays unseen."""
 
 Image = UInt8[np.ndarray, "3 height width"]
 
@@ -56,10 +66,8 @@ def summarize_video(path: Path) -> VideoSummary:
     """
     check_complete(path)
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise CorruptData(f"{path} holds no video stream; write the file again")
-            stream = container.streams.video[0]
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = video_of(container, path)
             time_base = stream.time_base or Fraction(1, av.time_base)
             if stream.duration is not None:
                 duration_s = float(stream.duration * time_base)
@@ -69,7 +77,16 @@ def summarize_video(path: Path) -> VideoSummary:
                 duration_s=duration_s, num_frames=stream.frames, height=stream.height, width=stream.width
             )
     except av.FFmpegError as error:
-        raise CorruptData(f"{path} cannot be opened as a video ({error.strerror}); copy or record it again") from error
+        raise unreadable(error, f"{path} cannot be opened as a video ({error.strerror})") from error
+
+
+def video_of(container: InputContainer, path: Path | str) -> VideoStream:
+    """The video stream of an open file. CorruptData where it has none, or one of an unknown codec."""
+    streams = container.streams.video
+    if not streams or streams[0].codec_context is None:
+        what = "video of an unknown codec" if streams else "no video stream"
+        raise CorruptData(f"{path} holds {what}; copy or record it again")
+    return streams[0]
 
 
 def check_complete(path: Path) -> None:
@@ -103,20 +120,23 @@ def check_complete(path: Path) -> None:
 
 
 class Decoder:
-    """One open video file. Not for several threads at once."""
+    """One open video file. Not for several threads at once. A strict one raises where others would paint over."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, *, strict: bool = True) -> None:
+        self.path, self.strict = path, strict
         try:
-            self._container = av.open(path)
+            self._container = av.open(path, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
-            raise CorruptData(f"{path} cannot be opened as a video ({error.strerror})") from error
-        if not self._container.streams.video:
+            raise unreadable(error, f"{path} cannot be opened as a video ({error.strerror})") from error
+        try:
+            self._stream = video_of(self._container, path)
+        except CorruptData:
             self._container.close()
-            raise CorruptData(f"{path} holds no video stream; copy or record it again")
-        self._stream = self._container.streams.video[0]
+            raise
         self._stream.codec_context.thread_count = 1
         self._stream.codec_context.thread_type = "NONE"
+        if strict:
+            self._stream.codec_context.options = dict(STRICT)
         self._time_base = self._stream.time_base or Fraction(1, av.time_base)
         self._start = self._stream.start_time or 0
         self._reformatter = VideoReformatter()
@@ -149,9 +169,7 @@ class Decoder:
                 images.append(self._to_rgb(frame))
         except av.FFmpegError as error:
             self._last = None
-            raise CorruptData(
-                f"{self.path} cannot be decoded near {time_s:.3f} s ({error.strerror}); copy or record it again"
-            ) from error
+            raise unreadable(error, f"{self.path} cannot be decoded near {time_s:.3f} s ({error.strerror})") from error
         return images
 
     def _frame_at(self, target: int, tolerance: int) -> VideoFrame | None:
@@ -163,12 +181,21 @@ class Decoder:
         # A container seeks by decoding time: where frames are reordered the key frame it finds may be shown after the
         # target. Then go back further, at last to the start.
         while frame is None or (frame.pts or 0) >= target + tolerance:
-            if back > 3:
+            # No frame up to the end of the file: then there is none from the start either, which may be far.
+            if back > 3 or (frame is None and back == 3):
                 return None
             self._seek(target - round(back / self._time_base) if back < 3 else 0)
             frame = self._next_after(target - tolerance)
             back += 1
         return frame
+
+    def starts(self) -> bool:
+        """Whether the first frames can be decoded, enough of them to have seen every kind."""
+        try:
+            self._seek(0)
+            return len(list(islice(self._decoded, 8))) > 0
+        except av.FFmpegError:
+            return False
 
     def _can_continue_to(self, target: int) -> bool:
         """Whether decoding on costs at most one frame more than jumping to the last key frame before the target."""
@@ -213,6 +240,7 @@ class DecoderPool:
         self._max_decoders = max_decoders
         self._max_pixels = max_pixels
         self._idle: OrderedDict[str, Decoder] = OrderedDict()
+        self._lenient: set[str] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -222,7 +250,22 @@ class DecoderPool:
         """A decoder of this file, for the caller alone until it is given back."""
         with self._lock:
             decoder = self._idle.pop(path, None)
-        return decoder if decoder is not None else Decoder(path)
+        return decoder if decoder is not None else self.open(path)
+
+    def open(self, path: str) -> Decoder:
+        """A new decoder of this file: strict, unless the file was found to break rules from its start."""
+        return Decoder(path, strict=path not in self._lenient)
+
+    def reconsider(self, path: str) -> None:
+        """After an error: an encoder that does not keep the rules has made no damage, and breaks them from the start.
+
+        The answer depends on the file alone, so all processes find the same.
+        """
+        if path not in self._lenient:
+            decoder = Decoder(path)
+            if not decoder.starts():
+                self._lenient.add(path)
+            decoder.close()
 
     def give_back(self, decoder: Decoder) -> None:
         """Keep the decoder for the next read, and close what is then too many."""
@@ -279,7 +322,10 @@ class VideoFrames:
     """How far a frame may be from its time stamp: half a frame period."""
 
     def read(self, indices: Sequence[int]) -> list[Image]:
-        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
+        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded.
+
+        Whether a frame can be decoded depends on the file alone, not on what was read before.
+        """
         if not len(indices):
             return []
         wanted = sorted(set(indices))
@@ -290,11 +336,25 @@ class VideoFrames:
         decoder = decoders.take(str(self.path))
         try:
             images = dict(zip(wanted, decoder.read(times_s, self.tolerance_s), strict=True))
+        except CorruptData:
+            decoder.close()
+            decoders.reconsider(str(self.path))
+            # A decoder that goes on from an earlier frame passes others on its way, and one of those may be the damage.
+            images = {index: self._read_alone(time_s) for index, time_s in zip(wanted, times_s, strict=True)}
         except BaseException:
             decoder.close()
             raise
-        decoders.give_back(decoder)
+        else:
+            decoders.give_back(decoder)
         return [images[index] for index in indices]
+
+    def _read_alone(self, time_s: float) -> Image:
+        """One frame, by a decoder that has read nothing before."""
+        decoder = _processes[-1].decoders.open(str(self.path))
+        try:
+            return decoder.read([time_s], self.tolerance_s)[0]
+        finally:
+            decoder.close()
 
 
 def read_frames(requests: Sequence[tuple[Frames, Sequence[int]]]) -> list[list[Image]]:

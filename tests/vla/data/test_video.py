@@ -1,8 +1,10 @@
 """Random access gives exactly the frames of sequential decoding, in bounded memory, from any thread or process."""
 
+import errno
 import multiprocessing
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import av
@@ -12,6 +14,7 @@ import pytest
 from tests.vla.data.recordings import number_of, write_video
 from vla.data import video
 from vla.data.episode import CorruptData
+from vla.data.reading import StorageFault
 from vla.data.video import DecoderPool, VideoFrames, read_frames, summarize_video
 
 ENCODINGS: dict[str, tuple[str, Mapping[str, str]]] = {
@@ -116,6 +119,102 @@ def test_garbage_in_the_middle_is_corrupt_data(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CorruptData, match=r"file\.mp4 cannot be decoded"):
         frames_of(path, 60).read(range(60))
+
+
+def packets_of(path: Path) -> list[tuple[int, int, bool]]:
+    """Place, size and key flag of the packets of a video, in the order of the file."""
+    with av.open(str(path)) as container:
+        return [(packet.pos, packet.size, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
+
+
+def damaged_at(path: Path, frame: int) -> None:
+    """Overwrite one packet."""
+    place, size, _ = packets_of(path)[frame]
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = b"\xff" * size
+    path.write_bytes(content)
+
+
+def readable(frames: VideoFrames, index: int) -> bool:
+    try:
+        frames.read([index])
+    except CorruptData:
+        return False
+    return True
+
+
+def test_damage_does_not_reach_a_frame_that_can_be_decoded_without_it(tmp_path: Path) -> None:
+    """From 6 on to 8 the decoder would pass 7; a decoder that comes from elsewhere would not."""
+    path = tmp_path / "file.mp4"
+    write_video(path, range(40), options={"g": "4", "bf": "0", "sc_threshold": "0"})
+    assert [place for place, packet in enumerate(packets_of(path)) if packet[2]] == list(range(0, 40, 4))
+    damaged_at(path, 7)
+    for order in (range(40), reversed(range(40)), np.random.default_rng(0).permutation(40).tolist()):
+        frames = frames_of(path, 40)
+        found = {index: readable(frames, index) for index in order}
+        assert [index for index in range(40) if not found[index]] == [7]
+        assert number_of(frames.read([6, 8])[1]) == 8
+
+
+@pytest.mark.skipif("libsvtav1" not in av.codecs_available, reason="this build of PyAV has no libsvtav1")
+def test_flipped_bits_of_av1_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "file.mp4"
+    write_video(path, range(40), codec="libsvtav1", options={"g": "2", "preset": "12"})
+    whole, expected = path.read_bytes(), decode_all(path)
+    places = [(place, size) for place, size, _ in packets_of(path)[8:]]
+    seen = 0
+    for place, size in places:
+        content = bytearray(whole)
+        content[place + size * 2 // 3] ^= 16
+        path.write_bytes(content)
+        frames = frames_of(path, 40)
+        for index in range(6, 40):
+            if readable(frames, index):
+                assert np.array_equal(frames.read([index])[0], expected[index])
+            else:
+                seen += 1
+        video._processes[-1].decoders.take(str(path)).close()  # the next file has the same name
+    assert seen >= len(places)
+
+
+def test_an_encoder_that_breaks_rules_has_made_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first frames fail strictly too, the file is read as FFmpeg reads it by default."""
+    write_video(tmp_path / "file.mp4", range(20))
+    opened = []
+
+    class Picky(video.Decoder):
+        def __init__(self, path: str, *, strict: bool = True) -> None:
+            super().__init__(path, strict=strict)
+            opened.append(strict)
+
+        def _next_after(self, bound: int) -> av.VideoFrame | None:
+            if self.strict:
+                raise av.InvalidDataError(0, "a rule is broken", self.path)
+            return super()._next_after(bound)
+
+        def starts(self) -> bool:
+            return not self.strict
+
+    monkeypatch.setattr(video, "Decoder", Picky)
+    monkeypatch.setattr(video, "_processes", [video._Process()])
+    frames = frames_of(tmp_path / "file.mp4", 20)
+    assert [number_of(frames.read([index])[0]) for index in (3, 17, 4)] == [3, 17, 4]
+    assert opened.count(True) == 2, "strictly once, and once more to see whether it starts"
+
+
+def test_storage_that_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "file.mp4", range(4))
+
+    def refuse(*_: object, **__: object) -> None:
+        av.error.err_check(-errno.EIO)
+
+    monkeypatch.setattr(av, "open", refuse)
+    for read in (
+        partial(frames_of(tmp_path / "file.mp4", 4).read, [1]),
+        partial(summarize_video, tmp_path / "file.mp4"),
+    ):
+        with pytest.raises(StorageFault, match=r"file\.mp4 cannot be opened as a video \(Input/output error\)"):
+            read()
 
 
 def test_the_pool_closes_what_was_unused_longest(tmp_path: Path) -> None:
