@@ -3,19 +3,18 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-from jaxtyping import Int64
-
-from vla.batch import DataContract, Sample
+from vla.batch import DataContract
 from vla.data import insertion, lerobot
 from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
-from vla.data.episode import Episode, Reader
+from vla.data.episode import CorruptData, Episode, Reader
 from vla.data.mixture import DataConfig, agree, check_config, split
-from vla.data.order import SampleOrder, derive
+from vla.data.order import SampleOrder
+from vla.data.reading import read_again
+from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.window import Window
 from vla.normalize import Statistics
 
@@ -51,104 +50,8 @@ def open_root(root: Path, config: DataConfig) -> Reader:
         sensor=config.sensor,
         missing_cameras=config.missing_cameras,
         cameras=config.cameras,
+        keep_damaged=config.quarantine > 0,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Some episodes of one root, as one row of samples."""
-
-    reader: Reader
-    window: Window
-    places: tuple[int, ...]
-    """Of the episodes, in the reader."""
-    frames: tuple[range | Int64[np.ndarray, " _"], ...]
-    """Per episode: where a sample can stand."""
-    ends: Int64[np.ndarray, " N"]
-    """Per episode: the number of samples up to its end."""
-
-    @staticmethod
-    def of(reader: Reader, window: Window, places: tuple[int, ...]) -> "_Part":
-        frames = tuple(window.frames(reader.episodes[place]) for place in places)
-        return _Part(
-            reader=reader,
-            window=window,
-            places=places,
-            frames=frames,
-            ends=np.cumsum([len(usable) for usable in frames], dtype=np.int64),
-        )
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """The place of the episode in the reader, and the frame in the episode, of a sample."""
-        row = int(np.searchsorted(self.ends, index, side="right"))
-        frame = self.frames[row][index - int(self.ends[row])]
-        return self.places[row], int(frame)
-
-    def read(self, index: int, position: int, randomness: np.random.Generator) -> Sample:
-        place, frame = self.locate(index)
-        contract = self.window.contract
-        # float32, because a time drawn in float64 can round up to 1.
-        return self.window.cut(
-            self.reader.episodes[place],
-            frame,
-            position=position,
-            time=float(randomness.random(dtype=np.float32)),
-            noise=randomness.standard_normal((contract.horizon, contract.action_dim), dtype=np.float32),
-        )
-
-
-class TrainSamples(torch.utils.data.Dataset[Sample]):
-    """The endless shuffled stream: position -> Sample, a pure function of (data, configuration, seed, position)."""
-
-    def __init__(self, parts: Sequence[_Part], order: SampleOrder, seed: int) -> None:
-        self._parts, self._order, self._seed = tuple(parts), order, seed
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of all roots: the length of an epoch without weights."""
-        return sum(len(part) for part in self._parts)
-
-    def locate(self, position: int) -> tuple[str, int]:
-        """Name of the episode and index of the frame that stand at a position."""
-        root, index = self._order(position)
-        place, frame = self._parts[root].locate(index)
-        return self._parts[root].reader.episodes[place].name, frame
-
-    def __getitem__(self, position: int) -> Sample:
-        """The sample at a position >= 0, with its diffusion time and noise."""
-        root, index = self._order(position)
-        return self._parts[root].read(index, position, derive(self._seed, "noise", position))
-
-
-class ValidationSamples(torch.utils.data.Dataset[Sample]):
-    """Every frame of the held-out episodes, in order, each with a fixed diffusion time and noise."""
-
-    def __init__(self, parts: Sequence[_Part], seed: int) -> None:
-        self._parts, self._seed = tuple(parts), seed
-        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample at an index. IndexError past the end, which ends a for loop."""
-        root, inside = self._find(index)
-        return self._parts[root].read(inside, index, derive(self._seed, "validation", index))
-
-    def locate(self, index: int) -> tuple[str, int]:
-        """Name of the episode and index of the frame of a sample."""
-        root, inside = self._find(index)
-        place, frame = self._parts[root].locate(inside)
-        return self._parts[root].reader.episodes[place].name, frame
-
-    def _find(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"validation sample {index} of {len(self)}")
-        root = int(np.searchsorted(self._ends, index, side="right"))
-        return root, index - int(self._ends[root]) + len(self._parts[root])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +79,13 @@ def open_dataset(
 ) -> Dataset:
     """Open the roots, check every episode, split by episode, and fit the statistics.
 
-    All numbers are read once, frames are not. ValueError is what the user can fix, CorruptData damaged data.
+    All numbers are read once, frames are not. ValueError is what the user can fix, CorruptData damaged data,
+    StorageFault storage that does not answer. With a quarantine, damage that concerns single samples (rows that are
+    not finite, videos) is none of these: those samples are void.
     """
     check_config(config)
-    readers = [open_reader(Path(root), config) for root in config.roots]
+    quarantine = config.quarantine > 0
+    readers = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
     for reader in readers:
         check_selected(reader.layout, reader.episodes, config.episodes)
     contract = agree([reader.layout for reader in readers], config)
@@ -191,11 +97,12 @@ def open_dataset(
         tuple(place for place in range(len(reader.episodes)) if place not in set(places))
         for reader, places in zip(readers, held_out, strict=True)
     ]
-    statistics = fit_statistics(_episodes(readers, kept), contract)
+    statistics = fit_statistics(_episodes(readers, kept), contract, keep_damaged=quarantine)
     for kind in statistics:
-        for _ in finite_chunks(_episodes(readers, held_out), kind):
+        for _ in finite_chunks(_episodes(readers, held_out), kind, keep_damaged=quarantine):
             pass  # refuses what is not finite
-    sizes = _black_frames(readers, contract)
+    black = partial(_black_frames, readers, contract, quarantine=quarantine)
+    sizes = read_again(black, lambda: "the first frame of an episode")
     windows = [
         Window(
             contract=contract,
@@ -205,8 +112,8 @@ def open_dataset(
         )
         for reader in readers
     ]
-    train = [_Part.of(*of) for of in zip(readers, windows, kept, strict=True)]
-    validation = [_Part.of(*of) for of in zip(readers, windows, held_out, strict=True)]
+    train = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, kept, strict=True)]
+    validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
     for part in (*train, *validation):
         _check_usable(part)
     order = SampleOrder([len(part) for part in train], config.weights, seed)
@@ -223,7 +130,7 @@ def _episodes(readers: Sequence[Reader], places: Sequence[tuple[int, ...]]) -> l
     return [reader.episodes[place] for reader, chosen in zip(readers, places, strict=True) for place in chosen]
 
 
-def _check_usable(part: _Part) -> None:
+def _check_usable(part: Part) -> None:
     for place, frames in zip(part.places, part.frames, strict=True):
         if not len(frames):
             raise ValueError(
@@ -232,8 +139,11 @@ def _check_usable(part: _Part) -> None:
             )
 
 
-def _black_frames(readers: Sequence[Reader], contract: DataContract) -> dict[str, tuple[int, int]]:
-    """The usual (height, width) of each camera that is missing in an episode or starts after its first frame."""
+def _black_frames(readers: Sequence[Reader], contract: DataContract, *, quarantine: bool) -> dict[str, tuple[int, int]]:
+    """The usual (height, width) of each camera that is missing in an episode or starts after its first frame.
+
+    With a quarantine every camera may be missing in a sample, and the first frame that can be read tells.
+    """
     sizes: dict[str, tuple[int, int]] = {}
     episodes = _episodes(readers, [tuple(range(len(reader.episodes))) for reader in readers])
     for camera in contract.cameras:
@@ -241,13 +151,25 @@ def _black_frames(readers: Sequence[Reader], contract: DataContract) -> dict[str
         if not having:
             raise ValueError(f"no episode has the camera {camera}: choose others with --data.cameras")
         late = any(episode.cameras[camera].timestamps[0] > episode.timestamps[0] for episode in having)
-        if late or len(having) < len(episodes):
-            height, width = having[0].cameras[camera].read([0])[0].shape[1:]
-            sizes[camera] = (height, width)
+        if quarantine or late or len(having) < len(episodes):
+            sizes[camera] = _frame_size(having if quarantine else having[:1], camera)
     return sizes
 
 
-def _rows(train: Sequence[_Part], validation: Sequence[_Part], shares: Sequence[float]) -> tuple[tuple[str, ...], ...]:
+def _frame_size(episodes: Sequence[Episode], camera: str) -> tuple[int, int]:
+    """(height, width) of the first frame that can be read, of the first of these episodes where one can."""
+    problems: list[CorruptData] = []
+    for episode in episodes:
+        try:
+            height, width = episode.cameras[camera].read([0])[0].shape[1:]
+        except CorruptData as problem:
+            problems.append(problem)
+        else:
+            return height, width
+    raise problems[0]
+
+
+def _rows(train: Sequence[Part], validation: Sequence[Part], shares: Sequence[float]) -> tuple[tuple[str, ...], ...]:
     rows: list[tuple[str, ...]] = [("root", "format", "episodes", "held out", "samples", "held out", "share")]
     for kept, held_out, share in zip(train, validation, shares, strict=True):
         layout = kept.reader.layout

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vla.batch import DataContract
+from vla.batch import DataContract, Sample
 from vla.data.episode import CorruptData, Episode, Layout, Stream, check_instruction
 from vla.normalize import Statistics, fit_chunks
 
@@ -100,10 +100,12 @@ def streams(episode: Episode) -> dict[str, Stream]:
     return {kind: stream for kind, stream in named.items() if stream is not None}
 
 
-def finite_chunks(episodes: Sequence[Episode], kind: str) -> Iterator[Float32[np.ndarray, "_ D"]]:
+def finite_chunks(
+    episodes: Sequence[Episode], kind: str, *, keep_damaged: bool = False
+) -> Iterator[Float32[np.ndarray, "_ D"]]:
     """All values of one stream of some episodes, a bounded part at a time.
 
-    CorruptData names the first value that is not finite.
+    CorruptData names the first value that is not finite; with `keep_damaged` its row is passed over instead.
     """
     for episode in episodes:
         stream = streams(episode).get(kind)
@@ -113,6 +115,9 @@ def finite_chunks(episodes: Sequence[Episode], kind: str) -> Iterator[Float32[np
         for start in range(0, len(stream.values), step):
             values = np.asarray(stream.values[start : start + step], dtype=np.float32)
             if not np.isfinite(values).all():
+                if keep_damaged:
+                    yield values[np.isfinite(values).all(axis=1)]
+                    continue
                 row, dimension = np.argwhere(~np.isfinite(values))[0].tolist()
                 raise CorruptData(
                     f"{episode.name} has {values[row, dimension]} in {kind}, row {start + row}, dimension {dimension}: "
@@ -121,7 +126,16 @@ def finite_chunks(episodes: Sequence[Episode], kind: str) -> Iterator[Float32[np
             yield values
 
 
-def fit_statistics(episodes: Sequence[Episode], contract: DataContract) -> dict[str, Statistics]:
+def check_finite(sample: Sample, where: str) -> None:
+    """Refuse a sample of episodes whose rows `finite_chunks` passed over (CorruptData)."""
+    for kind, values in (("actions", sample.actions), ("state", sample.state), ("sensor", sample.sensor)):
+        if not np.isfinite(values).all():
+            raise CorruptData(f"{where} has {values[~np.isfinite(values)][0]} in {kind}: repair the data")
+
+
+def fit_statistics(
+    episodes: Sequence[Episode], contract: DataContract, *, keep_damaged: bool = False
+) -> dict[str, Statistics]:
     """Statistics of `actions`, `state` and `sensor` at their own rates; of width 0 where there is none.
 
     ValueError when there is a sensor but no episode has a sample of it; CorruptData as in `finite_chunks`.
@@ -132,11 +146,12 @@ def fit_statistics(episodes: Sequence[Episode], contract: DataContract) -> dict[
         "sensor": (0.0,) * contract.sensor_channels,
     }
     held = [streams(episode) for episode in episodes]
+    chunks = {kind: partial(finite_chunks, episodes, kind, keep_damaged=keep_damaged) for kind in periods}
     rows = {kind: sum(len(stream[kind].values) for stream in held if kind in stream) for kind in periods}
+    if keep_damaged:
+        rows = {kind: sum(map(len, chunks[kind]())) for kind in periods}
     if contract.sensor is not None and not rows["sensor"]:
         raise ValueError(
             f"no training episode has a sample of {contract.sensor}: add some that have, or give --data.sensor none"
         )
-    return {
-        kind: fit_chunks(partial(finite_chunks, episodes, kind), rows[kind], period) for kind, period in periods.items()
-    }
+    return {kind: fit_chunks(chunks[kind], rows[kind], period) for kind, period in periods.items()}

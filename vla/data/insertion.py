@@ -72,11 +72,12 @@ def open_insertion(
     sensor: str = "auto",
     missing_cameras: Literal["refuse", "mask"] = "refuse",
     cameras: tuple[str, ...] = (),
+    keep_damaged: bool = False,  # noqa: ARG001  (images are files of their own, which opening does not read)
 ) -> InsertionReader:
     """Open a folder of recordings: a data set, a task or one recording.
 
-    Episodes are numbered in the order of their paths. Raises CorruptData where a file is damaged and ValueError where
-    what was asked for is not there.
+    Episodes are numbered in the order of their paths; a damaged image is no error until it is read. Raises CorruptData
+    where another file is damaged and ValueError where what was asked for is not there.
     """
 
     def refuse(problem: ValueError) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 from jaxtyping import Bool, Float64, UInt8
 
@@ -20,6 +19,7 @@ from vla.data.arrays import stored_array
 from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream
 from vla.data.lerobot_checks import Problems, check_videos, episode_rows, some, with_sound_files
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
+from vla.data.recordings import decode_image
 from vla.data.tables import double_rows, float_rows, load_table
 from vla.data.video import VideoFrames
 
@@ -65,20 +65,22 @@ class StoredImages:
     column: pa.ChunkedArray
     """Structs of `bytes` and `path`; the path is relative to the folder where the bytes are empty."""
     folder: Path
+    table: Path
+    """The file that the column comes from."""
     name: str
 
     def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
-        """Decode the frames at these indices, RGB. CorruptData names the episode that cannot be decoded."""
+        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
         return [self._decode(index) for index in indices]
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
         stored = self.column[index].as_py()
-        try:
-            source = BytesIO(stored["bytes"]) if stored["bytes"] else self.folder / stored["path"]
-            with PIL.Image.open(source) as image:
-                return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-        except (OSError, SyntaxError) as error:
-            raise CorruptData(f"{self.name}: image {index} cannot be decoded ({error}); record it again") from error
+        if stored is None:
+            raise CorruptData(f"{self.table}: image {index} of {self.name} is empty; record it again")
+        if stored["bytes"]:
+            return decode_image(BytesIO(stored["bytes"]), f"{self.table}: image {index} of {self.name}")
+        path = self.folder / (stored["path"] or "")
+        return decode_image(path, str(path))
 
 
 def open_lerobot(
@@ -88,10 +90,12 @@ def open_lerobot(
     sensor: str = "auto",
     missing_cameras: Literal["refuse", "mask"] = "refuse",
     cameras: tuple[str, ...] = (),
+    keep_damaged: bool = False,
 ) -> LerobotReader:
     """Open a LeRobot folder and check its metadata against its files.
 
-    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order.
+    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order. With
+    `keep_damaged` a damaged video is no error until one of its frames is read.
     Raises CorruptData where a file is damaged and ValueError where what was asked for is not there.
     """
 
@@ -99,7 +103,13 @@ def open_lerobot(
         raise problem
 
     return inspect_lerobot(
-        root, refuse, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
+        root,
+        refuse,
+        episodes=episodes,
+        sensor=sensor,
+        missing_cameras=missing_cameras,
+        cameras=cameras,
+        keep_damaged=keep_damaged,
     )
 
 
@@ -111,8 +121,12 @@ def inspect_lerobot(
     sensor: str = "auto",
     missing_cameras: Literal["refuse", "mask"] = "refuse",
     cameras: tuple[str, ...] = (),
+    keep_damaged: bool = False,
 ) -> LerobotReader:
-    """Open a LeRobot folder, give every problem to `report`, and leave out what is damaged."""
+    """Open a LeRobot folder, give every problem to `report`, and leave out what is damaged.
+
+    With `keep_damaged` the damaged videos are neither reported nor left out.
+    """
     metadata = read_metadata(root)
     if ACTION not in metadata.features:
         near = difflib.get_close_matches(ACTION, metadata.features, 1)
@@ -132,7 +146,15 @@ def inspect_lerobot(
     records = with_sound_files(metadata, records, asked=bool(episodes), report=report)
     table = load_table(sorted({record.data_file for record in records}), table_columns(metadata, keys, sensor_key))
     rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
-    sound_cameras = check_videos(metadata, keys, table, rows, missing_cameras=missing_cameras, report=report)
+    sound_cameras = check_videos(
+        metadata,
+        keys,
+        table,
+        rows,
+        missing_cameras=missing_cameras,
+        report=report,
+        keep_damaged=keep_damaged,
+    )
     built: list[Episode] = []
     for record, (start, stop) in rows:
         try:
@@ -143,7 +165,13 @@ def inspect_lerobot(
     if not built:
         raise CorruptData(f"{root} has no episode that can be read; see the problems above or restore its files")
     reopen = partial(
-        open_lerobot, root, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
+        open_lerobot,
+        root,
+        episodes=episodes,
+        sensor=sensor,
+        missing_cameras=missing_cameras,
+        cameras=cameras,
+        keep_damaged=keep_damaged,
     )
     return LerobotReader(layout=describe(metadata, keys, sensor_key, built), episodes=tuple(built), reopen=reopen)
 
@@ -272,7 +300,13 @@ def camera_frames(
 ) -> Frames:
     """The frames of one camera: a stretch of a video, or images in the table."""
     if metadata.features[key]["dtype"] == "image":
-        return StoredImages(timestamps=timestamps, column=rows[key], folder=metadata.root, name=f"{name} {key}")
+        return StoredImages(
+            timestamps=timestamps,
+            column=rows[key],
+            folder=metadata.root,
+            table=record.data_file,
+            name=f"{name} {key}",
+        )
     place = record.videos[key]
     return VideoFrames(path=place.path, timestamps=timestamps, offset_s=place.offset_s, tolerance_s=0.5 / metadata.fps)
 

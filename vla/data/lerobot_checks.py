@@ -102,12 +102,13 @@ def check_videos(
     *,
     missing_cameras: Literal["refuse", "mask"],
     report: Problems,
+    keep_damaged: bool = False,
 ) -> dict[int, list[str]]:
-    """The cameras that each episode has: in a file that opens and is long enough."""
+    """The cameras that each episode has: in a file that opens and is long enough, or in any with `keep_damaged`."""
     times = double_rows(table["timestamp"], (), f"{metadata.root}: timestamp")
     videos = [key for key in cameras if metadata.features[key]["dtype"] == "video"]
     paths = {place.path for record, _ in rows for key in videos if (place := record.videos.get(key)) is not None}
-    summaries = summarize_all(paths, report)
+    summaries = {} if keep_damaged else summarize_all(paths, report)
     found: dict[int, list[str]] = {record.index: [] for record, _ in rows}
     lost: list[tuple[int, str]] = []
     for record, (_, stop) in rows:
@@ -117,6 +118,8 @@ def check_videos(
                 found[record.index].append(key)
             elif place is None or not place.path.is_file():
                 lost.append((record.index, key if place is None else f"{place.path.relative_to(metadata.root)}"))
+            elif keep_damaged:
+                found[record.index].append(key)
             elif place.path in summaries:
                 summary, needed_s = summaries[place.path], place.offset_s + float(times[stop - 1])
                 if covers(summary, needed_s, metadata.fps):

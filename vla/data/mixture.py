@@ -44,6 +44,8 @@ class DataConfig:
     """Of actions, state and sensor, fitted on the training episodes."""
     validation_share: float = 0.1
     """Share of the episodes held out for validation, 0 <= share < 1."""
+    quarantine: int = 0
+    """Samples that may be left out because they cannot be read; 0: the first one ends the run."""
     workers: int = 2
     """Loader processes per rank, >= 0; 0: in the training process."""
 
@@ -68,6 +70,7 @@ def check_config(config: DataConfig) -> None:
     for name, value, least in (
         ("horizon", config.horizon, 1),
         ("sensor-samples", config.sensor_samples, 1),
+        ("quarantine", config.quarantine, 0),
         ("workers", config.workers, 0),
     ):
         if value is not None and value < least:

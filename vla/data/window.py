@@ -45,12 +45,17 @@ class Window:
     sensor_weight: float
     """Weight of a sample with any valid sensor reading, against 1."""
     frame_sizes: Mapping[str, tuple[int, int]]
-    """(height, width) of the black frame, of each camera that is missing somewhere."""
+    """(height, width) of the black frame, of each camera that is missing or void somewhere."""
 
     def cut(
         self, episode: Episode, index: int, *, position: int, time: float, noise: Float32[np.ndarray, "H A"]
     ) -> Sample:
-        """The sample at a frame of an episode. CorruptData names the episode, camera and frame that cannot be read."""
+        """The sample at a frame of an episode.
+
+        Raises:
+            CorruptData: its content is damaged; names the episode, camera, frame and file.
+            StorageFault: the storage does not give it; names the file.
+        """
         now = float(episode.timestamps[index])
         actions, action_valid = self._actions(episode.actions, now)
         sensor, sensor_valid = self._sensor(episode.sensor, now)
@@ -65,6 +70,24 @@ class Window:
             actions=actions,
             action_valid=action_valid,
             weight=episode.confidence * (self.sensor_weight if sensor_valid.any() else 1.0),
+            time=time,
+            noise=noise,
+            position=position,
+        )
+
+    def void(self, episode: Episode, *, position: int, time: float, noise: Float32[np.ndarray, "H A"]) -> Sample:
+        """A sample that holds nothing and weighs nothing, in the place of one that cannot be read."""
+        contract = self.contract
+        return Sample(
+            images=tuple(np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8) for camera in contract.cameras),
+            image_valid=np.zeros(len(contract.cameras), dtype=np.bool_),
+            instruction=episode.instruction,
+            state=np.zeros(contract.state_dim, dtype=np.float32),
+            sensor=np.zeros((contract.sensor_samples, contract.sensor_channels), dtype=np.float32),
+            sensor_valid=np.zeros(contract.sensor_samples, dtype=np.bool_),
+            actions=np.zeros((contract.horizon, contract.action_dim), dtype=np.float32),
+            action_valid=np.zeros(contract.horizon, dtype=np.bool_),
+            weight=0.0,
             time=time,
             noise=noise,
             position=position,
@@ -142,10 +165,15 @@ class _Located:
 
     def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
         """The frames of the camera."""
+        where = f"{self.episode.name}, {self.camera}, frame {indices[0]}"
         try:
-            return self.episode.cameras[self.camera].read(indices)
+            images = self.episode.cameras[self.camera].read(indices)
         except ValueError as error:
-            raise CorruptData(f"{self.episode.name}, {self.camera}, frame {indices[0]}: {error}") from error
+            raise CorruptData(f"{where}: {error}") from error
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or len(image) != 3:
+                raise CorruptData(f"{where}: holds {image.dtype} of shape {image.shape}; record it again")
+        return images
 
 
 def _held(timestamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:

@@ -1,0 +1,160 @@
+"""Positions as samples: what stands in the endless training stream and among the held-out frames.
+
+A sample that cannot be read is an error, or void where the configuration has a quarantine: it keeps its place in the
+stream, so that every other position stays what it was, and its weight is 0, so that nothing is learned from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from vla.batch import Sample
+from vla.data.checks import check_finite
+from vla.data.episode import CorruptData, Episode, Reader
+from vla.data.order import SampleOrder, derive
+from vla.data.reading import read_again
+from vla.data.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some episodes of one root, as one row of samples."""
+
+    reader: Reader
+    window: Window
+    places: tuple[int, ...]
+    """Of the episodes, in the reader."""
+    frames: tuple[range | Int64[np.ndarray, " _"], ...]
+    """Per episode: where a sample can stand."""
+    ends: Int64[np.ndarray, " N"]
+    """Per episode: the number of samples up to its end."""
+    quarantine: bool
+    """Whether a sample that cannot be read is void instead of an error."""
+
+    @staticmethod
+    def of(reader: Reader, window: Window, places: tuple[int, ...], *, quarantine: bool) -> "Part":
+        """Those at these places of a reader."""
+        frames = tuple(window.frames(reader.episodes[place]) for place in places)
+        return Part(
+            reader=reader,
+            window=window,
+            places=places,
+            frames=frames,
+            ends=np.cumsum([len(usable) for usable in frames], dtype=np.int64),
+            quarantine=quarantine,
+        )
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The place of the episode in the reader, and the frame in the episode, of a sample."""
+        row = int(np.searchsorted(self.ends, index, side="right"))
+        frame = self.frames[row][index - int(self.ends[row])]
+        return self.places[row], int(frame)
+
+    def read(self, index: int, position: int, randomness: np.random.Generator) -> Sample:
+        """A sample, or a void one. CorruptData where its content is damaged and may not be."""
+        place, frame = self.locate(index)
+        episode, contract = self.reader.episodes[place], self.window.contract
+        # float32, because a time drawn in float64 can round up to 1.
+        time = float(randomness.random(dtype=np.float32))
+        noise = randomness.standard_normal((contract.horizon, contract.action_dim), dtype=np.float32)
+        try:
+            return self._cut(episode, frame, position, time, noise)
+        except CorruptData:
+            if not self.quarantine:
+                raise
+            return self.window.void(episode, position=position, time=time, noise=noise)
+
+    def fault(self, index: int) -> str | None:
+        """Why a sample is void; None where it can be read."""
+        place, frame = self.locate(index)
+        contract = self.window.contract
+        noise = np.zeros((contract.horizon, contract.action_dim), dtype=np.float32)
+        try:
+            self._cut(self.reader.episodes[place], frame, 0, 0.0, noise)
+        except CorruptData as error:
+            return str(error)
+        return None
+
+    def _cut(
+        self, episode: Episode, frame: int, position: int, time: float, noise: Float32[np.ndarray, "H A"]
+    ) -> Sample:
+        cut = partial(self.window.cut, episode, frame, position=position, time=time, noise=noise)
+        sample = read_again(cut, lambda: f"{episode.name}, frame {frame}")
+        if self.quarantine:
+            check_finite(sample, f"{episode.name}, frame {frame}")
+        return sample
+
+
+class TrainSamples(torch.utils.data.Dataset[Sample]):
+    """The endless shuffled stream: position -> Sample, a pure function of (data, configuration, seed, position)."""
+
+    def __init__(self, parts: Sequence[Part], order: SampleOrder, seed: int) -> None:
+        self._parts, self._order, self._seed = tuple(parts), order, seed
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all roots: the length of an epoch without weights."""
+        return sum(len(part) for part in self._parts)
+
+    def locate(self, position: int) -> tuple[str, int]:
+        """Name of the episode and index of the frame that stand at a position."""
+        root, index = self._order(position)
+        place, frame = self._parts[root].locate(index)
+        return self._parts[root].reader.episodes[place].name, frame
+
+    def __getitem__(self, position: int) -> Sample:
+        """The sample at a position >= 0, with its diffusion time and noise.
+
+        One that cannot be read is void where the configuration has a quarantine: it keeps its place, weight 0.
+
+        Raises:
+            CorruptData: it cannot be read, and there is no quarantine.
+            StorageFault: the storage does not give it.
+        """
+        root, index = self._order(position)
+        return self._parts[root].read(index, position, derive(self._seed, "noise", position))
+
+    def fault(self, position: int) -> str | None:
+        """Why the sample at a position is void, read anew; None where it can be read."""
+        root, index = self._order(position)
+        return self._parts[root].fault(index)
+
+
+class ValidationSamples(torch.utils.data.Dataset[Sample]):
+    """Every frame of the held-out episodes, in order, each with a fixed diffusion time and noise."""
+
+    def __init__(self, parts: Sequence[Part], seed: int) -> None:
+        self._parts, self._seed = tuple(parts), seed
+        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at an index, void as in training. IndexError past the end, which ends a for loop."""
+        root, inside = self._find(index)
+        return self._parts[root].read(inside, index, derive(self._seed, "validation", index))
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """Name of the episode and index of the frame of a sample."""
+        root, inside = self._find(index)
+        place, frame = self._parts[root].locate(inside)
+        return self._parts[root].reader.episodes[place].name, frame
+
+    def fault(self, index: int) -> str | None:
+        """Why a sample is void, read anew; None where it can be read."""
+        root, inside = self._find(index)
+        return self._parts[root].fault(inside)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"validation sample {index} of {len(self)}")
+        root = int(np.searchsorted(self._ends, index, side="right"))
+        return root, index - int(self._ends[root]) + len(self._parts[root])
