@@ -48,6 +48,8 @@ TEXT_FILES = (
     "vocab.json",
 )
 """Files that decide what the backbone computes, beside the weights."""
+ELSEWHERE = {"transformers_weights", "quantization_config"}
+"""Entries of config.json that name other files than those fingerprinted, or need packages that read them otherwise."""
 CHUNK = 1 << 26
 """Bytes a thread hashes at once."""
 
@@ -149,6 +151,7 @@ def load_backbone(config: BackboneConfig, dtype: torch.dtype) -> Backbone:
             dtype=dtype,
             attn_implementation="sdpa",
             local_files_only=True,
+            use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
@@ -225,18 +228,31 @@ def resolve(path: str) -> Path:
 def check_checkpoint(folder: Path) -> None:
     """Refuse what is not a complete Qwen2.5-VL checkpoint before anything is loaded.
 
+    What would make transformers read weights elsewhere than in the files that are fingerprinted is refused too.
+
     Raises:
         ValueError: config.json is missing or of another model, or weights are missing, truncated or pickled.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"backbone {folder} has no config.json; give the folder of a Qwen2.5-VL checkpoint")
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_type = config.get("model_type")
     if model_type != MODEL_TYPE:
         raise ValueError(f"backbone {folder} is of type {model_type!r}; give a Qwen2.5-VL checkpoint ({MODEL_TYPE!r})")
-    weights = weight_files(folder)
-    if not weights:
+    if elsewhere := sorted(ELSEWHERE & config.keys()):
         raise ValueError(
-            f"backbone {folder} holds no weights (*.safetensors); complete the download, or convert pickled weights "
+            f"the config.json of backbone {folder} has {elsewhere[0]!r}, so its weights are not plain tensors of this "
+            "folder; give an original Qwen2.5-VL checkpoint"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"backbone {folder} is an adapter (it has an adapter_config.json); give the checkpoint it was trained on, "
+            "or merge it first"
+        )
+    weights = weight_files(folder)
+    if not {"model.safetensors", "model.safetensors.index.json"} & {path.name for path in folder.iterdir()}:
+        raise ValueError(
+            f"backbone {folder} holds no weights (model.safetensors); complete the download, or convert pickled ones "
             "with save_pretrained(safe_serialization=True)"
         )
     index = folder / "model.safetensors.index.json"

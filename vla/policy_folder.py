@@ -39,7 +39,7 @@ PARTS = {"sensor": "sensor_encoder.safetensors", "expert": "action_expert.safete
 """The file of each learned part."""
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"
-"""A backbone path that starts with `./` lies in the policy folder itself."""
+"""The backbone path of a merged policy: it lies in the policy folder itself."""
 PROMPT = "one user message: the cameras' images in order, then the instruction; the backbone's chat template"
 
 
@@ -121,7 +121,7 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     content = read_description(folder)
     config, contract = read_config(content, folder)
     path = backbone_path or content["backbone"]["id"]
-    path = str(folder / path) if path.startswith("./") else path
+    path = str(folder / path) if path == MERGED and (folder / path).is_dir() else path
     if (found := fingerprint(path)) != content["backbone"]["fingerprint"]:
         raise ValueError(
             f"policy {folder} was trained on backbone {content['backbone']['id']!r} "

@@ -228,7 +228,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"backbone {folder} has no tokenizer.json; copy the tokenizer files of the original checkpoint"
         )
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # Left out, trust_remote_code asks on the terminal whether to run the code that a folder names.
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     return tokenizer
 
 

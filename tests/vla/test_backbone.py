@@ -334,3 +334,99 @@ def test_paths_that_lead_nowhere(checkpoint: Path) -> None:
         resolve("nobody/Qwen2.5-VL-nothing")
     assert resolve(str(checkpoint)) == checkpoint
     assert resolve("tiny") == tiny.build()
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def edit(file: Path, **entries: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+class TestFoldersThatWouldRunCode:
+    """Nothing is unpickled, no code of the folder runs, and no other file than the fingerprinted ones is read."""
+
+    @pytest.fixture
+    def canary(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """A file that must not appear, while nothing may be unpickled."""
+        real = torch.load
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("torch.load was called")
+
+        monkeypatch.setattr(torch, "load", refuse)
+        yield tmp_path / "canary"
+        assert not (tmp_path / "canary").exists()
+        monkeypatch.setattr(torch, "load", real)
+
+    def test_the_canary_works(self, tmp_path: Path) -> None:
+        torch.save(Touch(tmp_path / "sung"), tmp_path / "file")
+        torch.load(tmp_path / "file", weights_only=False)
+        assert (tmp_path / "sung").exists()
+
+    @pytest.mark.parametrize("decoy", [None, "other.safetensors", "model-00001-of-00002.safetensors"])
+    def test_pickled_weights_are_refused_whatever_lies_beside_them(
+        self, checkpoint: Path, canary: Path, decoy: str | None
+    ) -> None:
+        weights = checkpoint / "model.safetensors"
+        if decoy is None:
+            weights.unlink()
+        else:
+            weights.rename(checkpoint / decoy)
+        torch.save(Touch(canary), checkpoint / "pytorch_model.bin")
+        with pytest.raises(ValueError, match="holds no weights"):
+            load(checkpoint)
+
+    def test_pickles_beside_the_weights_are_left_alone(self, checkpoint: Path, canary: Path) -> None:
+        for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "data.pkl"):
+            torch.save(Touch(canary), checkpoint / name)
+        load(checkpoint)
+
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "../other/model.safetensors", "/tmp/model.safetensors"])
+    def test_an_index_names_weights_of_the_folder_only(self, checkpoint: Path, canary: Path, name: str) -> None:
+        names = load_file(checkpoint / "model.safetensors")
+        (checkpoint / "model.safetensors").rename(checkpoint / "other.safetensors")
+        torch.save(Touch(canary), checkpoint / "pytorch_model.bin")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, name)}
+        (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match="lacks"):
+            load(checkpoint)
+
+    def test_a_configuration_cannot_name_other_weights(self, checkpoint: Path, canary: Path) -> None:
+        torch.save(Touch(canary), checkpoint / "adapter_model.bin")
+        edit(checkpoint / "config.json", transformers_weights="adapter_model.bin")
+        for attempt in (load, lambda folder: fingerprint(str(folder))):
+            with pytest.raises(ValueError, match="has 'transformers_weights'"):
+                attempt(checkpoint)
+
+    def test_an_adapter_in_the_folder_cannot_swap_the_weights(
+        self, checkpoint: Path, canary: Path, tmp_path: Path
+    ) -> None:
+        adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "elsewhere"), "r": 4}
+        (checkpoint / "adapter_config.json").write_text(json.dumps(adapter))
+        torch.save(Touch(canary), checkpoint / "adapter_model.bin")
+        with pytest.raises(ValueError, match="is an adapter"):
+            load(checkpoint)
+
+    def test_code_that_a_configuration_names_is_not_run(
+        self, checkpoint: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (checkpoint / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Model: pass\n")
+        names = dict.fromkeys(("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor"), "evil.Model")
+        edit(checkpoint / "config.json", auto_map=names, _attn_implementation="owner/kernel")
+        edit(checkpoint / "preprocessor_config.json", auto_map=names)
+        edit(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]})
+        monkeypatch.setattr("builtins.input", lambda *_: "y")
+        load(checkpoint)
+
+    def test_quantised_weights_are_refused_in_one_sentence(self, checkpoint: Path) -> None:
+        edit(checkpoint / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+        with pytest.raises(ValueError, match="has 'quantization_config'"):
+            load(checkpoint)
