@@ -1,0 +1,46 @@
+"""A short soak: twenty kills, and the run ends as if nothing had happened. `make soak` makes it two hundred."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.faults.soak import KINDS, differences, soak
+from training import checkpoint
+
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+
+SEED = 2
+"""Twenty kills of every kind."""
+
+
+@pytest.fixture(scope="module")
+def soaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], list[str]]:
+    folder = tmp_path_factory.mktemp("soak")
+    report, found = soak(folder, steps=120, kills=20, topology="zero2", seed=SEED)
+    return folder, report, found
+
+
+def test_twenty_kills_change_no_bit(soaked: tuple[Path, dict[str, object], list[str]]) -> None:
+    folder, report, found = soaked
+    assert not found, f"{found}\n{json.dumps(report)}\nlives: {(folder / 'lives.jsonl').read_text()}"
+    assert report["kills"] >= 18, "a life may end before it is killed, but not often"  # type: ignore[operator]
+    assert len(report["kills_by_kind"]) >= len(KINDS) - 1  # type: ignore[arg-type]
+    assert report["kills_that_cut_off_a_save"]
+    assert report["steps_repeated"], "nothing was lost that had to be trained again: the kills came too late"
+
+
+def test_one_changed_bit_is_found(soaked: tuple[Path, dict[str, object], list[str]], tmp_path: Path) -> None:
+    folder, _, _ = soaked
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = next(iter(sorted(checkpoint.steps(tmp_path / "run")[-1].glob("*.safetensors"))))
+    tensors = load_file(path)
+    next(tensor for name, tensor in sorted(tensors.items()) if name.startswith("ema/")).view(torch.int32).view(-1)[
+        0
+    ] ^= 1
+    save_file(tensors, path)
+    (found,) = differences(folder / "golden", tmp_path / "run")
+    assert found.startswith("averages (EMA): DIFFERS")
