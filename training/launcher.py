@@ -1,28 +1,42 @@
-"""Lets `accelerate launch` end with the exit code of the training process, and without a traceback of its own.
+"""Lets `accelerate launch` end with the exit code of the training processes, and without a traceback of its own.
 
-torchrun, on which accelerate launches, reports every failed process as exit code 1 under a page of traceback. Whoever
-restarts runs by exit code (75 resumable, 78 refused, 65 corrupt) and whoever reads the one sentence that says what to
-fix needs neither. torch loads the entry points of group `torchrun.handlers` in the launching process; this package
-registers one there, only to be called: when the launched script is one of ours, it replaces the hook for uncaught
-errors. Other scripts keep torchrun's report.
+torchrun, on which accelerate launches, reports every failed process as exit code 1 under a page of traceback, and a
+signal that it passed on as an error of its own. Whoever restarts runs by exit code (75 resumable, 78 refused, 65
+corrupt) and whoever reads the one sentence that says what to fix needs neither. torch loads the entry points of group
+`torchrun.handlers` in the launching process; this package registers one there, only to be called: when the launched
+script is one of ours, it replaces the hook for uncaught errors. Other scripts keep torchrun's report.
 """
 
+import atexit
+import contextlib
 import logging
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
+CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
+"""Names the file into which a training process writes its exit code; the processes inherit it."""
+OWN_PREFIX = "touchstone-exit-code-of-launcher-"
+HUNG = 33
+"""As in training/runtime.py, which a launcher would need seconds to import."""
+TELLING = (HUNG, 34, 65, 70, 78)
 
 
 def register() -> Any:
     """Called by torch when it collects rendezvous handlers; returns one that is never chosen."""
     if launches_ours(sys.argv):
         sys.excepthook = report
-        logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+        for name in ("multiprocessing.api", "agent.server.api"):
+            logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+        # A rank ends by itself when its grace time is over; torchrun would kill it after 30 s.
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+        prepare_code_file()
+        keep_ignoring_hang_ups()
     return unused
 
 
@@ -34,21 +48,88 @@ def launches_ours(argv: list[str]) -> bool:
     )
 
 
+def prepare_code_file() -> None:
+    """Have a file for the exit code: the user's, emptied of an earlier run's, or one of this launcher's own."""
+    if CODE_FILE in os.environ:
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(os.environ[CODE_FILE], 0)
+        return
+    with contextlib.suppress(OSError):  # nowhere to write: signals then end in their own number
+        descriptor, path = tempfile.mkstemp(prefix=OWN_PREFIX)
+        os.close(descriptor)
+        os.environ[CODE_FILE] = path
+        atexit.register(Path(path).unlink, missing_ok=True)
+
+
+def keep_ignoring_hang_ups() -> None:
+    """Under nohup, let the run outlive its terminal; torchrun would end at the hang-up that nohup ignores."""
+    from torch.distributed.elastic.multiprocessing import api
+
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        return
+    terminate = api._terminate_process_handler
+
+    def terminate_unless_hung_up(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGHUP:
+            terminate(number, frame)
+
+    api._terminate_process_handler = terminate_unless_hung_up  # type: ignore[assignment]
+
+
 def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """End with the exit code of the process that failed first; the process itself has said why."""
+    """End with the exit code that the training processes had a reason for; they themselves have said which."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    if not isinstance(error, ChildFailedError):
-        sys.__excepthook__(kind, error, traceback)
-        return
-    rank, failure = error.get_first_failure()
-    code = int(failure.exitcode)
-    if code < 0:
-        print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-        code = 128 - code
+    match error:
+        case ChildFailedError():
+            failures = error.failures
+            began = min(failure.timestamp for failure in failures.values())
+            # What comes later is torchrun's doing: SIGTERM to the ranks that are left, SIGKILL much later.
+            first = {rank: failures[rank].exitcode for rank in failures if failures[rank].timestamp <= began + 1}
+            for rank, code in sorted(first.items()):
+                if code < 0 and code != -signal.SIGTERM:
+                    print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+            conclude(choose(written(), list(first.values())))
+        case SignalException():
+            # torchrun has passed the signal on and waited until every process was gone.
+            conclude(written() or 128 + int(error.sigval))
+        case _:
+            sys.__excepthook__(kind, error, traceback)
+
+
+def conclude(code: int) -> NoReturn:
+    """End with `code`, and leave it in the user's file too."""
+    if path := os.environ.get(CODE_FILE):
+        with contextlib.suppress(OSError):
+            if Path(path).name.startswith(OWN_PREFIX):
+                Path(path).unlink()
+            else:
+                Path(path).write_text(str(code))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def written() -> int | None:
+    """The exit code that a training process left in the file, the first that failed."""
+    try:
+        text = Path(os.environ[CODE_FILE]).read_text()
+    except (OSError, KeyError):
+        return None
+    return int(text) if text.isdecimal() and int(text) != 0 else None
+
+
+def choose(told: int | None, codes: list[int]) -> int:
+    """The exit code of a run whose processes ended with `codes` (-N: by signal N), and of which one told its own.
+
+    A rank that ends takes the others with it: they fail in their next collective, or torchrun ends them with SIGTERM.
+    A rank that was killed can tell nothing, and those that follow it tell 75. The watchdog's last resort is SIGALRM.
+    """
+    known = ([told] if told else []) + [HUNG if code == -signal.SIGALRM else code for code in codes]
+    telling = [code for code in known if code in TELLING]
+    killed = [128 - code for code in known if code < 0 and code != -signal.SIGTERM]
+    return [*telling, *killed, *(abs(code) + 128 * (code < 0) for code in known)][0]
 
 
 def unused(_: Any) -> NoReturn:
