@@ -480,9 +480,9 @@ class Session:
         """Make the run folder and become its one writer, or refuse (ValueError)."""
         try:
             (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.lease.acquire()
         except OSError as error:
-            raise ValueError(f"--out {self.out} cannot be made: {error.strerror}; choose another folder") from error
-        self.lease.acquire()
+            raise ValueError(f"--out {self.out} cannot be written: {error.strerror}; choose another folder") from error
 
     def _probe(self) -> tuple[str | None, float]:
         """Why there is no room for this rank's share of a checkpoint, and the rate of writing, in bytes a second."""
