@@ -1,11 +1,15 @@
 # make demo   train both stages on the data that ships with the repository, evaluate, draw predicted against true actions
 # make test   every check: style, types, layers, tests
-# Each makes the environment .venv first when it is missing or pyproject.toml has changed.
+# make soak   kill a training 200 times on each of two topologies and compare with one that was left alone; 30 minutes
+# make lock   write requirements.lock anew (UPGRADE=--upgrade: with the newest versions); needs a package index
+# make audit  look the locked packages up among the known advisories; needs the advisory service
+# Each makes the environment .venv first when it is missing or its versions have changed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := build/tools
 DATA := examples/needle
 RUNS := runs/demo
 
@@ -14,16 +18,20 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test install clean
+.PHONY: demo test soak install lock audit clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+# The versions are those of the lock; its digests cannot be asked for here, where torch may be a CPU wheel from elsewhere
+# (docs/security.md has the commands that do ask).
+$(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@mkdir -p build
+	@sed -n 's/^\([a-z0-9][^\]*[^ \]\) *\\$$/\1/p' requirements.lock >build/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint build/constraints.txt --editable '.[test]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -37,6 +45,20 @@ test: $(INSTALLED)
 	@echo "the report of the tests: build/test-results.xml"
 	@mkdir -p build
 	$(BIN)/python -m pytest --junit-xml=build/test-results.xml
+
+$(TOOLS)/.installed: Makefile
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.8 pip-audit==2.10.1
+	@touch $@
+
+lock: $(TOOLS)/.installed
+	$(TOOLS)/bin/python tools/lock.py $(TOOLS)/bin/uv $(UPGRADE)
+
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/python tools/audit.py $(TOOLS)/bin/pip-audit
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.faults.soak --topologies zero2 ddp --json docs/benchmarks/soak.json
 
 clean:
 	rm -rf $(VENV) $(RUNS) build
