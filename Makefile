@@ -1,6 +1,7 @@
 # make demo   train both stages on the data that ships with the repository, evaluate, draw predicted against true actions
 # make test   every check: style, types, layers, tests
 # make soak   kill a training 200 times on each of two topologies and compare with one that was left alone; 30 minutes
+# make faults the fault matrix alone, row by row: what is done to a run, and what comes of it
 # make lock   write requirements.lock anew (UPGRADE=--upgrade: with the newest versions); needs a package index
 # make audit  look the locked packages up among the known advisories; needs the advisory service
 # Each makes the environment .venv first when it is missing or its versions have changed.
@@ -18,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test soak install lock audit clean
+.PHONY: demo test soak faults install lock audit clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -45,6 +46,9 @@ test: $(INSTALLED)
 	@echo "the report of the tests: build/test-results.xml"
 	@mkdir -p build
 	$(BIN)/python -m pytest --junit-xml=build/test-results.xml
+
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest tests/faults --ignore tests/faults/test_soak.py --quiet -rN --durations=0 --durations-min=60
 
 $(TOOLS)/.installed: Makefile
 	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
