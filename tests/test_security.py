@@ -1,0 +1,339 @@
+"""Nothing is unpickled or evaluated, no file runs code, no name leaves its folder, no secret comes out.
+
+docs/security.md says what is promised; the parts of vla/ have tests of their own.
+"""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training import launch
+from training import checkpoint
+from vla.data.episode import CorruptData
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(
+    path for folder in ("vla", "training", "runpod", "examples", "tools") for path in (ROOT / folder).rglob("*.py")
+)
+
+MODULES = {"_pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "pickle", "shelve"}
+CALLS = {
+    "__import__", "compile", "eval", "exec", "os.popen", "os.system", "pty.spawn", "shutil.unpack_archive",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "torch.jit.load", "torch.load", "torch.save",
+    "yaml.full_load", "yaml.load", "yaml.load_all", "yaml.unsafe_load",
+}  # fmt: skip
+METHODS = {
+    # archives, tables and DeepSpeed's and accelerate's checkpoints, whatever the object is called
+    "extract", "extractall", "load_checkpoint", "load_state", "read_pickle", "save_checkpoint", "save_state",
+    "to_pickle",
+    # torch's collectives that unpickle what another rank sends
+    "all_gather_object", "broadcast_object_list", "gather_object", "recv_object_list", "scatter_object_list",
+    "send_object_list",
+}  # fmt: skip
+ONLY = {
+    "allow_pickle": False,
+    "shell": False,
+    "trust_remote_code": False,
+    "use_safetensors": True,
+    "weights_only": True,
+}
+"""The one value that an argument of this name may have."""
+NEEDS = {
+    "numpy.load": {"allow_pickle"},
+    "numpy.save": {"allow_pickle"},
+    "numpy.lib.format.read_array": {"allow_pickle"},
+    "numpy.lib.format.write_array": {"allow_pickle"},
+    "transformers.AutoTokenizer.from_pretrained": {"trust_remote_code", "local_files_only"},
+    "transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained": {"use_safetensors", "local_files_only"},
+}
+"""Arguments that must be given: their defaults are not safe, or were not always."""
+
+
+def unsafe(text: str) -> Iterator[str]:
+    """What in a module's syntax tree could run what it reads."""
+    tree = ast.parse(text)
+    meaning: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+                for alias in node.names:
+                    top = alias.name.split(".")[0]
+                    meaning |= {alias.asname: alias.name} if alias.asname else {top: top}
+            case ast.ImportFrom():
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                meaning |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            case _:
+                continue
+        yield from (f"line {node.lineno}: import {name}" for name in names if MODULES & set(name.split(".")))
+        yield from (f"line {node.lineno}: import {name}" for name in names if name in CALLS)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        words = dotted(node.func)
+        name = ".".join([meaning.get(words[0], words[0]), *words[1:]]) if words else ""
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        if name in CALLS or (isinstance(node.func, ast.Attribute) and node.func.attr in METHODS):
+            yield f"line {node.lineno}: {ast.unparse(node.func)}()"
+        for argument, value in given.items():
+            if argument in ONLY and not (isinstance(value, ast.Constant) and value.value is ONLY[argument]):
+                yield f"line {node.lineno}: {argument}={ast.unparse(value)}"
+        if missing := NEEDS.get(name, set()) - given.keys():
+            yield f"line {node.lineno}: {name}() without {', '.join(sorted(missing))}"
+
+
+def dotted(node: ast.expr) -> list[str]:
+    """`a.b.c` as words; nothing for what is no plain name."""
+    match node:
+        case ast.Name():
+            return [node.id]
+        case ast.Attribute():
+            return [*words, node.attr] if (words := dotted(node.value)) else []
+        case _:
+            return []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_of_ours_runs_what_it_reads(path: Path) -> None:
+    assert not list(unsafe(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from multiprocessing import pickle", "import dill as d", "from torch import load",
+        "from cloudpickle import loads", "import torch\ntorch.load(file, weights_only=True)", "eval(text)",
+        "import torch as t\nt.save(x, file)", "import numpy as np\nnp.load(file)", "from os import system",
+        "import numpy as np\nnp.load(file, allow_pickle=True)", "import numpy\nnumpy.load(file, allow_pickle=given)",
+        "import yaml\nyaml.load(text, Loader)", "import subprocess\nsubprocess.run(text, shell=True)",
+        "import os\nos.system(text)", "archive.extractall(folder)", "engine.load_checkpoint(folder)",
+        "accelerator.load_state(folder)", "import torch.distributed as dist\ndist.all_gather_object(boxes, value)",
+        "AutoModel.from_pretrained(folder, trust_remote_code=True)", "import pandas\npandas.read_pickle(file)",
+        "from transformers import AutoTokenizer\nAutoTokenizer.from_pretrained(folder)",
+    ],
+)  # fmt: skip
+def test_what_would_run_code_is_found(line: str) -> None:
+    assert list(unsafe(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import numpy as np\nnp.load(file, allow_pickle=False)", "import re\nre.compile(text)", "policy.eval()",
+        "import yaml\nyaml.safe_load(text)", "import subprocess\nsubprocess.run(words)", "import json\njson.load(file)",
+    ],
+)  # fmt: skip
+def test_what_is_safe_is_not_found(line: str) -> None:
+    assert not list(unsafe(line))
+
+
+NAMES = [
+    "../policy.json",
+    "/etc/passwd",
+    "a/b.safetensors",
+    "..",
+    ".",
+    "",
+    "x/../../y",
+    "policy.json/",
+    "a\0b",
+    5,
+    None,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_manifest_names_files_of_its_own_folder_only(tmp_path: Path, name: object) -> None:
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True)
+    (tmp_path / "checkpoints" / "policy.json").write_text("{}")
+    manifest = {"schema": 1, "step": 1, "stage": "stage1", "adam_steps": {}, "groups": {}}
+    manifest["files"] = [{"name": name, "bytes": 2, "sha256": ""}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptData):
+        checkpoint.read(folder)
+
+
+# A whole run, watched.
+
+CANARY = "canary7f3a9c51"
+KEY_LINES = [os.urandom(24).hex() for _ in range(3)]
+SECRETS = {
+    "HF_TOKEN": f"hf_{CANARY}",
+    "WANDB_API_KEY": CANARY * 3,
+    "RUNPOD_API_KEY": f"rpa_{CANARY}",
+    "MY_SECRET_TOKEN": CANARY,
+    "DEPLOY_KEY": "\n".join(["-----BEGIN PRIVATE KEY-----", *KEY_LINES, "-----END PRIVATE KEY-----"]),
+}
+WATCH = """
+    import os, sys
+    seen = set()
+    def watch(event, values):
+        if event == "pickle.find_class":
+            name, caller = ".".join(map(str, values[1:])), sys._getframe(1).f_code.co_filename
+            if (name, caller) not in seen:
+                seen.add((name, caller))
+                with open(os.environ["WATCHED"], "a") as file:
+                    file.write(f"{caller}\\t{name}\\n")
+    sys.addaudithook(watch)
+"""
+"""A sitecustomize.py: every Python process tells of the classes that it looks up to unpickle something."""
+FLAGS = ["--backbone.path", "tiny", "--batch-size", "4", "--micro-batch", "2", "--validation-samples", "2"]
+FLAGS += ["--expert.width", "32", "--sensor.width", "32", "--expert.depth", "1", "--stage.steps", "3"]
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in which every Python process that is started writes what it unpickles; secrets in the environment."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(WATCH))
+    monkeypatch.setenv("WATCHED", str(tmp_path / "unpickled"))
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    real = launch.execute
+
+    def execute(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        """As launch.execute, with the folder of sitecustomize.py on the path."""
+        return real(["env", f"PYTHONPATH={tmp_path / 'site'}:{ROOT}", *command], timeout)
+
+    monkeypatch.setattr(launch, "execute", execute)
+    return tmp_path / "unpickled"
+
+
+def leaks(folder: Path, *outputs: str) -> list[str]:
+    """Where a secret stands, or a part of one: in these outputs, or in the content of any file of a folder."""
+    told = (CANARY, "7f3a9c5", *KEY_LINES)
+    places = [f"output {number}" for number, text in enumerate(outputs) if any(secret in text for secret in told)]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return places + [str(path) for path in files if any(secret.encode() in path.read_bytes() for secret in told)]
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
+    """Train on two ranks under ZeRO, resume on one, evaluate; secrets in environment and paths, pickles everywhere."""
+    data = Path(shutil.copytree(needle, tmp_path / CANARY / "data"))
+    run, canary = tmp_path / "runs" / f"of-{CANARY}", tmp_path / "sung"
+    flags = ["--data.roots", data, "--out", run, *FLAGS, "--tracker", "wandb", "--data.workers", "1"]
+    first = launch.entry("stage1", "zero2", *flags, "--stop-after", "2", ranks=2)
+    assert first.returncode == 0, first.stdout[-3000:]
+    step = run / "checkpoints" / "step-00000002"
+    for folder in (run, run / "checkpoints", step, run / "policy", data, data / "meta"):
+        for name in (
+            "pytorch_model.bin",
+            "optimizer.pt",
+            "random_states_0.pkl",
+            "mp_rank_00_model_states.pt",
+            "data.pkl",
+        ):
+            torch.save(Touch(canary), folder / name)
+    second = launch.entry("stage1", "cpu", *flags, "--resume-from", "auto")
+    assert second.returncode == 0, second.stdout[-3000:]
+    assert "at step 2 of 3" in second.stdout
+    vla = [sys.executable, "-m", "vla"]
+    evaluation = launch.execute(
+        [*vla, "evaluate", str(run / "policy"), "--data.roots", str(data), "--samples", "2", "--data.workers", "0"], 120
+    )
+    assert evaluation.returncode == 0, evaluation.stdout[-3000:]
+    doctor = launch.execute([*vla, "doctor", str(data)], 60)
+    assert doctor.returncode == 0, doctor.stdout[-3000:]
+
+    assert not canary.exists(), "a pickle was loaded"
+    told = {tuple(line.split("\t")) for line in watched.read_text().splitlines()}
+    assert any(name.endswith("Batch") for _, name in told), "the watch sees what the loader processes hand over"
+    others = {f"{name} in {caller}" for caller, name in told if not caller.endswith("multiprocessing/queues.py")}
+    assert not others, "only loader processes hand over what is unpickled"
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files), "the tracker wrote its files"
+    assert leaks(tmp_path / "runs", *(result.stdout for result in (first, second, evaluation, doctor))) == []
+    assert "HIDDEN" in second.stdout, "the run folder is named, without its secret"
+
+
+CRASH = """
+    import os, sys
+    sys.path.insert(0, os.environ["ROOT"])
+    from training import loop, recipes, records, runtime
+    from training.config import parse
+
+    def fail(self, line):
+        secret = os.environ["MY_SECRET_TOKEN"]
+        print("half of it:", secret[:6], end="", flush=True)
+        print(secret[6:])
+        raise RuntimeError(f"401 for https://user:{secret}@host with {dict(os.environ)}")
+
+    records.Records.add_step = fail
+    runtime.main(lambda: loop.train(parse(recipes.stage1(), sys.argv[1:])))
+"""
+
+
+@pytest.mark.slow
+def test_a_crash_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
+    script = tmp_path / "crash.py"
+    script.write_text(textwrap.dedent(CRASH))
+    flags = ["--data.roots", needle, "--out", tmp_path / "run", *FLAGS, "--data.workers", "0", "--tracker", "wandb"]
+    command = ["env", f"ROOT={ROOT}", sys.executable, str(script), *map(str, flags)]
+    result = launch.execute(command, 120)
+    assert result.returncode == 1, result.stdout[-3000:]
+    assert "Traceback" in result.stdout
+    assert "401 for https://user:HIDDEN@host" in result.stdout
+    assert "half of it: HIDDEN" in result.stdout
+    assert leaks(tmp_path / "run", result.stdout) == []
+
+
+REFUSED = [
+    ["--batch-size", CANARY * 8],
+    [f"--stage.lr.sensr={CANARY}"],
+    ["--data.roots", f"https://user:{CANARY}@host/data"],
+    ["--backbone.path", f"./{CANARY}"],
+    ["--resume-from", f"runs/{CANARY}"],
+    ["--config", f"{CANARY}.json"],
+]
+
+
+@pytest.mark.slow
+def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
+    """Each in a process of its own, which a fork makes cheap: the modules are imported once."""
+    script = tmp_path / "refusals.py"
+    script.write_text(textwrap.dedent(REFUSALS))
+    command = ["env", f"ROOT={ROOT}", "COLUMNS=80", sys.executable, str(script), str(needle), str(tmp_path / "run")]
+    result = launch.execute([*command, json.dumps(REFUSED)], 120)
+    assert result.stdout.count("exit 78") == len(REFUSED), result.stdout
+    assert result.stdout.count("error: ") == len(REFUSED), result.stdout
+    assert result.stdout.count("HIDDEN") >= len(REFUSED), result.stdout
+    assert "Traceback" not in result.stdout
+    assert leaks(tmp_path, result.stdout.replace(str(tmp_path), "")) == []
+
+
+REFUSALS = """
+    import json, os, sys
+    sys.path.insert(0, os.environ["ROOT"])
+    from training import loop, recipes, runtime
+    from training.config import parse
+
+    needle, out, cases = sys.argv[1:]
+    for flags in json.loads(cases):
+        given = ["--data.roots", needle, "--out", out, "--backbone.path", "tiny", "--data.workers", "0", *flags]
+        if (child := os.fork()) == 0:
+            runtime.main(lambda: loop.train(parse(recipes.stage1(), given)))
+        print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
