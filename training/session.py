@@ -1,6 +1,7 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,59 +70,35 @@ class Session:
     """One run of one process among `accelerator.num_processes`, within a `with`. Every method is collective."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Open the run: refuse, before anything is written, what cannot be trained or would overwrite something.
-
-        Raises:
-            ValueError: the configuration is refused.
-            CorruptData: a data file or the checkpoint to go on from is damaged.
-        """
+        """Describe a run; it is opened on entering."""
         self.config = config
-        self.accelerator = accelerator = runtime.start_accelerator()
-        self.accumulation = config.accumulation(accelerator.num_processes)
-        check_tracker(config.tracker)
         self.out = Path(config.out)
-        self.preemption = Preemption(config.grace_seconds, accelerator.process_index, self._say_expired)
-        self.watchdog = Watchdog(config.hang_seconds, self.out / "stacks", accelerator.process_index)
+        rank = int(os.environ.get("RANK", "0"))
+        self.preemption = Preemption(config.grace_seconds, rank, self._say_expired)
+        self.watchdog = Watchdog(config.hang_seconds, self.out / "stacks", rank)
         self.lease = Lease(self.out)
-        self._damaged: list[Path] = []
-        resumed = self._resumed()
-        self.data: Dataset = open_dataset(config.data, config.seed)
-        self.normalizers: Mapping[str, Normalizer] = {
-            stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
-            for stream in streams(self.data.contract)
-        }
-        self.rows = schedule(config.stages(), self.data, config.batch_size)
-        self.fingerprint: str = runtime.share(
-            accelerator, fingerprint(config.backbone.path) if accelerator.is_main_process else None
-        )
         self.step = 0
-        self.state: State | None = None
-        self.initial: Mapping[str, Tensor] | None = None
-        self._guard_state: Mapping[str, Any] = {}
-        self._roll_backs = 0
-        self._resumed_at: int | None = None
-        if resumed is not None:
-            check_resumable(resumed, self.identity(), self.fingerprint)
-            self._go_on_from(resumed)
-            self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
-            accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
-        elif config.init_from is not None:
-            origin = read_origin(config.init_from, config.backbone.path, accelerator)
-            check_origin(origin, config, self.data.contract, self.fingerprint)
-            self.initial, self.normalizers = origin.weights, origin.normalizers
-        elif self.rows[0].stage.name == "stage2":
-            raise ValueError(
-                "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
-            )
         self.saver: Saver | None = None
-        self._hosts: list[str] = runtime.collect(accelerator, socket.gethostname())
+        self._resumed_at: int | None = None
+        self._damaged: list[Path] = []
         self._saved_at, self._save_is_due, self._last_error = time.monotonic(), False, ""
         self._ended = False
 
     def __enter__(self) -> Self:
-        """From here signals are answered and progress is watched."""
+        """Open the run: from here signals are answered and progress is watched.
+
+        Raises:
+            ValueError: the configuration is refused; nothing was written.
+            CorruptData: a data file or the checkpoint to go on from is damaged.
+        """
         self.preemption.install()
         self.watchdog.start()
+        self.watchdog.beat("start", START_ALLOWANCE)
+        try:
+            self._open()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
@@ -134,20 +111,42 @@ class Session:
         if isinstance(error, RuntimeError) and runtime.lost_peer(error) and self.preemption.requested:
             raise SystemExit(runtime.PREEMPTED) from error
 
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
-        data = {
-            "data contract": self.data.contract.to_json(),
-            "statistics of the training episodes": digest(
-                {
-                    stream: {field: np.asarray(value).tolist() for field, value in vars(statistics).items()}
-                    for stream, statistics in self.data.statistics.items()
-                }
-            ),
-            "number of training samples": self.data.train.num_samples,
+    def _open(self) -> None:
+        """Read the data and what to go on from; refuse what cannot be trained or would overwrite something."""
+        config = self.config
+        self.accelerator = accelerator = runtime.start_accelerator()
+        self.accumulation = config.accumulation(accelerator.num_processes)
+        check_tracker(config.tracker)
+        resumed = self._resumed()
+        self.data: Dataset = open_dataset(config.data, config.seed)
+        self.normalizers: Mapping[str, Normalizer] = {
+            stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
+            for stream in streams(self.data.contract)
         }
-        identity: dict[str, Any] = hide_tree(self.config.identity() | flatten(data))
-        return identity
+        self.rows = schedule(config.stages(), self.data, config.batch_size)
+        self.fingerprint: str = runtime.share(
+            accelerator, fingerprint(config.backbone.path) if accelerator.is_main_process else None
+        )
+        self.state: State | None = None
+        self.initial: Mapping[str, Tensor] | None = None
+        self._guard_state: Mapping[str, Any] = {}
+        self._roll_backs = 0
+        self.identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(self.data)))
+        """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
+        if resumed is not None:
+            check_resumable(resumed, self.identity, self.fingerprint)
+            self._go_on_from(resumed)
+            self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
+            accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
+        elif config.init_from is not None:
+            origin = read_origin(config.init_from, config.backbone.path, accelerator)
+            check_origin(origin, config, self.data.contract, self.fingerprint)
+            self.initial, self.normalizers = origin.weights, origin.normalizers
+        elif self.rows[0].stage.name == "stage2":
+            raise ValueError(
+                "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
+            )
+        self._hosts: list[str] = runtime.collect(accelerator, socket.gethostname())
 
     def next_row(self) -> Row | None:
         """The stage to train; of a finished run the last one, to export it; None when this run has ended."""
@@ -313,7 +312,7 @@ class Session:
             "stage": row.stage.name,
             "samples_seen": self.step * config.batch_size,
             "seed": config.seed,
-            "config": digest(self.identity()),
+            "config": digest(self.identity),
             "backbone": {"id": hide(config.backbone.path), "fingerprint": self.fingerprint},
             "lora": None if lora is None else to_json(lora),
             "groups": stages.manifest_groups(self.groups),
@@ -325,7 +324,7 @@ class Session:
             "shapes": {name: list(shape) for name, shape in engine.shapes.items()},
         }
         policy = {
-            "identity": self.identity(),
+            "identity": self.identity,
             "contract": self.data.contract.to_json(),
             "normalizer": normalizers_to_json(self.normalizers),
         }
@@ -530,6 +529,20 @@ def schedule(rows: Sequence[Stage], data: Dataset, batch_size: int) -> list[Row]
         placed.append(Row(stage, start, end))
         start = end
     return placed
+
+
+def content_of(data: Dataset) -> dict[str, Any]:
+    """What identifies the data, wherever it lies."""
+    return {
+        "data contract": data.contract.to_json(),
+        "statistics of the training episodes": digest(
+            {
+                stream: {field: np.asarray(value).tolist() for field, value in vars(statistics).items()}
+                for stream, statistics in data.statistics.items()
+            }
+        ),
+        "number of training samples": data.train.num_samples,
+    }
 
 
 def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprint: str) -> None:

@@ -52,18 +52,18 @@ def ours(root: str, out: str, steps: int, batch_size: int) -> float:
     """Seconds of a step of `training.loop`."""
     from training import loop
 
-    run = session(root, out, steps, batch_size)
-    (row,) = run.remaining()
-    engine = run.enter(row)
-    clock = Clock()
-    add_step = run.records.add_step
+    with session(root, out, steps, batch_size) as run:
+        (row,) = run.rows
+        engine = run.enter(row)
+        clock = Clock()
+        add_step = run.records.add_step
 
-    def add(line: dict[str, Any]) -> None:
-        add_step(line)
-        clock.tick()
+        def add(line: dict[str, Any]) -> None:
+            add_step(line)
+            clock.tick()
 
-    run.records.add_step = add
-    loop.train_stage(run, engine, row)
+        run.records.add_step = add
+        loop.train_stage(run, engine, row)
     return clock.median()
 
 
@@ -71,23 +71,25 @@ def bare(root: str, out: str, steps: int, batch_size: int) -> float:
     """Seconds of a step of the bare loop."""
     import torch
 
-    run = session(root, out, steps, batch_size)
-    (row,) = run.remaining()
-    run.enter(row)
-    policy = run.policy
-    policy.set_mode(training=True)
-    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95))
-    batches = run.batches(row)
-    clock = Clock()
-    for _ in range(steps):
-        (batch,) = next(batches)
-        loss = torch.stack([(part * batch.weight).sum() for part in policy(batch).values()]).sum() / batch.weight.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        clock.tick()
+    with session(root, out, steps, batch_size) as run:
+        (row,) = run.rows
+        run.enter(row)
+        policy = run.policy
+        policy.set_mode(training=True)
+        parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95))
+        batches = run.batches(row)
+        clock = Clock()
+        for _ in range(steps):
+            (batch,) = next(batches)
+            loss = (
+                torch.stack([(part * batch.weight).sum() for part in policy(batch).values()]).sum() / batch.weight.sum()
+            )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            clock.tick()
     return clock.median()
 
 

@@ -77,11 +77,11 @@ def test_loss_is_the_weighted_mean_over_the_whole_batch(
     loop.train(config(needle, tmp_path / "split", *common, "--batch-size", "8", "--micro-batch", "2"))
     AcceleratorState._reset_state(True)
     assert losses(tmp_path / "split") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
-    session = Session(config(needle, tmp_path / "by-hand", *common, "--batch-size", "8", "--micro-batch", "8"))
-    session.enter(session.rows[0])
-    session.policy.set_mode(training=True)
-    batch = next(session.batches(session.rows[0]))[0]
-    with torch.no_grad():
+    by_hand = config(needle, tmp_path / "by-hand", *common, "--batch-size", "8", "--micro-batch", "8")
+    with Session(by_hand) as session, torch.no_grad():
+        session.enter(session.rows[0])
+        session.policy.set_mode(training=True)
+        batch = next(session.batches(session.rows[0]))[0]
         each = session.policy(batch)["diffusion"]
     expected = sum(float(loss) * weight for loss, weight in zip(each, weights, strict=True)) / sum(weights)
     assert losses(tmp_path / "whole")[0] == pytest.approx(expected, rel=1e-6)
