@@ -31,13 +31,22 @@ def register() -> Any:
     """Called by torch when it collects rendezvous handlers; returns one that is never chosen."""
     if launches_ours(sys.argv):
         sys.excepthook = report
-        for name in ("multiprocessing.api", "agent.server.api"):
-            logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+        quieten()
         # A rank ends by itself when its grace time is over; torchrun would kill it after 30 s.
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
         prepare_code_file()
         keep_ignoring_hang_ups()
     return unused
+
+
+def quieten() -> None:
+    """Drop what torchrun logs of ends and signals, which the training processes say better.
+
+    Filters last; torch sets the levels of its loggers when it loads the modules.
+    """
+    logger = "torch.distributed.elastic."
+    logging.getLogger(logger + "multiprocessing.api").addFilter(lambda _: False)
+    logging.getLogger(logger + "agent.server.api").addFilter(lambda record: "death signal" not in record.getMessage())
 
 
 def launches_ours(argv: list[str]) -> bool:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["training.lease", "training.preemption", "training.watchdog", "torch.utils.data", "torch.distributed.run"])
+CONTEXT.set_forkserver_preload(
+    ["training.lease", "training.preemption", "training.watchdog", "torch.utils.data", "torch.distributed.run"]
+)
 LIMIT_S = 60.0
 
 

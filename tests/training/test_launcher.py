@@ -148,6 +148,7 @@ def test_a_signal_is_passed_on_and_ends_it_quietly(
         os.killpg(process.pid, number)  # as a terminal does; the ranks are in sessions of their own
         assert process.code() == (128 + number if expected is None else expected)
         assert "Traceback" not in process.said()
+        assert "death signal" not in process.said()
         assert {path.read_text() for path in tmp_path.glob("signals-*")} == ({number.name} if expected else set())
 
 

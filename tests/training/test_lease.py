@@ -1,7 +1,6 @@
 """A run folder has one writer, whatever is killed, stopped or started twice."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,12 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.training.children import CONTEXT, wait_until
 from training import processes, runtime
 from training.lease import Lease, Record
 from training.processes import Identity
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["training.lease"])
 FAST = {"takeover_s": 1.0, "beat_s": 0.1}
 
 
@@ -96,14 +94,6 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Lease]]:
     yield lease
     for each in made:
         each.release()
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    """Return once a condition holds."""
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until, "the condition never held"
-        time.sleep(0.01)
 
 
 def content(folder: Path) -> dict[str, Any]:

@@ -163,6 +163,11 @@ def fork_once() -> None:
     preemption.install()
     pid = os.fork()
     if pid == 0:
+        files = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]  # they take the numbers of what was closed
+        grandchild = os.fork()
+        if grandchild == 0:
+            os._exit(int([os.fstat(file).st_rdev for file in files] != [Path("/dev/null").stat().st_rdev] * 4))
+        os.write(1, f"grandchild {os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1])}\n".encode())
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGHUP)
         os.write(1, b"the child lives\n")
@@ -177,7 +182,7 @@ def fork_once() -> None:
 def test_a_forked_process_has_signals_of_its_own(tmp_path: Path) -> None:
     with child(tmp_path, fork_once) as run:
         assert run.code() == 0
-        assert run.said() == f"the child lives\nchild {-signal.SIGTERM}, requested False\n"
+        assert run.said() == f"grandchild 0\nthe child lives\nchild {-signal.SIGTERM}, requested False\n"
 
 
 def slowly(samples: list[tuple[Tensor]]) -> Tensor:
