@@ -139,11 +139,28 @@ class Trial:
             self.struck += 1
             self.repeated += max(0, reached - newest_step(interrupted))
         rows = compare(reference, interrupted, EXACT if self.exact else Tolerance())
-        return [*rows, ends(legs, self.failures)]
+        return [*self.ends(), *rows]
 
-    def summary(self) -> str:
-        """What happened to the interrupted run, in a sentence."""
-        return f"{self.struck} of {len(self.kills)} kills met a running leg; {self.repeated} steps were trained again\n"
+    def ends(self) -> list[Row]:
+        """The rows on how the legs ended: a trial whose legs were over before they were killed has shown nothing."""
+        enough = self.struck >= max(len(self.topologies) - 1, min(1, len(self.kills)))
+        met = f"met a running leg; {self.repeated} steps trained again"
+        return [
+            Row(
+                name="kills",
+                count=f"{self.struck} of {len(self.kills)}",
+                verdict=met if enough else "TOO FEW met a running leg: give more --steps",
+                difference=0.0,
+                holds=enough,
+            ),
+            Row(
+                name="exit codes",
+                count=f"{self.struck + 1} legs",
+                verdict=f"DIFFERS: {self.failures[0]}" if self.failures else "as they should",
+                difference=0.0,
+                holds=not self.failures,
+            ),
+        ]
 
     def leg(self, out: Path, chosen: Topology, name: str) -> Leg:
         """Launch a part of a run: from its newest checkpoint, or anew where it has none."""
@@ -169,8 +186,8 @@ class Trial:
 
         if not leg.wait_until(reached):
             return None
-        before, at = ([0.0, *times.values()])[-2:]
-        time.sleep(kill.delay * min(at - before, 10.0))
+        *_, before, at = times.values() if len(times) > 2 else (0.0, 0.05)  # the first step comes after the start
+        time.sleep(kill.delay * (at - before))
         if last_step(out) >= self.total:
             return None
         if kill.signal == "SIGKILL":
@@ -275,9 +292,3 @@ def draw_kills(wanted: Verification, total: int) -> list[Kill]:
 def newest_step(out: Path) -> int:
     """Step of a run's newest checkpoint, 0 without one."""
     return max((checkpoint.read(path).step for path in checkpoint.steps(out)), default=0)
-
-
-def ends(legs: int, failures: Sequence[str]) -> Row:
-    """The row on how the legs ended."""
-    verdict = f"DIFFERS: {failures[0]}" if failures else "as they should"
-    return Row(name="exit codes", count=f"{legs} legs", verdict=verdict, difference=0.0, holds=not failures)

@@ -86,6 +86,16 @@ class TestRefusals:
 class TestPlan:
     """What is drawn and configured."""
 
+    def test_a_trial_that_killed_nothing_has_shown_nothing(self, tmp_path: Path) -> None:
+        trial = Trial(
+            Verification(kills=2, topologies=("cpu:1", "cpu:2")), [*FLAGS, "--micro-batch", "1"], tmp_path, print
+        )
+        assert [row.holds for row in trial.ends()] == [False, True]
+        trial.struck = 1
+        assert [row.holds for row in trial.ends()] == [True, True]
+        trial.failures.append("exit code 1 after SIGTERM instead of 75")
+        assert [row.holds for row in trial.ends()] == [True, False]
+
     def test_kills_follow_from_the_seed(self) -> None:
         first, again, other = (draw_kills(Verification(kills=5, seed=seed), 30) for seed in (1, 1, 2))
         assert first == again != other
@@ -127,8 +137,9 @@ class TestVerification:
         work, printed, result = verified
         assert result["holds"]
         assert {row["name"] for row in result["rows"]} >= {"positions", "losses", "parameters", "averages (EMA)"}
-        assert {row["verdict"] for row in result["rows"]} <= {"bitwise equal", "each once, in order", "as they should"}
-        assert "2 of 2 kills met a running leg" in printed
+        kills, *others = result["rows"]
+        assert kills["count"] == "2 of 2"
+        assert {row["verdict"] for row in others} <= {"bitwise equal", "each once, in order", "as they should"}
         assert "The promise holds." in printed
         assert max(map(len, printed.splitlines())) <= 80 + len(str(work))
         assert "SIGKILL at step" in printed or "exit code 75 at step" in printed
