@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from tests.training.launch import ROOT, free_port
 
 STACKS = signal.SIGUSR2
 """Makes a rank write the stacks of all its threads into its log."""
+
+ANSWER_S = 180.0
+"""How long the server may take to answer; before the first answer it imports everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +136,9 @@ class ForkServer:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"the fork server ended:\n{(self.folder / 'server.log').read_text()[-3000:]}"
+        answered, _, _ = select.select([self.process.stdout], [], [], ANSWER_S)
+        line = self.process.stdout.readline() if answered else ""
+        assert line, f"the fork server ended or hangs:\n{(self.folder / 'server.log').read_text()[-3000:]}"
         return json.loads(line)
 
     def start(

@@ -1,6 +1,5 @@
 """Rows 34-37 and 45: ranks and loader processes that hang, lag, go another way, or find no port."""
 
-import json
 import socket
 import sys
 import time
@@ -79,49 +78,48 @@ def test_uneven(server: ForkServer, needle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(37, "loader process killed, raises, hangs; a corrupt row", "told by sample; restarted or left out")
-def test_workers(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
-    at = 4 * 13 + 1  # a position of rank 0
-    data = open_dataset(DataConfig(roots=(flags[flags.index("--data.roots") + 1],)), seed=3)
-    episode, frame = data.train.locate(at)
+def test_workers(server: ForkServer, flags: list[str], needle: Path, golden: Path, tmp_path: Path) -> None:
+    at = 4 * 13 + 1  # a position of rank 0, in step 14
+    episode, frame = open_dataset(DataConfig(roots=(str(needle),)), seed=3).train.locate(at)
 
-    def live(name: str, how: str, times: int, *words: object) -> tuple[list[int], str, Path]:
-        run = tmp_path / name
+    def live(name: str, how: str, times: int, *words: object) -> tuple[list[int], str]:
         life = server.start(
-            [*flags, "--out", run, "--data.workers", 1, "--hang-seconds", 8, *words],
+            [*flags, "--out", tmp_path / name, "--data.workers", 1, "--hang-seconds", 8, *words],
             ranks=2,
-            prepare="tests.faults.watch:worker_fault",
+            prepare=f"tests.faults.watch:{'corrupt_sample' if how == 'corrupt' else 'worker_fault'}",
             environment={
                 "WORKER_AT": str(at),
                 "WORKER_HOW": how,
                 "WORKER_TIMES": str(times),
                 "WORKER_COUNT": str(tmp_path / f"{name}.count"),
+                "CORRUPT_EPISODE": episode,
+                "CORRUPT_FRAME": str(frame),
             },
         )
-        return life.wait(90), life.output(), run
+        return life.wait(90), life.output()
 
-    # Once: the process is replaced, and nothing is lost.
-    codes, said, run = live("killed", "killed", 1)
+    # Once: the processes are started again, and nothing is lost. A hung one is given up after --hang-seconds.
+    for how in ("killed", "hangs"):
+        codes, said = live(how, how, 1)
+        assert codes == [0, 0], said
+        assert f"{episode}, frame {frame}" in said and "restart 1 of 2" in said, said
+        runs.assert_same(tmp_path / how, golden)
+    # Again and again: an end, with an error that names the sample.
+    for how in ("killed", "raises"):
+        codes, said = live(f"{how}-always", how, 1000)
+        assert 0 not in codes, said
+        assert f"{episode}, frame {frame}" in said.splitlines()[-1], said
+        assert ("a fault of the reader" in said) == (how == "raises")
+    # A corrupt row: refused by name, or left out within the budget, while all others stay what they were.
+    codes, said = live("corrupt", "corrupt", 0)
+    assert codes[0] == CORRUPT, said
+    assert f"{episode}, frame {frame}" in said and "Traceback" not in said
+    codes, said = live("budget", "corrupt", 0, "--data.quarantine", 1)
     assert codes == [0, 0], said
-    runs.assert_same(run, golden)
-    # Again and again: an end with a clear error.
-    codes, said, _ = live("killed-always", "killed", 1000)
-    assert 0 not in codes, said
-    assert str(at) in said
-    codes, said, _ = live("raises", "raises", 1000)
-    assert 0 not in codes, said
-    assert "a fault of the reader" in said and episode in said
-    codes, said, run = live("hangs", "hangs", 1000)
-    assert HUNG in codes and 0 not in codes, said
-    # A corrupt row: refused by name, or left out within the budget.
-    codes, said, run = live("corrupt", "corrupt", 1000)
-    assert codes == [CORRUPT, CORRUPT] or codes[0] == CORRUPT, said
-    assert episode in said and "Traceback" not in said
-    codes, said, run = live("budget", "corrupt", 1000, "--data.quarantine", 1)
-    assert codes == [0, 0], said
-    [entry] = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
-    assert entry["position"] == at and entry["episode"] == episode and entry["frame"] == frame
-    ours, theirs = runs.losses(run), runs.losses(golden)
-    assert [step for step in ours if ours[step] != theirs[step]][:1] == [at // 4 + 1], "the same up to there"
+    [entry] = runs.lines(tmp_path / "budget", "quarantine.jsonl")
+    assert (entry["episode"], entry["frame"]) == (episode, frame)
+    ours, theirs = runs.losses(tmp_path / "budget"), runs.losses(golden)
+    assert next(step for step in ours if ours[step] != theirs[step]) == at // 4 + 1, "the same up to there"
 
 
 @pytest.mark.fault(45, "rendezvous port in use", "accelerate says so and takes another; else an error at once")

@@ -21,7 +21,8 @@ from torch import Tensor
 from training import session, storage, tracking
 from vla.batch import Sample
 from vla.data import TrainSamples
-from vla.data.episode import CorruptData
+from vla.data.episode import CorruptData, Episode
+from vla.data.window import Window
 
 
 def on_sample(act: Callable[[TrainSamples, int, Sample], Sample]) -> None:
@@ -108,15 +109,15 @@ def backward_clock() -> None:
 
 
 def worker_fault() -> None:
-    """A loader process that reaches position WORKER_AT is killed, raises, hangs or finds the row corrupt (WORKER_HOW).
+    """A loader process that reaches position WORKER_AT is killed, raises or hangs (WORKER_HOW).
 
     It happens WORKER_TIMES times in all; the file WORKER_COUNT counts.
     """
     at, how, times = int(os.environ["WORKER_AT"]), os.environ["WORKER_HOW"], int(os.environ["WORKER_TIMES"])
-    count = Path(os.environ["WORKER_COUNT"])
+    count, rank = Path(os.environ["WORKER_COUNT"]), os.getpid()
 
-    def fail(data: TrainSamples, position: int, sample: Sample) -> Sample:
-        if position != at or torch.utils.data.get_worker_info() is None:
+    def fail(_: TrainSamples, position: int, sample: Sample) -> Sample:
+        if position != at or os.getpid() == rank:
             return sample
         with count.open("a") as file:
             file.write("x")
@@ -129,11 +130,22 @@ def worker_fault() -> None:
                 raise RuntimeError("a fault of the reader")
             case "hangs":
                 time.sleep(600)
-            case "corrupt":
-                raise CorruptData(f"{data.locate(position)[0]}: the row cannot be read")
         return sample
 
     on_sample(fail)
+
+
+def corrupt_sample() -> None:
+    """Frame CORRUPT_FRAME of episode CORRUPT_EPISODE cannot be read, by any process."""
+    target = os.environ["CORRUPT_EPISODE"], int(os.environ["CORRUPT_FRAME"])
+    cut = Window.cut
+
+    def damaged(self: Window, episode: Episode, frame: int, **options: Any) -> Sample:
+        if (episode.name, frame) == target:
+            raise CorruptData(f"{episode.name}, frame {frame}: the row cannot be read")
+        return cut(self, episode, frame, **options)
+
+    Window.cut = damaged  # type: ignore[method-assign]
 
 
 def print_secrets() -> None:
