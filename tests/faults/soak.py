@@ -44,6 +44,8 @@ KINDS = {
 RANKS = 2
 LIMIT_S = 120.0
 """Of a life, from its start or from the signal that should end it; the machine may be doing other work."""
+START_S = 10.0
+"""How long the ranks that are left may go on after one was ended before its first step; then they are ended too."""
 FLAGS = [
     "--data.roots", str(ROOT / "examples" / "needle"), "--data.validation-share", "0.1", "--backbone.path", "tiny",
     "--seed", "5", "--dropout", "0.1", "--batch-size", "4", "--micro-batch", "1", "--tracker", "jsonl",
@@ -159,6 +161,8 @@ class Soak:
         before, unfinished = newest(out), leftovers(out)
         life, progress = self.start(out, plan)
         struck = plan is not None and self.reach(life, progress, plan, before) and self.strike(life, plan, out)
+        if struck and plan is not None and "to one" in plan.kind and progress_of(progress) <= before:
+            self.give_up_start(life)
         codes = life.wait(LIMIT_S if struck else LIMIT_S + self.total)
         life.kill()  # loader processes of a rank that was killed
         outcome = Outcome(
@@ -204,6 +208,13 @@ class Soak:
             time.sleep(plan.delay_s)
             life.signal(signal.SIGKILL)
         return alive
+
+    def give_up_start(self, life: Life) -> None:
+        """What the launcher does: a rank that is waited for before the ranks have met ends the others' waiting."""
+        deadline = time.monotonic() + START_S
+        while None in life.codes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        life.kill()
 
     def run(self) -> Path:
         """Kill the run until the kills are used up, then let it end; every life is written to lives.jsonl."""
