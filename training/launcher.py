@@ -64,7 +64,10 @@ def prepare_code_file() -> None:
             os.truncate(os.environ[CODE_FILE], 0)
         return
     with contextlib.suppress(OSError):  # nowhere to write: signals then end in their own number
-        descriptor, path = tempfile.mkstemp(prefix=OWN_PREFIX)
+        for left in Path(tempfile.gettempdir()).glob(f"{OWN_PREFIX}*"):  # by launchers that were killed
+            if not Path("/proc", left.name.removeprefix(OWN_PREFIX).split("-")[0]).exists():
+                left.unlink()
+        descriptor, path = tempfile.mkstemp(prefix=f"{OWN_PREFIX}{os.getpid()}-")
         os.close(descriptor)
         os.environ[CODE_FILE] = path
         atexit.register(Path(path).unlink, missing_ok=True)

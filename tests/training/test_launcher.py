@@ -101,6 +101,7 @@ def launch(tmp_path: Path) -> Launch:
     @contextmanager
     def start(how: str, *, ranks: int = 2, hang_ups: str = "heard", **environment: str) -> Iterator[Child]:
         (tmp_path / "temporary").mkdir()
+        (tmp_path / "temporary" / f"{launcher.OWN_PREFIX}{2**22 + 1}-left").touch()  # by a launcher that was killed
         arguments = ["--standalone", "--nproc-per-node", str(ranks), str(STUB), how, str(tmp_path)]
         with child(tmp_path, launched, arguments, tmp_path / "temporary", environment, hang_ups) as process:
             yield process
