@@ -24,7 +24,8 @@ CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
 HUNG = 33
 """As in training/runtime.py, which a launcher would need seconds to import."""
-TELLING = (HUNG, 34, 65, 70, 78)
+TELLING = (34, 65, 70, 78)
+"""What a rank ends with for a reason of its own, never because of another rank."""
 
 
 def register() -> Any:
@@ -136,12 +137,14 @@ def choose(told: int | None, codes: list[int]) -> int:
     """The exit code of a run whose processes ended with `codes` (-N: by signal N), and of which one told its own.
 
     A rank that ends takes the others with it: they fail in their next collective, or torchrun ends them with SIGTERM.
-    A rank that was killed can tell nothing, and those that follow it tell 75. The watchdog's last resort is SIGALRM.
+    A rank that was killed can tell nothing, and those that follow it tell 33 (it does not answer) or 75. The watchdog's
+    last resort is SIGALRM.
     """
     known = ([told] if told else []) + [HUNG if code == -signal.SIGALRM else code for code in codes]
     telling = [code for code in known if code in TELLING]
     killed = [128 - code for code in known if code < 0 and code != -signal.SIGTERM]
-    return [*telling, *killed, *(abs(code) + 128 * (code < 0) for code in known)][0]
+    hung = [code for code in known if code == HUNG]
+    return [*telling, *killed, *hung, *(abs(code) + 128 * (code < 0) for code in known)][0]
 
 
 def unused(_: Any) -> NoReturn:
