@@ -169,6 +169,14 @@ def test_no_locked_version_is_affected_by_what_is_known(advisory: dict[str, str]
         assert not is_affected(Version(advisory["fixed"]), advisory), "the advisory contradicts itself"
 
 
+def test_no_range_begins_with_an_affected_version() -> None:
+    """Who installs without the lock may get any version of a range."""
+    for requirement in REQUIREMENTS:
+        lowest = Version(next(part.version for part in requirement.specifier if part.operator == ">="))
+        known = [advisory for advisory in ADVISORIES if advisory["package"] == canonicalize_name(requirement.name)]
+        assert not [advisory["ids"] for advisory in known if is_affected(lowest, advisory)], requirement
+
+
 def test_an_affected_version_would_be_found() -> None:
     versions = {
         "torch": "2.9.1",
