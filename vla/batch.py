@@ -8,7 +8,7 @@ Axis letters, used in every signature of the package:
 Quantities are in the data's own units and images are uint8: the policy normalises, on its device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -119,16 +119,20 @@ class Observation:
     sensor: Float[Tensor, "B S C"]
     sensor_valid: Bool[Tensor, "B S"]
 
-    def to(self, device: torch.device) -> "Observation":
-        """The same observation on a device."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Observation":
+        """The same observation with every tensor changed, always in this order."""
         return replace(
             self,
-            images=tuple(tuple(image.to(device, non_blocking=True) for image in row) for row in self.images),
-            image_valid=self.image_valid.to(device, non_blocking=True),
-            state=self.state.to(device, non_blocking=True),
-            sensor=self.sensor.to(device, non_blocking=True),
-            sensor_valid=self.sensor_valid.to(device, non_blocking=True),
+            images=tuple(tuple(change(image) for image in row) for row in self.images),
+            image_valid=change(self.image_valid),
+            state=change(self.state),
+            sensor=change(self.sensor),
+            sensor_valid=change(self.sensor_valid),
         )
+
+    def to(self, device: torch.device) -> "Observation":
+        """The same observation on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,17 +150,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device; positions stay on the host."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor changed, always in this order."""
         return replace(
             self,
-            observation=self.observation.to(device),
-            actions=self.actions.to(device, non_blocking=True),
-            action_valid=self.action_valid.to(device, non_blocking=True),
-            weight=self.weight.to(device, non_blocking=True),
-            time=self.time.to(device, non_blocking=True),
-            noise=self.noise.to(device, non_blocking=True),
+            observation=self.observation.map(change),
+            actions=change(self.actions),
+            action_valid=change(self.action_valid),
+            weight=change(self.weight),
+            time=change(self.time),
+            noise=change(self.noise),
+            positions=change(self.positions),
         )
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device; positions stay on the host."""
+        return self.map(lambda tensor: tensor if tensor is self.positions else tensor.to(device, non_blocking=True))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
