@@ -19,6 +19,7 @@ from vla.data.arrays import stored_array
 from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream
 from vla.data.lerobot_checks import Problems, check_videos, episode_rows, some, with_sound_files
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
+from vla.data.places import below
 from vla.data.recordings import decode_image
 from vla.data.tables import double_rows, float_rows, load_table
 from vla.data.video import VideoFrames
@@ -79,7 +80,7 @@ class StoredImages:
             raise CorruptData(f"{self.table}: image {index} of {self.name} is empty; record it again")
         if stored["bytes"]:
             return decode_image(BytesIO(stored["bytes"]), f"{self.table}: image {index} of {self.name}")
-        path = self.folder / (stored["path"] or "")
+        path = below(self.folder, stored["path"], f"{self.table}: image {index} of {self.name}")
         return decode_image(path, str(path))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla.data.episode import CorruptData
+from vla.data.places import check_folder_name, filled
 from vla.data.tables import read_small_table
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
@@ -100,6 +101,7 @@ def read_metadata(root: Path) -> Metadata:
     features = info["features"]
     shapes = {}
     for key, feature in features.items():
+        check_folder_name(key, str(path))
         if "dtype" not in feature or "shape" not in feature:
             raise CorruptData(f"{path}: feature {key} has no dtype or no shape; restore it")
         shapes[key] = tuple(int(size) for size in feature["shape"])
@@ -168,20 +170,21 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def _episodes_v2(root: Path, info: Mapping[str, Any], cameras: list[str]) -> list[EpisodeRecord]:
     """One table and one video a camera for each episode."""
     chunk_size = int(info.get("chunks_size") or 1000)
+    where = f"{root}/meta/info.json"
     records = []
     for row in _read_lines(root / "meta" / "episodes.jsonl"):
         index = int(row["episode_index"])
         place = {"episode_chunk": index // chunk_size, "episode_index": index}
         videos = {}
         for key in cameras:
-            path = root / info["video_path"].format(**place, video_key=key)
+            path = filled(root, info["video_path"], where, **place, video_key=key)
             videos[key] = VideoPlace(path=path, offset_s=0.0)
         records.append(
             EpisodeRecord(
                 index=index,
                 length=int(row["length"]),
                 tasks=tuple(row.get("tasks") or ()),
-                data_file=root / info["data_path"].format(**place),
+                data_file=filled(root, info["data_path"], where, **place),
                 videos=videos,
             )
         )
@@ -193,6 +196,7 @@ def _episodes_v3(root: Path, info: Mapping[str, Any], cameras: list[str]) -> lis
     files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise CorruptData(f"{root}/meta/episodes holds no table; restore it")
+    where = f"{root}/meta/info.json"
     records = []
     for file in files:
         table = read_small_table(file)
@@ -204,15 +208,16 @@ def _episodes_v3(root: Path, info: Mapping[str, Any], cameras: list[str]) -> lis
                 start = row.get(f"videos/{key}/from_timestamp")
                 if any(value is None or math.isnan(value) for value in (chunk, number, start)):
                     continue  # this episode was recorded without the camera
-                place = info["video_path"].format(video_key=key, chunk_index=int(chunk), file_index=int(number))
-                videos[key] = VideoPlace(path=root / place, offset_s=float(start))
+                number_of = {"chunk_index": int(chunk), "file_index": int(number)}
+                path = filled(root, info["video_path"], where, video_key=key, **number_of)
+                videos[key] = VideoPlace(path=path, offset_s=float(start))
             data_place = {"chunk_index": int(row["data/chunk_index"]), "file_index": int(row["data/file_index"])}
             records.append(
                 EpisodeRecord(
                     index=int(row["episode_index"]),
                     length=int(row["length"]),
                     tasks=tuple(row.get("tasks") or ()),
-                    data_file=root / info["data_path"].format(**data_place),
+                    data_file=filled(root, info["data_path"], where, **data_place),
                     videos=videos,
                 )
             )

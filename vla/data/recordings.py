@@ -21,6 +21,8 @@ FOLDERS = ("recv_all_*", "episode_*", "data_collection_*")
 FILES = ("*.h5", "*.hdf5")
 JOINTS = tuple(f"joint_{index}" for index in range(1, 7))
 POSE = ("pose_x", "pose_y", "pose_z", "pose_a", "pose_b", "pose_r")
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What cameras write. Pillow would start another program for some of the formats it knows (EPS)."""
 DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
 """What PIL raises for damaged content; a size beyond all measure is damage, too."""
 IMAGE_TIME = re.compile(r"(\d{9,}(?:[._]\d+)?)$")
@@ -83,7 +85,7 @@ class ImageFile:
 def decode_image(source: Path | BytesIO, where: str) -> UInt8[np.ndarray, "3 height width"]:
     """A compressed image as planes of red, green and blue. CorruptData says where it was."""
     try:
-        with PIL.Image.open(source) as image:
+        with PIL.Image.open(source, formats=IMAGE_FORMATS) as image:
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
     except DAMAGED_IMAGE as error:
         raise unreadable(error, f"{where} is not a complete image") from error

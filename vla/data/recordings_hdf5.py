@@ -28,8 +28,10 @@ class StoredImage:
         """The image, RGB: stored as (height, width, 3), or compressed as bytes."""
         try:
             with h5py.File(self.path) as file:
-                value = np.asarray(file[self.key][self.order[index]])
+                value = np.asarray(own(file, self.key)[self.order[index]])
         except DAMAGED_HDF5 as error:
+            if isinstance(error, CorruptData):
+                raise
             raise unreadable(error, f"{self.path} cannot be read at {self.key} {index}", "copy it again") from error
         if value.ndim == 3:
             return np.ascontiguousarray(value.transpose(2, 0, 1))
@@ -44,9 +46,9 @@ def read_hdf5(path: Path) -> Recording:
             for key in ("timestamp", "action", "observations/qpos", "observations/ee_pose"):
                 if key not in file:
                     raise CorruptData(f"{path} has no data set {key}; record it again")
-                arrays[key] = np.asarray(file[key])
+                arrays[key] = np.asarray(own(file, key))
             images = file.get("observations/images", {})
-            lengths = {name: len(images[name]) for name in images}
+            lengths = {name: len(own(file, f"observations/images/{name}")) for name in images}
             attributes = {key: _text(value) for key, value in file.attrs.items()}
     except DAMAGED_HDF5 as error:
         if isinstance(error, CorruptData):
@@ -73,6 +75,21 @@ def read_hdf5(path: Path) -> Recording:
             for name in sorted(lengths)
         },
     )
+
+
+def own(file: h5py.File, key: str) -> h5py.Dataset:
+    """A data set whose values are in the file itself.
+
+    Raises CorruptData where it is a link to, or a view of, another file, which could be any file of this machine.
+    """
+    place = file
+    for name in key.split("/"):
+        if isinstance(place.get(name, getlink=True), h5py.ExternalLink):
+            raise CorruptData(f"{file.filename}: {key} lies in another file; copy it into this one")
+        place = place[name]
+    if place.external or place.is_virtual:
+        raise CorruptData(f"{file.filename}: {key} lies in another file; copy it into this one")
+    return place
 
 
 def _text(value: object) -> object:

@@ -37,6 +37,9 @@ MAX_PIXELS = 64 * 1920 * 1080
 MAX_THREADS = 8
 """Cameras decoded at the same time by one process."""
 
+CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts", "protocol_whitelist": "file"}
+"""What FFmpeg may open: containers that hold their frames. A playlist would send it to other files and addresses."""
+
 PLANAR_WIDTH = 32
 """FFmpeg's conversion to planar RGB leaves the columns after the last multiple of 16 unwritten; widths that are
 multiples of this take it, which is 0.6 ms faster at 640 x 480."""
@@ -66,7 +69,7 @@ def summarize_video(path: Path) -> VideoSummary:
     """
     check_complete(path)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), metadata_errors="replace", options=CONTAINERS) as container:
             stream = video_of(container, path)
             time_base = stream.time_base or Fraction(1, av.time_base)
             if stream.duration is not None:
@@ -125,7 +128,7 @@ class Decoder:
     def __init__(self, path: str, *, strict: bool = True) -> None:
         self.path, self.strict = path, strict
         try:
-            self._container = av.open(path, metadata_errors="replace")
+            self._container = av.open(path, metadata_errors="replace", options=CONTAINERS)
         except (av.FFmpegError, OSError) as error:
             raise unreadable(error, f"{path} cannot be opened as a video ({error.strerror})") from error
         try:

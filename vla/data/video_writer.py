@@ -12,6 +12,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from vla.data.places import check_folder_name
+
 FILE_BYTES = 200_000_000
 """A file that has become this large is followed by another."""
 FILES_PER_CHUNK = 1000
@@ -23,6 +25,7 @@ class VideoWriter:
     """The frames of one camera: each one stands at its number divided by the frame rate, in its file."""
 
     def __init__(self, root: Path, camera: str, fps: int) -> None:
+        check_folder_name(camera, "the data to write")
         self._root, self._camera, self._fps = root, camera, fps
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
