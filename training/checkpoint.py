@@ -31,6 +31,8 @@ from vla.data.episode import CorruptData
 
 SCHEMA = 2
 NAME = re.compile(r"step-\d{8,}")
+FILE = re.compile(r"\w[\w.-]*", re.ASCII)
+"""Names of files in a checkpoint: none is a path."""
 STALE_S, VISIBLE_S = 1.0, 5.0
 """How long a shared file system may show a file as it was, and hide a directory that its pointer names."""
 
@@ -201,7 +203,7 @@ def read(path: Path) -> Checkpoint:
         raise CorruptData(
             f"{path} has schema {schema}, this version reads schemas up to {SCHEMA}; use the version that wrote it"
         )
-    if outside := [name for name in names if Path(name).name != name]:
+    if outside := [name for name in names if not (isinstance(name, str) and FILE.fullmatch(name))]:
         raise CorruptData(f"{path / 'manifest.json'} names a file outside its directory: {outside[0]!r}")
     return Checkpoint(path=path, manifest=manifest)
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from training.packing import Packed, pack
+from training.preemption import outlive_the_job
 from vla.batch import Batch, Sample
 from vla.data.episode import CorruptData
 from vla.data.reading import StorageFault
@@ -248,9 +249,7 @@ def begin_work(task: Task, notes: memoryview, parent: int) -> None:
     """What a loader process does first: signals are for the training process, which ends this one."""
     global _worker  # noqa: PLW0603  (a task of a pool gets at what the process holds in no other way)
     _worker = Worker(task, notes)
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    outlive_the_job(0)
     torch.set_num_threads(1)
     threading.Thread(target=end_with, args=(parent,), name="parent", daemon=True).start()
 

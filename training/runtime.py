@@ -1,9 +1,11 @@
 """The process around the training: accelerator, agreement between ranks, exit codes."""
 
+import contextlib
 import functools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +21,7 @@ from torch import Tensor
 from training import storage
 from vla import printing
 from vla.data.episode import CorruptData
+from vla.data.reading import StorageFault
 
 DONE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 33, 34, 65, 70, 75, 78
 """Exit codes: done; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were not
@@ -29,6 +32,8 @@ class StorageFailed(RuntimeError):
     """Checkpoints could not be written several times in a row."""
 
 
+FLUSH_S = 1.0
+"""How long a process that ends waits for its output to be taken."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -168,7 +173,7 @@ def told(error: Exception) -> tuple[int, str | None]:
             code, sentence = REFUSED, f"error: {error}"
         case FloatingPointError():
             code, sentence = NOT_FINITE, f"error: {error}"
-        case StorageFailed():
+        case StorageFailed() | StorageFault():
             code, sentence = STORAGE, f"error: {error}"
         case OSError() if storage.is_full(error) or storage.is_transient(error):
             code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
@@ -184,14 +189,29 @@ def leave(code: int) -> NoReturn:
     `accelerate launch` replaces exit codes; whoever needs them names a file in TOUCHSTONE_EXIT_CODE_FILE. The first
     failure stands there: the ranks that the launcher ends because of it have nothing to add.
     """
+    with contextlib.suppress(OSError):  # nothing may keep a process from ending
+        tell(code)
+    # Nobody may be reading what is printed any more.
+    last_words = threading.Thread(target=flush, daemon=True)
+    last_words.start()
+    last_words.join(FLUSH_S)
+    os._exit(code)
+
+
+def flush() -> None:
+    """Write what is left to be printed, also what was held back as the possible start of a secret."""
+    printing.uninstall()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def tell(code: int) -> None:
+    """Write the exit code where TOUCHSTONE_EXIT_CODE_FILE says, unless a failure stands there already."""
     if path := os.environ.get("TOUCHSTONE_EXIT_CODE_FILE"):
         file = Path(path)
         told = file.read_text() if file.exists() else ""
         if told in ("", str(DONE)) and (code != DONE or os.environ.get("RANK", "0") == "0"):
             file.write_text(str(code))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def memory_mb(accelerator: Accelerator) -> float:

@@ -4,15 +4,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from training import checkpoint, faults, runtime, stages, storage
@@ -21,6 +20,7 @@ from training.config import RunConfig, digest, flatten, to_json
 from training.guard import Guard
 from training.lease import Lease
 from training.ledger import Ledger
+from training.loading import Restarts, batches
 from training.origin import (
     check_moments,
     check_origin,
@@ -39,22 +39,21 @@ from training.watchdog import Watchdog
 from vla.backbone import fingerprint
 from vla.batch import Batch, collate
 from vla.data import Dataset, open_dataset
-from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
 from vla.redaction import hide, hide_tree
 
+Result = TypeVar("Result")
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
 
 START_ALLOWANCE, SAVE_ALLOWANCE = 6.0, 6.0
 """How many times --hang-seconds opening a stage and ending a save may take."""
+SHARE_FOR_DATA = 0.4
+"""Of --hang-seconds, what a loader process may take for a micro-batch: it is replaced before the run counts as hung."""
 SHARE_FOR_SAVING = 0.6
 """Of the grace time that is left, what an emergency save may be expected to take."""
-
-
-QUALIFIED_NAME = f"{CorruptData.__module__}.{CorruptData.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,8 @@ class Session:
         self._resumed_at: int | None = None
         self._damaged: list[Path] = []
         self._saved_at, self._save_is_due, self._last_error = time.monotonic(), False, ""
+        self._restarts = Restarts()
+        self._stream: Generator[list[Batch]] | None = None
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -117,6 +118,9 @@ class Session:
         self.accelerator = accelerator = runtime.start_accelerator()
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker)
+        if runtime.share(accelerator, (self.out / "checkpoints").exists()):
+            # Before reading: another process may be about to write a newer checkpoint.
+            self._agree_to(self._take_folder)
         resumed = self._resumed()
         self.data: Dataset = open_dataset(config.data, config.seed)
         self.normalizers: Mapping[str, Normalizer] = {
@@ -208,28 +212,23 @@ class Session:
         return engine
 
     def batches(self, row: Row) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each remaining step of a stage.
-
-        A step takes the next batch_size positions of the stream, dealt out by micro-batch: rank 0 | rank 1 | rank 0 ...
-        """
-        size, workers = self.config.micro_batch, self.config.data.workers
-        starts = range(self.step * self.config.batch_size, row.end * self.config.batch_size, size)
-        mine = starts[self.accelerator.process_index :: self.accelerator.num_processes]
-        loader = DataLoader(
+        """This rank's micro-batches of each remaining step of a stage."""
+        config = self.config
+        self._stream = batches(
             self.data.train,
-            batch_sampler=[list(range(start, start + size)) for start in mine],
-            collate_fn=collate,
-            num_workers=workers,
-            prefetch_factor=2 * self.accumulation if workers else None,
+            collate,
+            first_step=self.step,
+            last_step=row.end,
+            batch_size=config.batch_size,
+            micro_batch=config.micro_batch,
+            accumulation=self.accumulation,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+            workers=config.data.workers,
+            timeout_s=SHARE_FOR_DATA * config.hang_seconds,
+            restarts=self._restarts,
         )
-        stream = iter(loader)
-        for _ in range(self.step, row.end):
-            try:
-                micro_batches = [next(stream) for _ in range(self.accumulation)]
-            except CorruptData as error:
-                # From a loader process it comes with that process' traceback; the sentence is the last line.
-                raise CorruptData(str(error).splitlines()[-1].removeprefix(f"{QUALIFIED_NAME}: ")) from None
-            yield micro_batches
+        return self._stream
 
     def leave(self, engine: Engine, row: Row, ending: Ending) -> None:
         """Carry the state of a finished stage to the next, or end the run: export the policy, go back, or give way.
@@ -241,6 +240,8 @@ class Session:
         """
         self.watchdog.beat("saving", SAVE_ALLOWANCE)
         assert self.saver is not None
+        if self._stream is not None:
+            self._stream.close()
         if ending == "preempted":
             self._give_way(engine, row)
         self._finish_save()
@@ -252,6 +253,7 @@ class Session:
                     f"the last checkpoint could not be written ({self._last_error}); "
                     "make room in the run folder and start again with --resume-from auto"
                 )
+            self.watchdog.beat("saving", SAVE_ALLOWANCE)
             self.export(engine)
             self._ended = True
             self.records.close()
@@ -406,6 +408,7 @@ class Session:
         advice = "look at the data of the positions named above, or lower the learning rate"
         if self._roll_backs:
             raise FloatingPointError(f"{skipped}, after going back to a checkpoint as well: {advice}")
+        self.watchdog.beat("going back", SAVE_ALLOWANCE)
         good = checkpoint.newest(
             self.out, self.accelerator, accept=lambda found: not guard_of(found).get("skipped_in_a_row")
         )
@@ -452,19 +455,19 @@ class Session:
             ValueError: another process writes this run, or the folder cannot take a checkpoint.
         """
         config, main = self.config, self.accelerator.is_main_process
-        present = [path for path in (self.out, self.out / "checkpoints") if path.exists()]
-        problem, rate = refusal(self._take_folder) if main else None, 0.0
-        problem = runtime.share(self.accelerator, problem)
-        if problem is None:
-            # All at once, as they will write.
-            problem, rate = self._probe()
-            problem = next(filter(None, runtime.collect(self.accelerator, problem)), None)
-        if problem is not None:
+        missing = [path for path in (self.out, self.out / "checkpoints") if not path.exists()]
+        present = runtime.share(self.accelerator, (self.out / "checkpoints").exists())
+        if not present:
+            self._agree_to(self._take_folder)
+        try:
+            rate = self._agree_to(self._probe, everyone=True)  # all at once, as they will write
+        except ValueError:
             self.lease.release()
-            for path in (self.out / "checkpoints", self.out):
-                if main and path not in present and path.exists():
+            for path in reversed(missing):
+                if main and path.exists():
                     path.rmdir()
-            raise ValueError(problem)
+            raise
+        assert rate is not None, "every rank has measured"
         if main:
             checkpoint.clean(self.out)
             for path in self._damaged:
@@ -483,14 +486,23 @@ class Session:
         except OSError as error:
             raise ValueError(f"--out {self.out} cannot be written: {error.strerror}; choose another folder") from error
 
-    def _probe(self) -> tuple[str | None, float]:
-        """Why there is no room for this rank's share of a checkpoint, and the rate of writing, in bytes a second."""
+    def _probe(self) -> float:
+        """Make sure of the room for this rank's share of a checkpoint; the rate of writing, in bytes a second."""
         size = sum(group.num_parameters for group in self.groups) * len(KEYS) * 4 // self.accelerator.num_processes
         size += sum(weight.numel() * weight.element_size() for weight in self._kept_weights.values())
-        try:
-            return None, storage.probe(self.out / "checkpoints", size)
-        except ValueError as error:
-            return str(error), 0.0
+        return storage.probe(self.out / "checkpoints", size)
+
+    def _agree_to(self, attempt: Callable[[], Result], *, everyone: bool = False) -> Result | None:
+        """What an attempt of rank 0, or of everyone, gives to each who made it; if one refuses, all do (ValueError)."""
+        result, problem = None, None
+        if everyone or self.accelerator.is_main_process:
+            try:
+                result = attempt()
+            except ValueError as error:
+                problem = str(error)
+        if problems := list(filter(None, runtime.collect(self.accelerator, problem))):
+            raise ValueError(problems[0])
+        return result
 
     def _objection(self) -> str | None:
         """Why rank 0 must make no checkpoint now: what it would belong to is not, or no longer, written by this run."""
@@ -503,15 +515,6 @@ class Session:
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(text)
-
-
-def refusal(attempt: Callable[[], None]) -> str | None:
-    """The sentence with which an attempt refuses, if it does: one rank's, to be shared before it is raised."""
-    try:
-        attempt()
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def guard_of(found: Checkpoint) -> dict[str, Any]:

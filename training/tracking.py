@@ -82,7 +82,7 @@ class Wandb:
             "project": "touchstone",
             "id": json.loads(identity.read_text()),
             "resume": "allow",
-            "name": self._out.name,
+            "name": hide(self._out.name),
             "dir": str(self._out),
             "config": self._config,
         }
