@@ -55,17 +55,20 @@ def test_secrets(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "false",
     }
-    token = SECRETS["HF_TOKEN"]
-    watch = "tests.faults.watch:"
-    url = f"https://someone:{token}@example.com/data"
+    token, watch = SECRETS["HF_TOKEN"], "tests.faults.watch:"
+    # These stand nowhere else.
+    typed, password = "hf_TypedTypedTypedTypedTypedTyped0004", "canary-0005"
+    url = f"https://someone:{password}@example.com/data?token={token}"
     cases = {
         "trained": (["--tracker", "wandb"], {"prepare": watch + "print_secrets"}, 0),
         "crashed": ([], {"prepare": watch + "crash_with_secrets"}, 1),
         "hung": (["--hang-seconds", 3], {"faults": "forward:sleep=600@3"}, HUNG),
         "address": (["--backbone.path", url], {}, REFUSED),
-        "root": (["--data.roots", url, token], {}, REFUSED),
+        "root": (["--data.roots", url, typed], {}, REFUSED),
+        "both": (["--data.roots", typed], {}, REFUSED),
         "unknown": ([f"--wandb.api-key={SECRETS['WANDB_API_KEY']}"], {}, REFUSED),
         "value": (["--seed", token], {}, REFUSED),
+        "typed": (["--finetune-vl", typed], {}, REFUSED),
     }
     logs = []
     for name, (words, options, code) in cases.items():
@@ -82,7 +85,7 @@ def test_secrets(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
     assert list((place / "hung" / "stacks").iterdir())
     spellings = {
         spelling.encode()
-        for secret in SECRETS.values()
+        for secret in (*SECRETS.values(), typed, password)
         for spelling in (secret, json.dumps(secret)[1:-1], urllib.parse.quote(secret), urllib.parse.quote_plus(secret))
     }
     leaks = [

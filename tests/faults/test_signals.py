@@ -29,7 +29,7 @@ def test_sigterm(server: ForkServer, flags: list[str], golden: Path, tmp_path: P
         life.signal(signal.SIGTERM, signalled)
         codes = life.wait(2 * GRACE_S)
         assert codes == [PREEMPTED, PREEMPTED], life.report()
-        assert time.monotonic() - began < GRACE_S
+        assert time.monotonic() - began < GRACE_S + 1, "a second for a machine that does other work"
         return life.output()
 
     # There is time for an emergency save, whichever rank the signal reaches.
@@ -112,14 +112,14 @@ def test_second_signal(server: ForkServer, flags: list[str], golden: Path, tmp_p
     argv = [*flags, "--out", run, "--resume-from", "auto"]
     for first, second in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
         before = len(runs.lines(run))
-        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "emergency:sleep=3"})
+        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "emergency:sleep=60"})
         runs.wait_until(lambda before=before: len(runs.lines(run)) >= before + 7, life, "7 more steps are recorded")
         life.signal(first)
         time.sleep(0.2)
         began = time.monotonic()
         life.signal(second)
         assert life.wait(10) == [PREEMPTED, PREEMPTED], life.report()
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 3, "long before the grace time is over"
         assert all(step % SAVE_EVERY == 0 for step in runs.steps(run)), "the emergency save was cut off"
         for step in runs.steps(run):
             runs.assert_same_state(runs.at(run, step), runs.at(golden, step))
