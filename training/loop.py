@@ -112,9 +112,14 @@ def check(session: Session, engine: Engine) -> None:
         return
     config = session.config
     session.ledger.settle()
-    size = config.micro_batch
     result = validate(
-        engine, session.policy, samples, limit=config.validation_samples, micro_batch=size, beat=session.watchdog.beat
+        engine,
+        session.policy,
+        samples,
+        limit=config.validation_samples,
+        micro_batch=config.micro_batch,
+        beat=session.watchdog.beat,
+        settle=lambda unread: session.leave_out(unread, held_out=True),
     )
     session.records.add_validation({"step": session.step, **result})
     if session.accelerator.is_main_process:

@@ -30,6 +30,7 @@ from training.origin import (
     read_origin,
 )
 from training.preemption import SHARE_OF_GRACE, Preemption
+from training.quarantine import Quarantine, num_void
 from training.records import Records
 from training.saving import Saver
 from training.sharding import KEYS, Engine, State
@@ -268,6 +269,7 @@ class Session:
         """What the ranks must know together before a step: the weight of the whole batch, and whether to give way.
 
         Raises:
+            CorruptData: more samples cannot be read than may be left out.
             StorageFailed: checkpoints failed too often.
         """
         assert self.saver is not None
@@ -275,19 +277,30 @@ class Session:
         if not self.saver.busy():
             self._finish_save()
         late = self.accelerator.is_main_process and time.monotonic() - self._saved_at >= self.config.save_seconds
-        weight, due, preempted, failed = self.ledger.agree(
+        weight, void, due, preempted, failed = self.ledger.agree(
             sum(float(batch.weight.sum()) for batch in micro_batches),
+            num_void(micro_batches),
             late and not self.saver.busy(),
             self.preemption.requested,
             self.saver.failures >= self.config.save_failures,
         )
         self._save_is_due = self._save_is_due or due > 0
+        if void:
+            self.leave_out(micro_batches)
         if failed:
             raise runtime.StorageFailed(
                 f"{self.config.save_failures} checkpoints in a row could not be written ({self._last_error}); "
                 f"the last one is {self._last()}; make room or mend the storage, and go on with --resume-from auto"
             )
         return weight, bool(preempted)
+
+    def leave_out(self, batches: Sequence[Batch], *, held_out: bool = False) -> None:
+        """Record the samples of this rank's batches that could not be read.
+
+        Raises:
+            CorruptData: there are more than may be left out.
+        """
+        self.quarantine.settle(self.accelerator, batches, step=self.step + 1, held_out=held_out)
 
     def save_if_due(self, engine: Engine, row: Row) -> None:
         """Save at the intervals of --save-every and --save-seconds, and at the end of a stage or of the run.
@@ -475,6 +488,9 @@ class Session:
             (self.out / "config.json").write_text(json.dumps(hide_tree(to_json(config)), indent=1) + "\n")
         self.records = Records(self.out, config.tracker, to_json(config), resumed_at=self.step, active=main)
         self.saver = Saver(self.accelerator, self.out, keep=config.keep, rate=rate, objection=self._objection)
+        self.quarantine = Quarantine(
+            self.out, config.data.quarantine, self.data.train, active=main, held_out=self.data.validation
+        )
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 

@@ -1,12 +1,13 @@
 """Validation on held-out episodes: averaged weights, evaluation mode, fixed times and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from training import faults, runtime
+from training.quarantine import num_void
 from training.sharding import Engine
 from vla.batch import Batch, collate
 from vla.data import ValidationSamples
@@ -21,18 +22,20 @@ def validate(
     limit: int,
     micro_batch: int,
     beat: Callable[[str], None] = lambda _: None,
+    settle: Callable[[Sequence[Batch]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Losses by part and the error of sampled actions, over at most `limit` samples spread evenly.
 
     Returns `loss`, `losses`, and `action_mae`: mean absolute error in the data's units, by horizon step (rows) and
-    action dimension. `beat` is told of every micro-batch. Every rank makes the same number of forward passes, because
-    under ZeRO-3 each is collective.
+    action dimension. `beat` is told of every micro-batch; `settle`, on all ranks, of this rank's batches with samples
+    that could not be read. Every rank makes the same number of forward passes, because under ZeRO-3 each is collective.
     """
     accelerator = engine.accelerator
     count = min(limit, len(samples))
     indices = [round(i * len(samples) / count) for i in range(count)]
     stride = accelerator.num_processes * micro_batch
     sums: dict[str, Tensor] = {}
+    unread: list[Batch] = []
     policy.set_mode(training=False)
     with engine.averaged(), torch.no_grad():
         for start in range(0, count, stride):
@@ -40,11 +43,15 @@ def validate(
             faults.hit("validate")
             first = start + accelerator.process_index * micro_batch
             chosen = [min(first + i, count - 1) for i in range(micro_batch)]
-            batch = collate([samples[indices[i]] for i in chosen]).to(accelerator.device)
+            batch = collate([samples[indices[i]] for i in chosen])
+            unread += [batch] if num_void([batch]) else []
+            batch = batch.to(accelerator.device)
             real = torch.tensor([first + i < count for i in range(micro_batch)], device=accelerator.device)
             for key, value in measure(policy, batch, real).items():
                 sums[key] = sums.get(key, torch.zeros_like(value)) + value
     policy.set_mode(training=True)
+    if runtime.total(accelerator, len(unread)) != [0]:
+        settle(unread)
     reduced = {key: torch.tensor(runtime.total(accelerator, *value.flatten().tolist())) for key, value in sums.items()}
     losses = {
         key.removeprefix("loss/"): float(value / reduced["weight"])
@@ -53,7 +60,12 @@ def validate(
     }
     steps = reduced["steps"]
     errors = reduced["absolute error"].view(len(steps), -1) / steps.clamp(min=1)[:, None]
-    return {"loss": sum(losses.values()), "losses": losses, "action_mae": errors.tolist(), "samples": count}
+    return {
+        "loss": sum(losses.values()),
+        "losses": losses,
+        "action_mae": errors.tolist(),
+        "samples": int(reduced["samples"]),
+    }
 
 
 def measure(policy: Policy, batch: Batch, real: Tensor) -> dict[str, Tensor]:
@@ -63,4 +75,5 @@ def measure(policy: Policy, batch: Batch, real: Tensor) -> dict[str, Tensor]:
     actions = policy.act(batch.observation, batch.noise)
     valid = (batch.action_valid & real[:, None]).double()
     error = (actions.double() - batch.actions.double()).abs() * valid[:, :, None]
-    return sums | {"weight": weight.sum().double(), "absolute error": error.sum(0), "steps": valid.sum(0)}
+    counts = {"weight": weight.sum().double(), "samples": weight.count_nonzero(), "steps": valid.sum(0)}
+    return sums | counts | {"absolute error": error.sum(0)}

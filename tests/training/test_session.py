@@ -18,7 +18,8 @@ from training.session import Session
 from training.sharding import MOMENTS
 from vla.batch import Sample
 from vla.data import TrainSamples
-from vla.data.episode import CorruptData
+from vla.data.episode import CorruptData, Episode
+from vla.data.window import Window
 
 FLAGS = ["--backbone.path", "tiny", "--stage.steps", "2", "--tracker", "jsonl", "--validation-samples", "2"]
 FLAGS += ["--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32"]
@@ -198,6 +199,40 @@ def test_a_spike_is_told_or_skipped_and_a_resumed_run_decides_the_same(
     assert "step 7: the loss" in capsys.readouterr().out
     straight, resumed = stored(tmp_path / "straight", 9), stored(tmp_path / "resumed", 9)
     assert all(straight[name].equal(resumed[name]) for name in straight)
+
+
+def test_unreadable_samples_are_left_out_within_the_budget(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = Window.cut
+
+    def damaged(window: Window, episode: Episode, frame: int, **more: Any) -> Sample:
+        if 3 <= frame < 9:
+            raise CorruptData(f"{episode.name}, frame {frame}: its video cannot be decoded")
+        return cut(window, episode, frame, **more)
+
+    monkeypatch.setattr(Window, "cut", damaged)
+    flags = ["--batch-size", "8", "--micro-batch", "4", "--data.workers", "0", "--stage.steps", "6"]
+    with pytest.raises(CorruptData, match="cannot be decoded"):
+        loop.train(config(needle, tmp_path / "strict", *flags, "--validation-samples", "1"))
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "run", *flags, "--data.quarantine", "99"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
+    assert len(lines) > 1
+    assert {line["frame"] for line in lines} <= set(range(3, 9))
+    assert all("cannot be decoded" in line["reason"] for line in lines)
+    AcceleratorState._reset_state(True)
+    with pytest.raises(CorruptData, match=f"{len(lines)} samples cannot be read, {len(lines) - 1} may be left out"):
+        loop.train(config(needle, tmp_path / "few", *flags, "--data.quarantine", str(len(lines) - 1)))
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "resumed", *flags, "--data.quarantine", "99", "--stop-after", "3"))
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "resumed", *flags, "--data.quarantine", "99", "--resume-from", "auto"))
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "run")
+    resumed = (tmp_path / "resumed" / "quarantine.jsonl").read_text().splitlines()
+    assert {(line["episode"], line["frame"]) for line in map(json.loads, resumed)} == {
+        (line["episode"], line["frame"]) for line in lines
+    }
 
 
 class NoReading(TorchDispatchMode):
