@@ -1,6 +1,7 @@
 """Parquet tables as memory-mapped Arrow, through HF datasets, and their columns as arrays."""
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,11 @@ def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
     time; after that opening costs nothing and all processes share the pages. Raises CorruptData naming the file that
     cannot be read.
     """
+    for path in files:
+        if os.path.expandvars(path) != str(path):
+            raise ValueError(
+                f"{path} reads like a variable of the environment and would be replaced; rename the folder"
+            )
     with _quiet_datasets():
         try:
             dataset = datasets.Dataset.from_parquet(

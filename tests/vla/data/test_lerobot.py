@@ -331,6 +331,15 @@ def test_damaged_metadata_is_corrupt(root: Path) -> None:
         open_lerobot(root)
 
 
+def test_a_folder_called_like_a_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF datasets would put the variable's value in its place; one that is not set stays."""
+    monkeypatch.setenv("TOUCHSTONE_FOLDER", "elsewhere")
+    with pytest.raises(ValueError, match=r"\$TOUCHSTONE_FOLDER/.* reads like a variable.*rename the folder") as error:
+        open_lerobot(write_v3(tmp_path / "$TOUCHSTONE_FOLDER"))
+    assert not isinstance(error.value, CorruptData)
+    assert len(open_lerobot(write_v3(tmp_path / "$TOUCHSTONE_UNSET")).episodes) == 3
+
+
 def test_wrong_configuration_is_not_corruption(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
