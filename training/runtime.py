@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,9 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
         ValueError: the launcher sets what the run's configuration owns.
         RuntimeError: the ranks do not see each other.
     """
+    for renamed in ("`broadcast_buffers`", "`torch.distributed.all_gather_into_tensor`"):
+        # 2026-11: accelerate 1.15 and deepspeed 0.19 use names that torch 2.13 has new ones for.
+        warnings.filterwarnings("ignore", message=renamed, category=FutureWarning)
     on_gpu = torch.cuda.is_available()
     launched = int(os.environ.get("WORLD_SIZE", "0"))
     deepspeed = plugin is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
