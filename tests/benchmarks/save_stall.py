@@ -188,7 +188,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topologies", nargs="+", default=["zero2", "ddp"])
-    parser.add_argument("--width", type=int, default=1024, help="of the expert")
+    parser.add_argument("--width", type=int, default=1088, help="of the expert")
     parser.add_argument("--depth", type=int, default=3, help="of the expert")
     parser.add_argument("--micro-batch", type=int, default=1)
     parser.add_argument("--every", type=int, default=12, help="steps between saves")

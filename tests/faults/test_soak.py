@@ -33,14 +33,18 @@ def test_twenty_kills_change_no_bit(soaked: tuple[Path, dict[str, object], list[
     assert report["steps_repeated"], "nothing was lost that had to be trained again: the kills came too late"
 
 
+def test_nothing_is_left_over(soaked: tuple[Path, dict[str, object], list[str]]) -> None:
+    _, report, _ = soaked
+    assert report["left_over"] == [], "unfinished saves, or valid checkpoints that were set aside"
+
+
 def test_one_changed_bit_is_found(soaked: tuple[Path, dict[str, object], list[str]], tmp_path: Path) -> None:
     folder, _, _ = soaked
     shutil.copytree(folder / "run", tmp_path / "run")
     path = next(iter(sorted(checkpoint.steps(tmp_path / "run")[-1].glob("*.safetensors"))))
     tensors = load_file(path)
-    next(tensor for name, tensor in sorted(tensors.items()) if name.startswith("ema/")).view(torch.int32).view(-1)[
-        0
-    ] ^= 1
+    average = next(tensor for name, tensor in sorted(tensors.items()) if name.startswith("ema/"))
+    average.view(torch.int32).view(-1)[0] ^= 1
     save_file(tensors, path)
     (found,) = differences(folder / "golden", tmp_path / "run")
     assert found.startswith("averages (EMA): DIFFERS")
