@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from training.packing import Packed, pack, room, tensors_of, unpack
 from training.prefetch import Fault, OriginalError, Prefetch, Samples, Task, Trouble, make
+from training.runtime import LoaderFailed
 from vla.batch import Batch, Sample
 from vla.data.reading import StorageFault
 
@@ -30,10 +31,6 @@ RESTARTS = 2
 AHEAD = 2
 """Steps that each loader process may be ahead of the training."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where shared memory lies, not a temporary file)
-
-
-class LoaderFailed(RuntimeError):
-    """Loader processes died or hung too often, or making a sample raised an error; its text is one sentence."""
 
 
 @dataclass

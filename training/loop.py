@@ -49,7 +49,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
             return "preempted"
         watch.go_on()
 
-        weight = torch.tensor(summed, dtype=torch.float32, device=device)
+        weight = torch.tensor(summed or 1.0, dtype=torch.float32, device=device)  # 0: every sample was left out
         parts: dict[str, Tensor] = {}
         for index, batch in enumerate(micro_batches):
             beat("forward")

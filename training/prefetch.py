@@ -183,9 +183,12 @@ class Prefetch:
     def _who_hangs(self) -> str:
         """Which loader process has not delivered, and what it reads."""
         late = self._pending[0]
-        pid, position = self._notes[2 * late.slot], self._notes[2 * late.slot + 1]
+        pid = self._notes[2 * late.slot]
         if pid == 0:
             return f"no loader process began with {self.task.name(late.start)} within {self.timeout_s:g} s"
+        # It may have made that one, stand in a later one, and not hand over either: memory is fetched from its maker.
+        slots = [pending.slot for pending in self._pending]
+        position = max(self._notes[2 * slot + 1] for slot in slots if self._notes[2 * slot] == pid)
         return f"loader process {pid} did not come back from {self.task.name(position)} within {self.timeout_s:g} s"
 
     def _who_died(self) -> str:

@@ -33,6 +33,10 @@ class StorageFailed(RuntimeError):
     """Checkpoints could not be written several times in a row."""
 
 
+class LoaderFailed(RuntimeError):
+    """Loader processes died or hung too often, or making a sample raised an error; its text is one sentence."""
+
+
 FLUSH_S = 1.0
 """How long a process that ends waits for its output to be taken."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -181,6 +185,8 @@ def told(error: Exception) -> tuple[int, str | None]:
             code, sentence = STORAGE, f"error: {error}"
         case OSError() if storage.is_full(error) or storage.is_transient(error):
             code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
+        case LoaderFailed():
+            sentence = f"error: {error}"
         case RuntimeError() if lost_peer(error):
             code = HUNG
             sentence = f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"

@@ -51,8 +51,8 @@ Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 
 START_ALLOWANCE, SAVE_ALLOWANCE = 6.0, 6.0
 """How many times --hang-seconds opening a stage and ending a save may take."""
-SHARE_FOR_DATA = 0.4
-"""Of --hang-seconds, what a loader process may take for a micro-batch: it is replaced before the run counts as hung."""
+SHARE_FOR_DATA = 0.25
+"""Of --hang-seconds, what a loader process may take for a micro-batch, so that it can be replaced twice within them."""
 SHARE_FOR_SAVING = 0.6
 """Of the grace time that is left, what an emergency save may be expected to take."""
 
