@@ -82,6 +82,7 @@ class Session:
         self._resumed_at: int | None = None
         self._damaged: list[Path] = []
         self._saved_at, self._save_is_due, self._last_error = time.monotonic(), False, ""
+        self._holds_folder = False
         self._restarts = Restarts()
         self._stream: Generator[list[Batch]] | None = None
         self._ended = False
@@ -122,6 +123,7 @@ class Session:
         if runtime.share(accelerator, (self.out / "checkpoints").exists()):
             # Before reading: another process may be about to write a newer checkpoint.
             self._agree_to(self._take_folder)
+            self._holds_folder = True
         resumed = self._resumed()
         self.data: Dataset = open_dataset(config.data, config.seed)
         self.normalizers: Mapping[str, Normalizer] = {
@@ -469,9 +471,9 @@ class Session:
         """
         config, main = self.config, self.accelerator.is_main_process
         missing = [path for path in (self.out, self.out / "checkpoints") if not path.exists()]
-        present = runtime.share(self.accelerator, (self.out / "checkpoints").exists())
-        if not present:
+        if not self._holds_folder:
             self._agree_to(self._take_folder)
+            self._holds_folder = True
         try:
             rate = self._agree_to(self._probe, everyone=True)  # all at once, as they will write
         except ValueError:
