@@ -121,7 +121,7 @@ def check(session: Session, engine: Engine) -> None:
         beat=session.watchdog.beat,
         settle=lambda unread: session.leave_out(unread, held_out=True),
     )
-    session.records.add_validation({"step": session.step, **result})
+    session.folder.records.add_validation({"step": session.step, **result})
     if session.accelerator.is_main_process:
         tqdm.write(f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} held-out samples")
 

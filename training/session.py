@@ -1,10 +1,9 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
-import json
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +11,12 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
-from training import checkpoint, faults, runtime, stages, storage
+from training import checkpoint, faults, runtime, stages
 from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten, to_json
+from training.folder import RunFolder
 from training.guard import Guard
-from training.lease import Lease
 from training.ledger import Ledger
 from training.loading import Restarts, batches
 from training.origin import (
@@ -30,10 +28,8 @@ from training.origin import (
     read_origin,
 )
 from training.preemption import SHARE_OF_GRACE, Preemption
-from training.quarantine import Quarantine, num_void
-from training.records import Records
-from training.saving import Saver
-from training.sharding import KEYS, Engine, State
+from training.quarantine import num_void
+from training.sharding import Engine, State
 from training.stages import Stage
 from training.tracking import check_tracker
 from training.watchdog import Watchdog
@@ -76,13 +72,9 @@ class Session:
         rank = int(os.environ.get("RANK", "0"))
         self.preemption = Preemption(config.grace_seconds, rank, self._say_expired)
         self.watchdog = Watchdog(config.hang_seconds, self.out / "stacks", rank)
-        self.lease = Lease(self.out)
         self.step = 0
-        self.saver: Saver | None = None
-        self._resumed_at: int | None = None
-        self._damaged: list[Path] = []
-        self._saved_at, self._save_is_due, self._last_error = time.monotonic(), False, ""
-        self._holds_folder = False
+        self._folder: RunFolder | None = None
+        self._save_is_due = False
         self._restarts = Restarts()
         self._stream: Generator[list[Batch]] | None = None
         self._ended = False
@@ -110,7 +102,8 @@ class Session:
         """Give everything back; a peer that is gone because this run was asked to end is no error."""
         self.watchdog.stop()
         self.preemption.restore()
-        self.lease.release()
+        if self._folder is not None:
+            self._folder.close()
         if isinstance(error, RuntimeError) and runtime.lost_peer(error) and self.preemption.requested:
             raise SystemExit(runtime.PREEMPTED) from error
 
@@ -120,11 +113,8 @@ class Session:
         self.accelerator = accelerator = runtime.start_accelerator()
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker)
-        if runtime.share(accelerator, (self.out / "checkpoints").exists()):
-            # Before reading: another process may be about to write a newer checkpoint.
-            self._agree_to(self._take_folder)
-            self._holds_folder = True
-        resumed = self._resumed()
+        self._folder = RunFolder(config, accelerator)
+        resumed = self._folder.resumed()
         self.data: Dataset = open_dataset(config.data, config.seed)
         self.normalizers: Mapping[str, Normalizer] = {
             stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
@@ -154,6 +144,12 @@ class Session:
                 "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
             )
         self._hosts: list[str] = runtime.collect(accelerator, socket.gethostname())
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder, once the run is open."""
+        assert self._folder is not None, "the session has been entered"
+        return self._folder
 
     def next_row(self) -> Row | None:
         """The stage to train; of a finished run the last one, to export it; None when this run has ended."""
@@ -194,9 +190,7 @@ class Session:
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
         self.accelerator.print(*self.data.table(), stages.table(row.stage, groups, num_frozen), sep="\n")
-        if self.saver is None:
-            self._open_records()
-        assert self.saver is not None
+        self.folder.open(self.step, groups, self._kept_weights, self.data)
         policy.to(self.accelerator.device)
         engine = Engine(
             self.accelerator,
@@ -210,8 +204,8 @@ class Session:
         )
         self.state = self.initial = None  # it would be held twice for the rest of the run
         self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
-        self.ledger = Ledger(self.accelerator, self.records, self.guard, self._hosts)
-        self.saver.reserve(engine.pieces())
+        self.ledger = Ledger(self.accelerator, self.folder.records, self.guard, self._hosts)
+        self.folder.saver.reserve(engine.pieces())
         return engine
 
     def batches(self, row: Row) -> Iterator[list[Batch]]:
@@ -242,24 +236,20 @@ class Session:
             SystemExit: the run was pre-empted, with the exit code that says so.
         """
         self.watchdog.beat("saving", SAVE_ALLOWANCE)
-        assert self.saver is not None
         if self._stream is not None:
             self._stream.close()
         if ending == "preempted":
             self._give_way(engine, row)
-        self._finish_save()
+        self.folder.finish_save()
         if ending == "exhausted":
             self._roll_back()
         elif row is self.rows[-1] or self.stopped():
-            if self.saver.failures:
-                raise runtime.StorageFailed(
-                    f"the last checkpoint could not be written ({self._last_error}); "
-                    "make room in the run folder and start again with --resume-from auto"
-                )
+            if self.folder.saver.failures:
+                raise self.folder.give_up()
             self.watchdog.beat("saving", SAVE_ALLOWANCE)
             self.export(engine)
             self._ended = True
-            self.records.close()
+            self.folder.records.close()
         else:
             self.state = engine.state()
         engine.close()
@@ -274,26 +264,22 @@ class Session:
             CorruptData: more samples cannot be read than may be left out.
             StorageFailed: checkpoints failed too often.
         """
-        assert self.saver is not None
+        folder = self.folder
         self.watchdog.beat("waiting for the other ranks")
-        if not self.saver.busy():
-            self._finish_save()
-        late = self.accelerator.is_main_process and time.monotonic() - self._saved_at >= self.config.save_seconds
+        if not folder.saver.busy():
+            folder.finish_save()
         weight, void, due, preempted, failed = self.ledger.agree(
             sum(float(batch.weight.sum()) for batch in micro_batches),
             num_void(micro_batches),
-            late and not self.saver.busy(),
+            folder.save_is_late(),
             self.preemption.requested,
-            self.saver.failures >= self.config.save_failures,
+            folder.saves_fail(),
         )
         self._save_is_due = self._save_is_due or due > 0
         if void:
             self.leave_out(micro_batches)
         if failed:
-            raise runtime.StorageFailed(
-                f"{self.config.save_failures} checkpoints in a row could not be written ({self._last_error}); "
-                f"the last one is {self._last()}; make room or mend the storage, and go on with --resume-from auto"
-            )
+            raise folder.give_up()
         return weight, bool(preempted)
 
     def leave_out(self, batches: Sequence[Batch], *, held_out: bool = False) -> None:
@@ -302,7 +288,7 @@ class Session:
         Raises:
             CorruptData: there are more than may be left out.
         """
-        self.quarantine.settle(self.accelerator, batches, step=self.step + 1, held_out=held_out)
+        self.folder.quarantine.settle(self.accelerator, batches, step=self.step + 1, held_out=held_out)
 
     def save_if_due(self, engine: Engine, row: Row) -> None:
         """Save at the intervals of --save-every and --save-seconds, and at the end of a stage or of the run.
@@ -317,12 +303,10 @@ class Session:
         if self.guard.exhausted() or (self.guard.skipped_in_a_row and not last):
             self._save_is_due = True
             return
-        self._finish_save()
         self._save(engine, row)
 
     def _save(self, engine: Engine, row: Row, *, check: bool = True) -> None:
         config = self.config
-        assert self.saver is not None
         lora = config.policy(row.stage).lora
         manifest = {
             "step": self.step,
@@ -345,26 +329,8 @@ class Session:
             "contract": self.data.contract.to_json(),
             "normalizer": normalizers_to_json(self.normalizers),
         }
-        self.saver.save(engine.pieces(), self._kept_weights, manifest=manifest, policy=policy, check=check)
-        self._saved_at, self._save_is_due = time.monotonic(), False
-
-    def _finish_save(self, seconds: float | None = None) -> None:
-        """Wait for the save in flight and say how it ended."""
-        assert self.saver is not None
-        outcome = self.saver.finish(seconds)
-        if outcome is None:
-            return
-        if outcome.error is None:
-            remark = f", but {outcome.remark}" if outcome.remark else ""
-            self._say(
-                f"step {outcome.step}: saved {outcome.num_bytes / 1e6:,.1f} MB in {outcome.seconds:.1f} s{remark}"
-            )
-        else:
-            self._last_error = outcome.error
-            self._say(
-                f"step {outcome.step}: no checkpoint: {outcome.error}; training goes on, and the earlier ones are as "
-                f"they were ({self.saver.failures} of {self.config.save_failures} failures in a row)"
-            )
+        self.folder.save(engine.pieces(), self._kept_weights, check=check, manifest=manifest, policy=policy)
+        self._save_is_due = False
 
     def export(self, engine: Engine) -> None:
         """Write RUN/policy with the averaged weights."""
@@ -379,39 +345,34 @@ class Session:
 
     def _give_way(self, engine: Engine, row: Row) -> NoReturn:
         """End for a signal: save if that fits into what is left of the grace time, and say which it was."""
-        assert self.saver is not None
         faults.hit("emergency")
+        folder, saver = self.folder, self.folder.saver
         remaining = min(
             runtime.collect(self.accelerator, min(self.config.grace_seconds, self.preemption.remaining_s()))
         )
         began = time.monotonic()
-        saves = 1 + self.saver.busy()
-        needed = max(runtime.collect(self.accelerator, saves * self.saver.seconds_needed(engine.pieces())))
+        saves = 1 + saver.busy()
+        needed = max(runtime.collect(self.accelerator, saves * saver.seconds_needed(engine.pieces())))
         signal = next(filter(None, runtime.collect(self.accelerator, self.preemption.name)))
         self.ledger.settle()
         affordable = SHARE_FOR_SAVING * remaining
         if needed < affordable:
-            self._finish_save()
-            if self.saver.last != self.step:
+            folder.finish_save()
+            if saver.last != self.step:
                 self._save(engine, row, check=False)
-            how = ""
-        else:
-            how = f"; a save would take {needed:.1f} s, more than {affordable:.1f} s of the {remaining:.1f} s left"
-        self._finish_save(max(0.0, SHARE_OF_GRACE * remaining - (time.monotonic() - began)))
-        saved = "saved" if self.saver.last == self.step else "not saved"
-        self._say(f"{signal} at step {self.step}: {saved}{how}; the last checkpoint is {self._last()}")
-        self.records.close()
+        folder.finish_save(max(0.0, SHARE_OF_GRACE * remaining - (time.monotonic() - began)))
+        how = "saved" if saver.last == self.step else "not saved"
+        if needed >= affordable:
+            how += f"; a save would take {needed:.1f} s, more than {affordable:.1f} s of the {remaining:.1f} s left"
+        folder.say(f"{signal} at step {self.step}: {how}; the last checkpoint is {folder.last()}")
+        folder.records.close()
         self.accelerator.wait_for_everyone()  # the launcher ends the others as soon as one has left
         raise SystemExit(runtime.PREEMPTED)
 
     def _say_expired(self) -> str:
         """What is said when the grace time is over before the run could end; called from a thread."""
-        return f"the grace time is over in the middle of step {self.step + 1}; the last checkpoint is {self._last()}"
-
-    def _last(self) -> str:
-        """The last checkpoint, in words."""
-        step = self._resumed_at if self.saver is None or self.saver.last is None else self.saver.last
-        return "none" if step is None else f"step {step}"
+        last = "what it was" if self._folder is None else self._folder.last()
+        return f"the grace time is over in the middle of step {self.step + 1}; the last checkpoint is {last}"
 
     def _roll_back(self) -> None:
         """Go back to the last checkpoint that was not written among skipped steps, once a run.
@@ -433,106 +394,17 @@ class Session:
             for path in checkpoint.steps(self.out):
                 if path.name > good.path.name:
                     checkpoint.discard(path)
-        self._say(f"{skipped}: going back to {good.path.name}, once")
+        self.folder.say(f"{skipped}: going back to {good.path.name}, once")
         self._go_on_from(good)
         self._roll_backs += 1
         self._save_is_due = False
-        self.records.cut_back(self.step)
+        self.folder.records.cut_back(self.step)
         self.accelerator.wait_for_everyone()
 
     def _go_on_from(self, found: Checkpoint) -> None:
         self.step, self.state = found.step, found.state()
-        self._resumed_at = found.step
+        self.folder.resumed_at = found.step
         self._guard_state, self._roll_backs = guard_of(found), found.manifest.get("roll_backs", 0)
-
-    def _resumed(self) -> Checkpoint | None:
-        """The checkpoint to go on from.
-
-        Raises:
-            ValueError: the run folder holds a run, and nothing says to resume it.
-        """
-        choice = self.config.resume_from
-        if choice == "auto":
-            return checkpoint.newest(self.out, self.accelerator, damaged=self._damaged)
-        if choice is not None:
-            return checkpoint.find(choice, self.accelerator)
-        taken = (self.out / "metrics.jsonl").exists() or bool(checkpoint.steps(self.out))
-        if runtime.share(self.accelerator, taken):
-            raise ValueError(f"{self.out} already holds a run; go on with --resume-from auto, or choose another --out")
-        return None
-
-    # Records.
-
-    def _open_records(self) -> None:
-        """Create the run folder; everything that can be refused has been, but the folder itself.
-
-        Raises:
-            ValueError: another process writes this run, or the folder cannot take a checkpoint.
-        """
-        config, main = self.config, self.accelerator.is_main_process
-        missing = [path for path in (self.out, self.out / "checkpoints") if not path.exists()]
-        if not self._holds_folder:
-            self._agree_to(self._take_folder)
-            self._holds_folder = True
-        try:
-            rate = self._agree_to(self._probe, everyone=True)  # all at once, as they will write
-        except ValueError:
-            self.lease.release()
-            for path in reversed(missing):
-                if main and path.exists():
-                    path.rmdir()
-            raise
-        assert rate is not None, "every rank has measured"
-        if main:
-            checkpoint.clean(self.out)
-            for path in self._damaged:
-                self._say(f"{path.name} is damaged and set aside as {checkpoint.quarantine(path).name}")
-            (self.out / "config.json").write_text(json.dumps(hide_tree(to_json(config)), indent=1) + "\n")
-        self.records = Records(self.out, config.tracker, to_json(config), resumed_at=self.step, active=main)
-        self.saver = Saver(self.accelerator, self.out, keep=config.keep, rate=rate, objection=self._objection)
-        self.quarantine = Quarantine(
-            self.out, config.data.quarantine, self.data.train, active=main, held_out=self.data.validation
-        )
-        self.accelerator.wait_for_everyone()
-        self._saved_at = time.monotonic()
-
-    def _take_folder(self) -> None:
-        """Make the run folder and become its one writer, or refuse (ValueError)."""
-        try:
-            (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-            self.lease.acquire()
-        except OSError as error:
-            raise ValueError(f"--out {self.out} cannot be written: {error.strerror}; choose another folder") from error
-
-    def _probe(self) -> float:
-        """Make sure of the room for this rank's share of a checkpoint; the rate of writing, in bytes a second."""
-        size = sum(group.num_parameters for group in self.groups) * len(KEYS) * 4 // self.accelerator.num_processes
-        size += sum(weight.numel() * weight.element_size() for weight in self._kept_weights.values())
-        return storage.probe(self.out / "checkpoints", size)
-
-    def _agree_to(self, attempt: Callable[[], Result], *, everyone: bool = False) -> Result | None:
-        """What an attempt of rank 0, or of everyone, gives to each who made it; if one refuses, all do (ValueError)."""
-        result, problem = None, None
-        if everyone or self.accelerator.is_main_process:
-            try:
-                result = attempt()
-            except ValueError as error:
-                problem = str(error)
-        if problems := list(filter(None, runtime.collect(self.accelerator, problem))):
-            raise ValueError(problems[0])
-        return result
-
-    def _objection(self) -> str | None:
-        """Why rank 0 must make no checkpoint now: what it would belong to is not, or no longer, written by this run."""
-        if not self.lease.held():
-            return f"another process writes {self.out}"
-        if self.records.incomplete():
-            return f"{self.records.metrics} lacks lines that could not be written"
-        return None
-
-    def _say(self, text: str) -> None:
-        if self.accelerator.is_main_process:
-            tqdm.write(text)
 
 
 def guard_of(found: Checkpoint) -> dict[str, Any]:

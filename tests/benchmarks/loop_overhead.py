@@ -56,13 +56,13 @@ def ours(root: str, out: str, steps: int, batch_size: int) -> float:
         (row,) = run.rows
         engine = run.enter(row)
         clock = Clock()
-        add_step = run.records.add_step
+        add_step = run.folder.records.add_step
 
         def add(line: dict[str, Any]) -> None:
             add_step(line)
             clock.tick()
 
-        run.records.add_step = add
+        run.folder.records.add_step = add
         loop.train_stage(run, engine, row)
     return clock.median()
 

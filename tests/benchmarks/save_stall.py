@@ -58,7 +58,7 @@ class Contest:
 
     def note(self, name: str) -> None:
         """Wait for the save in flight, and note how it went."""
-        outcome = self.session.saver.finish()
+        outcome = self.session.folder.saver.finish()
         assert outcome is not None and outcome.error is None, outcome
         self.saves[name].append({"bytes": outcome.num_bytes, "seconds": outcome.seconds})
 
