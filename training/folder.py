@@ -138,6 +138,10 @@ class RunFolder:
                 f"they were ({self.saver.failures} of {self.config.save_failures} failures in a row)"
             )
 
+    def holds(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step; a run that ends before its first step has the one it came from."""
+        return bool(runtime.share(self.accelerator, checkpoint.path_of(self.path, step).is_dir()))
+
     def saves_fail(self) -> bool:
         """Whether this rank knows of too many failed saves in a row."""
         return self.saver.failures >= self.config.save_failures

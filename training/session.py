@@ -358,10 +358,10 @@ class Session:
         affordable = SHARE_FOR_SAVING * remaining
         if needed < affordable:
             folder.finish_save()
-            if saver.last != self.step:
+            if not folder.holds(self.step):
                 self._save(engine, row, check=False)
         folder.finish_save(max(0.0, SHARE_OF_GRACE * remaining - (time.monotonic() - began)))
-        how = "saved" if saver.last == self.step else "not saved"
+        how = "saved" if folder.holds(self.step) else "not saved"
         if needed >= affordable:
             how += f"; a save would take {needed:.1f} s, more than {affordable:.1f} s of the {remaining:.1f} s left"
         folder.say(f"{signal} at step {self.step}: {how}; the last checkpoint is {folder.last()}")
