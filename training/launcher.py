@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
 """Names the file into which a training process writes its exit code; the processes inherit it."""
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
-HUNG = 33
+HUNG, PREEMPTED = 33, 75
 """As in training/runtime.py, which a launcher would need seconds to import."""
 TELLING = (34, 65, 70, 78)
 """What a rank ends with for a reason of its own, never because of another rank."""
@@ -105,8 +105,9 @@ def report(kind: type[BaseException], error: BaseException, traceback: Traceback
                     print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
             conclude(choose(written(), list(first.values())))
         case SignalException():
-            # torchrun has passed the signal on and waited until every process was gone.
-            conclude(written() or 128 + int(error.sigval))
+            # torchrun has passed the signal on and waited until every process was gone. One that had not even begun
+            # to answer signals leaves nothing behind that starting again would not find.
+            conclude(written() or PREEMPTED)
         case _:
             sys.__excepthook__(kind, error, traceback)
 
