@@ -3,10 +3,11 @@
     python tests/benchmarks/save_stall.py [--json docs/benchmarks/save_stall.json]
 
 A real run of stage 1 with an expert of about 80 million trained parameters on 2 ranks. Every few steps one of the
-contenders saves, in turn, within the same run; the stall is the time of the step that saves less the median of the
-steps that do not. Whatever is written competes with the training for the cores, so the extra time of the whole
-interval, from one save to the next, is told as well. Ours writes through to the disk, reads back what it has written
-and keeps the averaged weights and both moments in fp32; save_state writes the same numbers into the page cache.
+contenders saves, in turn, within the same run. The call is what the training thread spends on saving; the stall is the
+time of the step that saves less the median of those of the same round that do not. Whatever is written behind it
+competes with the training for the cores, so the extra time of the whole interval, from one save to the next, is told
+as well. Ours writes through to the disk, reads back what it has written and keeps the averaged weights and both
+moments in fp32; save_state writes the same numbers, and the frozen weights, into the page cache.
 """
 
 import argparse
@@ -35,6 +36,7 @@ class Contest:
     def __init__(self, session: Any, engine: Any, row: Any, folder: Path) -> None:
         self.session, self.engine, self.row, self.folder = session, engine, row, folder
         self.saves: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+        self.held: dict[str, list[float]] = {name: [] for name in CONTENDERS}
 
     def none(self) -> None:
         """No save."""
@@ -118,31 +120,40 @@ def work(arguments: argparse.Namespace) -> dict[str, Any]:
                     began = time.perf_counter()
                     next(stream)
                     if place == 0:
+                        called = time.perf_counter()
                         act()
+                        held = time.perf_counter() - called
                     if place == arguments.every - 1 and name == "behind":
                         contest.note(name)  # what is still being written when the next save is due is waited for
                     interval.append(time.perf_counter() - began)
                 contest.clear()
                 if rounds:  # the first warms up
                     seconds[name].append(interval)
+                    contest.held[name].append(held)
         trained = sum(shape.numel() for shape in engine.shapes.values())
-        return {"seconds": seconds, "saves": contest.saves, "trained_parameters": trained}
+        return {
+            "seconds": seconds,
+            "held": contest.held,
+            "saves": contest.saves,
+            "trained_parameters": trained,
+        }
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """What is told of one topology."""
-    calm = [second for interval in found["seconds"]["none"] for second in interval]
-    step = statistics.median(calm)
-    every = len(found["seconds"]["none"][0])
-    result: dict[str, Any] = {"trained_parameters": found["trained_parameters"], "step_s": quartiles(calm)}
+    """What is told of one topology; every round is compared with its own calm interval, for machines have moods."""
+    calm = found["seconds"]["none"]
+    steps_s = [statistics.median(interval) for interval in calm]
+    result: dict[str, Any] = {"trained_parameters": found["trained_parameters"], "step_s": quartiles(steps_s)}
     for name in CONTENDERS[1:]:
-        saves = found["saves"][name][1:]
-        rates = [save["bytes"] / save["seconds"] / 1e6 for save in saves]
+        saves, intervals = found["saves"][name][1:], found["seconds"][name]
+        stalls = [interval[0] - step for interval, step in zip(intervals, steps_s, strict=True)]
+        extras = [sum(interval) - sum(other) for interval, other in zip(intervals, calm, strict=True)]
         result[name] = {
-            "stall_s": quartiles([interval[0] - step for interval in found["seconds"][name]]),
-            "extra_of_the_interval_s": quartiles([sum(interval) - every * step for interval in found["seconds"][name]]),
+            "call_s": quartiles(found["held"][name]),
+            "stall_s": quartiles(stalls),
+            "extra_of_the_interval_s": quartiles(extras),
             "write_s": quartiles([save["seconds"] for save in saves]),
-            "rate_mb_s": quartiles(rates),
+            "rate_mb_s": quartiles([save["bytes"] / save["seconds"] / 1e6 for save in saves]),
             "bytes": round(statistics.median(save["bytes"] for save in saves)),
         }
     return result
