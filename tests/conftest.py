@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, a cache of its own, and where the data lies."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,9 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+# A shell without job control starts what runs in the background deaf to SIGINT, and so would be what the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Properties are tested, not the speed of a machine that may be doing other work.
 hypothesis.settings.register_profile("touchstone", deadline=None)
 hypothesis.settings.load_profile("touchstone")
