@@ -73,7 +73,7 @@ def test_templates_have_plain_fields(root: Path, template: object) -> None:
     refuse(root, r"meta/info\.json")
 
 
-@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ".", "", "/tmp/evil", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ".", "", "/evil", "a\\b", "a\0b"])
 def test_features_have_names_of_folders(root: Path, tmp_path: Path, name: str) -> None:
     """An import makes a folder of a camera's name."""
     edit(root, lambda info: info["features"].update({name: info["features"][CAMERA]}))
