@@ -261,7 +261,8 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
     assert not canary.exists(), "a pickle was loaded"
     told = {tuple(line.split("\t")) for line in watched.read_text().splitlines()}
     assert any(name.endswith("Batch") for _, name in told), "the watch sees what the loader processes hand over"
-    others = {f"{name} in {caller}" for caller, name in told if not caller.endswith("multiprocessing/queues.py")}
+    pipes = ("multiprocessing/queues.py", "multiprocessing/connection.py")
+    others = {f"{name} in {caller}" for caller, name in told if not caller.endswith(pipes)}
     assert not others, "only loader processes hand over what is unpickled"
     files = [path for path in run.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files), "the tracker wrote its files"
