@@ -39,16 +39,15 @@ def start(tmp_path: Path, left: list[int], monkeypatch: pytest.MonkeyPatch) -> I
         each.stop()
 
 
-def waits_for_a_disk(folder: Path) -> None:
-    """A name to look for in stacks."""
-    time.sleep(0.01)
-    wait_until((folder / "stacks" / "rank-00001.txt").exists)
+def waits_for_a_disk(left: list[int]) -> None:
+    """A name to look for in stacks, there until the process would have ended: its file exists before it is whole."""
+    wait_until(lambda: bool(left))
 
 
 def test_without_progress_it_ends_and_shows_all_stacks(
     tmp_path: Path, start: Callable[..., Watchdog], left: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    other = threading.Thread(target=waits_for_a_disk, args=(tmp_path,))
+    other = threading.Thread(target=waits_for_a_disk, args=(left,))
     other.start()
     dog = start(0.3)
     dog.beat("forward", step=12)
