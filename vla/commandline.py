@@ -5,10 +5,11 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import tyro
+from tqdm import tqdm
 
 from vla import redaction
 
@@ -73,3 +74,10 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """`did you mean X?`, or what to say where nothing is near."""
     close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=1)
     return f"did you mean {close[0]}?" if close else otherwise
+
+
+@contextlib.contextmanager
+def progress(total: int, unit: str) -> Iterator["tqdm[None]"]:
+    """A bar on standard error, where that is a terminal."""
+    with tqdm(total=total, unit=f" {unit}", disable=None, leave=False) as bar:
+        yield bar

@@ -14,12 +14,11 @@ from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
 from vla.batch import DataContract, Sample
 from vla.data import DataConfig, open_dataset
 from vla.data.order import derive
-from vla.evaluation import (
+from vla.evaluation.figures import draw_episode, draw_horizon
+from vla.evaluation.open_loop import (
     Everything,
     Predictions,
     check_contract,
-    draw_episode,
-    draw_horizon,
     episode_indices,
     held_out,
     measure,

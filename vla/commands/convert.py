@@ -1,0 +1,34 @@
+"""`vla import`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from vla.commandline import progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Write data of another format as LeRobot v3.0."""
+
+    format: tyro.conf.Positional[Annotated[Literal["lerobot", "insertion"], tyro.conf.arg(metavar="FORMAT")]]
+    """Format of the source: lerobot (any version) or insertion (the insertion recorder's)."""
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SRC")]]
+    """Folder to read."""
+    destination: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
+    """Folder to write; it must not exist."""
+
+
+def convert(command: Import) -> None:
+    """`vla import`."""
+    from vla.data import DataConfig, detect, open_root
+    from vla.data.writer import write_lerobot
+
+    if (found := detect(command.source)) != command.format:
+        raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
+    reader = open_root(command.source, DataConfig(roots=(str(command.source),), missing_cameras="mask"))
+    with progress(sum(len(episode.timestamps) for episode in reader.episodes), "frames") as bar:
+        totals = write_lerobot(reader, command.destination, progress=bar.update)
+    print(f"{', '.join(f'{count:,} {what}' for what, count in totals.items())} in {command.destination}")

@@ -1,0 +1,1 @@
+"""How good a policy is, and what it uses: open loop on recordings, closed loop in environments."""
