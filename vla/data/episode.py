@@ -1,7 +1,7 @@
 """Episode: what every reader yields, whatever the format on disk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -66,6 +66,8 @@ class Episode:
     """At its native rate. A window read at `now` uses samples with timestamp <= now only."""
     cameras: Mapping[str, Frames]
     """By camera key, e.g. `observation.images.front`; a camera missing in this episode is absent."""
+    columns: Mapping[str, Float32[np.ndarray, "N _"]] = field(default_factory=dict)
+    """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,12 +11,21 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from vla.data.angles import angle_periods
 from vla.data.arrays import stored_array
 from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream
-from vla.data.lerobot_checks import Problems, check_videos, episode_rows, some, with_sound_files
+from vla.data.lerobot_checks import Problems, check_videos, episode_rows, with_sound_files
+from vla.data.lerobot_choices import (
+    ACTION,
+    STATE,
+    choose_cameras,
+    choose_columns,
+    choose_episodes,
+    choose_sensor,
+    table_columns,
+)
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
 from vla.data.places import below
 from vla.data.recordings import decode_image
@@ -26,22 +34,6 @@ from vla.data.video import VideoFrames
 
 __all__ = ["LerobotReader", "inspect_lerobot", "is_lerobot", "open_lerobot"]
 
-STATE = "observation.state"
-ACTION = "action"
-STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
-SENSOR_WORDS = {
-    "force",
-    "forces",
-    "ft",
-    "torque",
-    "torques",
-    "wrench",
-    "effort",
-    "tactile",
-    "sensor",
-    "aline",
-    "alines",
-}
 ON_GRID_S = 1e-4
 """Time stamps this close to frame / fps are that: float32 columns are off by up to half a microsecond a minute."""
 
@@ -91,12 +83,14 @@ def open_lerobot(
     sensor: str = "auto",
     missing_cameras: Literal["refuse", "mask"] = "refuse",
     cameras: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
     keep_damaged: bool = False,
 ) -> LerobotReader:
     """Open a LeRobot folder and check its metadata against its files.
 
-    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order. With
-    `keep_damaged` a damaged video is no error until one of its frames is read.
+    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order; `columns`
+    are the feature keys of what the episodes give beyond that. With `keep_damaged` a damaged video is no error until
+    one of its frames is read.
     Raises CorruptData where a file is damaged and ValueError where what was asked for is not there.
     """
 
@@ -110,6 +104,7 @@ def open_lerobot(
         sensor=sensor,
         missing_cameras=missing_cameras,
         cameras=cameras,
+        columns=columns,
         keep_damaged=keep_damaged,
     )
 
@@ -122,6 +117,7 @@ def inspect_lerobot(
     sensor: str = "auto",
     missing_cameras: Literal["refuse", "mask"] = "refuse",
     cameras: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
     keep_damaged: bool = False,
 ) -> LerobotReader:
     """Open a LeRobot folder, give every problem to `report`, and leave out what is damaged.
@@ -135,6 +131,7 @@ def inspect_lerobot(
         raise ValueError(f"{root} has no feature `{ACTION}` in meta/info.json, which is what a policy learns{hint}")
     keys = choose_cameras(metadata, cameras)
     sensor_key = choose_sensor(metadata, sensor)
+    choose_columns(metadata, columns)
     records = choose_episodes(metadata, episodes)
     if not episodes and metadata.total_episodes > len(records):
         report(
@@ -145,7 +142,8 @@ def inspect_lerobot(
             )
         )
     records = with_sound_files(metadata, records, asked=bool(episodes), report=report)
-    table = load_table(sorted({record.data_file for record in records}), table_columns(metadata, keys, sensor_key))
+    read = table_columns(metadata, keys, sensor_key, columns)
+    table = load_table(sorted({record.data_file for record in records}), read)
     rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
     sound_cameras = check_videos(
         metadata,
@@ -160,7 +158,8 @@ def inspect_lerobot(
     for record, (start, stop) in rows:
         try:
             part = table.slice(start, stop - start)
-            built.append(build_episode(metadata, record, part, cameras=sound_cameras[record.index], sensor=sensor_key))
+            sound = sound_cameras[record.index]
+            built.append(build_episode(metadata, record, part, cameras=sound, sensor=sensor_key, columns=columns))
         except ValueError as problem:
             report(problem)
     if not built:
@@ -172,82 +171,10 @@ def inspect_lerobot(
         sensor=sensor,
         missing_cameras=missing_cameras,
         cameras=cameras,
+        columns=columns,
         keep_damaged=keep_damaged,
     )
     return LerobotReader(layout=describe(metadata, keys, sensor_key, built), episodes=tuple(built), reopen=reopen)
-
-
-def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The camera keys asked for, or all of them in the order of the metadata."""
-    keys = metadata.cameras
-    by_name = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
-    for name in asked:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1) or list(keys)
-            raise ValueError(
-                f"{metadata.root} has no camera {name}; --data.cameras takes {', '.join(keys) or 'none here'}"
-                + (f" (nearest: {near[0]})" if near else "")
-            )
-    return tuple(by_name[name] for name in asked) or keys
-
-
-def choose_sensor(metadata: Metadata, asked: str) -> str | None:
-    """The feature key of the sensor stream: the one asked for, or the only one that looks like one."""
-    if asked == "none":
-        return None
-    floats = {
-        key: shape
-        for key, shape in metadata.shapes.items()
-        if metadata.features[key]["dtype"] in ("float32", "float64", "float16")
-        and len(shape) <= 2
-        and key not in STANDARD | {STATE, ACTION, "observation.environment_state"}
-        and not key.startswith("next.")
-    }
-    if asked != "auto":
-        if asked not in floats:
-            near = difflib.get_close_matches(asked, floats, 1) or sorted(floats)[:1]
-            hint = f"; nearest is {near[0]}" if near else ""
-            raise ValueError(
-                f"{metadata.root} has no sensor feature {asked}{hint}; "
-                "--data.sensor takes a float feature, auto or none"
-            )
-        return asked
-    candidates = [
-        key
-        for key, shape in floats.items()
-        if not key.endswith("_timestamp")
-        and (len(shape) == 2 or SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
-    ]
-    if len(candidates) > 1:
-        raise ValueError(
-            f"{metadata.root} has several features that may be the sensor: {', '.join(candidates)}; "
-            f"choose with `--data.sensor {candidates[0]}`, or `--data.sensor none`"
-        )
-    return candidates[0] if candidates else None
-
-
-def choose_episodes(metadata: Metadata, asked: tuple[int, ...]) -> list[EpisodeRecord]:
-    """The records asked for, or all of them; ValueError names the ones the metadata does not know."""
-    if not asked:
-        return list(metadata.episodes.values())
-    unknown = sorted(set(asked) - set(metadata.episodes))
-    if unknown:
-        known = sorted(metadata.episodes)
-        raise ValueError(
-            f"{metadata.root} has no episode {some(unknown)}; it has {len(known)}, from {known[0]} to {known[-1]}: "
-            "correct --data.episodes"
-        )
-    return [metadata.episodes[index] for index in sorted(set(asked))]
-
-
-def table_columns(metadata: Metadata, cameras: Sequence[str], sensor: str | None) -> list[str]:
-    """The columns that are read; the others stay in the files."""
-    wanted = {ACTION, STATE, "timestamp", "episode_index", "task_index", "confidence"}
-    wanted |= {key for key in cameras if metadata.features[key]["dtype"] == "image"}
-    wanted |= {f"{key}_valid" for key in cameras}
-    if sensor is not None:
-        wanted |= {sensor, f"{sensor}_valid", f"{sensor}_timestamp"}
-    return [key for key in metadata.features if key in wanted]
 
 
 def build_episode(
@@ -257,6 +184,7 @@ def build_episode(
     *,
     cameras: Sequence[str],
     sensor: str | None,
+    columns: Sequence[str],
 ) -> Episode:
     """One episode as views of the table and stretches of the videos."""
     name = f"{metadata.root.name}/episode_{record.index:06d}"
@@ -267,9 +195,8 @@ def build_episode(
             raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
         instruction = record.tasks[0]
 
-    def stream(key: str) -> Stream:
-        width = int(np.prod(metadata.shapes[key]))
-        return Stream(timestamps=timestamps, values=float_rows(rows[key], (width,), f"{name}: {key}"))
+    def values(key: str) -> Float32[np.ndarray, "N C"]:
+        return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}")
 
     return Episode(
         name=name,
@@ -277,8 +204,8 @@ def build_episode(
         instruction=instruction,
         confidence=float(rows["confidence"][0].as_py()) if "confidence" in rows.column_names else 1.0,
         timestamps=timestamps,
-        actions=stream(ACTION),
-        state=stream(STATE) if STATE in metadata.features else None,
+        actions=Stream(timestamps=timestamps, values=values(ACTION)),
+        state=Stream(timestamps=timestamps, values=values(STATE)) if STATE in metadata.features else None,
         sensor=None
         if sensor is None
         else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name),
@@ -287,6 +214,7 @@ def build_episode(
             for key in cameras
             if f"{key}_valid" not in rows.column_names or rows[f"{key}_valid"][0].as_py()
         },
+        columns={key: values(key) for key in columns},
     )
 
 

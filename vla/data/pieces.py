@@ -22,6 +22,8 @@ class Piece:
 
     episode: Episode
     times: Float64[np.ndarray, " N"]
+    frames: Int64[np.ndarray, " N"]
+    """Of the episode's own frame clock, for its columns."""
     actions: Int64[np.ndarray, " N"]
     state: Int64[np.ndarray, " N"] | None
     cameras: Mapping[str, Int64[np.ndarray, " N"]]
@@ -56,11 +58,13 @@ def cut_pieces(episode: Episode, layout: Layout, fps: int) -> list[Piece]:
     cameras = {key: newest(frames.timestamps, times + tolerance_s) for key, frames in episode.cameras.items()}
     for places in cameras.values():
         usable &= places >= 0
+    frames = newest(episode.timestamps, times + 1e-6)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], usable, [False]])))
     return [
         Piece(
             episode=episode,
             times=times[start:stop],
+            frames=frames[start:stop],
             actions=actions[start:stop],
             state=None if state is None else state[start:stop],
             cameras={key: places[start:stop] for key, places in cameras.items()},
@@ -82,6 +86,21 @@ def nearest(
     before = (after - 1).clip(min=0)
     places = np.where(times - stamps[before] <= stamps[after] - times, before, after)
     return places.astype(np.int64), np.abs(stamps[places] - times) <= tolerance_s
+
+
+def common_columns(episodes: Sequence[Episode]) -> dict[str, int]:
+    """The columns that all episodes have, and their widths; ValueError where an episode's is of another width."""
+    first, *others = episodes
+    widths = {key: values.shape[1] for key, values in first.columns.items()}
+    for episode in others:
+        widths = {key: width for key, width in widths.items() if key in episode.columns}
+        for key, width in widths.items():
+            if episode.columns[key].shape[1] != width:
+                raise ValueError(
+                    f"{episode.name} has {episode.columns[key].shape[1]} values in column {key}, {first.name} has "
+                    f"{width}: record one of them again, or write them apart"
+                )
+    return widths
 
 
 def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float32[np.ndarray, "N C"]:

@@ -6,7 +6,8 @@ within half a period, no state or no frame yet, the episode is cut, and its piec
 
 A sensor faster than the frames is stored as windows (T, C): the samples since the frame before, ending at the frame,
 with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. An episode without
-one of the cameras gets a black video and `<camera>_valid` false.
+one of the cameras gets a black video and `<camera>_valid` false. Columns that all episodes have are written in float32,
+the newest row that is not in the future, and marked as columns so that none of them is taken for a sensor.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from jaxtyping import Float64, Int64
 
 from vla.data.episode import Reader
 from vla.data.lerobot_statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
-from vla.data.pieces import Piece, choose_sensor_format, cut_pieces, rows_of, sensor_columns
+from vla.data.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
 from vla.data.video_writer import FILES_PER_CHUNK, VideoWriter
 
 DATA_FILE_BYTES = 100_000_000
@@ -84,6 +85,7 @@ class _Writer:
         }
         self.videos = {camera: VideoWriter(root, camera, self.fps) for camera in reader.layout.cameras}
         self.sizes = {camera: frame_size(self.pieces, camera) for camera in reader.layout.cameras}
+        self.columns = common_columns([piece.episode for piece in self.pieces])
         self.features = describe_features(self)
         self.collected = Collected()
         self.frames = 0
@@ -129,6 +131,8 @@ class _Writer:
             columns["observation.state"] = rows_of(piece.episode.state, piece.state)
         if self.sensor is not None:
             columns |= sensor_columns(piece, self.sensor, self.fps)
+        for key in self.columns:
+            columns[key] = np.asarray(piece.episode.columns[key][piece.frames], dtype=np.float32)
         for camera in self.masked:
             columns[f"{camera}_valid"] = np.full(count, camera in piece.episode.cameras)
         if self.weighted:
@@ -291,7 +295,12 @@ def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
     features["timestamp"] = feature("float32", 1)
     for key in ("frame_index", "episode_index", "index", "task_index"):
         features[key] = feature("int64", 1)
-    return features
+    taken = sorted(features.keys() & writer.columns)
+    if taken:
+        raise ValueError(
+            f"{layout.root} has a column {taken[0]}, which is the name of another feature; give the column another name"
+        )
+    return features | {key: feature("float32", width, info={"column": True}) for key, width in writer.columns.items()}
 
 
 def table_features(features: Mapping[str, Mapping[str, Any]]) -> datasets.Features:

@@ -208,6 +208,36 @@ def test_several_sensors_ask_for_a_choice(tmp_path: Path) -> None:
         open_lerobot(root, sensor="observation.efort")
 
 
+def test_columns_are_read_when_asked_for(tmp_path: Path) -> None:
+    columns = {
+        "phase": lambda length: list(range(length)),
+        "observation.contact": lambda length: np.arange(2.0 * length).reshape(-1, 2).tolist(),
+        "next.done": lambda length: [False] * (length - 1) + [True],
+        "observation.ft": lambda length: np.zeros((length, 6)).reshape(length, 3, 2).tolist(),
+    }
+    extra = {
+        "phase": {"dtype": "int64", "shape": [1]},
+        "observation.contact": {"dtype": "float64", "shape": [2]},
+        "next.done": {"dtype": "bool", "shape": [1]},
+        "observation.ft": {"dtype": "float32", "shape": [3, 2]},
+    }
+    root = write_v2(tmp_path / "set", columns=columns, extra=extra)
+    assert open_lerobot(root).episodes[0].columns == {}
+    reader = open_lerobot(root, columns=("phase", "observation.contact", "next.done"))
+    for episode in reader.episodes:
+        length = len(episode.timestamps)
+        assert episode.columns["phase"].dtype == np.float32
+        assert episode.columns["phase"][:, 0].tolist() == list(range(length))
+        assert episode.columns["observation.contact"].tolist() == np.arange(2.0 * length).reshape(-1, 2).tolist()
+        assert episode.columns["next.done"][:, 0].tolist() == [0.0] * (length - 1) + [1.0]
+    with pytest.raises(ValueError, match=r"set has no column phasse \(nearest: phase\): choose among .*next\.done"):
+        open_lerobot(root, columns=("phasse",))
+    with pytest.raises(ValueError, match=r"float32 of shape \(3, 2\) in observation\.ft, a column is numbers of shape"):
+        open_lerobot(root, columns=("observation.ft",))
+    with pytest.raises(ValueError, match=r"video of shape \(64, 96, 3\) in observation\.images\.front"):
+        open_lerobot(root, columns=("observation.images.front",))
+
+
 def test_images_stored_in_the_table(tmp_path: Path) -> None:
     def images(length: int) -> Any:
         rows = []

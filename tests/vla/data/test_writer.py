@@ -203,6 +203,68 @@ def test_confidence_is_kept(tmp_path: Path) -> None:
     assert [episode.confidence for episode in open_lerobot(tmp_path / "new").episodes] == [0.5, 1.0, 1.5]
 
 
+def test_columns_are_kept_and_are_no_sensor(tmp_path: Path) -> None:
+    source = open_lerobot(write_v2(tmp_path / "old"))
+    given = [
+        replace(
+            episode,
+            columns={
+                "phase": np.arange(len(episode.timestamps), dtype=np.float32)[:, None] // 2,
+                "contact_force": episode.actions.values[:, :2] / 7,
+                **({"in_one_only": np.zeros((len(episode.timestamps), 1), np.float32)} if episode.index == 1 else {}),
+            },
+        )
+        for episode in source.episodes
+    ]
+    write_lerobot(Given(source.layout, given), tmp_path / "new")
+    features = json.loads((tmp_path / "new/meta/info.json").read_text())["features"]
+    assert list(features)[-2:] == ["phase", "contact_force"]
+    assert [features[key]["shape"] for key in ("phase", "contact_force")] == [[1], [2]]
+    plain = open_lerobot(tmp_path / "new")
+    assert plain.layout.sensor is None
+    assert not any(episode.columns for episode in plain.episodes)
+    copied = open_lerobot(tmp_path / "new", columns=("phase", "contact_force", "action"))
+    for before, after in zip(given, copied.episodes, strict=True):
+        assert list(after.columns) == ["phase", "contact_force", "action"]
+        assert np.array_equal(after.columns["phase"], before.columns["phase"])
+        assert np.array_equal(after.columns["contact_force"], before.columns["contact_force"])
+        assert np.array_equal(after.columns["action"], before.actions.values)
+    assert open_lerobot(tmp_path / "new", sensor="contact_force").layout.sensor_channels == 2
+
+
+def test_columns_are_resampled_with_the_frames(tmp_path: Path) -> None:
+    """On a clock of 20 Hz, a column of 12.5 Hz shows the newest of its rows, as state does."""
+    source = open_lerobot(write_v2(tmp_path / "old", lengths=(20,)))
+    times = np.arange(0, 0.95, 0.08)
+    seconds = times.astype(np.float32)[:, None]
+    episode = replace(source.episodes[0], timestamps=times, columns={"seconds": seconds}, state=None)
+    episode = replace(episode, state=Stream(timestamps=times, values=np.concatenate([seconds, seconds], axis=1)))
+    write_lerobot(Given(source.layout, [episode]), tmp_path / "new")
+    (copied,) = open_lerobot(tmp_path / "new", columns=("seconds",)).episodes
+    assert len(copied.timestamps) > len(times)
+    assert copied.state is not None
+    assert np.array_equal(copied.columns["seconds"], copied.state.values[:, :1])
+    age = copied.timestamps - copied.columns["seconds"][:, 0]
+    assert age.min() > -1e-6
+    assert age.max() < 0.08 + 1e-6
+
+
+def test_columns_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    source = open_lerobot(write_v2(tmp_path / "old"))
+
+    def given(key: str, *widths: int) -> Given:
+        episodes = [
+            replace(episode, columns={key: np.zeros((len(episode.timestamps), width), np.float32)})
+            for episode, width in zip(source.episodes, widths, strict=True)
+        ]
+        return Given(source.layout, episodes)
+
+    with pytest.raises(ValueError, match="column action, which is the name of another feature"):
+        write_lerobot(given("action", 3, 3, 3), tmp_path / "new")
+    with pytest.raises(ValueError, match=r"episode_000002 has 2 values in column phase, .*episode_000000 has 1"):
+        write_lerobot(given("phase", 1, 1, 2), tmp_path / "new")
+
+
 def test_an_irregular_sensor_keeps_its_times(tmp_path: Path) -> None:
     source = open_lerobot(write_v2(tmp_path / "old", lengths=(20,)))
     times = np.sort(np.random.default_rng(0).uniform(-0.04, 0.94, 100))
