@@ -73,7 +73,8 @@ def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys
     [
         ([], 2, "give a command"),
         (["evalute"], 2, "did you mean evaluate?"),
-        (["evaluate"], 2, "POLICY and --data.roots must be given"),
+        (["evaluate"], 2, "POLICY must be given"),
+        (["evaluate", "x"], 2, "--data.roots DIR"),
         (["import", "lerobot"], 2, "SRC and DST"),
         (["import", "hdf5", "a", "b"], 78, "give one of 'lerobot', 'insertion'"),
         (["doctor"], 2, "dataset folder"),

@@ -2,21 +2,28 @@
 
 import dataclasses
 import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from vla.commandline import progress
+from vla.commandline import UsageError, progress
+
+if TYPE_CHECKING:
+    from vla.batch import DataContract
+    from vla.evaluation.closed_loop import ClosedLoop
+    from vla.evaluation.open_loop import Report
+    from vla.policy_folder import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationData:
     """What a policy is measured on. Cameras, horizon and sensor are the policy's."""
 
-    roots: tuple[str, ...]
+    roots: tuple[str, ...] = ()
     """Dataset folders."""
     episodes: tuple[int, ...] = ()
     """Episode indices to use, of every root; none: all."""
@@ -30,45 +37,83 @@ class EvaluationData:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Compare a policy's actions with those recorded, frame by frame."""
+    """Measure a policy: against recordings, frame by frame, or let loose in an environment."""
 
     policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
     """Policy folder, e.g. RUN/policy."""
-    data: EvaluationData
+    data: EvaluationData = field(default_factory=EvaluationData)
     """The recordings."""
+    env: str | None = None
+    """Environment to act in: needle, or module:factory of your own (vla/environment.py says what it gives)."""
+    env_settings: tuple[str, ...] = ()
+    """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
+    episodes: int = 100
+    """Episodes in the environment, >= 1."""
+    within: tuple[int, ...] = (40, 60, 100)
+    """Steps within which an episode must succeed to count; an episode ends after the largest."""
+    execute: int = 1
+    """Actions of a chunk to carry out before the policy looks again."""
+    group: int = 10
+    """Episodes in lockstep in a process, >= 1; like the seed, it decides the numbers to the last digit."""
+    record: int = 4
+    """Episodes of which a video and the traces are kept."""
+    workers: int = 2
+    """Processes that run episodes, >= 1; on a GPU one."""
     out: Path | None = None
-    """Folder for report.json and the pictures; None: beside the policy, POLICY-evaluation."""
+    """Folder for the results and pictures; None: beside the policy, POLICY-evaluation."""
     samples: int = 1000
-    """At most this many frames, evenly spread; 0: all."""
+    """At most this many frames of the recordings, evenly spread; 0: all."""
     seed: int | None = None
-    """Of the noise, and of the split. None: as in training, which finds the episodes it held out."""
+    """Of noise, split and episodes. None: as in training, which finds the episodes it held out."""
     steps: int | None = None
     """Sampling steps; None: as the policy says."""
     batch_size: int = 8
-    """Frames per forward pass, >= 1."""
+    """Frames of the recordings per forward pass, >= 1."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: on a GPU when there is one."""
     backbone: str | None = None
     """Where the policy's backbone lies here; None: where it lay in training."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the report as JSON."""
+    """Print the results as JSON."""
 
 
 def evaluate(command: Evaluate) -> None:
-    """`vla evaluate`: report and pictures of an open-loop evaluation."""
+    """`vla evaluate`: open loop where recordings are given, closed loop where an environment is."""
     import torch
 
-    from vla.data import DataConfig, open_dataset
-    from vla.evaluation import figures, open_loop
-    from vla.policy_folder import HeldOut, load_policy, read_config, read_description
+    from vla.policy_folder import HeldOut, read_config, read_description
 
     check_settings(command)
     if command.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda was given, but no GPU is available here; use --device cpu")
-    device = torch.device("cuda" if command.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = "cuda" if command.device != "cpu" and torch.cuda.is_available() else "cpu"
     description = read_description(command.policy)
     _, contract = read_config(description, command.policy)
     split = HeldOut(**description["held_out"])
+    out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
+    results: dict[str, Report | ClosedLoop] = {}
+    if command.data.roots:
+        results["open_loop"] = against_recordings(command, contract, split, device, out)
+    if command.env is not None:
+        seed = split.seed if command.seed is None else command.seed
+        results["closed_loop"] = in_environment(command, contract, seed, device, out)
+    if command.json:
+        content = {name: result.to_json() for name, result in results.items()}
+        print(json.dumps(content if len(content) > 1 else next(iter(content.values())), indent=2))
+    else:
+        print("\n\n".join("\n".join(result.lines()) for result in results.values()))
+
+
+def against_recordings(
+    command: Evaluate, contract: "DataContract", split: "HeldOut", device: str, out: Path
+) -> "Report":
+    """Open loop: report.json and two pictures."""
+    import torch
+
+    from vla.data import DataConfig, open_dataset
+    from vla.evaluation import figures, open_loop
+    from vla.policy_folder import load_policy
+
     seed = split.seed if command.seed is None else command.seed
     share = command.data.validation_share
     given = dataclasses.asdict(command.data) | {"validation_share": split.validation_share if share is None else share}
@@ -84,7 +129,7 @@ def evaluate(command: Evaluate) -> None:
         seed,
     )
     open_loop.check_contract(contract, dataset.contract)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     policy = load_policy(command.policy, command.backbone, dtype)
     samples = open_loop.held_out(dataset)
     chosen = open_loop.spread(len(samples), command.samples)
@@ -98,28 +143,90 @@ def evaluate(command: Evaluate) -> None:
                 seed=seed,
                 batch_size=command.batch_size,
                 workers=command.data.workers,
-                device=device,
+                device=torch.device(device),
                 steps=command.steps,
                 progress=bar.update,
             )
             for indices in (chosen, shown)
         )
     report = open_loop.measure(measured)
-    out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
     figures.draw_episode(episode, out / "actions.png")
     figures.draw_horizon(report, out / "horizon.png")
-    text = json.dumps(report.to_json(), indent=2)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    print(text if command.json else "\n".join(report.lines()))
+    write(out / "report.json", report.to_json())
     print(f"report.json, actions.png and horizon.png are in {out}", file=sys.stderr)
+    return report
+
+
+def in_environment(command: Evaluate, contract: "DataContract", seed: int, device: str, out: Path) -> "ClosedLoop":
+    """Closed loop: closed_loop.json, and videos and traces of some episodes."""
+    from vla.evaluation import closed_loop
+    from vla.evaluation.environments import open_environment
+
+    assert command.env is not None
+    config = closed_loop.RolloutConfig(
+        episodes=command.episodes,
+        seed=seed,
+        execute=command.execute,
+        max_steps=max(command.within),
+        sampling_steps=command.steps,
+        group=command.group,
+        record=command.record,
+    )
+    if config.execute > contract.horizon:
+        raise ValueError(f"--execute is {config.execute}, but a chunk of the policy has {contract.horizon} actions")
+    # What does not fit is refused before processes start.
+    open_environment(command.env, contract, command.env_settings).close()
+    workers = 1 if device == "cuda" else command.workers
+    arena = closed_loop.Arena(
+        policy=command.policy.resolve(),
+        backbone=command.backbone,
+        device=device,
+        environment=command.env,
+        settings=command.env_settings,
+        config=config,
+        out=out,
+        threads=max(1, (os.cpu_count() or 1) // workers),
+    )
+    with progress(config.episodes, "episodes") as bar:
+        rollouts = closed_loop.run(arena, workers, bar.update)
+    result = closed_loop.summarize(
+        rollouts,
+        config,
+        within=sorted(command.within),
+        environment=command.env,
+        settings=command.env_settings,
+        policy=str(command.policy),
+    )
+    write(out / "closed_loop.json", result.to_json())
+    print(f"closed_loop.json, videos and traces are in {out}", file=sys.stderr)
+    return result
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Write a result."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def check_settings(command: Evaluate) -> None:
-    """Refuse numbers out of range, before anything is loaded."""
+    """Refuse numbers out of range, before anything is loaded.
+
+    Raises:
+        ValueError: a number is too small.
+        UsageError: there is nothing to measure on.
+    """
+    if not command.data.roots and command.env is None:
+        raise UsageError("give recordings with --data.roots DIR, an environment with --env needle, or both")
     lowest = {
         "--samples": (command.samples, 0),
         "--batch-size": (command.batch_size, 1),
         "--seed": (command.seed or 0, 0),
+        "--episodes": (command.episodes, 1),
+        "--execute": (command.execute, 1),
+        "--group": (command.group, 1),
+        "--record": (command.record, 0),
+        "--workers": (command.workers, 1),
+        "--within": (min(command.within, default=0), 1),
     }
     if command.steps is not None:
         lowest["--steps"] = (command.steps, 1)

@@ -1,0 +1,231 @@
+"""Closed-loop evaluation in a world of which everything is known."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.vla.evaluation.world import Line
+from tests.vla.test_policy import BARE, CONFIG, CONTRACT, statistics
+from vla.__main__ import main
+from vla.batch import DataContract, Observation
+from vla.environment import check_observed, observe
+from vla.evaluation.closed_loop import Arena, Rollout, RolloutConfig, episode_seed, roll_out, run, summarize
+from vla.evaluation.environments import open_environment, parse_settings
+from vla.evaluation.recording import Recorder
+from vla.policy import Policy, build_policy
+from vla.policy_folder import save_policy
+
+LINE = dataclasses.replace(BARE, state_dim=2)
+"""What a policy looks at that must come to a goal: the state alone."""
+WORLD = "tests.vla.evaluation.world:Line"
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    config = dataclasses.replace(CONFIG, lora=None)
+    return build_policy(config, LINE, statistics(LINE), torch.float32, seed=0)
+
+
+@pytest.fixture
+def chunks(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
+    """What the policy was asked; it answers half the way to the goal, then 1/10, 2/10, ... of a step."""
+    seen: list[Observation] = []
+
+    def act(
+        observation: Observation, noise: Tensor, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        seen.append(observation)
+        answer = torch.zeros_like(noise)
+        answer[:, 0, 0] = (observation.state[:, 1] - observation.state[:, 0]) / 2
+        answer[:, 1:, 0] = torch.arange(1, noise.shape[1]) / 10
+        return answer
+
+    monkeypatch.setattr(policy, "act", act)
+    return seen
+
+
+def worlds(count: int, contract: DataContract = LINE, **settings: str) -> list[Line]:
+    return [Line(contract, **settings) for _ in range(count)]
+
+
+def test_an_episode_ends_with_success_and_the_others_go_on(policy: Policy, chunks: list[Observation]) -> None:
+    environments = [Line(LINE, goal="3"), Line(LINE, goal="100"), Line(LINE, goal="-1", longest="2")]
+    config = RolloutConfig(episodes=3, max_steps=6)
+    near, far, slow = roll_out(policy, environments, [0, 1, 2], config)
+    starts = [episode_seed(0, episode) % 1000 / 1000 for episode in range(3)]
+    assert near.success
+    assert near.steps == next(n for n in range(9) if abs(3 - starts[0]) / 2**n < 0.5)
+    assert near.failure is None
+    assert not far.success
+    expected = [n for n in range(7) if abs(100 - starts[1]) / 2**n < 0.5]
+    assert (far.steps, far.failure) == (6, "timed out")
+    assert not expected
+    assert slow.success == (abs(-1 - starts[2]) / 4 < 0.5)
+    assert slow.steps <= 2
+    assert len(chunks) == 6
+    assert all(len(observation.instructions) == 3 for observation in chunks), "a group keeps its shape"
+    assert near.metrics["place"] == pytest.approx(3 - (3 - starts[0]) / 2**near.steps, abs=1e-5)
+
+
+@pytest.mark.parametrize("execute", [1, 2, 5])
+def test_so_many_actions_of_a_chunk_are_carried_out(policy: Policy, chunks: list[Observation], execute: int) -> None:
+    (world,) = worlds(1, goal="1000")
+    roll_out(policy, [world], [0], RolloutConfig(episodes=1, execute=execute, max_steps=10))
+    assert len(chunks) == 10 // execute
+    later = [action[0] for step, action in enumerate(world.taken) if step % execute]
+    assert later == pytest.approx([place / 10 for place in range(1, execute)] * (10 // execute))
+
+
+def test_what_is_seen_can_be_changed_and_every_step_is_told(policy: Policy, chunks: list[Observation]) -> None:
+    places: list[list[float]] = []
+
+    def blind(observation: Observation) -> Observation:
+        places.append(observation.state[:, 0].tolist())
+        return dataclasses.replace(observation, state=torch.zeros_like(observation.state))
+
+    environments = worlds(2, goal="50")
+    roll_out(policy, environments, [4, 5], RolloutConfig(max_steps=4, execute=2), alter=blind)
+    assert len(places) == 4
+    assert places[0] == pytest.approx([episode_seed(0, episode) % 1000 / 1000 for episode in (4, 5)])
+    assert all(not observation.state.any() for observation in chunks)
+    assert [action[0] for action in environments[0].taken] == pytest.approx([0, 0.1, 0, 0.1])
+
+
+def test_success_is_counted_within_steps() -> None:
+    def rollout(success: bool, steps: int, failure: str | None = None) -> Rollout:
+        return Rollout(
+            episode=0, seed=0, instruction="go", success=success, steps=steps, failure=failure,
+            metrics={"peak_force_n": float(steps)},
+        )  # fmt: skip
+
+    rollouts = [rollout(True, 30), rollout(True, 40), rollout(True, 41), rollout(False, 60, "lost")]
+    result = summarize(
+        rollouts, RolloutConfig(), within=(40, 60), environment="line", settings=("goal=3",), policy="policy"
+    )
+    assert [(entry.successes, entry.rate) for entry in result.success] == [(2, 0.5), (3, 0.75)]
+    # Newcombe (1998), table 1 has the method; 2 of 4 gives 0.1500 to 0.8500.
+    assert (result.success[0].low, result.success[0].high) == pytest.approx((0.1500, 0.8500), abs=1e-4)
+    assert result.failures == {"lost": 1}
+    assert result.metrics["peak_force_n"]["median"] == 40.5
+    assert max(map(len, result.lines())) <= 80
+    assert json.loads(json.dumps(result.to_json()))["rollouts"][3]["failure"] == "lost"
+
+
+def test_the_result_depends_on_no_number_of_processes(policy: Policy, tmp_path: Path) -> None:
+    save_policy(policy, tmp_path / "policy")
+    arena = Arena(
+        policy=tmp_path / "policy",
+        backbone=None,
+        device="cpu",
+        environment=WORLD,
+        settings=("goal=1",),
+        config=RolloutConfig(episodes=5, group=2, max_steps=3, record=3, sampling_steps=2),
+        out=tmp_path / "one",
+        threads=1,
+    )
+    done: list[int] = []
+    alone = run(arena, 1, done.append)
+    together = run(dataclasses.replace(arena, out=tmp_path / "two"), 2, done.append)
+    assert alone == together
+    assert [rollout.episode for rollout in alone] == [0, 1, 2, 3, 4]
+    assert done == [2, 2, 1] * 2
+    written = sorted(path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.*"))
+    assert [str(path) for path in written] == [
+        *(f"rollouts/episode-0000{episode}.npz" for episode in range(3)),
+        *(f"videos/episode-0000{episode}.mp4" for episode in range(3)),
+    ]
+
+
+def test_a_recording_holds_every_sensor_sample_once(policy: Policy, tmp_path: Path) -> None:
+    contract = CONTRACT  # windows of 0.1 s at 200 Hz, one action every 0.1 s
+    recorder, world = Recorder(contract), Line(contract)
+    recorder.begin(world.reset(seed=0)[0], world)
+    for _ in range(6):
+        action = np.zeros(contract.action_dim, dtype=np.float32)
+        recorder.add(action, world.step(action)[0], world)
+    recorder.write(tmp_path, 7)
+    with np.load(tmp_path / "rollouts" / "episode-00007.npz", allow_pickle=False) as arrays:
+        assert arrays["actions"].shape == (6, contract.action_dim)
+        assert arrays["state"].shape == (6, contract.state_dim)
+        assert np.diff(arrays["sensor_times_s"]) == pytest.approx(1 / 200, abs=1e-6)
+        assert arrays["sensor"][:, 0] == pytest.approx(arrays["sensor_times_s"], abs=1e-5)
+        assert arrays["sensor_times_s"][[0, -1]] == pytest.approx([-19 / 200, 0.6])
+        assert arrays["frames.observation.images.front"][:, 0, 0, 0].tolist() == [0, 4]
+        assert arrays["frame_times_s"].tolist() == [0.0, 0.4]
+    with av.open(str(tmp_path / "videos" / "episode-00007.mp4")) as video:
+        shown = [picture.to_ndarray(format="rgb24") for picture in video.decode(video=0)]
+    assert [picture.shape for picture in shown] == [(32, 32, 3)] * 7
+    assert [int(picture.mean()) for picture in shown] == pytest.approx([10 * step for step in range(7)], abs=4)
+
+
+def test_an_observation_is_what_the_contract_says() -> None:
+    world = Line(CONTRACT)
+    first, second = world.reset(seed=0)[0], dict(world.reset(seed=1)[0])
+    second["observation.wrench_valid"] = np.arange(CONTRACT.sensor_samples) >= 5
+    observation = observe([first, second], CONTRACT)
+    assert [[image.shape for image in row] for row in observation.images] == [[(3, 32, 32)] * 2] * 2
+    assert observation.sensor_valid.sum(dim=1).tolist() == [CONTRACT.sensor_samples, CONTRACT.sensor_samples - 5]
+    assert torch.equal(observation.sensor[0], torch.from_numpy(first["observation.wrench"]))
+    assert observation.state.shape == (2, CONTRACT.state_dim)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("observation.images.wrist", None, "the policy looks at observation.images.wrist, but the environment shows"),
+        ("task", None, "the policy looks at task"),
+        ("observation.state", np.zeros(3), r"of shape \[4\], but the environment shows \[3\]"),
+        ("observation.wrench", np.zeros((20, 3)), r"of shape \[20, 6\]"),
+    ],
+)
+def test_an_environment_without_an_input_is_refused(key: str, value: Any, message: str) -> None:
+    row = dict(Line(CONTRACT).reset(seed=0)[0])
+    del row[key]
+    with pytest.raises(ValueError, match=message):
+        check_observed(row if value is None else row | {key: value}, CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("pegs", (), "there is no environment 'pegs'"),
+        ("tests.no.such:make", (), "cannot be imported"),
+        ("tests.vla.evaluation.world:nothing", (), "cannot be imported"),
+        ("tests.vla.evaluation.world:wrong", (), "lacks part of"),
+        ("tests.vla.evaluation.world:slow", (), "takes 5 actions a second, but the policy was trained on 10"),
+        (WORLD, ("goal",), "no NAME=VALUE"),
+        (WORLD, ("goal=1", "goal=2"), "given twice"),
+    ],
+)
+def test_an_environment_that_does_not_suit_is_refused(name: str, settings: Sequence[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_environment(name, LINE, settings)
+
+
+def test_settings_are_pairs() -> None:
+    assert parse_settings(("goal=1", "words=a=b")) == {"goal": "1", "words": "a=b"}
+
+
+def test_evaluate_in_an_environment(policy: Policy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_policy(policy, tmp_path / "policy")
+    command = ["evaluate", str(tmp_path / "policy"), "--env", WORLD, "--episodes", "2", "--within", "1", "2"]
+    settings = ["--workers", "1", "--record", "1", "--steps", "2", "--seed", "5"]
+    assert main([*command, *settings, "--env-settings", "goal=2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    out = tmp_path / "policy-evaluation"
+    assert printed == json.loads((out / "closed_loop.json").read_text())
+    assert (printed["episodes"], printed["max_steps"], printed["seed"]) == (2, 2, 5)
+    assert [entry["steps"] for entry in printed["success"]] == [1, 2]
+    assert (out / "videos" / "episode-00000.mp4").exists()
+    assert main([*command, "--execute", "9"]) == 78
+    assert "a chunk of the policy has 5 actions" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "policy")]) == 2
+    assert "--env needle" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""A world of which everything is known: a point on a line, which must come to where its state says."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from vla.batch import DataContract
+
+SENSOR = "observation.wrench"
+
+
+class Line:
+    """The state is (place, goal); an action moves the place by its first value; within 0.5 of the goal is success.
+
+    Every sensor sample holds its own time in seconds, and every pixel the number of the step.
+    """
+
+    fps = 10.0
+
+    def __init__(self, contract: DataContract, **settings: str) -> None:
+        self.contract = contract
+        self.goal = float(settings.get("goal", "3"))
+        self.longest = int(settings.get("longest", "1000"))
+        self.taken: list[Float32[np.ndarray, " A"]] = []
+        self.place, self.closed = 0.0, False
+
+    def reset(self, *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.place, self.taken = seed % 1000 / 1000, []
+        return self.observed(), {"success": False}
+
+    def step(self, action: Float32[np.ndarray, " A"], /) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.taken.append(np.array(action))
+        self.place += float(action[0])
+        success = abs(self.place - self.goal) < 0.5
+        cut_off = len(self.taken) == self.longest
+        info: dict[str, Any] = {"success": success, "metrics": {"place": self.place}}
+        if cut_off and not success:
+            info["failure"] = "went past" if self.place > self.goal else "too slow"
+        return self.observed(), 0.0, success, cut_off, info
+
+    def observed(self) -> dict[str, Any]:
+        contract, now = self.contract, len(self.taken) / self.fps
+        times = now - np.arange(contract.sensor_samples - 1, -1, -1) / (contract.sensor_rate_hz or 1.0)
+        state = np.zeros(contract.state_dim, dtype=np.float32)
+        state[:2] = (self.place, self.goal)[: contract.state_dim]
+        return {
+            **{camera: np.full((32, 32, 3), len(self.taken), dtype=np.uint8) for camera in contract.cameras},
+            "observation.state": state,
+            SENSOR: np.repeat(times[:, None], contract.sensor_channels, axis=1).astype(np.float32),
+            "task": "come to the goal",
+        }
+
+    def render(self) -> UInt8[np.ndarray, "height width 3"]:
+        return np.full((33, 32, 3), 10 * len(self.taken), dtype=np.uint8)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def slow(contract: DataContract) -> Line:
+    """One whose clock is not the policy's."""
+    world = Line(contract)
+    world.fps = 5.0
+    return world
+
+
+def wrong(contract: DataContract) -> object:
+    """None at all."""
+    return object()

@@ -1,0 +1,112 @@
+"""Environments: what a policy can be let loose in, one episode at a time.
+
+The protocol is Gymnasium's, with observations keyed like the features of the data set that the policy was trained on:
+whoever records demonstrations in an environment has implemented it already, and a simulator, another benchmark or a
+robot's driver plugs in with one class.
+
+    observation.images.front   uint8 (H W 3), one key a camera
+    observation.state          float32 (P)
+    observation.wrench         float32 (S C), the last S samples up to now, oldest first; the sensor's key in the data
+    observation.wrench_valid   bool (S), where not all samples were measured
+    task                       the instruction
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from vla.batch import DataContract, Observation
+
+Observed = Mapping[str, Any]
+"""What an environment shows, by feature key."""
+STATE, TASK = "observation.state", "task"
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """One world; episodes follow one another in it.
+
+    `info` holds `success` (bool) and may hold `metrics` (numbers by name, those of the episode so far) and, once the
+    episode has ended without success, `failure` (a few words that name its kind).
+    """
+
+    @property
+    def fps(self) -> float:
+        """Actions a second."""
+        ...
+
+    def reset(self, *, seed: int) -> tuple[Observed, dict[str, Any]]:
+        """Begin an episode, the same one for the same seed; gives the first observation and info."""
+        ...
+
+    def step(self, action: Float32[np.ndarray, " A"], /) -> tuple[Observed, float, bool, bool, dict[str, Any]]:
+        """Carry out an action; gives observation, reward, whether the episode ended or was cut off, and info."""
+        ...
+
+    def render(self) -> UInt8[np.ndarray, "height width 3"] | None:
+        """A picture for people, where the environment has one."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+def observe(rows: Sequence[Observed], contract: DataContract) -> Observation:
+    """What B environments show, as a policy of this contract looks at it.
+
+    Raises:
+        ValueError: an environment lacks something the policy looks at, or shows it in another shape.
+    """
+    for row in rows:
+        check_observed(row, contract)
+    state = np.zeros((len(rows), 0), np.float32)
+    sensor = np.zeros((len(rows), contract.sensor_samples, contract.sensor_channels), np.float32)
+    valid = np.zeros((len(rows), contract.sensor_samples), np.bool_)
+    if contract.state_dim:
+        state = np.stack([np.asarray(row[STATE], dtype=np.float32) for row in rows])
+    if contract.sensor is not None:
+        sensor = np.stack([np.asarray(row[contract.sensor], dtype=np.float32) for row in rows])
+        every = np.ones(contract.sensor_samples, dtype=np.bool_)
+        valid = np.stack([np.asarray(row.get(f"{contract.sensor}_valid", every), dtype=np.bool_) for row in rows])
+    return Observation(
+        images=tuple(tuple(frame(row[camera]) for camera in contract.cameras) for row in rows),
+        image_valid=torch.ones(len(rows), len(contract.cameras), dtype=torch.bool),
+        instructions=tuple(str(row[TASK]) for row in rows),
+        state=torch.from_numpy(state),
+        sensor=torch.from_numpy(sensor),
+        sensor_valid=torch.from_numpy(valid),
+    )
+
+
+def frame(image: UInt8[np.ndarray, "height width 3"]) -> Tensor:
+    """A camera's picture with its channels first."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def check_observed(row: Observed, contract: DataContract) -> None:
+    """Refuse an observation without what the policy looks at.
+
+    Raises:
+        ValueError: naming the first thing that is missing or of another shape.
+    """
+    expected: dict[str, tuple[int, ...] | None] = dict.fromkeys((TASK, *contract.cameras))
+    if contract.state_dim:
+        expected[STATE] = (contract.state_dim,)
+    if contract.sensor is not None:
+        expected[contract.sensor] = (contract.sensor_samples, contract.sensor_channels)
+    for key, shape in expected.items():
+        if key not in row:
+            raise ValueError(
+                f"the policy looks at {key}, but the environment shows {', '.join(sorted(row))}; "
+                "use one with the inputs of the data the policy was trained on"
+            )
+        if shape is not None and np.shape(row[key]) != shape:
+            raise ValueError(
+                f"the policy expects {key} of shape {list(shape)}, but the environment shows "
+                f"{list(np.shape(row[key]))}; use one with the inputs of the data the policy was trained on"
+            )

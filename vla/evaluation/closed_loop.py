@@ -1,0 +1,323 @@
+"""Closed-loop evaluation: a policy let loose in an environment, episode after episode.
+
+Episodes run in groups, in lockstep, so that one forward pass serves a group. Which episodes form a group follows from
+their number alone and a group's shapes never change, so the result depends on the seed and on no number of processes.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from vla.batch import Observation
+from vla.data.order import derive, torch_seed
+from vla.environment import Environment, Observed, observe
+from vla.evaluation.environments import open_environment
+from vla.evaluation.intervals import wilson
+from vla.evaluation.recording import Recorder
+from vla.policy import Policy
+from vla.policy_folder import load_policy
+
+Alter = Callable[[Observation], Observation]
+"""Changes what the policy sees, at every step of a group in turn; row b is always the same environment."""
+
+STEPS_AN_EPISODE = 2**20
+"""Noise of episode e at step s stands at position e * this + s of its stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How a policy is let loose."""
+
+    episodes: int = 100
+    """Episodes, >= 1."""
+    seed: int = 0
+    """Of the episodes and of the policy's noise."""
+    execute: int = 1
+    """Actions of a chunk that are carried out before the policy looks again, from 1 to its horizon."""
+    max_steps: int = 100
+    """Steps after which an episode is over, >= 1."""
+    sampling_steps: int | None = None
+    """Sampling steps of the diffusion; None: as the policy says."""
+    group: int = 10
+    """Episodes in lockstep, >= 1: one forward pass for all of them."""
+    record: int = 0
+    """Episodes, from the first, of which a video and the traces are kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "execute", "max_steps", "group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """How one episode went."""
+
+    episode: int
+    seed: int
+    """What the environment was reset with."""
+    instruction: str
+    success: bool
+    steps: int
+    """Actions until the episode ended."""
+    failure: str | None
+    """The kind of failure; None where it succeeded."""
+    metrics: dict[str, float]
+    """What the environment measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Success:
+    """How often an episode succeeded within some steps, with its 95 % interval (Wilson)."""
+
+    steps: int
+    successes: int
+    episodes: int
+    rate: float
+    low: float
+    high: float
+
+    @staticmethod
+    def within(steps: int, rollouts: Sequence[Rollout]) -> "Success":
+        """Of some episodes."""
+        count = sum(rollout.success and rollout.steps <= steps for rollout in rollouts)
+        low, high = wilson(count, len(rollouts))
+        return Success(
+            steps=steps, successes=count, episodes=len(rollouts), rate=count / len(rollouts), low=low, high=high
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """The result of a closed-loop evaluation."""
+
+    environment: str
+    settings: list[str]
+    """Of the environment, NAME=VALUE each."""
+    policy: str
+    seed: int
+    executed: int
+    max_steps: int
+    episodes: int
+    success: list[Success]
+    metrics: dict[str, dict[str, float]]
+    """Median, 90 % quantile and maximum over the episodes, by name."""
+    failures: dict[str, int]
+    rollouts: list[Rollout] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dump."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The result as a person reads it, in 80 columns."""
+        rows = [
+            f"{self.environment}: {self.episodes} episodes, {self.executed} of a chunk executed, seed {self.seed}",
+            "",
+            f"{'within':<24}{'success':>11}{'95 % interval':>22}",
+        ]
+        rows += [
+            f"{f'{entry.steps} steps':<24}{entry.rate:>11.1%}{f'{entry.low:.1%} to {entry.high:.1%}':>22}"
+            for entry in self.success
+        ]
+        if self.metrics:
+            rows += ["", f"{'measured':<24}{'median':>11}{'90 %':>11}{'largest':>11}"]
+            rows += [
+                f"{name[:23]:<24}{value['median']:>11.4g}{value['p90']:>11.4g}{value['max']:>11.4g}"
+                for name, value in self.metrics.items()
+            ]
+        if self.failures:
+            rows += ["", f"{'failure':<24}{'episodes':>11}"]
+            rows += [f"{kind[:23]:<24}{count:>11}" for kind, count in self.failures.items()]
+        return rows
+
+
+def summarize(
+    rollouts: Sequence[Rollout],
+    config: RolloutConfig,
+    *,
+    within: Sequence[int],
+    environment: str,
+    settings: Sequence[str],
+    policy: str,
+) -> ClosedLoop:
+    """The numbers of some episodes; success is counted within each of some numbers of steps."""
+    names = list(dict.fromkeys(name for rollout in rollouts for name in rollout.metrics))
+    kinds = [rollout.failure for rollout in rollouts if rollout.failure is not None]
+    return ClosedLoop(
+        environment=environment,
+        settings=list(settings),
+        policy=policy,
+        seed=config.seed,
+        executed=config.execute,
+        max_steps=config.max_steps,
+        episodes=len(rollouts),
+        success=[Success.within(steps, rollouts) for steps in within],
+        metrics={name: spread_of([rollout.metrics[name] for rollout in rollouts]) for name in names},
+        failures={kind: kinds.count(kind) for kind in sorted(set(kinds), key=kinds.count, reverse=True)},
+        rollouts=list(rollouts),
+    )
+
+
+def spread_of(values: Sequence[float]) -> dict[str, float]:
+    """Median, 90 % quantile and maximum."""
+    median, p90, largest = np.quantile(values, (0.5, 0.9, 1.0))
+    return {"median": float(median), "p90": float(p90), "max": float(largest)}
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """What an environment is reset with: 31 bits, which every library takes."""
+    return int(derive(seed, "closed loop episode", episode).integers(2**31))
+
+
+def roll_out(
+    policy: Policy,
+    environments: Sequence[Environment],
+    episodes: Sequence[int],
+    config: RolloutConfig,
+    *,
+    alter: Alter | None = None,
+    recorders: Sequence[Recorder | None] | None = None,
+) -> list[Rollout]:
+    """One group of episodes, each in an environment of its own. The policy's parameters say on which device it acts.
+
+    An environment whose episode is over keeps its row, so that no other row is computed differently.
+    """
+    assert len(environments) == len(episodes), f"{len(episodes)} episodes in {len(environments)} environments"
+    policy.set_mode(training=False)
+    watchers = [None] * len(episodes) if recorders is None else recorders
+    seeds = [episode_seed(config.seed, episode) for episode in episodes]
+    observed: list[Observed] = [
+        environment.reset(seed=seed)[0] for environment, seed in zip(environments, seeds, strict=True)
+    ]
+    for row, recorder in enumerate(watchers):
+        if recorder is not None:
+            recorder.begin(observed[row], environments[row])
+    rollouts: dict[int, Rollout] = {}
+    chunks = np.zeros((len(episodes), policy.contract.horizon, policy.contract.action_dim), dtype=np.float32)
+    for step in range(config.max_steps):
+        observation = observe(observed, policy.contract)
+        if alter is not None:
+            observation = alter(observation)
+        if step % config.execute == 0:
+            chunks = act(policy, observation, episodes, step, config)
+        for row, environment in enumerate(environments):
+            if row in rollouts:
+                continue
+            action = chunks[row, step % config.execute]
+            observed[row], _, ended, cut_off, info = environment.step(action)
+            if (watcher := watchers[row]) is not None:
+                watcher.add(action, observed[row], environment)
+            if ended or cut_off or step + 1 == config.max_steps:
+                rollouts[row] = outcome(episodes[row], seeds[row], str(observed[row]["task"]), step + 1, info)
+        if len(rollouts) == len(episodes):
+            break
+    return [rollouts[row] for row in range(len(episodes))]
+
+
+def act(
+    policy: Policy, observation: Observation, episodes: Sequence[int], step: int, config: RolloutConfig
+) -> Float32[np.ndarray, "B H A"]:
+    """The group's chunks; their noise follows from the seed, the episode and the step."""
+    device = next(policy.parameters()).device
+    shape = (policy.contract.horizon, policy.contract.action_dim)
+    positions = [episode * STEPS_AN_EPISODE + step for episode in episodes]
+    noise = np.stack(
+        [derive(config.seed, "closed loop", at).standard_normal(shape, dtype=np.float32) for at in positions]
+    )
+    generator = torch.Generator().manual_seed(torch_seed(config.seed, "closed loop", positions[0]))
+    actions = policy.act(observation.to(device), torch.from_numpy(noise).to(device), config.sampling_steps, generator)
+    chunks: Float32[np.ndarray, "B H A"] = actions.cpu().numpy()
+    return chunks
+
+
+def outcome(episode: int, seed: int, instruction: str, steps: int, info: dict[str, Any]) -> Rollout:
+    """What the last `info` of an episode says."""
+    success = bool(info["success"])
+    return Rollout(
+        episode=episode,
+        seed=seed,
+        instruction=instruction,
+        success=success,
+        steps=steps,
+        failure=None if success else str(info.get("failure") or "timed out"),
+        metrics={name: float(value) for name, value in info.get("metrics", {}).items()},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arena:
+    """Everything a process needs to run groups of episodes on its own; equal ones are opened once a process."""
+
+    policy: Path
+    backbone: str | None
+    """Where the policy's backbone lies here; None: where it lay in training."""
+    device: str
+    environment: str
+    settings: tuple[str, ...]
+    """Of the environment, NAME=VALUE each."""
+    config: RolloutConfig
+    out: Path
+    """Where recordings go."""
+    threads: int
+    """Of the arithmetic of a process."""
+
+
+@cache
+def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
+    """The policy and a group's environments; they live as long as the process."""
+    torch.set_num_threads(arena.threads)
+    dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
+    policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
+    count = min(arena.config.group, arena.config.episodes)
+    environments = tuple(open_environment(arena.environment, policy.contract, arena.settings) for _ in range(count))
+    return policy, environments
+
+
+def run_group(arena: Arena, episodes: range) -> list[Rollout]:
+    """The episodes of a group; the first of them all are recorded."""
+    policy, environments = open_arena(arena)
+    recorders = [Recorder(policy.contract) if episode < arena.config.record else None for episode in episodes]
+    rollouts = roll_out(policy, environments[: len(episodes)], episodes, arena.config, recorders=recorders)
+    for episode, recorder in zip(episodes, recorders, strict=True):
+        if recorder is not None:
+            recorder.write(arena.out, episode)
+    return rollouts
+
+
+def run(arena: Arena, workers: int, progress: Callable[[int], object]) -> list[Rollout]:
+    """All episodes, in order, on some processes; the result does not depend on their number.
+
+    `progress` is told of the episodes of every group that is done.
+    """
+    config = arena.config
+    starts = range(0, config.episodes, config.group)
+    groups = [range(start, min(start + config.group, config.episodes)) for start in starts]
+    if min(workers, len(groups)) <= 1:
+        done: Iterator[list[Rollout]] = (run_group(arena, group) for group in groups)
+        return gather(done, progress)
+    # spawn: a forked child must not use the threads and graphics contexts of its parent.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=context) as pool:
+        try:
+            return gather(pool.map(partial(run_group, arena), groups), progress)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def gather(done: Iterable[list[Rollout]], progress: Callable[[int], object]) -> list[Rollout]:
+    """One list of the groups' episodes."""
+    rollouts: list[Rollout] = []
+    for group in done:
+        rollouts += group
+        progress(len(group))
+    return rollouts

@@ -1,0 +1,77 @@
+"""Intervals round what was measured: of a success rate, and of a mean over frames that come in episodes."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from vla.data.order import derive
+
+LEVEL = 0.95
+"""Share of experiments whose interval contains the truth."""
+DRAWS = 4000
+"""Resamples of a bootstrap."""
+
+
+def wilson(successes: int, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """The score interval of a rate, (low, high); (0, 1) of nothing.
+
+    Wilson (1927): (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). It stays within 0 and 1 and
+    keeps its level near them, where p -+ z sqrt(p (1 - p) / n) shrinks to a point.
+    """
+    assert 0 <= successes <= count, f"{successes} successes of {count}"
+    if not count:
+        return 0.0, 1.0
+    rate, z = successes / count, -NormalDist().inv_cdf((1 - level) / 2)
+    middle = rate + z**2 / (2 * count)
+    half = z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    return (low if successes else 0.0), (high if successes < count else 1.0)
+
+
+def bootstrap(
+    values: Float[np.ndarray, "N K"],
+    counted: Bool[np.ndarray, "N K"],
+    episodes: Sequence[str],
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Float64[np.ndarray, "K 2"]:
+    """Of each column, the interval of the mean of its counted values; NaN where no resample has one.
+
+    Whole episodes are resampled, not frames: the frames of an episode resemble one another, and counted one by one
+    they would make intervals several times too narrow. The interval is the percentile one, because it has no use for
+    symmetry and never leaves the range of the episodes. Alone it is too narrow for few episodes; it is widened as
+    Hesterberg (2015, "What teachers should know about the bootstrap", section 5.2) does, to the level at which the
+    percentile interval of a normal mean equals Student's. It follows from the seed and the episodes alone, so that two
+    calls on the same frames resample alike.
+    """
+    names, rows = np.unique(np.asarray(episodes), return_inverse=True)
+    sums, counts = np.zeros((2, len(names), values.shape[1]))
+    np.add.at(sums, rows, np.where(counted, values, 0.0))
+    np.add.at(counts, rows, counted)
+    picks = derive(seed, "bootstrap", len(names)).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    total = picks @ counts
+    means = np.where(total > 0, picks @ sums / np.maximum(total, 1), np.nan)
+    intervals = np.full((values.shape[1], 2), np.nan)
+    for column in range(values.shape[1]):
+        seen = means[:, column][~np.isnan(means[:, column])]
+        if len(seen):
+            tail = widened(level, int((counts[:, column] > 0).sum()))
+            intervals[column] = np.quantile(seen, (tail, 1 - tail))
+    return intervals
+
+
+def widened(level: float, count: int) -> float:
+    """The share to cut off each end of a percentile bootstrap of `count` episodes for an interval of this level.
+
+    Phi(-sqrt(n / (n - 1)) t), with Student's quantile from the normal one (Abramowitz & Stegun, 26.7.5).
+    """
+    z, freedom = -NormalDist().inv_cdf((1 - level) / 2), count - 1
+    if freedom < 1:
+        return 0.0
+    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return NormalDist().cdf(-math.sqrt(count / freedom) * student)
