@@ -42,8 +42,12 @@ class DiffusionConfig:
     """Network calls for one chunk, at least 1; the first is always at t = 1."""
     clip: float = 5.0
     """Sampled clean actions stay within plus or minus this, in normalised units."""
+    draws: int = 1
+    """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
 
     def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"diffusion.draws is {self.draws}; give at least 1")
         check_steps(self.sampling_steps)
         if not self.clip > 0:
             raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
@@ -114,6 +118,24 @@ def coefficients(path: PathName, t: Float[Tensor, " B"]) -> Coefficients:
 def column(c: Float32[Tensor, " B"]) -> Float32[Tensor, "B 1 1"]:
     """One number a sample, to be multiplied with chunks."""
     return c[:, None, None]
+
+
+def multiply(
+    t: Float[Tensor, " B"], eps: Float[Tensor, "B H A"], draws: int
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N H A"]]:
+    """Several times and noises a sample out of its one; row b * draws + k is the k-th of sample b.
+
+    The times are t + k / draws, modulo 1: together they cover the path evenly. The noises are the same numbers moved on
+    through the chunk, every other one negated. Each is standard normal and each time uniform, so the mean of the losses
+    keeps its expectation; that the draws depend on one another only changes its variance.
+    """
+    if draws == 1:
+        return t, eps
+    k = torch.arange(draws, device=t.device)
+    flat = eps.flatten(1)
+    moved = [flat.roll(number // 2, dims=1) * (1 - 2 * (number % 2)) for number in range(draws)]
+    times = (t[:, None] + k / draws).remainder(1.0)
+    return times.flatten(), torch.stack(moved, dim=1).reshape(-1, *eps.shape[1:])
 
 
 def mix(c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:

@@ -107,17 +107,19 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B H D"],
-        valid: Bool[Tensor, "B H"],
-        time: Float[Tensor, "B D"],
+        x: Float[Tensor, "N H D"],
+        valid: Bool[Tensor, "N H"],
+        time: Float[Tensor, "N D"],
         context: Float[Tensor, "B L D"],
         context_mask: Bool[Tensor, "B L"],
-    ) -> Float[Tensor, "B H D"]:
+    ) -> Float[Tensor, "N H D"]:
         """Steps that are not valid, and context tokens masked out, reach no valid step."""
         shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
         normed = self.norm(x) * (1 + scale) + shift
         x = x + gate * self.dropout(self.attention(normed, normed, valid))
-        x = x + self.dropout(self.context_attention(self.context_norm(x), context, context_mask))
+        # The chunks of one observation ask its context together: its keys and values are computed once.
+        asked = self.context_norm(x).reshape(len(context), -1, x.shape[-1])
+        x = x + self.dropout(self.context_attention(asked, context, context_mask).reshape(x.shape))
         fed: Tensor = self.feed(self.norm(x) * (1 + feed_scale) + feed_shift)
         out: Tensor = x + feed_gate * self.dropout(fed)
         return out
@@ -126,7 +128,8 @@ class Block(nn.Module):
 class ActionExpert(nn.Module):
     """(x_t, t, context) -> prediction, one token an action step.
 
-    Call `context` once for an observation, then this once for each diffusion time.
+    Call `context` once for an observation, then this once for each diffusion time, or once for several: N is a multiple
+    of B, and the chunks of an observation follow one another.
     """
 
     def __init__(
@@ -154,12 +157,12 @@ class ActionExpert(nn.Module):
 
     def forward(
         self,
-        x_t: Float[Tensor, "B H A"],
-        t: Float[Tensor, " B"],
-        valid: Bool[Tensor, "B H"],
+        x_t: Float[Tensor, "N H A"],
+        t: Float[Tensor, " N"],
+        valid: Bool[Tensor, "N H"],
         context: Float[Tensor, "B L D"],
         context_mask: Bool[Tensor, "B L"],
-    ) -> Float[Tensor, "B H A"]:
+    ) -> Float[Tensor, "N H A"]:
         """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
         assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
         time = self.time(t)

@@ -72,16 +72,19 @@ class Policy(nn.Module):
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
     def forward(self, batch: Batch) -> Losses:
-        """The diffusion loss of each sample: the mean over its valid steps and the action dimensions."""
+        """The diffusion loss of each sample: the mean over its valid steps, the action dimensions, and the draws."""
+        config = self.config.diffusion
         context, mask = self.encode(batch.observation)
-        x0 = self.normalize("actions", batch.actions)
-        noise = batch.noise.float()
-        c = diffusion.coefficients(self.config.diffusion.path, batch.time)
+        time, noise = diffusion.multiply(batch.time, batch.noise.float(), config.draws)
+        x0 = self.normalize("actions", batch.actions).repeat_interleave(config.draws, dim=0)
+        valid = batch.action_valid.repeat_interleave(config.draws, dim=0)
+        c = diffusion.coefficients(config.path, time)
         x_t = diffusion.mix(c, x0, noise)
-        out = self.predict(x_t, batch.time, batch.action_valid, context, mask)
-        error = (out - diffusion.target(self.config.diffusion.prediction, c, x0, noise)).square()
-        count = batch.action_valid.sum(dim=1).clamp(min=1) * self.contract.action_dim
-        return {"diffusion": error.masked_fill(~batch.action_valid[..., None], 0).sum(dim=(1, 2)) / count}
+        out = self.predict(x_t, time, valid, context, mask)
+        error = (out - diffusion.target(config.prediction, c, x0, noise)).square()
+        count = valid.sum(dim=1).clamp(min=1) * self.contract.action_dim
+        losses = error.masked_fill(~valid[..., None], 0).sum(dim=(1, 2)) / count
+        return {"diffusion": losses.view(-1, config.draws).mean(dim=1)}
 
     @torch.no_grad()
     def act(
@@ -119,13 +122,13 @@ class Policy(nn.Module):
 
     def predict(
         self,
-        x_t: Float32[Tensor, "B H A"],
-        t: Float[Tensor, " B"],
-        valid: Bool[Tensor, "B H"],
+        x_t: Float32[Tensor, "N H A"],
+        t: Float[Tensor, " N"],
+        valid: Bool[Tensor, "N H"],
         context: Float[Tensor, "B L D"],
         mask: Bool[Tensor, "B L"],
-    ) -> Float32[Tensor, "B H A"]:
-        """The expert's output, in float32."""
+    ) -> Float32[Tensor, "N H A"]:
+        """The expert's output for chunks of B observations, in float32."""
         with self.autocast(x_t.device):
             out: Tensor = self.expert(x_t, t, valid, context, mask)
         return out.float()

@@ -19,6 +19,7 @@ from vla.diffusion import (
     euler,
     jump,
     mix,
+    multiply,
     sample,
     split,
     target,
@@ -267,3 +268,34 @@ def test_bad_configuration_is_refused(wrong: dict[str, float]) -> None:
         DiffusionConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         sample(lambda x_t, t: x_t, chunks(1)[0], DiffusionConfig(), steps=0)
+
+
+def test_one_draw_is_what_came() -> None:
+    t, eps = torch.rand(5), torch.randn(5, 4, 3)
+    times, noises = multiply(t, eps, 1)
+    assert times is t
+    assert noises is eps
+
+
+@pytest.mark.parametrize("draws", [2, 4, 5])
+def test_draws_cover_the_path_and_are_standard_normal(draws: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    t, eps = torch.rand(4000, generator=generator), torch.randn(4000, 4, 3, generator=generator)
+    times, noises = multiply(t, eps, draws)
+    grouped = times.view(-1, draws)
+    assert torch.equal(grouped[:, 0], t)
+    assert ((times >= 0) & (times < 1)).all()
+    assert torch.allclose((grouped.sort(dim=1).values * draws).diff(dim=1), torch.ones(()), atol=1e-4)
+    of_sample = noises.view(-1, draws, 12)
+    assert torch.equal(of_sample[:, 0], eps.flatten(1))
+    for k in range(draws):
+        assert torch.equal(of_sample[:, k].abs().sort(dim=1).values, eps.flatten(1).abs().sort(dim=1).values)
+        assert torch.allclose(of_sample[:, k].mean(dim=0), torch.zeros(12), atol=0.07)
+        assert torch.allclose(of_sample[:, k].var(dim=0), torch.ones(12), atol=0.15)
+        for other in range(k):
+            assert not torch.equal(of_sample[:, k], of_sample[:, other]), "no draw is another's copy"
+
+
+def test_draws_are_at_least_one() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        DiffusionConfig(draws=0)

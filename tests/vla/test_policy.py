@@ -10,7 +10,7 @@ import torch
 
 from vla.backbone import BackboneConfig
 from vla.batch import Batch, DataContract, Sample, collate
-from vla.diffusion import DiffusionConfig, coefficients
+from vla.diffusion import DiffusionConfig, coefficients, multiply
 from vla.expert import ExpertConfig
 from vla.lora import LoraConfig
 from vla.normalize import Statistics, fit
@@ -116,6 +116,18 @@ def test_children_have_the_names_that_groups_are_made_of(policy: Policy) -> None
     assert [name for name, _ in bare.named_children()] == ["backbone", "expert", "normalizer"]
     assert bare.sensor is None
     assert list(bare.normalizer) == ["actions"]
+
+
+@pytest.mark.parametrize("draws", [2, 3, 4])
+def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) -> None:
+    data = batch()
+    times, noises = multiply(data.time, data.noise, draws)
+    alone = [
+        policy(dataclasses.replace(data, time=times[k::draws], noise=noises[k::draws]))["diffusion"]
+        for k in range(draws)
+    ]
+    policy.config = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(draws=draws))
+    assert torch.allclose(policy(data)["diffusion"], torch.stack(alone).mean(dim=0), atol=1e-6)
 
 
 def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
