@@ -49,7 +49,7 @@ class Stage:
     steps: int
     """Optimizer steps."""
     epochs: float | None = None
-    """Passes over the training samples; when given, it takes the place of steps."""
+    """Passes over the training samples, or with weights or emphasis as many samples; it takes the place of steps."""
     lr: Rates = field(default_factory=Rates)
     """Peak learning rate by group."""
     weight_decay: float = 0.01

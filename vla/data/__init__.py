@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from vla.batch import DataContract
 from vla.data import insertion, lerobot
 from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
+from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import CorruptData, Episode, Reader
 from vla.data.mixture import DataConfig, agree, check_config, split
-from vla.data.order import SampleOrder
+from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.window import Window
@@ -50,6 +53,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
         sensor=config.sensor,
         missing_cameras=config.missing_cameras,
         cameras=config.cameras,
+        columns=parse_condition(config.emphasis).columns if config.emphasis else (),
         keep_damaged=config.quarantine > 0,
     )
 
@@ -61,10 +65,12 @@ class Dataset:
     contract: DataContract
     train: TrainSamples
     validation: ValidationSamples
+    everything: ValidationSamples
+    """Every frame of the training episodes once, in order."""
     statistics: dict[str, Statistics]
     """Of `actions`, `state` and `sensor`, on the training episodes; of width 0 where there is none."""
     rows: tuple[tuple[str, ...], ...]
-    """The table, with its head."""
+    """The table, with its head; below a root, its emphasised frames."""
 
     def table(self) -> list[str]:
         """One line a root: format, episodes, samples, share of the stream."""
@@ -116,14 +122,51 @@ def open_dataset(
     validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
     for part in (*train, *validation):
         _check_usable(part)
-    order = SampleOrder([len(part) for part in train], config.weights, seed)
+    pools, weights = divided(train, config) if config.emphasis else (train, config.weights)
+    order = SampleOrder([len(pool) for pool in pools], weights, seed)
     return Dataset(
         contract=contract,
-        train=TrainSamples(train, order, seed),
+        train=TrainSamples(pools, order, seed),
         validation=ValidationSamples(validation, seed),
+        everything=ValidationSamples(train, seed),
         statistics=statistics,
-        rows=_rows(train, validation, order.shares),
+        rows=_rows(train, validation, pools, order.shares, config.emphasis),
     )
+
+
+def divided(train: Sequence[Part], config: DataConfig) -> tuple[list[Part], list[float]]:
+    """Two pools a root, the frames of --data.emphasis and the others, and the positions of each in a block.
+
+    ValueError where a root has no frame of the one or the other, or a block no position for it.
+    """
+    condition, share = parse_condition(config.emphasis), config.emphasis_share
+    pools: list[Part] = []
+    places: list[float] = []
+    totals = apportion(config.weights or [float(len(part)) for part in train], BLOCK)
+    for part, total in zip(train, totals, strict=True):
+        both, counts = part.divide(condition.holds), apportion((share, 1 - share), total)
+        root = part.reader.layout.root
+        if not all(map(len, both)):
+            raise ValueError(
+                f"--data.emphasis '{condition.sentence}' holds in {len(both[0]):,} of {len(part):,} training frames of "
+                f"{root}, expected some but not all ({_extent(part, condition)}): correct the condition"
+            )
+        if 0 in counts:
+            raise ValueError(
+                f"--data.emphasis-share {share:g} of {root}, which has {total} of {BLOCK:,} positions, leaves no "
+                f"position to {'emphasised' if counts[0] == 0 else 'other'} frames: give a share nearer to 0.5, or the "
+                "root a larger --data.weights"
+            )
+        pools += both
+        places += map(float, counts)
+    return pools, places
+
+
+def _extent(part: Part, condition: Condition) -> str:
+    """Of the values that a condition compares."""
+    values = np.concatenate([condition.values(part.reader.episodes[place]) for place in part.places])
+    found = values[~np.isnan(values)]
+    return f"the values are {found.min():g} to {found.max():g}" if len(found) else "no value is a number"
 
 
 def _episodes(readers: Sequence[Reader], places: Sequence[tuple[int, ...]]) -> list[Episode]:
@@ -169,10 +212,21 @@ def _frame_size(episodes: Sequence[Episode], camera: str) -> tuple[int, int]:
     raise problems[0]
 
 
-def _rows(train: Sequence[Part], validation: Sequence[Part], shares: Sequence[float]) -> tuple[tuple[str, ...], ...]:
+def _rows(
+    train: Sequence[Part], validation: Sequence[Part], pools: Sequence[Part], shares: Sequence[float], emphasis: str
+) -> tuple[tuple[str, ...], ...]:
     rows: list[tuple[str, ...]] = [("root", "format", "episodes", "held out", "samples", "held out", "share")]
-    for kept, held_out, share in zip(train, validation, shares, strict=True):
+    each = len(pools) // len(train)
+    for place, (kept, held_out) in enumerate(zip(train, validation, strict=True)):
         layout = kept.reader.layout
         counts = (len(kept.places), len(held_out.places), len(kept), len(held_out))
-        rows.append((layout.root, layout.format, *(f"{count:,}" for count in counts), f"{100 * share:.1f} %"))
+        own = slice(each * place, each * place + each)
+        rows.append((layout.root, layout.format, *(f"{count:,}" for count in counts), percent(sum(shares[own]))))
+        if emphasis:
+            rows.append(("", f"  {emphasis}", "", "", f"{len(pools[own][0]):,}", "", percent(shares[own][0])))
     return tuple(rows)
+
+
+def percent(share: float) -> str:
+    """A share as it is printed."""
+    return f"{100 * share:.1f} %"

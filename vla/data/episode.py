@@ -7,6 +7,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+ACTION, STATE = "action", "observation.state"
+"""Feature keys that every format has."""
+
 
 class CorruptData(ValueError):
     """A file of the data set is damaged or contradicts itself: no other option of the user makes it readable."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla.data.arrays import stored_array
-from vla.data.episode import CorruptData, Episode, Frames, Layout, Stream
+from vla.data.episode import ACTION, STATE, CorruptData, Episode, Frames, Layout, Stream
 from vla.data.recordings import (
     FILES,
     JOINTS,
@@ -72,6 +72,7 @@ def open_insertion(
     sensor: str = "auto",
     missing_cameras: Literal["refuse", "mask"] = "refuse",
     cameras: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
     keep_damaged: bool = False,  # noqa: ARG001  (images are files of their own, which opening does not read)
 ) -> InsertionReader:
     """Open a folder of recordings: a data set, a task or one recording.
@@ -79,6 +80,10 @@ def open_insertion(
     Episodes are numbered in the order of their paths; a damaged image is no error until it is read. Raises CorruptData
     where another file is damaged and ValueError where what was asked for is not there.
     """
+    if columns:
+        raise ValueError(
+            f"{root} is of the insertion recorder, whose frames have no {columns[0]}: name {ACTION} or {STATE}"
+        )
 
     def refuse(problem: ValueError) -> None:
         raise problem

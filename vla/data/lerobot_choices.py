@@ -4,11 +4,10 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from vla.data.episode import ACTION, STATE
 from vla.data.lerobot_checks import some
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata
 
-STATE = "observation.state"
-ACTION = "action"
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
 SENSOR_WORDS = {
     "force",

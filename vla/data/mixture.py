@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from vla.batch import DataContract
+from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
 from vla.data.order import derive
 from vla.normalize import Normalization
@@ -24,6 +25,10 @@ class DataConfig:
     """Dataset folders: LeRobot v3.0, v2.1 or v2.0, or the insertion recorder's; at least one."""
     weights: tuple[float, ...] = ()
     """Share of the samples that comes from each root, in any unit, > 0; none: proportional to the roots' sizes."""
+    emphasis: str = ""
+    """Frames to see more often, e.g. `phase == 1` or `abs(action[2]) > 0.5`: a column, comparison and number."""
+    emphasis_share: float = 0.5
+    """Share of each root's samples that come from the frames of --data.emphasis, 0 < share < 1."""
     episodes: tuple[int, ...] = ()
     """Episode indices to use, of every root; none: all."""
     cameras: tuple[str, ...] = ()
@@ -84,6 +89,10 @@ def check_config(config: DataConfig) -> None:
             raise ValueError(f"--data.{name} has {number:g}, expected a finite number > 0")
     if not 0 <= config.validation_share < 1:
         raise ValueError(f"--data.validation-share is {config.validation_share:g}, expected 0 <= share < 1")
+    if not 0 < config.emphasis_share < 1:
+        raise ValueError(f"--data.emphasis-share is {config.emphasis_share:g}, expected 0 < share < 1")
+    if config.emphasis:
+        parse_condition(config.emphasis)
 
 
 def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:

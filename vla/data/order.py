@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 BLOCK = 1000
-"""Positions of a block of a weighted mixture: within one, each root has its exact share."""
+"""Positions of a block of a weighted mixture: within one, each pool has its exact share."""
 
 
 def derive(seed: int, purpose: str, position: int = 0) -> np.random.Generator:
@@ -46,18 +46,18 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
 
 
 class SampleOrder:
-    """Position -> (root, index in the root), for ever.
+    """Position -> (pool, index in the pool), for ever. A pool is a root, or the emphasised or other frames of one.
 
-    Without weights, an epoch is one shuffle of all samples of all roots: each stands in it exactly once. With weights,
-    each block of 1,000 positions holds every root exactly its share of times, in shuffled order, and each root is gone
+    Without weights, an epoch is one shuffle of all samples of all pools: each stands in it exactly once. With weights,
+    each block of 1,000 positions holds every pool exactly its share of times, in shuffled order, and each pool is gone
     through in its own shuffled epochs, without replacement.
 
     ValueError when a weight's share is too small to be drawn in every block.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
-        assert min(sizes, default=0) > 0, f"every root must have samples, got sizes {list(sizes)}"
-        assert len(weights) in (0, len(sizes)), f"{len(weights)} weights for {len(sizes)} roots"
+        assert min(sizes, default=0) > 0, f"every pool must have samples, got sizes {list(sizes)}"
+        assert len(weights) in (0, len(sizes)), f"{len(weights)} weights for {len(sizes)} pools"
         self.sizes = tuple(sizes)
         self.weights = tuple(weights)
         self.seed = seed
@@ -77,35 +77,35 @@ class SampleOrder:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The part of the stream that comes from each root; they add up to 1."""
+        """The part of the stream that comes from each pool; they add up to 1."""
         counts = self.counts or self.sizes
         return tuple(count / sum(counts) for count in counts)
 
     def __call__(self, position: int) -> tuple[int, int]:
-        """The root and the index in it of the sample at a position."""
+        """The pool and the index in it of the sample at a position."""
         if self.weights:
             return self._weighted(position)
         total = int(self.ends[-1])
         index = self._shuffled(0, total, *divmod(position, total))
-        root = int(np.searchsorted(self.ends, index, side="right"))
-        return root, index - int(self.ends[root]) + self.sizes[root]
+        pool = int(np.searchsorted(self.ends, index, side="right"))
+        return pool, index - int(self.ends[pool]) + self.sizes[pool]
 
     def _weighted(self, position: int) -> tuple[int, int]:
         number, place = divmod(position, BLOCK)
         block = self._block
         if block is None or block[0] != number:
             self._block = block = (number, *self._lay_out(number))
-        root = int(block[1][place])
-        return root, self._shuffled(root, self.sizes[root], *divmod(int(block[2][place]), self.sizes[root]))
+        pool = int(block[1][place])
+        return pool, self._shuffled(pool, self.sizes[pool], *divmod(int(block[2][place]), self.sizes[pool]))
 
     def _lay_out(self, number: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-        """The root at each place of a block, and how many samples of that root came before it since position 0."""
-        roots = np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
-        derive(self.seed, "order.block", number).shuffle(roots)
-        drawn = np.empty_like(roots)
-        for root, count in enumerate(self.counts):
-            drawn[roots == root] = number * count + np.arange(count)
-        return roots, drawn
+        """The pool at each place of a block, and how many samples of that pool came before it since position 0."""
+        pools = np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
+        derive(self.seed, "order.block", number).shuffle(pools)
+        drawn = np.empty_like(pools)
+        for pool, count in enumerate(self.counts):
+            drawn[pools == pool] = number * count + np.arange(count)
+        return pools, drawn
 
     def _shuffled(self, pool: int, size: int, epoch: int, place: int) -> int:
         """The sample at a place of a pool's epoch."""

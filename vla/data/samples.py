@@ -4,13 +4,13 @@ A sample that cannot be read is an error, or void where the configuration has a 
 stream, so that every other position stays what it was, and its weight is 0, so that nothing is learned from it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from vla.batch import Sample
 from vla.data.checks import check_finite
@@ -40,13 +40,24 @@ class Part:
         """Those at these places of a reader."""
         frames = tuple(window.frames(reader.episodes[place]) for place in places)
         return Part(
-            reader=reader,
-            window=window,
-            places=places,
-            frames=frames,
-            ends=np.cumsum([len(usable) for usable in frames], dtype=np.int64),
-            quarantine=quarantine,
+            reader=reader, window=window, places=places, frames=frames, ends=ends_of(frames), quarantine=quarantine
         )
+
+    def divide(self, holds: Callable[[Episode], Bool[np.ndarray, " N"]]) -> tuple["Part", "Part"]:
+        """The samples at the frames of which something holds, and the others."""
+        marks = [
+            holds(self.reader.episodes[place])[np.asarray(usable)]
+            for place, usable in zip(self.places, self.frames, strict=True)
+        ]
+
+        def those(wanted: bool) -> Part:
+            frames = tuple(
+                np.asarray(usable, dtype=np.int64)[mark == wanted]
+                for usable, mark in zip(self.frames, marks, strict=True)
+            )
+            return replace(self, frames=frames, ends=ends_of(frames))
+
+        return those(True), those(False)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -92,6 +103,11 @@ class Part:
         return sample
 
 
+def ends_of(frames: Sequence[range | Int64[np.ndarray, " _"]]) -> Int64[np.ndarray, " N"]:
+    """Per episode: the number of samples up to its end."""
+    return np.cumsum([len(usable) for usable in frames], dtype=np.int64)
+
+
 class TrainSamples(torch.utils.data.Dataset[Sample]):
     """The endless shuffled stream: position -> Sample, a pure function of (data, configuration, seed, position)."""
 
@@ -100,14 +116,14 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
 
     @property
     def num_samples(self) -> int:
-        """Samples of all roots: the length of an epoch without weights."""
+        """Samples of all roots: the positions of an epoch. Without weights and emphasis each stands in it once."""
         return sum(len(part) for part in self._parts)
 
     def locate(self, position: int) -> tuple[str, int]:
         """Name of the episode and index of the frame that stand at a position."""
-        root, index = self._order(position)
-        place, frame = self._parts[root].locate(index)
-        return self._parts[root].reader.episodes[place].name, frame
+        pool, index = self._order(position)
+        place, frame = self._parts[pool].locate(index)
+        return self._parts[pool].reader.episodes[place].name, frame
 
     def __getitem__(self, position: int) -> Sample:
         """The sample at a position >= 0, with its diffusion time and noise.
@@ -118,17 +134,17 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
             CorruptData: it cannot be read, and there is no quarantine.
             StorageFault: the storage does not give it.
         """
-        root, index = self._order(position)
-        return self._parts[root].read(index, position, derive(self._seed, "noise", position))
+        pool, index = self._order(position)
+        return self._parts[pool].read(index, position, derive(self._seed, "noise", position))
 
     def fault(self, position: int) -> str | None:
         """Why the sample at a position is void, read anew; None where it can be read."""
-        root, index = self._order(position)
-        return self._parts[root].fault(index)
+        pool, index = self._order(position)
+        return self._parts[pool].fault(index)
 
 
 class ValidationSamples(torch.utils.data.Dataset[Sample]):
-    """Every frame of the held-out episodes, in order, each with a fixed diffusion time and noise."""
+    """Every frame of the held-out episodes, or of others, in order, each with a fixed diffusion time and noise."""
 
     def __init__(self, parts: Sequence[Part], seed: int) -> None:
         self._parts, self._seed = tuple(parts), seed

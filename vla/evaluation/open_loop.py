@@ -153,32 +153,7 @@ def check_contract(policy: DataContract, data: DataContract) -> None:
 
 def held_out(dataset: Dataset) -> Samples:
     """The held-out episodes; where nothing is held out, all of them."""
-    return dataset.validation if len(dataset.validation) else Everything(dataset)
-
-
-class Everything:
-    """Every training frame once, by episode and frame."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.train = dataset.train
-        positions: dict[tuple[str, int], int] = {}
-        position = 0
-        while len(positions) < self.train.num_samples:
-            positions.setdefault(self.train.locate(position), position)
-            position += 1
-        self.places = sorted(positions)
-        self.positions = [positions[place] for place in self.places]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        """The sample at an index; IndexError past the end."""
-        return self.train[self.positions[index]]
-
-    def locate(self, index: int, /) -> tuple[str, int]:
-        """Name of the episode and index of the frame."""
-        return self.places[index]
+    return dataset.validation if len(dataset.validation) else dataset.everything
 
 
 def spread(count: int, limit: int) -> list[int]:

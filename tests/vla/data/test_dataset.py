@@ -17,6 +17,7 @@ from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
 from vla.data import DataConfig, Dataset, detect, open_dataset
 from vla.data.episode import CorruptData, Episode, Stream
+from vla.data.lerobot import open_lerobot
 
 ROOT = FakeRoot()
 
@@ -126,6 +127,106 @@ def test_a_weighted_mixture_has_its_shares() -> None:
         assert sample.weight == (1.0 if name.startswith("other") else 2.0)
         assert sample.sensor_valid.any() == (not name.startswith("other"))
     collate(samples)
+
+
+def with_phase(root: FakeRoot, *emphasised: int) -> FakeReader:
+    """The root with a column `phase` that is 1 at these frames of each episode."""
+    reader = root.open()
+    for place, episode in enumerate(reader.episodes):
+        phase = np.isin(np.arange(len(episode.timestamps)), emphasised)[:, None].astype(np.float32)
+        reader = edited(reader, place, columns={"phase": phase})
+    return reader
+
+
+def test_emphasised_frames_have_their_share_in_every_block() -> None:
+    frames = (3, 4, 11)
+    dataset = opened(with_phase(ROOT, *frames), emphasis="phase == 1", emphasis_share=0.3)
+    plain = opened(ROOT)
+    assert dataset.train.num_samples == plain.train.num_samples
+    for block in (0, 1, 7):
+        drawn = [dataset.train.locate(1000 * block + place) for place in range(1000)]
+        assert sum(frame in frames for _, frame in drawn) == 300
+        counts = Counter(place for place in drawn if place[1] in frames)
+        assert len(counts) == 9
+        assert max(counts.values()) - min(counts.values()) <= 1
+        counts = Counter(place for place in drawn if place[1] not in frames)
+        assert len(counts) == dataset.train.num_samples - 9
+        assert max(counts.values()) - min(counts.values()) <= 2
+    label, share = [(row[1], row[4:]) for row in dataset.rows][2]
+    assert (label, share) == ("  phase == 1", ("9", "", "30.0 %"))
+    assert dataset.rows[1][-1] == "100.0 %"
+    assert_same(dataset.validation[3], plain.validation[3])
+
+
+def test_emphasis_is_pure_and_travels_to_workers() -> None:
+    reader = with_phase(ROOT, 3, 4, 11)
+    first = opened(reader, emphasis="phase == 1").train
+    second = ForkingPickler.loads(ForkingPickler.dumps(opened(reader, emphasis="phase == 1").train))
+    for position in reversed(range(0, 3000, 171)):
+        assert_same(first[position], second[position])
+        assert first[position].position == position
+        np.testing.assert_array_equal(first[position].noise, noise(position, 8, 2))
+
+
+def test_emphasis_keeps_the_shares_of_the_roots() -> None:
+    other = replace(ROOT, name="other", lengths=(200, 200))
+    readers = with_phase(ROOT, 1), with_phase(other, 1, 2, 3)
+    for weights in ((3.0, 1.0), ()):
+        dataset = opened(*readers, weights=weights, emphasis="phase == 1", emphasis_share=0.2)
+        drawn = Counter(
+            (name.split("/")[0], frame in ((1,) if name.startswith("root") else (1, 2, 3)))
+            for name, frame in (dataset.train.locate(2000 + place) for place in range(1000))
+        )
+        totals = [drawn[name, True] + drawn[name, False] for name in ("root", "other")]
+        sizes = [int(row[4]) for row in dataset.rows[1::2]]
+        assert sum(sizes) == dataset.train.num_samples
+        assert totals == ([750, 250] if weights else [round(1000 * size / sum(sizes)) for size in sizes])
+        for name, total in zip(("root", "other"), totals, strict=True):
+            assert abs(drawn[name, True] - 0.2 * total) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"emphasis": "phase == 2"}, r"'phase == 2' holds in 0 of \d\d training frames of root, .*values are 0 to 1"),
+        ({"emphasis": "phase < 2"}, r"holds in (\d\d) of \1 training frames of root, expected some but not all"),
+        (
+            {"emphasis": "phase == 1", "emphasis_share": 1e-4},
+            r"emphasis-share 0.0001 .*no position to emphasised frames",
+        ),
+        ({"emphasis": "phase == 1", "emphasis_share": 0.9999}, r"no position to other frames: give a share nearer"),
+        ({"emphasis": "fase == 1"}, r"no fase \(nearest: phase\)"),
+    ],
+)
+def test_emphasis_that_no_data_satisfies(config: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refusal:
+        opened(with_phase(ROOT, 3), **config)
+    assert "\n" not in str(refusal.value)
+
+
+def test_emphasis_on_the_shipped_data(needle: Path) -> None:
+    config = DataConfig(roots=(str(needle),), emphasis="abs(action[2]) > 0.5", emphasis_share=0.2)
+    train = open_dataset(config, 0).train
+    actions = {episode.name: episode.actions.values for episode in open_lerobot(needle).episodes}
+    drawn = [train.locate(position) for position in range(1000, 2000)]
+    assert sum(abs(actions[name][frame, 2]) > 0.5 for name, frame in drawn) == 200
+    assert train[1234].actions[0].tolist() == actions[drawn[234][0]][drawn[234][1]].tolist()
+    with pytest.raises(ValueError, match=r"needle has no column acton \(nearest: action\)"):
+        open_dataset(replace(config, emphasis="acton[0] > 1"), 0)
+
+
+def test_emphasis_on_recordings_of_the_insertion_recorder(tmp_path: Path) -> None:
+    """They have no columns, but actions and state."""
+    config = DataConfig(roots=(str(write_windows(tmp_path)),), validation_share=0.0, missing_cameras="mask")
+    everything = open_dataset(config, 0).everything
+    angle = {everything.locate(index): sample.state[6] for index, sample in enumerate(everything)}
+    half = float(np.median(list(angle.values())))
+    train = open_dataset(replace(config, emphasis=f"observation.state[6] > {half}", emphasis_share=0.9), 0).train
+    assert sum(angle[train.locate(position)] > half for position in range(1000)) == 900
+    with pytest.raises(
+        ValueError, match=r"insertion recorder, whose frames have no phase: name action or observation.s"
+    ):
+        open_dataset(replace(config, emphasis="phase == 1"), 0)
 
 
 def test_episodes_are_chosen_of_every_root() -> None:

@@ -104,6 +104,10 @@ def test_a_sensor_window_without_a_sensor_is_refused() -> None:
         (DataConfig(roots=("a",), sensor_weight=float("inf")), "--data.sensor-weight has inf"),
         (DataConfig(roots=("a",), validation_share=1.0), "--data.validation-share is 1"),
         (DataConfig(roots=("a",), validation_share=-0.1), "--data.validation-share is -0.1"),
+        (DataConfig(roots=("a",), emphasis_share=0.0), "--data.emphasis-share is 0"),
+        (DataConfig(roots=("a",), emphasis_share=1.0), "--data.emphasis-share is 1"),
+        (DataConfig(roots=("a",), emphasis_share=float("nan")), "--data.emphasis-share is nan"),
+        (DataConfig(roots=("a",), emphasis="phase"), "--data.emphasis is 'phase', expected COLUMN"),
     ],
 )
 def test_configurations_that_no_data_satisfies(config: DataConfig, said: str) -> None:
