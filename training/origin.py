@@ -77,6 +77,12 @@ def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fing
         raise ValueError(
             f"{place} was trained with {'; '.join(differences)}; train on matching data, or without --init-from"
         )
+    companded = {stream for stream, normalizer in origin.normalizers.items() if normalizer.companded.any()}
+    if config.data.compand and set(config.data.compand) & origin.normalizers.keys() != companded:
+        raise ValueError(
+            f"{place} was trained with {' '.join(sorted(companded)) or 'no streams'} companded, and its scales stay: "
+            f"leave out --data.compand {' '.join(config.data.compand)}, or train without --init-from"
+        )
     if origin.fingerprint != fingerprint:
         raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
 
@@ -145,6 +151,7 @@ def normalizers_from_json(tree: Mapping[str, Any]) -> dict[str, Normalizer]:
     for stream, buffers in tree.items():
         normalizer = Normalizer(len(buffers["offset"]))
         own = normalizer.state_dict()
-        normalizer.load_state_dict({name: torch.tensor(buffers[name], dtype=own[name].dtype) for name in buffers})
+        stored = {"companded": own["companded"].tolist(), **buffers}  # earlier versions companded nothing
+        normalizer.load_state_dict({name: torch.tensor(stored[name], dtype=own[name].dtype) for name in stored})
         normalizers[stream] = normalizer
     return normalizers

@@ -430,7 +430,11 @@ def content_of(data: Dataset) -> dict[str, Any]:
         "data contract": data.contract.to_json(),
         "statistics of the training episodes": digest(
             {
-                stream: {field: np.asarray(value).tolist() for field, value in vars(statistics).items()}
+                stream: {
+                    field: np.asarray(value).tolist()
+                    for field, value in vars(statistics).items()
+                    if field != "companded"  # follows from --data.compand
+                }
                 for stream, statistics in data.statistics.items()
             }
         ),
@@ -444,7 +448,7 @@ def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprin
     Raises:
         ValueError: names each setting, what the checkpoint has and what was given.
     """
-    stored = resumed.policy()["identity"]
+    stored = RunConfig().identity() | resumed.policy()["identity"]  # what it does not know of was as by default
     changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
     differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
     if resumed.manifest["backbone"]["fingerprint"] != fingerprint:

@@ -19,8 +19,8 @@ EXACT_VALUES = 2**26
 class Statistics:
     """Per-dimension statistics of one stream, in the data's units.
 
-    An angle is first unwrapped about its circular mean: its values then lie within half a period of `center`, and all
-    other fields speak of these.
+    An angle is first unwrapped about its circular mean: its values then lie within half a period of `center`; a
+    companded value is replaced by its signed square root. All other fields speak of these.
     """
 
     count: int
@@ -38,11 +38,15 @@ class Statistics:
     """Circular mean of an angle; 0 for everything else."""
     low: Float64[np.ndarray, " D"]
     """Start of the range [low, low + period) in which the data writes an angle; 0 for everything else."""
+    companded: Bool[np.ndarray, " D"]
+    """Whether values are companded; never those of an angle or a constant."""
 
 
-def fit(values: Float[np.ndarray, "N D"], periods: Sequence[float], limit: int = EXACT_VALUES) -> Statistics:
+def fit(
+    values: Float[np.ndarray, "N D"], periods: Sequence[float], limit: int = EXACT_VALUES, *, compand: bool = False
+) -> Statistics:
     """Statistics of rows held in memory."""
-    return fit_chunks(lambda: [values], len(values), periods, limit)
+    return fit_chunks(lambda: [values], len(values), periods, limit, compand=compand)
 
 
 def fit_chunks(
@@ -50,8 +54,13 @@ def fit_chunks(
     rows: int,
     periods: Sequence[float],
     limit: int = EXACT_VALUES,
+    *,
+    compand: bool = False,
 ) -> Statistics:
     """Statistics of rows that come in chunks, in bounded memory; each call of `chunks` starts anew.
+
+    With `compand` they are those of x -> sign(x) sqrt(|x|), but for angles and constants. A value a tenth as large then
+    keeps a third of its weight, about 0: it is for changes, rates and forces, whose 0 means something, not positions.
 
     Count, mean, deviation, minimum and maximum are of all rows. The quantiles are too, up to `limit` values (rows times
     dimensions); of more, they are those of a uniform sub-sample of `limit // D` rows, always the same one for the same
@@ -59,13 +68,14 @@ def fit_chunks(
     """
     period, center, low = _angles(chunks, np.asarray(periods, dtype=np.float64))
     width = len(period)
+    companded = (period == 0) & _varying(chunks, width) if compand else np.zeros(width, dtype=np.bool_)
     kept = min(rows, limit // max(width, 1))
     picks = np.arange(rows) if kept == rows else np.sort(_generator().choice(rows, kept, replace=False, shuffle=False))
     sample = np.empty((kept, width), dtype=np.float32)
     count, mean, squares = 0, np.zeros(width), np.zeros(width)
     minimum, maximum = np.full(width, np.inf), np.full(width, -np.inf)
     for chunk in chunks():
-        values = unwrap(chunk.astype(np.float64), period, center)
+        values = signed_root(unwrap(chunk.astype(np.float64), period, center), companded)
         if not len(values):
             continue
         first, last = np.searchsorted(picks, (count, count + len(values)))
@@ -92,6 +102,7 @@ def fit_chunks(
         period=period,
         center=center,
         low=low,
+        companded=companded,
     )
 
 
@@ -101,6 +112,20 @@ def unwrap(
     """Angles moved by whole periods to within half a period of the center; other dimensions unchanged, bit for bit."""
     turns = np.round((values - center) / np.where(period > 0, period, 1.0))
     return values - np.where(period > 0, turns * period, 0.0)
+
+
+def signed_root(values: Float64[np.ndarray, "N D"], companded: Bool[np.ndarray, " D"]) -> Float64[np.ndarray, "N D"]:
+    """The signed square roots of the companded dimensions; other dimensions unchanged, bit for bit."""
+    return np.where(companded, np.copysign(np.sqrt(np.abs(values)), values), values)
+
+
+def _varying(chunks: Callable[[], Iterable[Float[np.ndarray, "_ D"]]], width: int) -> Bool[np.ndarray, " D"]:
+    """Whether a dimension has more than one value."""
+    minimum, maximum = np.full(width, np.inf), np.full(width, -np.inf)
+    for chunk in chunks():
+        if len(chunk):
+            minimum, maximum = np.minimum(minimum, chunk.min(axis=0)), np.maximum(maximum, chunk.max(axis=0))
+    return np.asarray(minimum < maximum)
 
 
 def _angles(
@@ -135,7 +160,7 @@ def _generator() -> np.random.Generator:
 
 
 class Normalizer(nn.Module):
-    """Data units to unitless and back, a linear map a dimension, in float32.
+    """Data units to unitless and back, a linear map a dimension, in float32; of signed square roots where companded.
 
     `quantile` takes the 1 % and 99 % quantiles to -1 and 1, `min-max` the extremes, `z-score` mean and deviation to 0
     and 1; nothing is clipped. A constant dimension becomes 0 and is undone to exactly its constant, whatever comes in.
@@ -150,6 +175,7 @@ class Normalizer(nn.Module):
     period: Float32[Tensor, " D"]
     center: Float32[Tensor, " D"]
     low: Float32[Tensor, " D"]
+    companded: Bool[Tensor, " D"]
 
     def __init__(self, width: int) -> None:
         """The identity; `of` or load_state_dict give it values."""
@@ -160,6 +186,7 @@ class Normalizer(nn.Module):
         self.register_buffer("period", torch.zeros(width))
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("low", torch.zeros(width))
+        self.register_buffer("companded", torch.zeros(width, dtype=torch.bool))
 
     @staticmethod
     def of(statistics: Statistics, mode: Normalization) -> "Normalizer":
@@ -186,6 +213,7 @@ class Normalizer(nn.Module):
             "period": statistics.period,
             "center": statistics.center,
             "low": statistics.low,
+            "companded": statistics.companded,
         }
         normalizer.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in buffers.items()})
         return normalizer
@@ -202,11 +230,13 @@ class Normalizer(nn.Module):
             return super().apply(values)
         values = values.float()
         values = self._turn(values, (values - self.center) / self._divisor(), torch.round)
+        values = torch.where(self.companded, values.abs().sqrt().copysign(values), values)
         return torch.where(self.constant, 0.0, (values - self.offset) / self.scale)
 
     def undo(self, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]:
         """Unitless to data units."""
         values = torch.where(self.constant, self.offset, values.float() * self.scale + self.offset)
+        values = torch.where(self.companded, values * values.abs(), values)
         turned = self._turn(values, (values - self.low) / self._divisor(), torch.floor)
         return torch.where(self.constant, self.offset, turned)
 

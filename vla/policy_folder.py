@@ -131,7 +131,9 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, path=path))
     normalizers = {stream: Normalizer(width) for stream, width in streams(contract).items()}
     policy = assemble(config, contract, normalizers, dtype, seed=0)
-    fill(policy.normalizer, read(folder / "normalizer.safetensors"), folder / "normalizer.safetensors")
+    unchanged = {f"{stream}.companded": policy.normalizer_of(stream).companded for stream in normalizers}
+    scales = unchanged | read(folder / "normalizer.safetensors")  # earlier versions companded nothing
+    fill(policy.normalizer, scales, folder / "normalizer.safetensors")
     fill(policy.expert, read(folder / PARTS["expert"]), folder / PARTS["expert"])
     if policy.sensor is not None:
         fill(policy.sensor, read(folder / PARTS["sensor"]), folder / PARTS["sensor"])

@@ -17,9 +17,10 @@ from training.ledger import Step, Stopwatch
 from training.session import Session
 from training.sharding import MOMENTS
 from vla.batch import Sample
-from vla.data import TrainSamples
+from vla.data import DataConfig, TrainSamples, open_dataset
 from vla.data.episode import CorruptData, Episode
 from vla.data.window import Window
+from vla.policy_folder import load_policy
 
 FLAGS = ["--backbone.path", "tiny", "--stage.steps", "2", "--tracker", "jsonl", "--validation-samples", "2"]
 FLAGS += ["--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32"]
@@ -129,6 +130,84 @@ def stored(run: Path, step: int) -> dict[str, torch.Tensor]:
     return {f"{key}/{name}": value for key in MOMENTS for name, value in state.moments[key].items()} | dict(
         state.weight
     )
+
+
+EMPHASIS = ["--batch-size", "2", "--micro-batch", "2", "--save-every", "2", "--keep", "9", "--stage.steps", "4"]
+EMPHASIS += ["--data.emphasis", "abs(action[2]) > 0.5", "--data.emphasis-share", "0.7"]
+EMPHASIS += ["--data.compand", "actions", "sensor"]
+
+
+def test_emphasis_and_companding_resume_bitwise_and_do_not_change(needle: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    loop.train(config(needle, tmp_path / "straight", *EMPHASIS, "--data.workers", "0"))
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, run, *EMPHASIS, "--data.workers", "1", "--stop-after", "2"))
+    for flags, said in (
+        (["--data.emphasis-share", "0.3"], "data.emphasis_share is 0.3, the checkpoint has 0.7"),
+        (["--data.emphasis", "action[2] < 0"], "data.emphasis is 'action.2. < 0', the checkpoint has 'abs"),
+        (["--data.compand", "actions"], r"data.compand is \['actions'\], the checkpoint has \['actions', 'sensor'\]"),
+    ):
+        AcceleratorState._reset_state(True)
+        with pytest.raises(ValueError, match=said):
+            loop.train(config(needle, run, *EMPHASIS, *flags, "--data.workers", "0", "--resume-from", "auto"))
+    AcceleratorState._reset_state(True)
+    replayed = ["--config", str(run / "config.json"), "--stop-after", "None", "--resume-from", "auto"]
+    loop.train(parse(recipes.stage1(), replayed))
+    straight, resumed = stored(tmp_path / "straight", 4), stored(run, 4)
+    assert all(straight[name].equal(resumed[name]) for name in straight)
+    assert losses(run) == losses(tmp_path / "straight")
+    policy = load_policy(run / "policy")
+    assert {stream: bool(policy.normalizer_of(stream).companded.any()) for stream in policy.normalizer} == {
+        "actions": True,
+        "state": False,
+        "sensor": True,
+    }
+    actions = next(iter(open_dataset(DataConfig(roots=(str(needle),)), 0).validation)).actions
+    there = torch.from_numpy(actions)
+    torch.testing.assert_close(policy.normalizer_of("actions").undo(policy.normalize("actions", there)), there)
+
+
+def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: Path) -> None:
+    flags = ["--batch-size", "2", "--micro-batch", "2", "--stage.steps", "1", "--data.workers", "0"]
+    first = tmp_path / "first"
+    loop.train(config(needle, first, *flags, "--data.compand", "actions"))
+    for origin in (first, first / "policy"):
+        for given in ([], ["--data.compand", "actions"]):
+            AcceleratorState._reset_state(True)
+            with Session(config(needle, tmp_path / "next", *flags, *given, "--init-from", str(origin))) as session:
+                assert session.normalizers["actions"].companded.any()
+        AcceleratorState._reset_state(True)
+        other = config(needle, tmp_path / "next", *flags, "--data.compand", "state", "--init-from", str(origin))
+        with pytest.raises(
+            ValueError, match="first.* was trained with actions companded, .* leave out --data.compand st"
+        ):
+            Session(other).__enter__()
+
+
+def test_a_checkpoint_that_does_not_know_a_setting_has_its_default(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions wrote them: no emphasis, nothing companded, and no word of either."""
+    flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
+    loop.train(config(needle, tmp_path / "run", *flags, "--stop-after", "1"))
+    read = checkpoint.Checkpoint.policy
+
+    def earlier(found: checkpoint.Checkpoint) -> dict[str, Any]:
+        told = read(found)
+        for key in ("data.emphasis", "data.emphasis_share", "data.compand"):
+            del told["identity"][key]
+        for buffers in told["normalizer"].values():
+            del buffers["companded"]
+        return told
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "policy", earlier)
+    emphasis = ["--data.emphasis", "action[2] < 0"]
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="data.emphasis is 'action.2. < 0', the checkpoint has ''"):
+        loop.train(config(needle, tmp_path / "run", *flags, *emphasis, "--resume-from", "auto"))
+    AcceleratorState._reset_state(True)
+    loop.train(config(needle, tmp_path / "run", *flags, "--resume-from", "auto"))
+    assert len(losses(tmp_path / "run")) == 2
 
 
 POISONED = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--save-every", "1", "--keep", "99"]

@@ -72,6 +72,7 @@ G1_FLAGS = [
 G1_FLAGS += ["--stage.lr.expert", "1e-3", "--save-every", "2", "--keep", "30", "--validation-samples", "8"]
 NEEDLE_FLAGS = [*TINY, *SMALL, "--dropout", "0.1", "--stage.steps", "20", "--save-every", "50"]
 NEEDLE_FLAGS += ["--validation-samples", "2"]
+EMPHASIS = ["--data.emphasis", "abs(action[2]) > 0.5", "--data.emphasis-share", "0.7", "--data.compand", "actions"]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,7 @@ def needle_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = []
     for topology in ("ddp", "zero2", "zero3"):
         flags = [*data, *NEEDLE_FLAGS, "--batch-size", "4", "--micro-batch", "1"]
+        flags += EMPHASIS if topology == "zero2" else []
         stopped = [*flags, "--out", str(folder / f"{topology}-stopped")]
         jobs += [
             ("stage1", topology, [*flags, "--out", str(folder / f"{topology}-straight")]),

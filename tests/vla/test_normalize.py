@@ -211,6 +211,77 @@ def test_its_tensors_are_all_there_is_to_save(mode: Normalization) -> None:
     assert not list(normalizer.parameters())
 
 
+def companding(values: np.ndarray, mode: Normalization = "quantile") -> Normalizer:
+    return Normalizer.of(fit(values, (0.0,) * values.shape[1], compand=True), mode)
+
+
+@mode_of
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1000),
+    scale=st.floats(-20, 20).map(lambda exponent: 10.0**exponent),
+    shift=st.floats(-30, 30),
+    small=st.floats(0, 15).map(lambda exponent: 10.0**-exponent),
+)
+def test_undo_reverses_companding(mode: Normalization, seed: int, scale: float, shift: float, small: float) -> None:
+    """The root comes back but for roundings of its size, `error`; a value x then but for 2 sqrt(x) error + error^2."""
+    values = ((rows(50, 3, seed) + shift) * scale).astype(np.float32)
+    values[::2] *= np.float32(small)
+    values[0] = 0
+    normalizer = companding(values, mode)
+    tensor = torch.from_numpy(values)
+    unitless = normalizer.apply(tensor)
+    assert unitless.isfinite().all()
+    root = tensor.double().abs().sqrt()
+    error = 4e-7 * root.max(dim=0).values
+    assert ((normalizer.undo(unitless).double() - tensor).abs() <= 2 * root * error + error**2 + 1e-45).all()
+
+
+@mode_of
+def test_companding_scales_signed_roots(mode: Normalization) -> None:
+    values = (rows(1000, 3) ** 3 - 0.2).astype(np.float32)
+    roots = np.sign(values) * np.sqrt(np.abs(values))
+    ours = companding(values, mode).apply(torch.from_numpy(values))
+    theirs = Normalizer.of(plain(roots), mode).apply(torch.from_numpy(roots))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    statistics, of_roots = fit(values, (0.0,) * 3, compand=True), plain(roots)
+    for field in ("mean", "std", "minimum", "maximum", "q01", "q99"):
+        np.testing.assert_allclose(vars(statistics)[field], vars(of_roots)[field], rtol=1e-5, atol=1e-6)
+
+
+def test_motions_a_tenth_as_large_keep_a_third_of_the_weight() -> None:
+    large = np.concatenate([rows(500, 1), -rows(500, 1)])
+    unitless = companding(large).apply(torch.tensor([[0.1], [1.0], [-1.0], [0.0]]))
+    assert unitless[0] / unitless[1] == pytest.approx(10**-0.5, rel=0.05)
+    assert unitless[2] == pytest.approx(-unitless[1], rel=0.05)
+    assert unitless[3] == pytest.approx(0, abs=0.02)
+
+
+@mode_of
+def test_angles_and_constants_are_not_companded(mode: Normalization) -> None:
+    values = rows(200, 4)
+    values[:, 1] = -7.3
+    values[:, 2] = 170 + 5 * values[:, 2]
+    statistics = fit(values, (0.0, 0.0, 360.0, 0.0), compand=True)
+    assert statistics.companded.tolist() == [True, False, False, True]
+    whole = Normalizer.of(fit(values, (0.0, 0.0, 360.0, 0.0)), mode)
+    normalizer = Normalizer.of(statistics, mode)
+    assert normalizer.companded.tolist() == [True, False, False, True]
+    tensor = torch.from_numpy(values)
+    assert torch.equal(normalizer.apply(tensor)[:, 1:3], whole.apply(tensor)[:, 1:3])
+    assert (normalizer.undo(torch.zeros(1, 4))[:, 1] == torch.tensor(-7.3)).all()
+    assert not torch.allclose(normalizer.apply(tensor)[:, 0], whole.apply(tensor)[:, 0])
+    assert not fit(values[:0], (0.0,) * 4, compand=True).companded.any()
+
+
+def test_companded_statistics_of_chunks_are_those_of_the_whole() -> None:
+    values = rows(1003, 3)
+    whole = fit(values, (0.0,) * 3, compand=True)
+    parts = fit_chunks(lambda: [values[:0], values[:400], values[400:]], 1003, (0.0,) * 3, compand=True)
+    for field, value in vars(whole).items():
+        np.testing.assert_allclose(vars(parts)[field], value, rtol=1e-12, err_msg=field)
+
+
 def test_width_zero_and_no_rows() -> None:
     normalizer = Normalizer.of(fit(np.zeros((5, 0), dtype=np.float32), ()), "quantile")
     assert normalizer.apply(torch.zeros(2, 0)).shape == (2, 0)

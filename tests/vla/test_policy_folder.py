@@ -59,6 +59,18 @@ def test_a_policy_comes_back_the_same(policy: Policy, written: Path) -> None:
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
+def test_a_policy_of_an_earlier_version_companded_nothing(policy: Policy, folder: Path) -> None:
+    file = folder / "normalizer.safetensors"
+    scales = load_file(file)
+    save_file({name: tensor for name, tensor in scales.items() if not name.endswith(".companded")}, file)
+    again = load_policy(folder)
+    data = batch()
+    assert torch.equal(policy.act(data.observation, data.noise), again.act(data.observation, data.noise))
+    save_file({name: tensor for name, tensor in scales.items() if name != "actions.offset"}, file)
+    with pytest.raises(ValueError, match="actions.offset is missing"):
+        load_policy(folder)
+
+
 def test_the_folder_holds_what_the_interface_names(written: Path, policy: Policy) -> None:
     assert sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()) == [
         "README.md",

@@ -103,7 +103,7 @@ def open_dataset(
         tuple(place for place in range(len(reader.episodes)) if place not in set(places))
         for reader, places in zip(readers, held_out, strict=True)
     ]
-    statistics = fit_statistics(_episodes(readers, kept), contract, keep_damaged=quarantine)
+    statistics = fit_statistics(_episodes(readers, kept), contract, keep_damaged=quarantine, compand=config.compand)
     for kind in statistics:
         for _ in finite_chunks(_episodes(readers, held_out), kind, keep_damaged=quarantine):
             pass  # refuses what is not finite

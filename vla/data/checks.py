@@ -134,9 +134,11 @@ def check_finite(sample: Sample, where: str) -> None:
 
 
 def fit_statistics(
-    episodes: Sequence[Episode], contract: DataContract, *, keep_damaged: bool = False
+    episodes: Sequence[Episode], contract: DataContract, *, keep_damaged: bool = False, compand: Sequence[str] = ()
 ) -> dict[str, Statistics]:
     """Statistics of `actions`, `state` and `sensor` at their own rates; of width 0 where there is none.
+
+    Those in `compand` are of the streams' signed square roots.
 
     ValueError when there is a sensor but no episode has a sample of it; CorruptData as in `finite_chunks`.
     """
@@ -154,4 +156,6 @@ def fit_statistics(
         raise ValueError(
             f"no training episode has a sample of {contract.sensor}: add some that have, or give --data.sensor none"
         )
-    return {kind: fit_chunks(chunks[kind], rows[kind], period) for kind, period in periods.items()}
+    return {
+        kind: fit_chunks(chunks[kind], rows[kind], period, compand=kind in compand) for kind, period in periods.items()
+    }

@@ -47,6 +47,8 @@ class DataConfig:
     """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
     normalization: Normalization = "quantile"
     """Of actions, state and sensor, fitted on the training episodes."""
+    compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
+    """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
     validation_share: float = 0.1
     """Share of the episodes held out for validation, 0 <= share < 1."""
     quarantine: int = 0

@@ -229,6 +229,16 @@ def test_emphasis_on_recordings_of_the_insertion_recorder(tmp_path: Path) -> Non
         open_dataset(replace(config, emphasis="phase == 1"), 0)
 
 
+def test_companded_streams_have_the_statistics_of_their_roots() -> None:
+    dataset, plain = opened(ROOT, compand=("actions", "sensor")), opened(ROOT)
+    np.testing.assert_allclose(dataset.statistics["actions"].q99, np.sqrt(plain.statistics["actions"].q99), rtol=0.01)
+    assert dataset.statistics["actions"].companded.all()
+    assert dataset.statistics["sensor"].companded.all()
+    for field, value in vars(plain.statistics["state"]).items():
+        np.testing.assert_array_equal(vars(dataset.statistics["state"])[field], value)
+    assert_same(dataset.train[5], plain.train[5])
+
+
 def test_episodes_are_chosen_of_every_root() -> None:
     first, second = replace(ROOT, indices=(3, 5, 8, 9)), replace(ROOT, name="other", indices=(1, 3, 5, 6))
     dataset = opened(first, second, episodes=(3, 5), validation_share=0.5)
