@@ -16,6 +16,7 @@ from training.stages import Stage
 from training.tracking import Tracker
 from vla import commandline
 from vla.backbone import BackboneConfig
+from vla.camera import CameraConfig
 from vla.commandline import UsageError
 from vla.data import DataConfig
 from vla.diffusion import DiffusionConfig
@@ -39,6 +40,8 @@ class RunConfig:
     """The vision-language model."""
     sensor: SensorConfig = field(default_factory=SensorConfig)
     """The sensor encoder; without a sensor stream in the data the policy has none."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    """The camera encoder; with width 0, or without a camera in the data, the policy has none."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     """The diffusion action expert."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -135,6 +138,7 @@ class RunConfig:
         return PolicyConfig(
             backbone=self.backbone,
             sensor=dataclasses.replace(self.sensor, **dropout),
+            camera=self.camera,
             expert=dataclasses.replace(self.expert, **dropout),
             diffusion=self.diffusion,
             lora=dataclasses.replace(self.lora, **dropout) if stage.lr.lora is not None else None,
@@ -166,7 +170,10 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The settings a resumed run must share, flat: those that change what is learned, not where or how it runs."""
-        return {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
+        settings = {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
+        if not self.camera.width:  # as in runs from before there was a camera encoder
+            settings = {key: value for key, value in settings.items() if not OF_CAMERA.match(key)}
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +186,7 @@ class StageConfig(RunConfig):
     def stages(self) -> list[Stage]:
         """The one stage."""
         if self.finetune_vl == "none" and self.stage.name == "stage1":
-            if opened := self.stage.lr.by_group().keys() - {"sensor", "expert"}:
+            if opened := self.stage.lr.by_group().keys() - {"sensor", "camera", "expert"}:
                 raise ValueError(
                     f"stage 1 keeps the backbone frozen, but has a rate for {sorted(opened)}; train that in stage 2"
                 )
@@ -206,6 +213,8 @@ VOLATILE = re.compile(
     r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
+OF_CAMERA = re.compile(r"camera\.|stage[12]?\.lr\.camera$")
+"""Settings without effect where the policy has no camera encoder."""
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from training.config import StageConfig, TwoStageConfig
 from training.stages import Rates, Stage
 
-STAGE1 = Stage(name="stage1", steps=20_000, lr=Rates(sensor=1e-4, expert=1e-4))
-"""The backbone is frozen; sensor encoder and expert learn."""
+STAGE1 = Stage(name="stage1", steps=20_000, lr=Rates(sensor=1e-4, camera=1e-4, expert=1e-4))
+"""The backbone is frozen; sensor encoder, camera encoder where there is one, and expert learn."""
 
-STAGE2 = Stage(name="stage2", steps=10_000, lr=Rates(sensor=1e-4, expert=1e-4, lora=1e-5, backbone=1e-5))
+STAGE2 = Stage(name="stage2", steps=10_000, lr=Rates(sensor=1e-4, camera=1e-4, expert=1e-4, lora=1e-5, backbone=1e-5))
 """LoRA (or, with --finetune-vl full, the last blocks) opens the backbone at a tenth of the others' rate."""
 
 
 def stage1() -> StageConfig:
-    """Sensor encoder and expert on a frozen backbone."""
+    """Encoders and expert on a frozen backbone."""
     return StageConfig(stage=STAGE1, out="runs/stage1")
 
 

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
@@ -120,7 +121,7 @@ class Session:
             stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
             for stream in streams(self.data.contract)
         }
-        self.rows = schedule(config.stages(), self.data, config.batch_size)
+        self.rows = schedule(config, self.data)
         self.fingerprint: str = runtime.share(
             accelerator, fingerprint(config.backbone.path) if accelerator.is_main_process else None
         )
@@ -413,12 +414,13 @@ def guard_of(found: Checkpoint) -> dict[str, Any]:
     return state
 
 
-def schedule(rows: Sequence[Stage], data: Dataset, batch_size: int) -> list[Row]:
-    """The stages, without the groups the data has no use for, laid end to end."""
+def schedule(config: RunConfig, data: Dataset) -> list[Row]:
+    """The stages, without the groups the policy does not have, laid end to end."""
+    has = {"sensor": data.contract.sensor is not None, "camera": config.camera.width and data.contract.cameras}
     placed, start = [], 0
-    for row in rows:
-        stage = stages.without(row, "sensor") if data.contract.sensor is None else row
-        end = start + stage.total(data.train.num_samples, batch_size)
+    for row in config.stages():
+        stage = reduce(stages.without, (group for group in has if not has[group]), row)
+        end = start + stage.total(data.train.num_samples, config.batch_size)
         placed.append(Row(stage, start, end))
         start = end
     return placed

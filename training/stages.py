@@ -20,6 +20,8 @@ class Rates:
 
     sensor: float | None = None
     """Sensor encoder."""
+    camera: float | None = None
+    """Camera encoder; without one (--camera.width 0) its rate has no effect."""
     expert: float | None = None
     """Diffusion action expert."""
     lora: float | None = None
@@ -105,7 +107,7 @@ def group_of(parameter: str, tail: Collection[str]) -> str:
     """The group a parameter belongs to; `tail` names the backbone parameters that --finetune-vl full opens."""
     part, _, rest = parameter.partition(".")
     match part:
-        case "sensor" | "expert":
+        case "sensor" | "camera" | "expert":
             return part
         case "backbone" if "lora_" in rest:
             return "lora"
@@ -146,7 +148,9 @@ def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Gr
             f"freeze them with {' '.join(f'--stage.lr.{group} None' for group in sorted(missing))}"
         )
     if not members:
-        raise ValueError(f"stage {stage.name!r} trains nothing; give a rate to one of sensor, expert, lora, backbone")
+        raise ValueError(
+            f"stage {stage.name!r} trains nothing; give a rate to one of sensor, camera, expert, lora, backbone"
+        )
     return [
         Group(
             name=f"{group}/{'decay' if decays else 'plain'}",

@@ -13,6 +13,8 @@ BackboneTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
 """Tokens of the backbone, and which of them may be looked at."""
 SensorTokens = tuple[Float[Tensor, "B N E"], Bool[Tensor, "B N"]]
 """Tokens of the sensor encoder, and which of them may be looked at."""
+CameraTokens = tuple[Float[Tensor, "B K F"], Bool[Tensor, "B K"]]
+"""Tokens of the camera encoder, and which of them may be looked at."""
 ContextTokens = tuple[Float[Tensor, "B M W"], Bool[Tensor, "B M"]]
 """All of them at the width of the expert."""
 
@@ -58,7 +60,7 @@ class Time(nn.Module):
 
 
 class Context(nn.Module):
-    """What the expert looks at: backbone, sensor and state tokens in one sequence, told apart by a type embedding."""
+    """What the expert looks at: the tokens of all parts in one sequence, told apart by a type embedding."""
 
     def __init__(self, width: int, backbone_width: int, sensor_width: int, state_dim: int) -> None:
         super().__init__()
@@ -69,9 +71,21 @@ class Context(nn.Module):
         )
         self.types = nn.Parameter(0.02 * torch.randn(3, width))
         self.norm = nn.LayerNorm(width)
+        self.camera: nn.Linear | None = None
+        self.camera_type: nn.Parameter | None = None
+
+    def add_camera(self, camera_width: int) -> None:
+        """Look at the tokens of a camera encoder too."""
+        width = self.types.shape[1]
+        self.camera = nn.Linear(camera_width, width)
+        self.camera_type = nn.Parameter(0.02 * torch.randn(width))
 
     def forward(
-        self, backbone: BackboneTokens, sensor: SensorTokens | None, state: Float[Tensor, "B P"]
+        self,
+        backbone: BackboneTokens,
+        sensor: SensorTokens | None,
+        state: Float[Tensor, "B P"],
+        camera: CameraTokens | None = None,
     ) -> ContextTokens:
         """Put the sources the expert is built for behind one another."""
         tokens, mask = backbone
@@ -83,6 +97,10 @@ class Context(nn.Module):
         if self.state is not None:
             parts.append((self.state(state) + self.types[2])[:, None])
             masks.append(torch.ones_like(mask[:, :1]))
+        if self.camera is not None:
+            assert camera is not None, "this expert is built for a camera encoder"
+            parts.append(self.camera(camera[0]) + self.camera_type)
+            masks.append(camera[1])
         return self.norm(torch.cat(parts, dim=1)), torch.cat(masks, dim=1)
 
 
@@ -140,6 +158,7 @@ class ActionExpert(nn.Module):
         state_dim: int,
         backbone_width: int,
         sensor_width: int,
+        camera_width: int = 0,
         config: ExpertConfig,
     ) -> None:
         super().__init__()
@@ -154,6 +173,8 @@ class ActionExpert(nn.Module):
         # Small, so that the first predictions are near zero; not zero, so that gradients pass it at once.
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
+        if camera_width:
+            self.context.add_camera(camera_width)  # drawn last: the rest starts as without a camera encoder
 
     def forward(
         self,

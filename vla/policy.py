@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vla import diffusion, lora
 from vla.backbone import Backbone, BackboneConfig, load_backbone
 from vla.batch import Batch, DataContract, Losses, Observation
+from vla.camera import CameraConfig, CameraEncoder
 from vla.diffusion import DiffusionConfig
 from vla.expert import ActionExpert, ExpertConfig
 from vla.lora import LoraConfig
@@ -26,6 +27,8 @@ class PolicyConfig:
     """The vision-language model."""
     sensor: SensorConfig = field(default_factory=SensorConfig)
     """The sensor encoder; without a sensor in the data there is none."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    """The camera encoder; with width 0, or without a camera in the data, there is none."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     """The diffusion action expert."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -37,7 +40,7 @@ class PolicyConfig:
 
 
 class Policy(nn.Module):
-    """Backbone, sensor encoder, action expert and the normalisers between them and the data's units.
+    """Backbone, sensor and camera encoder, action expert and the normalisers between them and the data's units.
 
     Frozen weights may be bfloat16; trained ones are float32 and computed with in `compute_dtype`; normalisation,
     diffusion and losses are float32 always. Parameters are used by their own module's forward alone, and all trained
@@ -67,8 +70,12 @@ class Policy(nn.Module):
             state_dim=contract.state_dim,
             backbone_width=backbone.width,
             sensor_width=0 if self.sensor is None else config.sensor.width,
+            camera_width=config.camera.width if contract.cameras else 0,
             config=config.expert,
         )
+        self.camera: CameraEncoder | None = None
+        if config.camera.width and contract.cameras:
+            self.camera = CameraEncoder(len(contract.cameras), backbone.width, config.camera)
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
     def forward(self, batch: Batch) -> Losses:
@@ -111,13 +118,16 @@ class Policy(nn.Module):
 
     def encode(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Context tokens for the expert, and which of them may be looked at."""
-        state, sensor = observation.state, None
+        state, sensor, camera = observation.state, None, None
         if self.contract.state_dim:
             state = self.normalize("state", state)
         with self.autocast(observation.state.device):
             if self.sensor is not None:
                 sensor = self.sensor(self.normalize("sensor", observation.sensor), observation.sensor_valid)
-            context: tuple[Tensor, Tensor] = self.expert.context(self.backbone(observation), sensor, state)
+            tokens = self.backbone(observation)
+            if self.camera is not None:
+                camera = self.camera(observation.images, observation.image_valid, tokens)
+            context: tuple[Tensor, Tensor] = self.expert.context(tokens, sensor, state, camera)
         return context
 
     def predict(
@@ -180,7 +190,7 @@ def build_policy(
     dtype: torch.dtype,
     seed: int,
 ) -> Policy:
-    """A policy with fresh sensor encoder, expert and adapters that follow from the seed alone.
+    """A policy with fresh encoders, expert and adapters that follow from the seed alone.
 
     `statistics` has `actions`, and `state` and `sensor` where the contract has them. `dtype` is that of the frozen
     backbone and of the arithmetic. The global random state is neither used nor changed.

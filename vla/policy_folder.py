@@ -3,6 +3,7 @@
 POLICY/config.json                    settings, data contract, backbone and its fingerprint
 POLICY/normalizer.safetensors         of actions, state and sensor
 POLICY/sensor_encoder.safetensors     where the data has a sensor
+POLICY/camera_encoder.safetensors     where the policy has one
 POLICY/action_expert.safetensors
 POLICY/adapter/                       LoRA, as plain peft loads it; where the policy has one
 POLICY/backbone_blocks.safetensors    backbone parameters that were trained themselves; where there are any
@@ -26,6 +27,7 @@ from torch import Tensor
 from vla import lora, redaction
 from vla.backbone import BackboneConfig, fingerprint, resolve
 from vla.batch import DataContract
+from vla.camera import CameraConfig
 from vla.data.episode import CorruptData
 from vla.diffusion import DiffusionConfig
 from vla.expert import ExpertConfig
@@ -35,7 +37,11 @@ from vla.policy import Policy, PolicyConfig, assemble, streams
 from vla.sensor import SensorConfig
 
 SCHEMA = 1
-PARTS = {"sensor": "sensor_encoder.safetensors", "expert": "action_expert.safetensors"}
+PARTS = {
+    "sensor": "sensor_encoder.safetensors",
+    "camera": "camera_encoder.safetensors",
+    "expert": "action_expert.safetensors",
+}
 """The file of each learned part."""
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"
@@ -134,9 +140,9 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     unchanged = {f"{stream}.companded": policy.normalizer_of(stream).companded for stream in normalizers}
     scales = unchanged | read(folder / "normalizer.safetensors")  # earlier versions companded nothing
     fill(policy.normalizer, scales, folder / "normalizer.safetensors")
-    fill(policy.expert, read(folder / PARTS["expert"]), folder / PARTS["expert"])
-    if policy.sensor is not None:
-        fill(policy.sensor, read(folder / PARTS["sensor"]), folder / PARTS["sensor"])
+    for part, module in {"sensor": policy.sensor, "camera": policy.camera, "expert": policy.expert}.items():
+        if module is not None:
+            fill(module, read(folder / PARTS[part]), folder / PARTS[part])
     if config.lora is not None:
         lora.load(policy.backbone, folder / "adapter")
     if (folder / BLOCKS).exists():
@@ -207,6 +213,7 @@ def read_config(content: Mapping[str, Any], folder: Path) -> tuple[PolicyConfig,
         config = PolicyConfig(
             backbone=BackboneConfig(**values["backbone"]),
             sensor=SensorConfig(**values["sensor"]),
+            camera=CameraConfig(**values.get("camera", {})),  # older policies have none
             expert=ExpertConfig(**values["expert"]),
             diffusion=DiffusionConfig(**values["diffusion"]),
             lora=None if values["lora"] is None else LoraConfig(**values["lora"]),
@@ -298,6 +305,10 @@ def card(policy: Policy, learned: Mapping[str, Tensor]) -> str:
             f"`{contract.sensor}`, the last {contract.sensor_samples} samples of {contract.sensor_channels} channels "
             f"at {contract.sensor_rate_hz:g} Hz"
         )
+    camera = "none"
+    if policy.camera is not None:
+        size = config.camera
+        camera = f"{size.tokens} tokens of each camera, from {size.pixels} x {size.pixels} pixels"
     return f"""\
 ---
 library_name: touchstone
@@ -321,6 +332,7 @@ Looks at {len(contract.cameras)} camera images, an instruction, the robot's stat
 | Adapter | {adapter} |
 | Learned parameters | {count:,} |
 | Cameras, in order | {", ".join(f"`{camera}`" for camera in contract.cameras) or "none"} |
+| Camera encoder | {camera} |
 | State | {contract.state_dim} numbers |
 | Sensor | {sensor} |
 | Actions | {contract.horizon} steps of {contract.action_dim} at {contract.fps:g} Hz{names(contract)} |

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from training.stages import FROZEN, Rates, Stage, enter, group_of, table, without
+from vla.camera import CameraConfig, CameraEncoder
 
 
 def policy() -> nn.Module:
@@ -35,6 +36,17 @@ def test_a_group_without_a_rate_is_frozen() -> None:
     groups = enter(stage(lora=1e-5), model)
     assert [(group.name, group.parameters) for group in groups] == [("lora/decay", ("backbone.0.lora_A.weight",))]
     assert not model.expert[0].weight.requires_grad
+
+
+def test_a_camera_encoder_is_a_group_of_its_own_and_its_convolutions_decay() -> None:
+    model = policy()
+    model.camera = CameraEncoder(1, 4, CameraConfig(width=8))
+    groups = {group.name: group for group in enter(stage(expert=1e-4, camera=1e-3), model)}
+    assert set(groups) == {"camera/decay", "camera/plain", "expert/decay", "expert/plain"}
+    assert groups["camera/decay"].rate == 1e-3
+    matrices = {name for name, parameter in model.camera.named_parameters() if parameter.ndim >= 2}
+    assert len(matrices) == 2 + 5 + 3, "what reads the instruction, convolutions, and what they go through"
+    assert set(groups["camera/decay"].parameters) == {f"camera.{name}" for name in matrices}
 
 
 def test_only_matrices_decay() -> None:

@@ -139,6 +139,7 @@ def variant_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     full = ["--finetune-vl", "full", "--finetune-layers", "1", "--stage.lr.backbone", "1e-3"]
     alone = ["--stage.lr.sensor", "None", "--stage.lr.expert", "None", "--stage.lr.lora", "1e-3"]
+    seeing = [*flags, "--camera.width", "32", "--camera.pixels", "32", "--stage.lr.camera", "1e-3"]
     jobs = [
         ("stage1", "zero2", [*flags, "--out", str(folder / "first")]),
         *(stage2("lora", topology) for topology in ("ddp", "zero2_offload", "zero3_offload")),
@@ -148,6 +149,9 @@ def variant_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         stage2("alone", "zero3", *alone, "--resume-from", "auto"),
         stage2("bf16", "zero2", "--precision", "bf16", "--backbone.gradient-checkpointing"),
         stage2("full-bf16", "zero3", "--precision", "bf16", *full),
+        ("two_stage", "ddp", [*seeing, "--out", str(folder / "seeing-ddp")]),
+        ("two_stage", "zero2", [*seeing, "--out", str(folder / "seeing-zero2"), "--stop-after", "5"]),
+        ("two_stage", "zero2", [*seeing, "--out", str(folder / "seeing-zero2"), "--resume-from", "auto"]),
     ]
     train(folder, jobs, ranks=2)
     return folder
@@ -181,6 +185,15 @@ class TestVariants:
         assert first.keys() <= last.keys()
         assert all(first[name].equal(last[name]) for name in first)
         assert losses(variant_runs / "alone-zero3") == pytest.approx(losses(variant_runs / "alone-ddp"), rel=1e-5)
+
+    def test_a_camera_encoder_trains_the_same_and_is_exported(self, variant_runs: Path) -> None:
+        ours = lines(variant_runs / "seeing-zero2")
+        assert losses(variant_runs / "seeing-zero2") == pytest.approx(losses(variant_runs / "seeing-ddp"), rel=1e-5)
+        assert [set(line["lr"]) >= {"camera"} for line in ours] == [True] * 8
+        assert all(line["grad_norm"]["camera"] > 0 for line in ours)
+        stored = tensors(variant_runs / "seeing-zero2" / "policy")
+        policy = load_policy(variant_runs / "seeing-zero2" / "policy")
+        assert {name for name, _ in policy.camera.named_parameters()} <= stored.keys()
 
     def test_bf16_arithmetic_keeps_fp32_state(self, variant_runs: Path) -> None:
         state = tensors(variant_runs / "bf16-zero2" / "checkpoints" / "step-00000004")

@@ -10,6 +10,7 @@ import torch
 
 from vla.backbone import BackboneConfig
 from vla.batch import Batch, DataContract, Sample, collate
+from vla.camera import CameraConfig
 from vla.diffusion import DiffusionConfig, coefficients, multiply
 from vla.expert import ExpertConfig
 from vla.lora import LoraConfig
@@ -40,6 +41,8 @@ CONFIG = PolicyConfig(
     expert=ExpertConfig(width=32, depth=2, heads=2),
     lora=LoraConfig(rank=4, alpha=8),
 )
+SEEING = dataclasses.replace(CONFIG, camera=CameraConfig(width=16, pixels=32, tokens=2))
+"""The same with a camera encoder."""
 
 
 def statistics(contract: DataContract) -> dict[str, Statistics]:
@@ -130,6 +133,37 @@ def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) ->
     assert torch.allclose(policy(data)["diffusion"], torch.stack(alone).mean(dim=0), atol=1e-6)
 
 
+def test_a_camera_encoder_leaves_the_other_weights_as_they_are(policy: Policy, shared_policy: Policy) -> None:
+    seeing = build(SEEING)
+    assert [name for name, _ in seeing.named_children()] == ["backbone", "sensor", "expert", "camera", "normalizer"]
+    plain, more = dict(shared_policy.named_parameters()), dict(seeing.named_parameters())
+    assert all(torch.equal(parameter, more[name]) for name, parameter in plain.items())
+    added = more.keys() - plain.keys()
+    assert {name for name in added if not name.startswith("camera.")} == {
+        "expert.context.camera.weight",
+        "expert.context.camera.bias",
+        "expert.context.camera_type",
+    }
+    blind = build(SEEING, dataclasses.replace(CONTRACT, cameras=()))
+    assert blind.camera is None
+    assert not any("camera" in name for name, _ in blind.named_parameters())
+
+
+def test_tokens_of_the_camera_encoder_join_the_context(shared_policy: Policy) -> None:
+    seeing, data = build(SEEING), batch()
+    seeing.set_mode(training=False)
+    plain, mask = shared_policy.encode(data.observation)
+    context, wider = seeing.encode(data.observation)
+    assert context.shape[1] == plain.shape[1] + 2 * 2
+    assert torch.equal(context[:, : plain.shape[1]], plain)
+    assert torch.equal(wider[:, : plain.shape[1]], mask)
+    assert torch.equal(wider[:, plain.shape[1] :], data.observation.image_valid.repeat_interleave(2, dim=1))
+    frames = list(data.observation.images)
+    frames[1] = tuple(255 - frame for frame in frames[1])
+    other = dataclasses.replace(data, observation=dataclasses.replace(data.observation, images=tuple(frames)))
+    assert torch.allclose(seeing(other)["diffusion"], seeing(data)["diffusion"], atol=1e-6), "camera 1 is not valid"
+
+
 def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
     data = batch()
     losses = policy(data)
@@ -185,10 +219,12 @@ def test_rows_do_not_depend_on_their_batch(policy: Policy) -> None:
     assert torch.allclose(policy(four)["diffusion"][:2], policy(two)["diffusion"], atol=1e-5)
 
 
-@pytest.mark.parametrize("contract", [CONTRACT, BARE])
+@pytest.mark.parametrize(("config", "contract"), [(CONFIG, CONTRACT), (CONFIG, BARE), (SEEING, CONTRACT)])
 @pytest.mark.parametrize("sensor_share", [0.8, 0.0])
-def test_every_trained_parameter_has_a_gradient_in_every_batch(contract: DataContract, sensor_share: float) -> None:
-    policy = build(contract=contract)
+def test_every_trained_parameter_has_a_gradient_in_every_batch(
+    config: PolicyConfig, contract: DataContract, sensor_share: float
+) -> None:
+    policy = build(config, contract)
     train_all(policy)
     policy.set_mode(training=True)
     policy(batch(contract, sensor_share=sensor_share))["diffusion"].mean().backward()

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
+from tests.vla.test_policy import BARE, CONFIG, CONTRACT, SEEING, batch, build
 from vla import tiny
 from vla.backbone import fingerprint
 from vla.data.episode import CorruptData
@@ -140,6 +140,30 @@ def test_a_policy_without_sensor_state_camera_and_adapter(tmp_path: Path) -> Non
     data = batch(BARE)
     again = load_policy(tmp_path / "policy")
     assert torch.equal(policy.act(data.observation, data.noise), again.act(data.observation, data.noise))
+
+
+def test_a_camera_encoder_is_kept_and_named(tmp_path: Path) -> None:
+    policy = opened(build(SEEING))
+    save_policy(policy, tmp_path / "policy")
+    again = load_policy(tmp_path / "policy")
+    assert again.config == policy.config
+    stored = load_file(tmp_path / "policy" / "camera_encoder.safetensors")
+    assert stored.keys() == {name for name, _ in policy.camera.named_parameters()}
+    data = batch()
+    assert torch.equal(policy.act(data.observation, data.noise), again.act(data.observation, data.noise))
+    assert "2 tokens of each camera, from 32 x 32 pixels" in (tmp_path / "policy" / "README.md").read_text()
+    (tmp_path / "policy" / "camera_encoder.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"camera_encoder.safetensors is missing"):
+        load_policy(tmp_path / "policy")
+
+
+def test_a_policy_from_before_there_were_camera_encoders_has_none(folder: Path, policy: Policy) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    del content["policy"]["camera"]
+    (folder / "config.json").write_text(json.dumps(content))
+    again = load_policy(folder)
+    assert again.camera is None
+    assert again.config == policy.config
 
 
 def test_trained_blocks_of_the_backbone_are_kept(tmp_path: Path) -> None:
