@@ -12,6 +12,7 @@ from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
 from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.merge import Merge, merge
+from vla.commands.needle import NeedleDemos, record
 
 DONE, USAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 65, 78, 130
 """Exit codes."""
@@ -25,6 +26,7 @@ Command = (
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[NeedleDemos, tyro.conf.subcommand("needle")]
 )
 
 
@@ -35,7 +37,7 @@ def parse(arguments: Sequence[str]) -> Command:
         ValueError: a flag is unknown, or a value does not fit.
         UsageError: something is missing.
     """
-    commands = {"evaluate", "merge", "doctor", "import"}
+    commands = {"evaluate", "merge", "doctor", "import", "needle"}
     if not arguments:
         raise UsageError(f"give a command, one of {', '.join(sorted(commands))}; `vla --help` explains them")
     if arguments[0] not in commands and not arguments[0].startswith("-"):
@@ -64,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 doctor(command)
             case Import() as command:
                 convert(command)
+            case NeedleDemos() as command:
+                record(command)
     except UsageError as error:
         print(f"usage: {error}", file=sys.stderr)
         return USAGE

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping, Sequence
 
+from vla import commandline
 from vla.batch import DataContract
 from vla.environment import Environment
 
@@ -28,6 +29,8 @@ def open_environment(name: str, contract: DataContract, settings: Sequence[str])
 
 def build(name: str, contract: DataContract, settings: Mapping[str, str]) -> Environment:
     """An environment, whatever its rate."""
+    if name == "needle":
+        return needle(contract, settings)
     module, colon, factory = name.partition(":")
     if not colon:
         raise ValueError(f"there is no environment {name!r}; give needle, or module:factory of your own")
@@ -41,6 +44,33 @@ def build(name: str, contract: DataContract, settings: Mapping[str, str]) -> Env
     if not isinstance(environment, Environment):
         raise ValueError(f"{name} made a {type(environment).__name__}, which lacks part of vla.environment.Environment")
     return environment
+
+
+def needle(contract: DataContract, settings: Mapping[str, str]) -> Environment:
+    """The needle benchmark, showing what the policy looks at; settings are those of NeedleConfig.
+
+    Raises:
+        ValueError: a setting is unknown or does not fit, or the policy looks at what the needle does not have.
+    """
+    from vla.needle.config import SENSOR_CHANNELS, STATE_NAMES, NeedleConfig
+    from vla.needle.environment import Needle
+
+    sensors = [name for name, width in SENSOR_CHANNELS.items() if width == contract.sensor_channels]
+    states = [name for name, names in STATE_NAMES.items() if len(names) == contract.state_dim]
+    shown = {
+        "cameras": [key.removeprefix("observation.images.") for key in contract.cameras],
+        "sensor": sensors[:1] or ["none"],
+        "state": states[:1] or ["position"],
+    }
+    if contract.sensor is not None:
+        shown["sensor-rate-hz"] = [str(contract.sensor_rate_hz)]
+    given = {name.replace("_", "-"): [value] for name, value in settings.items()}
+    words = [word for name, values in (shown | given).items() for word in (f"--{name}", *values)]
+    config, unknown = commandline.parse(NeedleConfig, words, "vla needle demos --help")
+    if unknown:
+        hint = commandline.nearest(unknown[0], commandline.flags(NeedleConfig), "`vla needle demos --help` lists all")
+        raise ValueError(f"the needle has no setting {unknown[0].removeprefix('--')}: {hint.replace('--', '')}")
+    return Needle(config)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
