@@ -416,7 +416,7 @@ def guard_of(found: Checkpoint) -> dict[str, Any]:
 
 def schedule(config: RunConfig, data: Dataset) -> list[Row]:
     """The stages, without the groups the policy does not have, laid end to end."""
-    has = {"sensor": data.contract.sensor is not None, "camera": config.camera.width and data.contract.cameras}
+    has = {"sensor": data.contract.sensor is not None, "camera": bool(config.camera.width and data.contract.cameras)}
     placed, start = [], 0
     for row in config.stages():
         stage = reduce(stages.without, (group for group in has if not has[group]), row)
