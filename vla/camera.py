@@ -109,7 +109,7 @@ class View(nn.Module):
     def forward(self, frames: UInt8[Tensor, "B 3 _ _"], instruction: Float[Tensor, "B I"]) -> Float32[Tensor, "B N W"]:
         """The tokens of the camera."""
         x = frames.float() / (LUMINANCE / 2) - 1
-        x = torch.cat([x, coordinates(*x.shape[-2:], x.device).expand(len(x), -1, -1, -1)], dim=1)
+        x = torch.cat([x, coordinates(x.shape[-2], x.shape[-1], x.device).expand(len(x), -1, -1, -1)], dim=1)
         x = self.see(x.contiguous(memory_format=torch.channels_last))
         scale, shift = self.film(instruction)[..., None, None].chunk(2, dim=1)
         maps = self.look(x * (1 + scale) + shift).float()
@@ -162,7 +162,7 @@ def squares(images: Sequence[Sequence[UInt8[Tensor, "3 _ _"]]], pixels: int) -> 
     result = torch.empty(len(frames), 3, pixels, pixels, dtype=torch.uint8, device=frames[0].device)
     for places in groups.values():
         result[places] = resize(torch.stack([frames[place] for place in places]), pixels, pixels)
-    return result.unflatten(0, (len(images), -1))
+    return result.reshape(len(images), -1, 3, pixels, pixels)
 
 
 def coordinates(rows: int, columns: int, device: torch.device) -> Float32[Tensor, "2 rows columns"]:
@@ -174,4 +174,4 @@ def coordinates(rows: int, columns: int, device: torch.device) -> Float32[Tensor
 def points(maps: Float32[Tensor, "B K rows columns"]) -> Float32[Tensor, "B K 2"]:
     """x and y each map looks at: the mean place under its softmax."""
     weights = maps.flatten(2).softmax(dim=-1)
-    return functional.linear(weights, coordinates(*maps.shape[-2:], maps.device).flatten(1))
+    return functional.linear(weights, coordinates(maps.shape[-2], maps.shape[-1], maps.device).flatten(1))

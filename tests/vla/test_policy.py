@@ -150,9 +150,10 @@ def test_a_camera_encoder_leaves_the_other_weights_as_they_are(policy: Policy, s
 
 
 def test_tokens_of_the_camera_encoder_join_the_context(shared_policy: Policy) -> None:
-    seeing, data = build(SEEING), batch()
-    seeing.set_mode(training=False)
-    plain, mask = shared_policy.encode(data.observation)
+    seeing, without, data = build(SEEING), copy.deepcopy(shared_policy), batch()
+    for policy in (seeing, without):
+        policy.set_mode(training=False)
+    plain, mask = without.encode(data.observation)
     context, wider = seeing.encode(data.observation)
     assert context.shape[1] == plain.shape[1] + 2 * 2
     assert torch.equal(context[:, : plain.shape[1]], plain)
