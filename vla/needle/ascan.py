@@ -33,6 +33,7 @@ BOUNDARIES_M = np.array([0.0, 0.0004, 0.0010, 0.0016])
 """Depths below the surface at which the layers begin, over the hole's middle."""
 THICKENING = 0.05
 """By how much the first layer grows a metre away from the hole's middle, in metres."""
+ERROR_FUNCTION = np.vectorize(math.erf, otypes=[np.float64])
 SURFACE, BOTTOM = 2e5, 5e4
 """Peak reflections relative to the floor."""
 SCATTERED = 10.0
@@ -62,8 +63,8 @@ def measure(expected: Float64[np.ndarray, "N depths"], noise: np.random.Generato
 
 
 def _below(x_m: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
-    """The share of the beam on one side of a straight edge; a logistic function is the normal's within 1 %."""
-    return 1 / (1 + np.exp(-1.702 * x_m / BEAM_M))
+    """The share of the beam on one side of a straight edge."""
+    return 0.5 + 0.5 * ERROR_FUNCTION(x_m / (math.sqrt(2) * BEAM_M))
 
 
 def _peak(distance_m: Float64[np.ndarray, "N depths"]) -> Float64[np.ndarray, "N depths"]:

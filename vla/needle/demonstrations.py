@@ -2,8 +2,8 @@
 
 Noise is added to what the expert does and not to what is stored: the actions of the data set are what the expert would
 do where the noise has brought it, so that a policy learns to come back (Laskey et al., "DART: noise injection for
-robust imitation learning", 2017). What an attempt does depends on the seed and its number alone, and the first successful
-attempts are kept in the order of their numbers: the data do not depend on how many processes record.
+robust imitation learning", 2017). What an attempt does depends on the seed and its number alone, and the first
+successful attempts are kept in the order of their numbers: the data do not depend on how many processes record.
 """
 
 import functools

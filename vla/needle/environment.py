@@ -69,16 +69,16 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
         self.observation_space = self._describe()
 
-    def _describe(self) -> gymnasium.spaces.Dict:
+    def _describe(self) -> gymnasium.Space[Any]:
         """The space of the observations."""
         box, size = gymnasium.spaces.Box, self.config.pixels
         spaces: dict[str, gymnasium.Space[Any]] = {
             f"observation.images.{camera}": box(0, 255, (size, size, 3), np.uint8) for camera in self.config.cameras
         }
-        spaces["observation.state"] = box(-np.inf, np.inf, (len(self.state_names),), np.float32)
+        spaces["observation.state"] = box(-100, 100, (len(self.state_names),), np.float32)
         if self.sensor_key is not None:
             spaces[self.sensor_key] = box(
-                -np.inf, np.inf, (self.config.sensor_samples, self.config.sensor_channels), np.float32
+                -1e4, 1e4, (self.config.sensor_samples, self.config.sensor_channels), np.float32
             )
         printable = frozenset(map(chr, range(32, 127)))
         spaces["task"] = gymnasium.spaces.Text(200, min_length=1, charset=printable)
@@ -95,11 +95,12 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         self._move_cameras(derive(seed, "needle cameras"))
         self._state_noise = derive(seed, "needle state noise")
         self.sensor = Sensor(self.config, self._nearest_hole, derive(seed, "needle sensor noise"))
-        self.wrench = np.tile(self.data.sensordata, (SUBSTEPS, 1))
+        self._tare = self.data.sensordata.copy()  # the needle's own weight
+        self.wrench = np.zeros((SUBSTEPS, 6))
         self.steps = self.force_violations = 0
         self.peak_force_n, self.touched = 0.0, False
         if self.sensor_key is not None:
-            self.sensor.rest(self.data.sensordata.copy(), self.tip)
+            self.sensor.rest(np.zeros(6), self.tip)
         return self._observe(), {"success": False, "metrics": self._metrics()}
 
     def _lay_out(self, draw: np.random.Generator) -> None:
@@ -132,7 +133,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         for substep in range(1, SUBSTEPS + 1):
             self.data.ctrl[:3] = start + (self.commanded - start) * substep / SUBSTEPS
             mujoco.mj_step(self.model, self.data)
-            wrench[substep], tips[substep] = self.data.sensordata, self._tip
+            wrench[substep], tips[substep] = self.data.sensordata - self._tare, self._tip
             self.touched |= self.data.ncon > 0
         if self.sensor_key is not None:
             self.sensor.advance(wrench, tips)

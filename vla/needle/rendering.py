@@ -8,13 +8,14 @@ renderer takes 100 times as long with them.
 import ctypes
 import ctypes.util
 import os
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
 
+@runtime_checkable
 class Context(Protocol):
     """An OpenGL context, as MuJoCo's modules make one."""
 
