@@ -6,7 +6,7 @@ import difflib
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import tyro
 from tqdm import tqdm
@@ -65,8 +65,11 @@ def flags(kind: Any, prefix: str = "--") -> list[str]:
     """The flags of a dataclass, those of the dataclasses within it too."""
     names = []
     for entry in dataclasses.fields(kind):
-        name = f"{prefix}{entry.name.replace('_', '-')}"
-        names += flags(entry.type, f"{name}.") if dataclasses.is_dataclass(entry.type) else [name]
+        name, kind_of = f"{prefix}{entry.name.replace('_', '-')}", entry.type
+        if get_origin(kind_of) is Annotated and dataclasses.is_dataclass(get_args(kind_of)[0]):
+            names += flags(get_args(kind_of)[0], prefix)  # it is annotated to have no prefix of its own
+        else:
+            names += flags(kind_of, f"{name}.") if dataclasses.is_dataclass(kind_of) else [name]
     return names
 
 

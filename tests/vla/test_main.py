@@ -78,6 +78,9 @@ def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys
         (["import", "lerobot"], 2, "SRC and DST"),
         (["import", "hdf5", "a", "b"], 78, "give one of 'lerobot', 'insertion'"),
         (["doctor"], 2, "dataset folder"),
+        (["needle", "demos"], 2, "--out must be given"),
+        (["needle", "demo", "--out", "x"], 78, "give one of 'demos'"),
+        (["needle", "demos", "--out", "x", "--error", "2"], 78, "did you mean --error-mm?"),
         (["evaluate", "x", "--data.roots", "y", "--data.root", "z"], 78, "did you mean --data.roots?"),
         (["evaluate", "x", "--data.roots", "y", "--seed", "three"], 78, "--seed does not fit"),
         (["evaluate", "x", "--data.roots", "y", "--device", "tpu"], 78, "give one of 'auto', 'cpu', 'cuda'"),
@@ -126,13 +129,19 @@ def test_doctor_and_import(needle: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_help_reads_well_in_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for arguments in (["--help"], ["evaluate", "--help"], ["import", "--help"]):
+    for arguments in (["--help"], ["evaluate", "--help"], ["import", "--help"], ["needle", "--help"]):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code in (0, None)
         text = capsys.readouterr().out
         assert max(map(len, text.splitlines())) <= 80
-        assert "Merge a policy's adapter" in text or "PATH" in text or "POLICY" in text or "SRC" in text
+        assert (
+            "Merge a policy's adapter" in text
+            or "PATH" in text
+            or "POLICY" in text
+            or "SRC" in text
+            or "--error-mm" in text
+        )
 
 
 def test_help_needs_no_heavy_package() -> None:

@@ -53,7 +53,8 @@ def profile(
     radius = np.linalg.norm(across, axis=1)[:, None]
     light = SURFACE * _peak(tissue) + SCATTERED * _scattered(tissue - THICKENING * radius, tissue)
     bottom = depths - (height + BLOCK_HEIGHT_M)
-    return (1 - open_share) * light + open_share * BOTTOM * _peak(bottom)
+    mixed: np.ndarray = (1 - open_share) * light + open_share * BOTTOM * _peak(bottom)
+    return mixed
 
 
 def measure(expected: Float64[np.ndarray, "N depths"], noise: np.random.Generator) -> Float32[np.ndarray, "N depths"]:
@@ -64,7 +65,8 @@ def measure(expected: Float64[np.ndarray, "N depths"], noise: np.random.Generato
 
 def _below(x_m: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
     """The share of the beam on one side of a straight edge."""
-    return 0.5 + 0.5 * ERROR_FUNCTION(x_m / (math.sqrt(2) * BEAM_M))
+    share: np.ndarray = 0.5 + 0.5 * ERROR_FUNCTION(x_m / (math.sqrt(2) * BEAM_M))
+    return share
 
 
 def _peak(distance_m: Float64[np.ndarray, "N depths"]) -> Float64[np.ndarray, "N depths"]:

@@ -182,7 +182,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         if self.config.state == "joints":
             return np.concatenate([self.data.qpos[:6], self.data.qvel[:6]]).astype(np.float32)
         measured = self.data.qpos[:3] + POSITION_NOISE_M * self._state_noise.standard_normal(3)
-        return (measured + TIP_AT_ZERO_M).astype(np.float32)
+        return np.asarray(measured + TIP_AT_ZERO_M, dtype=np.float32)
 
     @property
     def tip(self) -> Float64[np.ndarray, "3"]:

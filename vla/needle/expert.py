@@ -112,4 +112,4 @@ def centre_of_pressure(wrench: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, 
     force, torque = wrench[:3], wrench[3:]
     about_x = torque[0] - TIP_BELOW_WRIST_M * force[1]
     about_y = torque[1] + TIP_BELOW_WRIST_M * force[0]
-    return np.array([about_y, -about_x]) / abs(force[2])
+    return np.array([about_y / abs(force[2]), -about_x / abs(force[2])])

@@ -69,4 +69,5 @@ def _between(rows: Float64[np.ndarray, "N C"], places: Float64[np.ndarray, " M"]
     """Rows at fractional places, interpolated linearly."""
     before = np.clip(np.floor(places).astype(np.int64), 0, len(rows) - 2)
     share = (places - before)[:, None]
-    return (1 - share) * rows[before] + share * rows[before + 1]
+    between: np.ndarray = (1 - share) * rows[before] + share * rows[before + 1]
+    return between

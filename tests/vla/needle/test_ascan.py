@@ -1,5 +1,7 @@
 """The A-scan: depths, layers, speckle, and that it tells where the hole is."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ MOUTH = np.array([0.01, -0.02, 0.04])
 
 def profile(x_m: float, height_m: float, y_m: float = 0.0, yaw: float = 0.0) -> np.ndarray:
     """The expected light for a tip beside the hole's axis and above its mouth."""
-    return ascan.profile((MOUTH + [x_m, y_m, height_m])[None], MOUTH, yaw)[0]
+    return ascan.profile((MOUTH + np.array([x_m, y_m, height_m]))[None], MOUTH, yaw)[0]
 
 
 @pytest.mark.parametrize("height_m", [0.0005, 0.002, 0.0057, 0.009])
@@ -26,7 +28,7 @@ def test_light_decays_as_the_layers_say() -> None:
     light = profile(0.012, 0.001)
     assert light[:80].max() < 1e-3 * light.max()
     edges = np.array([0.0, 0.0004 + ascan.THICKENING * 0.012, 0.0010 + ascan.THICKENING * 0.012])
-    for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
         inside = np.arange(int((0.001 + start) * 1e5) + 20, int((0.001 + stop) * 1e5) - 1)
         slope = np.diff(np.log(light[inside])) / ascan.DEPTH_STEP_M
         np.testing.assert_allclose(slope, -2 * ascan.LAYERS_PER_M[number], rtol=1e-6)
@@ -43,7 +45,7 @@ def test_light_is_the_integral_of_what_lies_above() -> None:
 
 
 def test_it_tells_where_the_hole_is() -> None:
-    """Over the hole nothing comes back from near; the rim's share grows with the distance, also along a turned block."""
+    """Over the hole nothing comes back from near; the rim's share grows with the distance, also when it is turned."""
     near = [profile(x, 0.002)[:600].sum() for x in (0.0, 0.003, 0.0046, 0.006, 0.012)]
     assert near == sorted(near)
     assert near[0] < 1e-3 * near[-1]

@@ -188,7 +188,7 @@ def test_instructions_name_the_hole_and_held_out_ones_are_others() -> None:
 def end(needle: Needle, colour: str, offset_m: float, depth_m: float) -> str:
     """How an episode fails whose last step ends near a hole."""
     hole = needle.hole(colour, seen=False)
-    needle.commanded = hole + [offset_m, 0, -depth_m] - (needle.commanded_tip - needle.commanded)
+    needle.commanded = hole + np.array([offset_m, 0, -depth_m]) - (needle.commanded_tip - needle.commanded)
     needle.data.qpos[:3], needle.data.qvel[:] = needle.commanded, 0
     while True:
         _, _, success, truncated, info = needle.step(np.zeros(3))
@@ -218,7 +218,7 @@ def test_force_is_counted_and_success_ends() -> None:
     assert info == {"success": False, "metrics": {"peak_force_n": 0.0, "force_violations": 0}}
     expert, above, peak, success = Expert(needle), 0, 0.0, False
     while not success:
-        observation, reward, success, truncated, info = needle.step(expert.act()[0])
+        _, reward, success, truncated, info = needle.step(expert.act()[0])
         assert not truncated and reward == float(success) == float(info["success"])
         force = np.linalg.norm(needle.wrench[:, :3], axis=1).max()
         above, peak = above + int(force > 3), max(peak, force)
