@@ -41,7 +41,7 @@ class NeedleConfig:
     """Standard deviation of the white noise of a torque sample, >= 0."""
     state: Literal["position", "joints"] = "position"
     """position: the measured position of the tip; joints: 12 exact joint values, which leak the torque."""
-    force_limit_n: float = 25.0
+    force_limit_n: float = 26.0
     """Force at the wrist above which tissue is damaged; steps above it are counted, > 0."""
     phrasings: Literal["training", "held-out"] = "training"
     """Which sentences instruct: those of the demonstrations, or others with the same words for the colours."""
