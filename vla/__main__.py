@@ -13,6 +13,7 @@ from vla.commands.doctor import Doctor, doctor
 from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
+from vla.commands.report import Report, report
 
 DONE, USAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 65, 78, 130
 """Exit codes."""
@@ -27,6 +28,7 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[NeedleDemos, tyro.conf.subcommand("needle")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
@@ -37,7 +39,7 @@ def parse(arguments: Sequence[str]) -> Command:
         ValueError: a flag is unknown, or a value does not fit.
         UsageError: something is missing.
     """
-    commands = {"evaluate", "merge", "doctor", "import", "needle"}
+    commands = {"evaluate", "merge", "doctor", "import", "needle", "report"}
     if not arguments:
         raise UsageError(f"give a command, one of {', '.join(sorted(commands))}; `vla --help` explains them")
     if arguments[0] not in commands and not arguments[0].startswith("-"):
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 convert(command)
             case NeedleDemos() as command:
                 record(command)
+            case Report() as command:
+                report(command)
     except UsageError as error:
         print(f"usage: {error}", file=sys.stderr)
         return USAGE

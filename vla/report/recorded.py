@@ -1,0 +1,129 @@
+"""The open loop: predicted against recorded actions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from vla.report import words
+from vla.report.folder import Run
+from vla.report.markup import Html, data_uri, element, paragraph, section, table
+from vla.report.plots import DRAWING, Frame, Line, card, cards, color, decorate, draw, legend, panel, plot, svg
+
+MOST_PANELS = 12
+"""More dimensions than these stand in the table alone."""
+COLUMNS = {
+    "mae": "error",
+    "first_mae": "first action",
+    "rmse": "RMSE",
+    "constant_mae": "mean action's error",
+    "correlation": "correlation",
+}
+
+
+def open_loop_section(run: Run) -> list[Html]:
+    """Errors by dimension and by step of the horizon, and an episode."""
+    report = run.evaluation.open_loop
+    if report is None:
+        return []
+    dimensions = [entry for entry in report.get("dimensions", ()) if isinstance(entry, dict)]
+    varying = [entry for entry in dimensions if entry.get("mae") or entry.get("constant_mae")]
+    rows = [[str(entry.get("name")), *(words.number(entry.get(key), 3) for key in COLUMNS)] for entry in varying]
+    better = sum(entry.get("mae", np.inf) < entry.get("constant_mae", 0) for entry in varying)
+    told = (
+        f"What the policy would have done at {words.number(report.get('samples'))} recorded frames of "
+        f"{words.plural(int(report.get('episodes', 0)), 'episode')}, against what was done; loss "
+        f"{words.number(report.get('loss'))}. In {better} of {words.plural(len(varying), 'dimension')} that vary it "
+        "beats always answering the mean action."
+    )
+    return [
+        section(
+            "Open loop",
+            "open-loop",
+            paragraph(told),
+            table(("action", *COLUMNS.values()), rows, label="Errors by action dimension"),
+            paragraph("Mean absolute errors, in the units of the data."),
+            *horizon_cards(varying, fps(run)),
+            *overlays(run, [str(entry.get("name")) for entry in dimensions]),
+        )
+    ]
+
+
+def fps(run: Run) -> float | None:
+    """Steps of the frame clock per second, where the policy says."""
+    value = ((run.policy or {}).get("contract") or {}).get("fps")
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def horizon_cards(dimensions: list[Mapping[str, Any]], rate_hz: float | None) -> list[Html]:
+    """The error of each dimension by how far ahead it looks."""
+    figures = []
+    for entry in dimensions[:MOST_PANELS]:
+        errors = np.array(entry.get("mae_by_step", ()), float)
+        ahead = np.arange(len(errors)) / rate_hz if rate_hz else np.arange(1.0, len(errors) + 1)
+        constant = float(entry.get("constant_mae", np.nan))
+        caption = (
+            f"{words.number(float(errors[0]), 3)} for the first action, {words.number(float(errors[-1]), 3)} for the "
+            f"last; the mean action's error is {words.number(constant, 3)}."
+        )
+        lines = [
+            Line(x=ahead, y=errors, color=0, style="points"),
+            Line(x=ahead[[0, -1]], y=np.full(2, constant), color=-1, style="dashed"),
+        ]
+        unit = entry.get("unit")
+        frame = Frame(
+            label=f"Error of {entry.get('name')} by time ahead. {caption}",
+            x="time ahead [s]" if rate_hz else "step of the horizon",
+            y=f"error [{unit}]" if isinstance(unit, str) and unit.isascii() else "error [data units]",
+            from_zero=True,
+        )
+        key = legend([("policy", 0), ("mean action", -1)], ["solid", "dashed"])
+        figures.append(card(str(entry.get("name")), plot(lines, frame), caption, key, "h4"))
+    return [element("h3", "Error by time ahead"), cards(*figures)] if figures else []
+
+
+def overlays(run: Run, names: list[str]) -> list[Html]:
+    """Recorded and predicted actions of an episode, drawn from its arrays; else the picture `vla evaluate` drew."""
+    episode = run.evaluation.episode
+    picture = run.evaluation.folder / "actions.png"
+    if episode is not None and {"times_s", "recorded", "predicted", "valid"} <= set(episode):
+        axes = range(episode["recorded"].shape[1])
+        varying = [
+            axis for axis in axes if np.ptp(episode["recorded"][:, axis]) or np.ptp(episode["predicted"][..., axis])
+        ]
+        key = legend([("recorded", -1), ("predicted, first action", 0), ("predicted, whole chunks", 1)], ["solid"] * 3)
+        figures = [
+            card(
+                names[axis] if axis < len(names) else f"action {axis}",
+                overlay(episode, axis),
+                f"Recorded from {words.number(float(episode['recorded'][:, axis].min()), 3)} to "
+                f"{words.number(float(episode['recorded'][:, axis].max()), 3)}.",
+                level="h4",
+            )
+            for axis in varying[:MOST_PANELS]
+        ]
+        return [element("h3", "An episode: predicted and recorded actions"), key, cards(*figures)]
+    if picture.exists():
+        uri = data_uri(picture.read_bytes(), "image/png")
+        image = element("img", src=Html(uri), alt="Predicted and recorded actions of an episode by time")
+        title = element("h3", "An episode: predicted and recorded actions")
+        return [title, element("div", image, class_="scroll paper", tabindex="0", role="region", aria_label="Actions")]
+    return []
+
+
+def overlay(episode: Mapping[str, np.ndarray], axis: int) -> Html:
+    """One dimension: what was done, the first action of each chunk, and every chunk that does not overlap the last."""
+    times, recorded, predicted = episode["times_s"], episode["recorded"][:, axis], episode["predicted"][..., axis]
+    valid = episode["valid"].astype(bool)
+    period_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    ahead = np.arange(predicted.shape[1]) * period_s
+    with mpl.rc_context(DRAWING):
+        figure, axes = panel()
+        for row in range(0, len(times), predicted.shape[1]):
+            inside = valid[row]
+            axes.plot(times[row] + ahead[inside], predicted[row, inside], color=color(1), linewidth=1, alpha=0.8)
+        draw(axes, Line(x=times, y=recorded, color=-1))
+        draw(axes, Line(x=times, y=predicted[:, 0], color=0))
+        decorate(axes, Frame(label="", x="time [s]", y="action [data units]"))
+        return svg(figure, f"Action {axis} of an episode by time, recorded and predicted")

@@ -1,0 +1,79 @@
+"""What is needed to train the same policy again."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vla import redaction
+from vla.report import words
+from vla.report.folder import Run
+from vla.report.markup import Html, details, element, facts, paragraph, section, table
+
+
+def reproduce_section(run: Run) -> Html:
+    """The command, what it needs, the configuration."""
+    config = redaction.hide_tree(run.config)
+    return section(
+        "Reproduce",
+        "reproduce",
+        paragraph("The same configuration in a new folder:"),
+        element("pre", command(run), tabindex="0", role="region", aria_label="Command"),
+        paragraph("Where there is no GPU, accelerate_configs/cpu.yaml takes the place of single.yaml and ddp.yaml."),
+        facts(needed(run)),
+        details("All settings", table(("setting", "value"), list(flat(config)), label="Settings")),
+        details("config.json", element("pre", json.dumps(config, indent=1, ensure_ascii=False), tabindex="0")),
+    )
+
+
+def command(run: Run) -> str:
+    """What starts the training again."""
+    last = run.checkpoints[-1] if run.checkpoints else {}
+    ranks, zero = int(last.get("ranks", 1)), int(last.get("zero_stage", 0))
+    topology = f"zero{zero}" if zero else "ddp" if ranks > 1 else "single"
+    return (
+        f"accelerate launch --config_file accelerate_configs/{topology}.yaml --num_processes {ranks} \\\n"
+        f"    training/{recipe(run)}.py --config {shlex.quote(str(run.folder / 'config.json'))} \\\n"
+        f"    --out {shlex.quote(str(run.folder) + '-again')}"
+    )
+
+
+def recipe(run: Run) -> str:
+    """The entry point that trained the run."""
+    if "stage1" in run.config:
+        return "two_stage"
+    return "stage1" if run.config.get("finetune_vl", "none") == "none" else "stage2"
+
+
+def needed(run: Run) -> list[tuple[str, str]]:
+    """Data, backbone, seed, ranks: what the command depends on."""
+    config = run.config
+    data = config.get("data") or {}
+    last = run.checkpoints[-1] if run.checkpoints else {}
+    backbone = last.get("backbone") or (run.policy or {}).get("backbone") or {}
+    rows = [
+        ("data", ", ".join(map(str, data.get("roots", ()))) or "-"),
+        ("backbone", str(backbone.get("id") or (config.get("backbone") or {}).get("path", "-"))),
+        ("backbone's fingerprint", str(backbone.get("fingerprint", "-"))),
+        ("seed", str(config.get("seed", "-"))),
+        ("samples a step", words.number(config.get("batch_size"))),
+    ]
+    if last:
+        rows += [
+            ("ranks, ZeRO stage", f"{last.get('ranks', '-')}, {last.get('zero_stage', '-')}"),
+            ("configuration's digest", str(last.get("config", "-"))),
+        ]
+    if start := config.get("init_from"):
+        rows.append(("weights to start from", str(start)))
+    versions = last.get("versions") or (run.policy or {}).get("versions") or {}
+    rows += [(f"version of {name}", str(version)) for name, version in versions.items()]
+    return rows
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a configuration, named as the flags that set them."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
