@@ -227,8 +227,8 @@ def read_evaluation(folder: Path) -> Evaluation:
     )
 
 
-def read_rollouts(folder: Path, closed_loop: Json, limit: int = 3) -> Iterator[Rollout]:
-    """A few episodes: the first failure between the first successes, where there are both."""
+def read_rollouts(folder: Path, closed_loop: Json, limit: int = 2) -> Iterator[Rollout]:
+    """A success and a failure, where there are both."""
     entries = {entry.get("episode"): entry for entry in closed_loop.get("rollouts", ()) if isinstance(entry, dict)}
     paths = {int(found[1]): path for path in sorted(folder.glob("*.npz")) if (found := re.search(r"(\d+)$", path.stem))}
     good = [episode for episode in paths if entries.get(episode, {}).get("success") is True]

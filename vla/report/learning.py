@@ -148,7 +148,7 @@ def group_card(metrics: Metrics, name: str, title: str, axis: str, caption: str)
     lines = [line for place, group in enumerate(columns) for line in draw(steps, columns[group], colors[group], place)]
     last = ", ".join(f"{group} {words.number(metrics.last(f'{name}.{group}'), 3)}" for group in colors)
     caption = f"{caption} Last: {last}."
-    log = wants_log(np.concatenate([*columns.values()]), 5 if name == "lr" else 30)
+    log = wants_log(np.concatenate([*columns.values()]), 5.0 if name == "lr" else 30.0)
     frame = Frame(label=caption, x=STEP, y=axis, log=log, marks=marks(metrics))
     return [card(title, plot(lines, frame), caption, legend([*colors.items()]))]
 

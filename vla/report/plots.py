@@ -106,8 +106,9 @@ def plot(lines: Sequence[Line], frame: Frame) -> Html:
 
 
 def panel(height_in: float = HEIGHT_IN) -> tuple[Figure, Axes]:
-    """A figure and its axes."""
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    """A figure and its axes, which begin and end at the same places in every plot."""
+    figure = Figure(figsize=(WIDTH_IN, height_in))
+    figure.subplots_adjust(left=0.17, right=0.975, bottom=0.46 / height_in, top=1 - 0.08 / height_in)
     return figure, figure.add_subplot()
 
 
@@ -143,7 +144,7 @@ def decorate(axes: Axes, frame: Frame) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(short))
 
 
-def wants_log(values: Float[np.ndarray, " N"], ratio: float = 30) -> bool:
+def wants_log(values: Float[np.ndarray, " N"], ratio: float = 30.0) -> bool:
     """Whether values are positive and far enough apart for a logarithmic axis."""
     finite = values[np.isfinite(values)]
     return len(finite) > 0 and bool(finite.min() > 0 and finite.max() / finite.min() > ratio)

@@ -1,6 +1,6 @@
 """The open loop: predicted against recorded actions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -56,7 +56,7 @@ def fps(run: Run) -> float | None:
     return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
-def horizon_cards(dimensions: list[Mapping[str, Any]], rate_hz: float | None) -> list[Html]:
+def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float | None) -> list[Html]:
     """The error of each dimension by how far ahead it looks."""
     figures = []
     for entry in dimensions[:MOST_PANELS]:

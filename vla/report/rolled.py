@@ -1,6 +1,8 @@
 """The closed loop: how often the policy succeeds in an environment, how it fails, what it measured."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -38,7 +40,7 @@ def closed_loop_section(evaluation: Evaluation) -> list[Html]:
     ]
 
 
-def conditions(result: Json, rollouts: list[Json]) -> str:
+def conditions(result: Json, rollouts: Sequence[Json]) -> str:
     """What was run, in a sentence."""
     return (
         f"{words.plural(int(result.get('episodes', len(rollouts))), 'episode')} of {result.get('environment', '-')}, "
@@ -114,7 +116,7 @@ def failure_card(result: Json) -> list[Html]:
     return [element("figure", element("h3", "Failures"), element("ul", *rows, class_="bars"), caption)]
 
 
-def histogram_cards(result: Json, rollouts: list[Json], most: int = 4) -> list[Html]:
+def histogram_cards(result: Json, rollouts: Sequence[Json], most: int = 4) -> list[Html]:
     """How long successes take, and what each episode measured."""
     taken = np.array([entry["steps"] for entry in rollouts if entry.get("success") and "steps" in entry], float)
     figures = [histogram("Steps to success", "steps", taken)] if len(taken) > 1 else []
@@ -174,7 +176,8 @@ def measurement_table(result: Json) -> list[Html]:
 
 def videos(evaluation: Evaluation) -> list[Html]:
     """Some episodes to look at, as far as they are small."""
-    chosen, left = [], MOST_VIDEO_BYTES
+    chosen: list[Path] = []
+    left = MOST_VIDEO_BYTES
     for path in evaluation.videos:
         size = path.stat().st_size
         if len(chosen) < MOST_VIDEOS and size <= left:
@@ -202,7 +205,7 @@ def videos(evaluation: Evaluation) -> list[Html]:
     return [element("h3", "Videos"), element("div", *figures, class_="cards"), *more]
 
 
-def rollout_table(rollouts: list[Json]) -> list[Html]:
+def rollout_table(rollouts: Sequence[Json]) -> list[Html]:
     """Every episode, failures first."""
     if not rollouts:
         return []
