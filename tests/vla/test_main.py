@@ -39,7 +39,7 @@ def test_evaluate_writes_a_report_and_pictures(
     out = tmp_path / "policy-evaluation"
     assert printed == json.loads((out / "report.json").read_text())
     assert printed["samples"] == 4
-    assert {path.name for path in out.iterdir()} == {"report.json", "actions.png", "horizon.png"}
+    assert {path.name for path in out.iterdir()} == {"report.json", "actions.png", "horizon.png", "episode.npz"}
     assert evaluate(policy, needle, "--out", str(tmp_path / "elsewhere"), "--steps", "3") == 0
     captured = capsys.readouterr()
     assert "4 samples of 1 episodes" in captured.out

@@ -37,7 +37,7 @@ class EvaluationData:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a policy: against recordings, frame by frame, or let loose in an environment."""
+    """Measure a policy against recordings, or let loose in an environment."""
 
     policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
     """Policy folder, e.g. RUN/policy."""
@@ -107,12 +107,14 @@ def evaluate(command: Evaluate) -> None:
 def against_recordings(
     command: Evaluate, contract: "DataContract", split: "HeldOut", device: str, out: Path
 ) -> "Report":
-    """Open loop: report.json and two pictures."""
+    """Open loop: report.json, two pictures, and the episode behind them."""
+    import numpy as np
     import torch
 
     from vla.data import DataConfig, open_dataset
     from vla.evaluation import figures, open_loop
     from vla.policy_folder import load_policy
+    from vla.report.episodes import episode_arrays
 
     seed = split.seed if command.seed is None else command.seed
     share = command.data.validation_share
@@ -153,6 +155,7 @@ def against_recordings(
     figures.draw_episode(episode, out / "actions.png")
     figures.draw_horizon(report, out / "horizon.png")
     write(out / "report.json", report.to_json())
+    np.savez_compressed(out / "episode.npz", allow_pickle=False, **episode_arrays(episode, samples, shown))
     print(f"report.json, actions.png and horizon.png are in {out}", file=sys.stderr)
     return report
 
