@@ -73,5 +73,6 @@ def widened(level: float, count: int) -> float:
     z, freedom = -NormalDist().inv_cdf((1 - level) / 2), count - 1
     if freedom < 1:
         return 0.0
-    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    student = z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
     return NormalDist().cdf(-math.sqrt(count / freedom) * student)

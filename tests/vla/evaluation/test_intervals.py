@@ -1,0 +1,68 @@
+"""Intervals: published values, coverage on data whose truth is known, episodes instead of frames."""
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from vla.evaluation.intervals import bootstrap, widened, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_is_that_of_the_literature(successes: int, count: int, low: float, high: float) -> None:
+    """Newcombe (1998), Statistics in Medicine 17, 857-872, table I, method 3."""
+    assert wilson(successes, count) == pytest.approx((low, high), abs=5e-5)
+    failures = wilson(count - successes, count)
+    assert failures == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilson_at_the_ends() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 7)[0] == 0.0
+    assert wilson(7, 7)[1] == 1.0
+    wide, narrow = wilson(5, 10, 0.99), wilson(5, 10, 0.9)
+    assert wide[0] < narrow[0] < 0.5 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("count", "student"), [(6, 2.5706), (11, 2.2281), (31, 2.0423), (101, 1.9840)])
+def test_the_level_is_widened_to_that_of_student(count: int, student: float) -> None:
+    """Against the table of Student's quantiles at 97.5 %."""
+    quantile = -NormalDist().inv_cdf(widened(0.95, count)) * np.sqrt((count - 1) / count)
+    assert quantile == pytest.approx(student, rel=0.002)
+
+
+def test_resampling_episodes_covers_the_truth_and_resampling_frames_does_not() -> None:
+    generator = np.random.default_rng(0)
+    trials, episodes, frames = 400, 12, 30
+    covered, naive = 0, 0
+    names = [f"episode_{row // frames}" for row in range(episodes * frames)]
+    alone = [str(row) for row in range(episodes * frames)]
+    counted = np.ones((episodes * frames, 1), dtype=bool)
+    for _ in range(trials):
+        shared = np.repeat(generator.standard_normal(episodes), frames)
+        values = (1.0 + shared + 0.3 * generator.standard_normal(episodes * frames))[:, None]
+        low, high = bootstrap(values, counted, names, draws=300)[0]
+        covered += low <= 1.0 <= high
+        low, high = bootstrap(values, counted, alone, draws=40)[0]
+        naive += low <= 1.0 <= high
+    assert 0.91 <= covered / trials <= 0.98
+    assert naive / trials < 0.5
+
+
+def test_columns_count_their_own_values_and_the_same_resamples_serve_all() -> None:
+    generator = np.random.default_rng(1)
+    names = [f"episode_{row // 5}" for row in range(100)]
+    values = generator.standard_normal((100, 3)) + 2
+    counted = np.ones((100, 3), dtype=bool)
+    counted[:50, 1], counted[:, 2] = False, False
+    intervals = bootstrap(values, counted, names)
+    assert np.array_equal(intervals, bootstrap(values, counted, names), equal_nan=True)
+    assert intervals[:1] == pytest.approx(bootstrap(values[:, :1], counted[:, :1], names), rel=1e-12)
+    assert intervals[1, 0] < values[50:, 1].mean() < intervals[1, 1]
+    assert np.isnan(intervals[2]).all()
+    shifted = bootstrap(values + 1, counted, names)
+    assert shifted[:2] == pytest.approx(intervals[:2] + 1)
+    assert not np.array_equal(intervals[0], bootstrap(values, counted, names, seed=1)[0])
