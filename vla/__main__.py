@@ -8,6 +8,7 @@ import tyro
 
 from vla import commandline, printing
 from vla.commandline import UsageError
+from vla.commands.ablate import Ablate, ablate
 from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
 from vla.commands.evaluate import Evaluate, evaluate
@@ -24,6 +25,7 @@ Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
 
 Command = (
     Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Import, tyro.conf.subcommand("import")]
@@ -39,7 +41,7 @@ def parse(arguments: Sequence[str]) -> Command:
         ValueError: a flag is unknown, or a value does not fit.
         UsageError: something is missing.
     """
-    commands = {"evaluate", "merge", "doctor", "import", "needle", "report"}
+    commands = {"evaluate", "ablate", "merge", "doctor", "import", "needle", "report"}
     if not arguments:
         raise UsageError(f"give a command, one of {', '.join(sorted(commands))}; `vla --help` explains them")
     if arguments[0] not in commands and not arguments[0].startswith("-"):
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match parse(sys.argv[1:] if arguments is None else arguments):
             case Evaluate() as command:
                 evaluate(command)
+            case Ablate() as command:
+                ablate(command)
             case Merge() as command:
                 merge(command)
             case Doctor() as command:

@@ -23,6 +23,8 @@ Sampler = Literal["ddim", "ddpm", "euler"]
 Chunk = Float32[Tensor, "B H A"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t "B H A", t " B") -> the network's output "B H A"."""
+Watch = Callable[[Tensor, Tensor], None]
+"""Told x_t "B H A" and the predicted x0 "B H A" of each sampling step in turn."""
 
 SMALLEST_DIVISOR = 1e-2
 """Below this alpha (or sigma) a noise (or data) prediction says nothing of the other part, which then fades to zero."""
@@ -191,10 +193,12 @@ def sample(
     *,
     steps: int | None = None,
     generator: torch.Generator | None = None,
+    watch: Watch | None = None,
 ) -> Chunk:
     """Walk from noise at t = 1 to a clean chunk at t = 0.
 
     Each predicted x0 is clipped and eps is made to agree with it, so that both always explain the present x_t.
+    `watch` is shown where every step starts and what it takes for the clean chunk, and changes nothing.
     `generator` gives ddpm its fresh noise, drawn on the generator's device; the global one is never used.
 
     Raises:
@@ -212,6 +216,8 @@ def sample(
         x0, _ = split(config.prediction, c_t, x_t, denoise(x_t, t))
         x0 = x0.clamp(-config.clip, config.clip)
         eps = (x_t - column(c_t.alpha) * x0) / column(c_t.sigma)
+        if watch is not None:
+            watch(x_t, x0)
         match config.sampler:
             case "ddim":
                 x_t = jump(c_t, c_s, x0, eps, eta=0.0, z=eps)

@@ -12,7 +12,7 @@ from vla import diffusion, lora
 from vla.backbone import Backbone, BackboneConfig, load_backbone
 from vla.batch import Batch, DataContract, Losses, Observation
 from vla.camera import CameraConfig, CameraEncoder
-from vla.diffusion import DiffusionConfig
+from vla.diffusion import DiffusionConfig, Watch
 from vla.expert import ActionExpert, ExpertConfig
 from vla.lora import LoraConfig
 from vla.normalize import Normalization, Normalizer, Statistics
@@ -100,11 +100,13 @@ class Policy(nn.Module):
         noise: Float[Tensor, "B H A"],
         steps: int | None = None,
         generator: torch.Generator | None = None,
+        watch: Watch | None = None,
     ) -> Float32[Tensor, "B H A"]:
         """A chunk of actions in the data's units; `set_mode(training=False)` first.
 
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
-        generator. `steps` overrides the number of sampling steps of the configuration.
+        generator. `steps` overrides the number of sampling steps of the configuration. `watch` is shown the noised and
+        the predicted chunk of each step, in the data's units.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         context, mask = self.encode(observation)
@@ -113,8 +115,16 @@ class Policy(nn.Module):
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return self.predict(x_t, t, valid, context, mask)
 
-        x0 = diffusion.sample(denoise, noise.float(), self.config.diffusion, steps=steps, generator=generator)
-        return self.normalizer_of("actions").undo(x0)
+        undo = self.normalizer_of("actions").undo
+
+        def show(x_t: Tensor, x0: Tensor) -> None:
+            if watch is not None:
+                watch(undo(x_t), undo(x0))
+
+        x0 = diffusion.sample(
+            denoise, noise.float(), self.config.diffusion, steps=steps, generator=generator, watch=show
+        )
+        return undo(x0)
 
     def encode(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Context tokens for the expert, and which of them may be looked at."""

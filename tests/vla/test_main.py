@@ -39,7 +39,10 @@ def test_evaluate_writes_a_report_and_pictures(
     out = tmp_path / "policy-evaluation"
     assert printed == json.loads((out / "report.json").read_text())
     assert printed["samples"] == 4
-    assert {path.name for path in out.iterdir()} == {"report.json", "actions.png", "horizon.png", "episode.npz"}
+    assert {path.name for path in out.iterdir()} == {
+        *("report.json", "denoising.json", "episode.npz"),
+        *("actions.png", "horizon.png", "denoising.png"),
+    }
     assert evaluate(policy, needle, "--out", str(tmp_path / "elsewhere"), "--steps", "3") == 0
     captured = capsys.readouterr()
     assert "4 samples of 1 episodes" in captured.out
@@ -58,6 +61,25 @@ def test_evaluate_finds_the_episodes_that_training_held_out(
     assert (printed["episodes"], printed["samples"]) == (len(unseen), len(dataset.validation))
     assert evaluate(policy, needle, "--json", "--samples", "0", "--data.validation-share", "0") == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 12
+
+
+def test_ablate_writes_a_table_and_a_picture(
+    written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["ablate", str(written), "--data.roots", str(needle), "--data.workers", "0", "--samples", "6"]
+    asked += ["--data.validation-share", "0.2", "--steps", "1", "--out", str(tmp_path)]
+    assert main([*asked, "--inputs", "sensor", "front", "--phase", "task_index"]) == 0
+    captured = capsys.readouterr()
+    assert max(map(len, captured.out.splitlines())) <= 80
+    assert "episodes are too few" in captured.out
+    assert {path.name for path in tmp_path.iterdir()} == {"ablation.json", "ablation.png"}
+    content = json.loads((tmp_path / "ablation.json").read_text())
+    assert [entry["input"] for entry in content["inputs"]] == ["sensor", "observation.images.front"]
+    assert content["phases"]
+    assert main([*asked, "--inputs", "frnt"]) == 78
+    assert "did you mean front?" in capsys.readouterr().err
+    assert main([*asked, "--phase", "frame_index"]) == 78
+    assert "phases are at most 12" in capsys.readouterr().err
 
 
 def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +109,9 @@ def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys
         (["evaluate", "x", "--data.roots", "y", "--batch-size", "0"], 78, "give 1 or more"),
         (["evaluate", "no/such", "--data.roots", "y"], 78, "no policy folder"),
         (["merge", "no/such", "out"], 78, "no policy folder"),
+        (["ablate", "x"], 2, "--data.roots DIR"),
+        (["ablate", "x", "--data.roots", "y", "--margin", "0"], 78, "--margin is 0"),
+        (["ablate", "no/such", "--data.roots", "y"], 78, "no policy folder"),
     ],
 )
 def test_mistakes_are_one_sentence(

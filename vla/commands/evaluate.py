@@ -1,16 +1,24 @@
 """`vla evaluate`."""
 
-import dataclasses
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from vla.commandline import UsageError, progress
+from vla.commands.recordings import (
+    Device,
+    EvaluationData,
+    choose_device,
+    describe,
+    open_phases,
+    open_policy,
+    open_recordings,
+)
 
 if TYPE_CHECKING:
     from vla.batch import DataContract
@@ -19,20 +27,8 @@ if TYPE_CHECKING:
     from vla.policy_folder import HeldOut
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationData:
-    """What a policy is measured on. Cameras, horizon and sensor are the policy's."""
-
-    roots: tuple[str, ...] = ()
-    """Dataset folders."""
-    episodes: tuple[int, ...] = ()
-    """Episode indices to use, of every root; none: all."""
-    validation_share: float | None = None
-    """Share of the episodes to hold out; only these are evaluated. None: as in training. 0: all episodes are."""
-    missing_cameras: Literal["refuse", "mask"] = "refuse"
-    """An episode without one of the cameras: refuse it, or show the policy nothing there."""
-    workers: int = 2
-    """Loader processes, >= 0."""
+DENOISED = 3
+"""Frames of which the way from noise to actions is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +39,10 @@ class Evaluate:
     """Policy folder, e.g. RUN/policy."""
     data: EvaluationData = field(default_factory=EvaluationData)
     """The recordings."""
+    phase: str | None = None
+    """Column of the recordings that tells phases apart; None: all frames together."""
+    phase_names: tuple[str, ...] = ()
+    """Names of the phases, from the column's smallest value on; none: the values."""
     env: str | None = None
     """Environment to act in: needle, or module:factory of your own (vla/environment.py says what it gives)."""
     env_settings: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Evaluate:
     """Sampling steps; None: as the policy says."""
     batch_size: int = 8
     """Frames of the recordings per forward pass, >= 1."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute; auto: on a GPU when there is one."""
     backbone: str | None = None
     """Where the policy's backbone lies here; None: where it lay in training."""
@@ -79,17 +79,9 @@ class Evaluate:
 
 def evaluate(command: Evaluate) -> None:
     """`vla evaluate`: open loop where recordings are given, closed loop where an environment is."""
-    import torch
-
-    from vla.policy_folder import HeldOut, read_config, read_description
-
     check_settings(command)
-    if command.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda was given, but no GPU is available here; use --device cpu")
-    device = "cuda" if command.device != "cpu" and torch.cuda.is_available() else "cpu"
-    description = read_description(command.policy)
-    _, contract = read_config(description, command.policy)
-    split = HeldOut(**description["held_out"])
+    device = choose_device(command.device)
+    contract, split = describe(command.policy)
     out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
     results: dict[str, Report | ClosedLoop] = {}
     if command.data.roots:
@@ -107,33 +99,17 @@ def evaluate(command: Evaluate) -> None:
 def against_recordings(
     command: Evaluate, contract: "DataContract", split: "HeldOut", device: str, out: Path
 ) -> "Report":
-    """Open loop: report.json, two pictures, and the episode behind them."""
+    """Open loop: report.json, denoising.json, three pictures, and the episode behind them."""
     import numpy as np
     import torch
 
-    from vla.data import DataConfig, open_dataset
-    from vla.evaluation import figures, open_loop
-    from vla.policy_folder import load_policy
+    from vla.evaluation import denoising, figures, open_loop
     from vla.report.episodes import episode_arrays
 
     seed = split.seed if command.seed is None else command.seed
-    share = command.data.validation_share
-    given = dataclasses.asdict(command.data) | {"validation_share": split.validation_share if share is None else share}
-    dataset = open_dataset(
-        DataConfig(
-            **given,
-            cameras=contract.cameras,
-            horizon=contract.horizon,
-            sensor=contract.sensor or "none",
-            sensor_samples=contract.sensor_samples or None,
-            sensor_rate_hz=contract.sensor_rate_hz or None,
-        ),
-        seed,
-    )
-    open_loop.check_contract(contract, dataset.contract)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    policy = load_policy(command.policy, command.backbone, dtype)
-    samples = open_loop.held_out(dataset)
+    samples = open_recordings(command.data, contract, split, seed)
+    phases = open_phases(command.data, command.phase, command.phase_names)
+    policy = open_policy(command.policy, command.backbone, device)
     chosen = open_loop.spread(len(samples), command.samples)
     shown = open_loop.episode_indices(samples)
     with progress(len(chosen) + len(shown), "samples") as bar:
@@ -151,12 +127,22 @@ def against_recordings(
             )
             for indices in (chosen, shown)
         )
-    report = open_loop.measure(measured)
+    watched = denoising.watch_denoising(
+        policy,
+        samples,
+        [shown[place] for place in open_loop.spread(len(shown), DENOISED)],
+        seed=seed,
+        device=torch.device(device),
+        steps=command.steps,
+    )
+    report = replace(open_loop.measure(measured, phases), denoising=watched.remaining().tolist())
     figures.draw_episode(episode, out / "actions.png")
     figures.draw_horizon(report, out / "horizon.png")
-    write(out / "report.json", report.to_json())
+    figures.draw_denoising(watched, out / "denoising.png")
+    (out / "denoising.json").write_text(json.dumps(watched.to_json()) + "\n", encoding="utf-8")
     np.savez_compressed(out / "episode.npz", allow_pickle=False, **episode_arrays(episode, samples, shown))
-    print(f"report.json, actions.png and horizon.png are in {out}", file=sys.stderr)
+    write(out / "report.json", report.to_json())
+    print(f"report.json, actions.png, horizon.png and denoising.png are in {out}", file=sys.stderr)
     return report
 
 

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vla.evaluation.alteration import KINDS, Kind
+from vla.evaluation.denoising import Denoising
+from vla.evaluation.findings import Ablation, short
 from vla.evaluation.open_loop import Predictions, Report, dimension_names
 
 
@@ -65,3 +69,70 @@ def finish(figure: Figure, title: str, file: Path) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
+
+
+def draw_ablation(result: Ablation, file: Path) -> None:
+    """A picture of the change of the error with each alteration, in all frames and in each phase."""
+    scopes = [None, *result.phases]
+    figure = Figure(figsize=(3 + 3 * len(scopes), 1.2 + 0.9 * len(result.inputs)), layout="constrained")
+    panels = figure.subplots(1, len(scopes), sharey=True, squeeze=False)[0]
+    colours: dict[Kind, str] = {
+        "zeroed": "tab:gray",
+        "shuffled": "tab:blue",
+        "delayed": "tab:green",
+        "frozen": "tab:orange",
+    }
+    for scope, panel in zip(scopes, panels, strict=True):
+        error = result.baseline.error_in(scope) or 1.0
+        panel.axvspan(-100 * result.margin, 100 * result.margin, color="black", alpha=0.08, linewidth=0)
+        for place, kind in enumerate(KINDS):
+            found = [
+                (row + 0.18 * (place - 1.5), effect.change_in(scope))
+                for row, finding in enumerate(result.inputs)
+                for effect in finding.kinds
+                if effect.kind == kind
+            ]
+            middles = [100 * entry.change / error for _, entry in found]
+            reach = [[100 * (entry.change - entry.low) / error for _, entry in found]]
+            reach.append([100 * (entry.high - entry.change) / error for _, entry in found])
+            panel.errorbar(
+                middles,
+                [height for height, _ in found],
+                xerr=np.maximum(reach, 0),
+                color=colours[kind],
+                fmt="o",
+                markersize=4,
+                alpha=0.6 if kind == "zeroed" else 1.0,
+                label=kind,
+            )
+        panel.set_title(scope or "all frames", fontsize=10)
+        panel.set_yticks(
+            range(len(result.inputs)), [f"{short(finding.input)}\n{finding.verdict}" for finding in result.inputs]
+        )
+    panels[0].invert_yaxis()
+    finish(figure, "change of the action error [%]; the band counts as none", file)
+
+
+def draw_denoising(denoising: Denoising, file: Path) -> None:
+    """A picture of how chunks come out of noise: one row a dimension that varies, one column a sample."""
+    contract = denoising.contract
+    recorded = denoising.recorded
+    varying = [axis for axis in range(contract.action_dim) if np.ptp(denoising.noised[..., axis])]
+    names = dimension_names(contract)
+    columns, rows = len(recorded), max(len(varying), 1)
+    figure = Figure(figsize=(2 + 3.2 * columns, 1.4 + 1.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    ahead = np.arange(contract.horizon) / contract.fps
+    steps = denoising.noised.shape[1]
+    shades = colormaps["viridis"](np.linspace(0, 0.9, steps))
+    for row, axis in enumerate(varying):
+        for column in range(columns):
+            panel = panels[row, column]
+            for step in range(steps):
+                label = {0: "noise", steps - 1: "answer"}.get(step)
+                panel.plot(ahead, denoising.noised[column, step, :, axis], color=shades[step], linewidth=1, label=label)
+            panel.plot(ahead, recorded[column, :, axis], color="black", linestyle="--", linewidth=1.4, label="recorded")
+            if row == 0:
+                panel.set_title(denoising.places[column].rsplit("/", 1)[-1], fontsize=9)
+        panels[row, 0].set_ylabel(names[axis], fontsize=9)
+    finish(figure, f"from noise to actions in {steps - 1} steps, by time ahead [s]", file)

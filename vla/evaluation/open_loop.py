@@ -6,12 +6,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vla.batch import DataContract, Sample, collate
 from vla.data import Dataset
 from vla.data.order import derive, torch_seed
+from vla.evaluation.phases import Phases
 from vla.policy import Policy
 
 Progress = Callable[[int], object]
@@ -53,6 +55,18 @@ class Error:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhaseError:
+    """The error within one phase of the task; a mean over the dimensions."""
+
+    phase: str
+    samples: int
+    mae: float
+    first_mae: float
+    constant_mae: float
+    """Of always answering the mean recorded action of all phases."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The result of an open-loop evaluation."""
 
@@ -68,6 +82,10 @@ class Report:
     constant_mae: float
     mae_by_step: list[float]
     dimensions: list[Error]
+    phases: list[PhaseError]
+    """Empty where no column tells phases apart."""
+    denoising: list[float] | None = None
+    """Share of the way to the answer that is left after each sampling step, the mean over some samples."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dump."""
@@ -83,12 +101,18 @@ class Report:
         ]
         total = f"{'all':<24}{self.mae:>11.4g}{self.first_mae:>11.4g}{self.rmse:>11.4g}{self.constant_mae:>11.4g}"
         steps = " ".join(f"{value:.3g}" for value in self.mae_by_step)
+        phases = [
+            f"{entry.phase[:23]:<24}{entry.mae:>11.4g}{entry.first_mae:>11.4g}{'':>11}{entry.constant_mae:>11.4g}"
+            f"{f'n = {entry.samples:,}':>12}"
+            for entry in self.phases
+        ]
         return [
             f"{self.samples:,} samples of {self.episodes} episodes, loss {self.loss:.4f}",
             "",
             head,
             *rows,
             total,
+            *phases,
             "",
             f"MAE by step of the horizon: {steps}",
             "Errors are in the units of the data; `constant` is the error of always",
@@ -177,7 +201,6 @@ def predict(
 ) -> Predictions:
     """The policy's chunks for some samples. Noise follows from the seed and the sample's index alone."""
     device = torch.device("cpu") if device is None else device
-    shape = (policy.contract.horizon, policy.contract.action_dim)
     predicted, recorded, valid, losses = [], [], [], []
     policy.to(device).set_mode(training=False)
     loader: DataLoader[Sample] = DataLoader(
@@ -188,12 +211,11 @@ def predict(
         num_workers=workers,
     )
     for batch, rows in zip(loader, chunked(indices, batch_size), strict=True):
-        noise = np.stack([derive(seed, "evaluation", row).standard_normal(shape, dtype=np.float32) for row in rows])
-        generator = torch.Generator().manual_seed(torch_seed(seed, "evaluation", rows[0]))
+        noise, generator = randomness(seed, rows, policy.contract)
         there = batch.to(device)
         with torch.no_grad():
             losses.append(sum(policy(there).values()).cpu().numpy())
-            actions = policy.act(there.observation, torch.from_numpy(noise).to(device), steps, generator)
+            actions = policy.act(there.observation, noise.to(device), steps, generator)
         predicted.append(actions.cpu().numpy())
         recorded.append(batch.actions.numpy())
         valid.append(batch.action_valid.numpy())
@@ -211,13 +233,22 @@ def predict(
     )
 
 
+def randomness(
+    seed: int, rows: Sequence[int], contract: DataContract
+) -> tuple[Float32[Tensor, "B H A"], torch.Generator]:
+    """The noise that chunks of these samples start from, and what a sampler draws more; the same at every call."""
+    shape = (contract.horizon, contract.action_dim)
+    noise = np.stack([derive(seed, "evaluation", row).standard_normal(shape, dtype=np.float32) for row in rows])
+    return torch.from_numpy(noise), torch.Generator().manual_seed(torch_seed(seed, "evaluation", rows[0]))
+
+
 def chunked(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Consecutive pieces of at most `size`."""
     return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
-def measure(predictions: Predictions) -> Report:
-    """The numbers of some predictions; padded steps count nowhere."""
+def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
+    """The numbers of some predictions, by phase too where phases are given; padded steps count nowhere."""
     valid = predictions.valid
     error = np.where(valid[..., None], predictions.differences(predictions.predicted), 0.0).astype(np.float64)
     constant = np.where(valid[..., None], predictions.differences(predictions.mean()), 0.0)
@@ -247,7 +278,31 @@ def measure(predictions: Predictions) -> Report:
         constant_mae=float(constant_mae.mean()),
         mae_by_step=mae_by_step.mean(axis=1).tolist(),
         dimensions=dimensions,
+        phases=[] if phases is None else phase_errors(np.abs(error), np.abs(constant), predictions, phases),
     )
+
+
+def phase_errors(
+    error: Float[np.ndarray, "N H A"], constant: Float[np.ndarray, "N H A"], predictions: Predictions, phases: Phases
+) -> list[PhaseError]:
+    """The errors of each phase that occurs; a sample belongs to the phase of its own frame."""
+    labels = np.asarray(phases.of(predictions.episodes, predictions.frames))
+    found = []
+    for name in phases.names:
+        rows = labels == name
+        valid = predictions.valid[rows]
+        if not valid.any():
+            continue
+        found.append(
+            PhaseError(
+                phase=name,
+                samples=int(rows.sum()),
+                mae=float(error[rows].sum() / valid.sum() / error.shape[2]),
+                first_mae=float(error[rows, 0].sum() / max(int(valid[:, 0].sum()), 1) / error.shape[2]),
+                constant_mae=float(constant[rows].sum() / valid.sum() / error.shape[2]),
+            )
+        )
+    return found
 
 
 def correlation(one: Float[np.ndarray, " N"], other: Float[np.ndarray, " N"]) -> float | None:

@@ -25,6 +25,7 @@ from vla.evaluation.open_loop import (
     predict,
     spread,
 )
+from vla.evaluation.phases import Phases, read_phases
 from vla.policy import build_policy
 
 H, A = CONTRACT.horizon, CONTRACT.action_dim
@@ -200,3 +201,35 @@ def test_everything_is_every_frame_once(needle: Path) -> None:
     assert len(places) == dataset.train.num_samples == len(set(places))
     assert places == sorted(places)
     assert len(episode_indices(samples)) == sum(name == places[0][0] for name, _ in places)
+
+
+def test_phases_share_the_error_among_them() -> None:
+    data = predictions()
+    names = tuple("approach" if frame < 15 else "insert" for frame in range(40))
+    phases = Phases(names=("approach", "search", "insert"), by_episode={"root/episode_0": names})
+    report = measure(data, phases)
+    assert [(entry.phase, entry.samples) for entry in report.phases] == [("approach", 15), ("insert", 25)]
+    error = np.abs(data.predicted - data.recorded).astype(np.float64)
+    late = report.phases[1]
+    assert late.mae == pytest.approx(error[15:][data.valid[15:]].mean())
+    assert late.first_mae == pytest.approx(error[15:, 0].mean())
+    counts = [int(data.valid[:15].sum()), int(data.valid[15:].sum())]
+    assert np.average([entry.mae for entry in report.phases], weights=counts) == pytest.approx(report.mae)
+    assert max(map(len, report.lines())) <= 80
+    assert measure(data).phases == []
+
+
+def test_phases_are_read_from_a_column(needle: Path) -> None:
+    named = read_phases((str(needle),), "task_index", ("red", "green", "blue"))
+    assert named.names == ("red", "green", "blue")
+    assert len(named.by_episode) == 12
+    assert set(named.of(["needle/episode_000000"] * 2, [0, 3])) == {named.by_episode["needle/episode_000000"][0]}
+    assert read_phases((str(needle),), "task_index").names == ("task_index 0", "task_index 1", "task_index 2")
+    for column, names, message in (
+        ("task_index", ("red",), "1 names were given for the 3 phases"),
+        ("frame_index", (), "phases are at most 12"),
+        ("action", (), "a phase is one"),
+        ("phase", (), "no column phase"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_phases((str(needle),), column, names)

@@ -1,0 +1,213 @@
+"""Ablation: verdicts on a policy whose use of its inputs is known, exact pairing, and the table."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.vla.evaluation.standins import CONTRACT, FRAMES, FRONT, Known, Recordings
+from vla.evaluation.ablation import (
+    AblationConfig,
+    Answers,
+    answer,
+    constant_error,
+    find,
+    judge,
+    sample_errors,
+    stand_ins,
+)
+from vla.evaluation.alteration import Alteration, inputs_of
+from vla.evaluation.figures import draw_ablation
+from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, shown
+from vla.evaluation.phases import Phases
+
+INPUTS = inputs_of(CONTRACT)
+CONFIG = AblationConfig(delay_s=0.3, batch_size=32)
+
+
+def answers(policy: Known | None = None, data: Recordings | None = None) -> Answers:
+    data = Recordings() if data is None else data
+    return answer(Known() if policy is None else policy, data, range(len(data)), INPUTS, CONFIG)
+
+
+def halves(data: Recordings) -> Phases:
+    names = tuple("early" if frame < 10 else "late" for frame in range(FRAMES))
+    return Phases(
+        names=("early", "late"), by_episode={data.locate(FRAMES * row)[0]: names for row in range(data.episodes)}
+    )
+
+
+@pytest.fixture(scope="module")
+def result() -> Ablation:
+    return judge(answers(), CONFIG, policy="run/policy", phases=halves(Recordings()))
+
+
+def test_what_a_policy_uses_is_found_and_what_it_ignores_too(result: Ablation) -> None:
+    verdicts = {finding.input: finding.verdict for finding in result.inputs}
+    assert verdicts == {
+        FRONT: "used",
+        "observation.images.wrist": "not used",
+        "instruction": "used",
+        "state": "used",
+        "sensor": "not used",
+    }
+    ignored = result.inputs[-1].kinds
+    assert [(effect.kind, effect.change, effect.moved) for effect in ignored] == [
+        (kind, 0.0, 0.0) for kind in ("zeroed", "shuffled", "delayed", "frozen")
+    ]
+    assert result.inputs[0].sentence.startswith("front is used: ")
+    assert "5 %" in result.inputs[1].sentence
+
+
+def test_a_policy_that_listens_to_noise_is_not_said_to_use_it() -> None:
+    found = judge(answers(Known(uses=(*INPUTS,))), CONFIG, policy="p").inputs
+    *_, state, sensor = found
+    assert state.verdict == "used"
+    # It moves the answers, but neither nearer to the recorded actions nor further away.
+    assert min(effect.moved for effect in sensor.kinds) > 0.3
+    assert sensor.verdict != "used"
+
+
+def test_what_never_changes_cannot_be_shown() -> None:
+    data = Recordings(instructions=("left",))
+    data.state[:] = data.state[0, 0]
+    found = {finding.input: finding for finding in judge(answers(data=data), CONFIG, policy="p").inputs}
+    for name in ("instruction", "state"):
+        assert found[name].sentence == f"{name} is not shown: it is the same in all these frames"
+        assert [effect.kind for effect in found[name].kinds] == ["zeroed"]
+    assert found[FRONT].verdict == "used"
+
+
+def test_few_episodes_show_nothing() -> None:
+    data = Recordings(episodes=4)
+    found = judge(answers(data=data), CONFIG, policy="p").inputs
+    assert {finding.verdict for finding in found} == {"not shown"}
+    assert "4 episodes are too few" in found[0].sentence
+    with pytest.raises(ValueError, match="only one to evaluate on"):
+        answers(data=Recordings(episodes=1))
+
+
+def test_stand_ins_are_of_the_episode_they_should_be_of() -> None:
+    data = Recordings(instructions=("left", "right", "middle"))
+    chosen = list(range(0, len(data), 3))
+    stands = stand_ins(data, chosen, 3, seed=1)
+    for index, stand in zip(chosen, stands, strict=True):
+        episode, frame = divmod(index, FRAMES)
+        assert stand.frozen == episode * FRAMES
+        assert stand.delayed == episode * FRAMES + max(0, frame - 3)
+        assert stand.shuffled // FRAMES != episode
+        assert stand.instruction != data[index].instruction
+    assert stands == stand_ins(data, chosen, 3, seed=1)
+    assert len({stand.shuffled // FRAMES for stand in stands}) == data.episodes
+    assert stand_ins(data, chosen[5:6], 3, seed=1)[0].shuffled == stands[5].shuffled
+
+
+def test_altered_chunks_start_from_the_same_noise_and_see_the_stand_ins() -> None:
+    data, policy = Recordings(), Known()
+    made = answer(policy, data, [30, 47, 111], ("state",), CONFIG)
+    assert len(policy.seen) == 5
+    stands = stand_ins(data, [30, 47, 111], 3, CONFIG.seed)
+    for kind in ("shuffled", "delayed", "frozen"):
+        altered = made.altered[Alteration(input="state", kind=kind, delay_steps=3)]
+        pairs = zip([30, 47, 111], stands, strict=True)
+        sources = [data[vars(stand)[kind]].state[0] - data[at].state[0] for at, stand in pairs]
+        shift = np.asarray(sources)[:, None, None] * np.array([1, 1000], dtype=np.float32)
+        assert np.allclose(altered.predicted - made.plain.predicted, shift, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(made.plain.recorded[1], data[47].actions)
+
+
+def test_the_change_is_the_mean_paired_difference(result: Ablation) -> None:
+    made = answers()
+    scale = constant_error(made.plain)
+    valid = made.plain.valid
+    error = np.abs(made.plain.predicted - made.plain.recorded) / scale
+    by_sample = [error[row][valid[row]].mean() for row in range(len(valid))]
+    assert sample_errors(made.plain, scale) == pytest.approx(by_sample, rel=1e-5)
+    assert result.baseline.error == pytest.approx(np.mean(by_sample), rel=1e-5)
+    altered = made.altered[Alteration(input=FRONT, kind="frozen", delay_steps=3)]
+    difference = sample_errors(altered, scale) - sample_errors(made.plain, scale)
+    effect = next(effect for effect in result.inputs[0].kinds if effect.kind == "frozen")
+    assert effect.change == pytest.approx(difference.mean())
+    assert effect.error == pytest.approx(result.baseline.error + effect.change)
+    assert effect.low < effect.change < effect.high
+    late = np.asarray(made.plain.frames) >= 10
+    assert effect.by_phase["late"].change == pytest.approx(difference[late].mean())
+    assert effect.moved == pytest.approx(
+        sample_errors(dataclasses.replace(altered, recorded=made.plain.predicted), scale).mean()
+    )
+    # Metres count as much as the gripper's thousands.
+    assert scale[1] / scale[0] == pytest.approx(1000, rel=0.2)
+
+
+def effect(change: float, low: float, high: float, success: Rate | None = None) -> Effect:
+    return Effect(
+        kind="frozen", error=1 + change, change=change, low=low, high=high, moved=0.0, by_phase={}, success=success
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "low", "high", "verdict"),
+    [
+        (0.2, 0.1, 0.3, "used"),
+        (0.03, 0.01, 0.06, "used"),
+        (0.02, 0.01, 0.04, "not used"),
+        (0.0, -0.04, 0.04, "not used"),
+        (0.0, -0.06, 0.02, "not shown"),
+        (0.2, -0.1, 0.5, "not shown"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(change: float, low: float, high: float, verdict: str) -> None:
+    baseline = Baseline(error=1.0, by_phase={}, success=None)
+    assert find("state", [effect(change, low, high)], baseline, margin=0.05, episodes=20).verdict == verdict
+
+
+def test_success_in_an_environment_decides_first() -> None:
+    before = Rate(rate=0.9, low=0.8, high=0.95, episodes=100)
+    baseline = Baseline(error=1.0, by_phase={}, success=before)
+    for after, verdict in ((0.2, "used"), (0.85, "not used")):
+        rate = Rate(rate=after, low=after - 0.05, high=after + 0.05, episodes=100)
+        found = find("state", [effect(0.0, -0.01, 0.01, rate)], baseline, margin=0.05, episodes=20)
+        assert found.verdict == verdict
+    asked: list[Alteration | None] = []
+
+    def success_of(alteration: Alteration | None) -> Rate:
+        asked.append(alteration)
+        return before if alteration is None else Rate(rate=0.1, low=0.05, high=0.2, episodes=100)
+
+    told: list[int] = []
+    done = judge(answers(), CONFIG, policy="p", success_of=success_of, progress=told.append)
+    assert asked[0] is None
+    assert len(asked) == len(told) == 1 + 4 * 4 + 2
+    assert done.inputs[-1].sentence == "sensor is used: shuffled, it takes success from 90% to 10%"
+    assert max(map(len, done.lines())) <= 80
+
+
+def test_the_table_has_80_columns_and_a_sentence_a_row(result: Ablation) -> None:
+    lines = result.lines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert all(finding.sentence in text for finding in result.inputs)
+    assert sum(line.startswith("  late") for line in lines) == len(INPUTS)
+    assert shown(Change(change=0.5, low=-9.994, high=9.994), 1.0) == "+50 [-999 999]"
+    assert shown(Change(change=50.0, low=-10.0, high=100.0), 1.0) == "+5e+03"
+    content = json.loads(json.dumps(result.to_json()))
+    assert set(content) >= {"policy", "samples", "episodes", "phases", "baseline", "inputs", "control"}
+    assert set(content["inputs"][0]["kinds"][0]) >= {"kind", "error", "change", "low", "high", "by_phase", "success"}
+
+
+def test_the_picture_is_drawn(result: Ablation, tmp_path: Path) -> None:
+    draw_ablation(result, tmp_path / "ablation.png")
+    with Image.open(tmp_path / "ablation.png") as picture:
+        assert len(picture.convert("L").getcolors()) > 20
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a delay of 0.01 s is no frame at 10 Hz; give 0.1 s"):
+        AblationConfig(delay_s=0.01).delay_steps(10.0)
+    made = answers()
+    still = dataclasses.replace(made.plain, recorded=np.ones_like(made.plain.recorded))
+    with pytest.raises(ValueError, match="all recorded actions are the same"):
+        constant_error(still)

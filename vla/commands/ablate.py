@@ -1,0 +1,140 @@
+"""`vla ablate`."""
+
+import difflib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from vla.commandline import UsageError, progress
+from vla.commands.recordings import (
+    Device,
+    EvaluationData,
+    choose_device,
+    describe,
+    open_phases,
+    open_policy,
+    open_recordings,
+)
+
+if TYPE_CHECKING:
+    from vla.batch import DataContract
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablate:
+    """Find out which inputs a policy uses: each is zeroed, shuffled across episodes, delayed and frozen.
+
+    A policy trained without the input (--data.without) is the only fair control: this says what a policy makes use of,
+    not what it could do without.
+    """
+
+    policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
+    """Policy folder, e.g. RUN/policy."""
+    data: EvaluationData
+    """The recordings."""
+    inputs: tuple[str, ...] = ()
+    """Cameras (key or its last part), instruction, state, sensor; none: all there are."""
+    phase: str | None = None
+    """Column of the data set that tells phases apart; None: all frames together."""
+    phase_names: tuple[str, ...] = ()
+    """Names of the phases, from the column's smallest value on; none: the values."""
+    out: Path | None = None
+    """Folder for ablation.json and the picture; None: beside the policy, POLICY-evaluation."""
+    samples: int = 500
+    """At most this many frames, evenly spread; 0: all."""
+    delay: float = 0.25
+    """How far back a delayed input lies, in seconds."""
+    margin: float = 0.05
+    """Share of the error within which a change counts as none, > 0."""
+    seed: int | None = None
+    """Of noise, shuffling and split. None: as in training, which finds the episodes it held out."""
+    steps: int | None = None
+    """Sampling steps; None: as the policy says."""
+    batch_size: int = 8
+    """Frames per forward pass, >= 1."""
+    device: Device = "auto"
+    """Where to compute; auto: on a GPU when there is one."""
+    backbone: str | None = None
+    """Where the policy's backbone lies here; None: where it lay in training."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the result as JSON."""
+
+
+def ablate(command: Ablate) -> None:
+    """`vla ablate`: table, ablation.json and a picture."""
+    import torch
+
+    from vla.evaluation import ablation, figures, open_loop
+
+    check_settings(command)
+    device = choose_device(command.device)
+    contract, split = describe(command.policy)
+    inputs = choose_inputs(command.inputs, contract)
+    seed = split.seed if command.seed is None else command.seed
+    config = ablation.AblationConfig(
+        delay_s=command.delay,
+        margin=command.margin,
+        seed=seed,
+        batch_size=command.batch_size,
+        workers=command.data.workers,
+        steps=command.steps,
+    )
+    config.delay_steps(contract.fps)  # refused before anything is loaded
+    samples = open_recordings(command.data, contract, split, seed)
+    phases = open_phases(command.data, command.phase, command.phase_names)
+    chosen = open_loop.spread(len(samples), command.samples)
+    policy = open_policy(command.policy, command.backbone, device)
+    with progress(len(chosen), "samples") as bar:
+        answers = ablation.answer(
+            policy, samples, chosen, inputs, config, device=torch.device(device), progress=bar.update
+        )
+    result = ablation.judge(answers, config, policy=str(command.policy), phases=phases)
+    out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
+    figures.draw_ablation(result, out / "ablation.png")
+    text = json.dumps(result.to_json(), indent=2)
+    (out / "ablation.json").write_text(text + "\n", encoding="utf-8")
+    print(text if command.json else "\n".join(result.lines()))
+    print(f"ablation.json and ablation.png are in {out}", file=sys.stderr)
+
+
+def choose_inputs(asked: tuple[str, ...], contract: "DataContract") -> tuple[str, ...]:
+    """The inputs asked for, or all.
+
+    Raises:
+        ValueError: the policy has no such input.
+    """
+    from vla.evaluation.alteration import inputs_of
+
+    known = inputs_of(contract)
+    by_name = {key.rsplit(".", 1)[-1]: key for key in known} | {key: key for key in known}
+    for name in asked:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1)
+            hint = f"did you mean {near[0]}?" if near else f"give some of {', '.join(known)}"
+            raise ValueError(f"--inputs has {name}, which the policy does not look at: {hint}")
+    return tuple(dict.fromkeys(by_name[name] for name in asked)) or known
+
+
+def check_settings(command: Ablate) -> None:
+    """Refuse what cannot be, before anything is loaded.
+
+    Raises:
+        ValueError: a number is too small.
+        UsageError: there is nothing to measure on.
+    """
+    if not command.data.roots:
+        raise UsageError("give recordings with --data.roots DIR")
+    for flag, value, least in (
+        ("--samples", command.samples, 0),
+        ("--batch-size", command.batch_size, 1),
+        ("--seed", command.seed or 0, 0),
+        ("--steps", 1 if command.steps is None else command.steps, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{flag} is {value}; give {least} or more")
+    if not 0 < command.margin < 1:
+        raise ValueError(f"--margin is {command.margin:g}; give a share of the error between 0 and 1, e.g. 0.05")

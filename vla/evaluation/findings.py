@@ -1,0 +1,155 @@
+"""What an ablation found, as JSON and as a table."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vla.evaluation.alteration import KINDS, Kind
+
+Verdict = Literal["used", "not used", "not shown"]
+WIDTH = 80
+UNIT = "of the error of always answering the mean action"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How often a policy succeeds, with its interval."""
+
+    rate: float
+    low: float
+    high: float
+    episodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """By how much an alteration raises the error, with its interval."""
+
+    change: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """The policy without alterations."""
+
+    error: float
+    by_phase: dict[str, float]
+    success: Rate | None
+    """In the environment; None without one."""
+
+    def error_in(self, phase: str | None) -> float:
+        """The error in a phase; in all frames for None."""
+        return self.error if phase is None else self.by_phase[phase]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What one alteration of an input does."""
+
+    kind: Kind
+    error: float
+    change: float
+    """Of the error, sample by sample."""
+    low: float
+    high: float
+    moved: float
+    """How far the answers move, in the unit of the error, whether nearer to the recorded actions or further away."""
+    by_phase: dict[str, Change]
+    success: Rate | None
+
+    def overall(self) -> Change:
+        """The change in all frames."""
+        return Change(change=self.change, low=self.low, high=self.high)
+
+    def change_in(self, phase: str | None) -> Change:
+        """The change in a phase; in all frames for None."""
+        return self.overall() if phase is None else self.by_phase[phase]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What became of one input."""
+
+    input: str
+    verdict: Verdict
+    sentence: str
+    kinds: list[Effect]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """The result of an ablation; errors are shares of the error of always answering the mean action."""
+
+    policy: str
+    samples: int
+    episodes: int
+    margin: float
+    delay_s: float
+    phases: list[str]
+    baseline: Baseline
+    inputs: list[Finding]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dump."""
+        return {**asdict(self), "unit": UNIT, "control": None}
+
+    def lines(self) -> list[str]:
+        """The result as a person reads it, in 80 columns."""
+        text = (
+            f"{self.samples:,} samples of {self.episodes} episodes; the error is {self.baseline.error:.3g} {UNIT}. "
+            f"Below, by how much it changes, in percent, with an interval that resamples episodes. Delayed: by "
+            f"{self.delay_s:g} s. Zeroed is unlike the data and decides nothing."
+        )
+        if self.baseline.error >= 1:
+            text += " The policy is no better than the mean action, so its errors say little."
+        rows = [*textwrap.wrap(text, WIDTH), "", head()]
+        for finding in self.inputs:
+            for phase in (None, *self.phases):
+                error = self.baseline.error_in(phase)
+                cells = {effect.kind: shown(effect.change_in(phase), error) for effect in finding.kinds}
+                rows.append(row(short(finding.input) if phase is None else f"  {phase}", cells))
+        if self.baseline.success is not None:
+            rows += ["", f"success in percent, unaltered {percent(self.baseline.success)}", head()]
+            for finding in self.inputs:
+                rates = {effect.kind: percent(effect.success) for effect in finding.kinds if effect.success is not None}
+                rows.append(row(short(finding.input), rates))
+        return [*rows, "", *(line for finding in self.inputs for line in wrapped(finding.sentence))]
+
+
+def short(name: str) -> str:
+    """An input as it is printed: a camera by the last part of its key."""
+    return name.rsplit(".", 1)[-1]
+
+
+def shown(entry: Change, error: float) -> str:
+    """A change as a share of an error, in percent: `+12 [8 16]`, in at most 16 characters."""
+    if error == 0:
+        return "-"
+    change, low, high = (100 * value / error for value in (entry.change, entry.low, entry.high))
+    if max(abs(low), abs(high)) >= 1000:
+        return f"{change:+.2g}"
+    digits = 0 if max(abs(low), abs(high)) >= 10 else 1
+    return f"{change:+.{digits}f} [{low:.{digits}f} {high:.{digits}f}]"
+
+
+def percent(rate: Rate) -> str:
+    """A success rate in percent: `93 [88 96]`."""
+    return f"{100 * rate.rate:.0f} [{100 * rate.low:.0f} {100 * rate.high:.0f}]"
+
+
+def head() -> str:
+    """The first row of a table."""
+    return row("", {kind: kind for kind in KINDS})
+
+
+def row(title: str, cells: dict[Kind, str]) -> str:
+    """One row of a table, with a dash where an alteration was not tried."""
+    return f"{title[:12]:<12}" + "".join(f"{cells.get(kind, '-'):>17}" for kind in KINDS)
+
+
+def wrapped(sentence: str) -> Sequence[str]:
+    """A sentence in lines of 80 columns."""
+    return textwrap.wrap(sentence, WIDTH, subsequent_indent="    ")

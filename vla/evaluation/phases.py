@@ -1,0 +1,58 @@
+"""Phases: the frames of an episode told apart by a column of the data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla.data import detect
+from vla.data.lerobot import open_lerobot
+
+MOST_PHASES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """The phase of every frame of some episodes."""
+
+    names: tuple[str, ...]
+    """In order."""
+    by_episode: Mapping[str, tuple[str, ...]]
+
+    def of(self, episodes: Sequence[str], frames: Sequence[int]) -> list[str]:
+        """The phases of some frames."""
+        return [self.by_episode[name][frame] for name, frame in zip(episodes, frames, strict=True)]
+
+
+def read_phases(roots: Sequence[str], column: str, names: Sequence[str] = (), episodes: tuple[int, ...] = ()) -> Phases:
+    """The phases that a column of numbers tells apart, from the smallest; `names` gives them words in that order.
+
+    Raises:
+        ValueError: there is no such column, it is no phase, or the names do not fit.
+    """
+    values: dict[str, np.ndarray] = {}
+    for root in roots:
+        if detect(Path(root)) != "lerobot":
+            raise ValueError(f"{root} is of the insertion recorder, which has no columns; convert it with `vla import`")
+        reader = open_lerobot(Path(root), episodes=episodes, sensor="none", columns=(column,), keep_damaged=True)
+        values |= {episode.name: episode.columns[column] for episode in reader.episodes}
+    widths = {found.shape[1] for found in values.values()}
+    if widths != {1}:
+        raise ValueError(f"column {column} has {max(widths)} values a frame, a phase is one; choose another --phase")
+    distinct = np.unique(np.concatenate([np.unique(found) for found in values.values()]))
+    if len(distinct) > MOST_PHASES:
+        raise ValueError(
+            f"column {column} has {len(distinct):,} different values, phases are at most {MOST_PHASES}; "
+            "choose another --phase"
+        )
+    if names and len(names) != len(distinct):
+        raise ValueError(f"{len(names)} names were given for the {len(distinct)} phases of {column}; give one each")
+    words = tuple(names) or tuple(f"{column} {value:g}" for value in distinct)
+    return Phases(
+        names=words,
+        by_episode={
+            name: tuple(words[place] for place in np.searchsorted(distinct, found[:, 0]))
+            for name, found in values.items()
+        },
+    )
