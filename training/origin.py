@@ -67,7 +67,7 @@ def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fing
     """
     place = config.init_from
     given, expected = contract.to_json(), origin.contract.to_json()
-    names = ("action_dim", "state_dim", "horizon", "cameras", "sensor_channels", "sensor_samples")
+    names = ("action_dim", "state_dim", "horizon", "cameras", "sensor_channels", "sensor_samples", "instructed")
     differences = [
         f"{name.replace('_', ' ')} {expected[name]}, but the data has {given[name]}"
         for name in names

@@ -429,7 +429,11 @@ def schedule(config: RunConfig, data: Dataset) -> list[Row]:
 def content_of(data: Dataset) -> dict[str, Any]:
     """What identifies the data, wherever it lies."""
     return {
-        "data contract": data.contract.to_json(),
+        "data contract": {
+            key: value
+            for key, value in data.contract.to_json().items()
+            if key != "instructed"  # follows from --data.without
+        },
         "statistics of the training episodes": digest(
             {
                 stream: {

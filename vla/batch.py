@@ -47,6 +47,8 @@ class DataContract:
     action_names: tuple[str, ...]
     action_periods: tuple[float, ...]
     """Per action dimension: the period of an angle that wraps (2*pi or 360), 0 for everything else."""
+    instructed: bool = True
+    """Whether the policy reads the instruction; otherwise it reads the same sentence always."""
 
     def to_json(self) -> dict[str, object]:
         """Plain values for json.dump: tuples become lists."""
@@ -56,6 +58,7 @@ class DataContract:
     def from_json(values: Mapping[str, object]) -> "DataContract":
         """The contract written by `to_json`. ValueError when a key or a value's type is wrong."""
         expected = {field.name: field.type for field in fields(DataContract)}
+        values = {"instructed": True, **values}  # earlier policies always were
         if set(values) != set(expected):
             missing, unknown = sorted(set(expected) - set(values)), sorted(set(values) - set(expected))
             raise ValueError(
@@ -67,6 +70,8 @@ class DataContract:
 def _from_json(key: str, value: object, kind: object) -> Any:
     """One value of a contract as its field's type."""
     match value:
+        case bool() if kind is bool:
+            return value
         case bool():
             pass
         case str() | None if kind == str | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Float32
@@ -17,6 +17,9 @@ from vla.expert import ActionExpert, ExpertConfig
 from vla.lora import LoraConfig
 from vla.normalize import Normalization, Normalizer, Statistics
 from vla.sensor import SensorConfig, SensorEncoder
+
+NEUTRAL_INSTRUCTION = "do the task"
+"""What a policy reads that is given no instruction: the backbone needs a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,8 @@ class Policy(nn.Module):
 
     def encode(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Context tokens for the expert, and which of them may be looked at."""
+        if not self.contract.instructed:
+            observation = replace(observation, instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions))
         state, sensor, camera = observation.state, None, None
         if self.contract.state_dim:
             state = self.normalize("state", state)

@@ -79,6 +79,13 @@ def test_contract_refuses_missing_and_unknown_keys() -> None:
         DataContract.from_json({**CONTRACT.to_json(), "colour": 1})
 
 
+def test_a_contract_of_before_instructions_could_be_withheld_is_read() -> None:
+    values = replace(CONTRACT, instructed=False).to_json()
+    assert DataContract.from_json(values).instructed is False
+    del values["instructed"]
+    assert DataContract.from_json(values) == CONTRACT
+
+
 def test_collate_stacks_and_keeps_frame_sizes() -> None:
     samples = [sample(position) for position in range(3)]
     batch = collate(samples)

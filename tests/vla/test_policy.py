@@ -15,7 +15,7 @@ from vla.diffusion import DiffusionConfig, coefficients, multiply
 from vla.expert import ExpertConfig
 from vla.lora import LoraConfig
 from vla.normalize import Statistics, fit
-from vla.policy import Policy, PolicyConfig, build_policy
+from vla.policy import NEUTRAL_INSTRUCTION, Policy, PolicyConfig, build_policy
 from vla.sensor import SensorConfig
 
 CONTRACT = DataContract(
@@ -361,3 +361,13 @@ def test_learned_names_what_a_policy_folder_holds(policy: Policy) -> None:
     policy.tuned = frozenset(f"backbone.{name}" for name in policy.backbone.last_layer_names(1))
     assert policy.tuned
     assert set(policy.learned()) == names | policy.tuned
+
+
+def test_a_policy_without_instructions_reads_the_same_sentence_always(policy: Policy) -> None:
+    seen = batch().observation
+    other = dataclasses.replace(seen, instructions=("something else",) * 4)
+    neutral = dataclasses.replace(seen, instructions=(NEUTRAL_INSTRUCTION,) * 4)
+    deaf = copy.deepcopy(policy)
+    deaf.contract = dataclasses.replace(CONTRACT, instructed=False)
+    for observation in (seen, other):
+        assert torch.equal(deaf.encode(observation)[0], policy.encode(neutral)[0])

@@ -76,6 +76,7 @@ def open_recordings(data: EvaluationData, contract: "DataContract", split: "Held
             sensor=contract.sensor or "none",
             sensor_samples=contract.sensor_samples or None,
             sensor_rate_hz=contract.sensor_rate_hz or None,
+            without=() if contract.state_dim else ("state",),
         ),
         seed,
     )

@@ -19,6 +19,7 @@ from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.window import Window
+from vla.data.withheld import WithoutState
 from vla.normalize import Statistics
 
 __all__ = ["DataConfig", "Dataset", "TrainSamples", "ValidationSamples", "detect", "open_dataset", "open_root"]
@@ -92,6 +93,8 @@ def open_dataset(
     check_config(config)
     quarantine = config.quarantine > 0
     readers = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
+    if "state" in config.without:
+        readers = [WithoutState(reader) for reader in readers]
     for reader in readers:
         check_selected(reader.layout, reader.episodes, config.episodes)
     contract = agree([reader.layout for reader in readers], config)

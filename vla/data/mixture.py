@@ -49,6 +49,8 @@ class DataConfig:
     """Of actions, state and sensor, fitted on the training episodes."""
     compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
     """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
+    without: tuple[Literal["state", "instruction"], ...] = ()
+    """Inputs to withhold from the policy, in training and after; cameras and sensor have settings of their own."""
     validation_share: float = 0.1
     """Share of the episodes held out for validation, 0 <= share < 1."""
     quarantine: int = 0
@@ -128,6 +130,7 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         state_names=next((layout.state_names for layout in layouts if layout.state_names), ()),
         action_names=next((layout.action_names for layout in layouts if layout.action_names), ()),
         action_periods=first.action_periods or (0.0,) * first.action_dim,
+        instructed="instruction" not in config.without,
     )
 
 

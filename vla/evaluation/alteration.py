@@ -22,21 +22,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.batch import DataContract, Observation
-from vla.policy import Policy
+from vla.policy import NEUTRAL_INSTRUCTION, Policy
 
 Kind = Literal["zeroed", "shuffled", "delayed", "frozen"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 INSTRUCTION, STATE, SENSOR = "instruction", "state", "sensor"
-NEUTRAL_INSTRUCTION = "do the task"
-"""What a zeroed instruction says: the backbone needs a sentence."""
 Alter = Callable[[Observation], Observation]
 
 
 def inputs_of(contract: DataContract) -> tuple[str, ...]:
     """What a policy of this contract looks at: its cameras by key, instruction, state, sensor."""
+    instruction = (INSTRUCTION,) if contract.instructed else ()
     state = (STATE,) if contract.state_dim else ()
     sensor = (SENSOR,) if contract.sensor is not None else ()
-    return (*contract.cameras, INSTRUCTION, *state, *sensor)
+    return (*contract.cameras, *instruction, *state, *sensor)
 
 
 def kinds_of(name: str) -> tuple[Kind, ...]:

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, noise, opener
 from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
-from vla.data import DataConfig, Dataset, detect, open_dataset
+from vla.data import DataConfig, Dataset, detect, open_dataset, open_root
 from vla.data.episode import CorruptData, Episode, Stream
 from vla.data.lerobot import open_lerobot
+from vla.data.withheld import WithoutState
 
 ROOT = FakeRoot()
 
@@ -458,3 +459,18 @@ def test_batches_of_the_shipped_data_stack(dataset: Dataset) -> None:
     assert batch.observation.sensor.shape == (4, 50, 6)
     assert batch.actions.dtype == torch.float32
     assert batch.positions.tolist() == [0, 1, 2, 3]
+
+
+def test_the_state_can_be_withheld(needle: Path) -> None:
+    whole = open_dataset(DataConfig(roots=(str(needle),)), 0)
+    bare = open_dataset(DataConfig(roots=(str(needle),), without=("state", "instruction")), 0)
+    assert bare.contract == replace(whole.contract, state_dim=0, state_names=(), instructed=False)
+    ours, theirs = bare.train[3], whole.train[3]
+    assert ours.state.shape == (0,)
+    assert np.array_equal(ours.actions, theirs.actions)
+    assert np.array_equal(ours.sensor, theirs.sensor)
+    assert bare.train.locate(3) == whole.train.locate(3)
+    reader = WithoutState(open_root(needle, DataConfig()))
+    again = ForkingPickler.loads(ForkingPickler.dumps(reader))
+    assert again.layout == reader.layout
+    assert all(episode.state is None for episode in again.episodes)

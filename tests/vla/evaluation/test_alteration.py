@@ -1,7 +1,7 @@
 """Alterations: exactly one input changes, to exactly what was said, and each episode remembers its own past."""
 
 import dataclasses
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from tests.vla.evaluation.standins import CONTRACT, FRONT, Known, Recordings
 from vla.batch import Observation, collate
 from vla.evaluation.alteration import (
     KINDS,
-    NEUTRAL_INSTRUCTION,
     Alteration,
     Blank,
     alike,
@@ -19,6 +18,7 @@ from vla.evaluation.alteration import (
     pick,
     swap,
 )
+from vla.policy import NEUTRAL_INSTRUCTION
 
 INPUTS = inputs_of(CONTRACT)
 
@@ -38,6 +38,7 @@ def test_the_inputs_are_those_of_the_contract() -> None:
     assert INPUTS == (FRONT, "observation.images.wrist", "instruction", "state", "sensor")
     bare = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, sensor=None)
     assert inputs_of(bare) == ("instruction",)
+    assert inputs_of(dataclasses.replace(bare, instructed=False)) == ()
     assert kinds_of("instruction") == ("zeroed", "shuffled")
     assert kinds_of("state") == KINDS
 
@@ -93,4 +94,4 @@ def test_a_shuffled_row_is_that_of_another_episode() -> None:
 
 def test_an_alteration_travels_to_other_processes() -> None:
     alteration = Alteration(input="state", kind="frozen")
-    assert pickle.loads(pickle.dumps(alteration)) == alteration
+    assert ForkingPickler.loads(ForkingPickler.dumps(alteration)) == alteration
