@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablate:
-    """Find out which inputs a policy uses: each is zeroed, shuffled across episodes, delayed and frozen.
+    """Find out which inputs a policy uses: zero, shuffle, delay and freeze each.
 
-    A policy trained without the input (--data.without) is the only fair control: this says what a policy makes use of,
-    not what it could do without.
+    What it could do without one, only a policy trained without it shows.
     """
 
     policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]

@@ -35,7 +35,9 @@ SuccessOf = Callable[[Alteration | None], Rate | None]
 DECIDING: tuple[Kind, ...] = ("shuffled", "delayed", "frozen")
 """What replaces an input by one as the data holds it."""
 FEWEST_EPISODES = 5
-"""Of fewer, no resampling tells how much episodes differ."""
+"""Of fewer, no resampling tells how much episodes differ; a phase of fewer is left out."""
+SMALLEST_ERROR = 1e-9
+"""What changes are a share of where a policy makes no error at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +263,7 @@ def judge(
     """
     plain = answers.plain
     labels = [None] * len(plain.frames) if phases is None else phases.of(plain.episodes, plain.frames)
-    names = () if phases is None else tuple(name for name in phases.names if name in labels)
+    names = () if phases is None else frequent(phases.names, labels, plain.episodes)
     scopes = np.stack([plain.valid.any(axis=1), *([label == name for label in labels] for name in names)], axis=1)
     scale = constant_error(plain)
     unaltered = sample_errors(plain, scale)
@@ -309,6 +311,12 @@ def judge(
     )
 
 
+def frequent(names: Sequence[str], labels: Sequence[str | None], episodes: Sequence[str]) -> tuple[str, ...]:
+    """The phases of enough episodes to say something of each."""
+    seen = set(zip(labels, episodes, strict=True))
+    return tuple(name for name in names if sum(label == name for label, _ in seen) >= FEWEST_EPISODES)
+
+
 def changes(
     difference: Float64[np.ndarray, " N"],
     scopes: Bool[np.ndarray, "N K"],
@@ -329,7 +337,7 @@ def find(name: str, effects: Sequence[Effect], baseline: Baseline, *, margin: fl
     """The verdict on an input, and why."""
     deciding = [effect for effect in effects if effect.kind in DECIDING]
     cells = [
-        (effect.kind, phase, entry, baseline.error_in(phase))
+        (effect.kind, phase, entry, max(baseline.error_in(phase), SMALLEST_ERROR))
         for effect in deciding
         for phase, entry in ((None, effect.overall()), *effect.by_phase.items())
     ]

@@ -15,6 +15,7 @@ from vla.evaluation.ablation import (
     answer,
     constant_error,
     find,
+    frequent,
     judge,
     sample_errors,
     stand_ins,
@@ -79,6 +80,12 @@ def test_what_never_changes_cannot_be_shown() -> None:
         assert found[name].sentence == f"{name} is not shown: it is the same in all these frames"
         assert [effect.kind for effect in found[name].kinds] == ["zeroed"]
     assert found[FRONT].verdict == "used"
+
+
+def test_a_phase_of_few_episodes_is_left_out() -> None:
+    episodes = [f"episode_{row}" for row in range(6)] * 2
+    labels = ["approach"] * 6 + ["search"] * 4 + [None] * 2
+    assert frequent(("approach", "search", "insert"), labels, episodes) == ("approach",)
 
 
 def test_few_episodes_show_nothing() -> None:
