@@ -3,7 +3,8 @@
 import difflib
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,12 @@ from vla.commands.recordings import (
     open_policy,
     open_recordings,
 )
+from vla.commands.worlds import choose_arena
 
 if TYPE_CHECKING:
     from vla.batch import DataContract
+    from vla.evaluation.alteration import Alteration
+    from vla.evaluation.findings import Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,18 @@ class Ablate:
     """Column of the data set that tells phases apart; None: all frames together."""
     phase_names: tuple[str, ...] = ()
     """Names of the phases, from the column's smallest value on; none: the values."""
+    env: str | None = None
+    """Environment to act in too: needle, or module:factory of your own."""
+    env_settings: tuple[str, ...] = ()
+    """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
+    episodes: int = 50
+    """Episodes in the environment for each alteration, >= 1."""
+    within: int = 40
+    """Steps within which an episode must succeed to count."""
+    execute: int = 1
+    """Actions of a chunk to carry out before the policy looks again."""
+    workers: int = 2
+    """Processes that run episodes, >= 1; on a GPU one."""
     out: Path | None = None
     """Folder for ablation.json and the picture; None: beside the policy, POLICY-evaluation."""
     samples: int = 500
@@ -68,6 +84,7 @@ def ablate(command: Ablate) -> None:
     import torch
 
     from vla.evaluation import ablation, figures, open_loop
+    from vla.evaluation.alteration import kinds_of
 
     check_settings(command)
     device = choose_device(command.device)
@@ -91,13 +108,56 @@ def ablate(command: Ablate) -> None:
         answers = ablation.answer(
             policy, samples, chosen, inputs, config, device=torch.device(device), progress=bar.update
         )
-    result = ablation.judge(answers, config, policy=str(command.policy), phases=phases)
     out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
+    if command.env is None:
+        result = ablation.judge(answers, config, policy=str(command.policy), phases=phases)
+    else:
+        success_of = let_loose(command, contract, seed, device, out)
+        with progress(1 + sum(len(kinds_of(name)) for name in inputs), "alterations") as bar:
+            result = ablation.judge(
+                answers, config, policy=str(command.policy), phases=phases, success_of=success_of, progress=bar.update
+            )
     figures.draw_ablation(result, out / "ablation.png")
     text = json.dumps(result.to_json(), indent=2)
     (out / "ablation.json").write_text(text + "\n", encoding="utf-8")
     print(text if command.json else "\n".join(result.lines()))
     print(f"ablation.json and ablation.png are in {out}", file=sys.stderr)
+
+
+def let_loose(
+    command: Ablate, contract: "DataContract", seed: int, device: str, out: Path
+) -> "Callable[[Alteration | None], Rate]":
+    """How often the policy succeeds when it is deprived of something, over the same episodes each time."""
+    from vla.evaluation import closed_loop
+    from vla.evaluation.findings import Rate
+
+    assert command.env is not None
+    config = closed_loop.RolloutConfig(
+        episodes=command.episodes,
+        seed=seed,
+        execute=command.execute,
+        max_steps=command.within,
+        sampling_steps=command.steps,
+    )
+    workers = 1 if device == "cuda" else command.workers
+    arena = choose_arena(
+        config,
+        contract,
+        policy=command.policy,
+        backbone=command.backbone,
+        device=device,
+        environment=command.env,
+        settings=command.env_settings,
+        out=out,
+        workers=workers,
+    )
+
+    def success_of(alteration: "Alteration | None") -> Rate:
+        rollouts = closed_loop.run(replace(arena, alteration=alteration), workers, lambda _: None)
+        success = closed_loop.Success.within(command.within, rollouts)
+        return Rate(rate=success.rate, low=success.low, high=success.high, episodes=success.episodes)
+
+    return success_of
 
 
 def choose_inputs(asked: tuple[str, ...], contract: "DataContract") -> tuple[str, ...]:
@@ -131,6 +191,10 @@ def check_settings(command: Ablate) -> None:
         ("--samples", command.samples, 0),
         ("--batch-size", command.batch_size, 1),
         ("--seed", command.seed or 0, 0),
+        ("--episodes", command.episodes, 1),
+        ("--within", command.within, 1),
+        ("--execute", command.execute, 1),
+        ("--workers", command.workers, 1),
         ("--steps", 1 if command.steps is None else command.steps, 1),
     ):
         if value < least:

@@ -1,7 +1,6 @@
 """`vla evaluate`."""
 
 import json
-import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from vla.commands.recordings import (
     open_policy,
     open_recordings,
 )
+from vla.commands.worlds import choose_arena
 
 if TYPE_CHECKING:
     from vla.batch import DataContract
@@ -149,7 +149,6 @@ def against_recordings(
 def in_environment(command: Evaluate, contract: "DataContract", seed: int, device: str, out: Path) -> "ClosedLoop":
     """Closed loop: closed_loop.json, and videos and traces of some episodes."""
     from vla.evaluation import closed_loop
-    from vla.evaluation.environments import open_environment
 
     assert command.env is not None
     config = closed_loop.RolloutConfig(
@@ -161,20 +160,17 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
         group=command.group,
         record=command.record,
     )
-    if config.execute > contract.horizon:
-        raise ValueError(f"--execute is {config.execute}, but a chunk of the policy has {contract.horizon} actions")
-    # What does not fit is refused before processes start.
-    open_environment(command.env, contract, command.env_settings).close()
     workers = 1 if device == "cuda" else command.workers
-    arena = closed_loop.Arena(
-        policy=command.policy.resolve(),
+    arena = choose_arena(
+        config,
+        contract,
+        policy=command.policy,
         backbone=command.backbone,
         device=device,
         environment=command.env,
         settings=command.env_settings,
-        config=config,
         out=out,
-        threads=max(1, (os.cpu_count() or 1) // workers),
+        workers=workers,
     )
     with progress(config.episodes, "episodes") as bar:
         rollouts = closed_loop.run(arena, workers, bar.update)

@@ -7,7 +7,7 @@ their number alone and a group's shapes never change, so the result depends on t
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,12 @@ from jaxtyping import Float32
 from vla.batch import Observation
 from vla.data.order import derive, torch_seed
 from vla.environment import Environment, Observed, observe
+from vla.evaluation.alteration import Alter, Alteration
 from vla.evaluation.environments import open_environment
 from vla.evaluation.intervals import wilson
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import load_policy
-
-Alter = Callable[[Observation], Observation]
-"""Changes what the policy sees, at every step of a group in turn; row b is always the same environment."""
 
 STEPS_AN_EPISODE = 2**20
 """Noise of episode e at step s stands at position e * this + s of its stream."""
@@ -189,7 +187,8 @@ def roll_out(
 ) -> list[Rollout]:
     """One group of episodes, each in an environment of its own. The policy's parameters say on which device it acts.
 
-    An environment whose episode is over keeps its row, so that no other row is computed differently.
+    An environment whose episode is over keeps its row, so that no other row is computed differently. `alter` changes
+    what the policy sees; it is told of every step, and row b is always the same environment.
     """
     assert len(environments) == len(episodes), f"{len(episodes)} episodes in {len(environments)} environments"
     policy.set_mode(training=False)
@@ -269,6 +268,8 @@ class Arena:
     """Where recordings go."""
     threads: int
     """Of the arithmetic of a process."""
+    alteration: Alteration | None = None
+    """What the policy is deprived of."""
 
 
 @cache
@@ -284,9 +285,11 @@ def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
 
 def run_group(arena: Arena, episodes: range) -> list[Rollout]:
     """The episodes of a group; the first of them all are recorded."""
-    policy, environments = open_arena(arena)
+    policy, environments = open_arena(replace(arena, alteration=None))
     recorders = [Recorder(policy.contract) if episode < arena.config.record else None for episode in episodes]
-    rollouts = roll_out(policy, environments[: len(episodes)], episodes, arena.config, recorders=recorders)
+    alter = None if arena.alteration is None else arena.alteration.begin(policy)
+    within = environments[: len(episodes)]
+    rollouts = roll_out(policy, within, episodes, arena.config, alter=alter, recorders=recorders)
     for episode, recorder in zip(episodes, recorders, strict=True):
         if recorder is not None:
             recorder.write(arena.out, episode)
