@@ -100,7 +100,8 @@ class View(nn.Module):
             nn.ReLU(),
         )
         self.film = nn.Linear(QUERIES * VALUES, 2 * third)
-        self.look = nn.Sequential(nn.Conv2d(third, fourth, 3, padding=1), nn.ReLU(), nn.Conv2d(fourth, POINTS, 1))
+        self.look = nn.Sequential(nn.Conv2d(third, fourth, 3, padding=1), nn.ReLU())
+        self.maps = nn.Linear(fourth, POINTS)
         self.contrast = nn.GroupNorm(POINTS, POINTS)
         nn.init.constant_(self.contrast.weight, CONTRAST)
         self.choose = nn.Linear(QUERIES * VALUES, 3 * POINTS)
@@ -112,7 +113,8 @@ class View(nn.Module):
         x = torch.cat([x, coordinates(x.shape[-2], x.shape[-1], x.device).expand(len(x), -1, -1, -1)], dim=1)
         x = self.see(x.contiguous(memory_format=torch.channels_last))
         scale, shift = self.film(instruction)[..., None, None].chunk(2, dim=1)
-        maps = self.look(x * (1 + scale) + shift).float()
+        # A convolution of 1 x 1, as a matrix over the channels: these lie side by side in memory.
+        maps = self.maps(self.look(x * (1 + scale) + shift).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).float()
         choice = self.choose(instruction)
         # bfloat16 would round a point to a tenth of a pixel.
         with torch.autocast(x.device.type, enabled=False):
