@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from training.packing import Packed, pack
-from training.preemption import outlive_the_job
+from training.preemption import SIGNALS, outlive_the_job
 from vla.batch import Batch, Sample
 from vla.data.episode import CorruptData
 from vla.data.reading import StorageFault
@@ -33,6 +33,8 @@ LOOK_S = 1.0
 """Longest wait at once: a process that was stopped meanwhile has waited this long, whatever the clock says."""
 ORPHAN_S = 1.0
 """How often a loader process looks whether the training process is still there."""
+END_S = 10.0
+"""How long it may take until all is known of the end of a loader process that has ended."""
 
 
 class OriginalError(Exception):
@@ -165,11 +167,14 @@ class Prefetch:
     def _start(self) -> None:
         """Ask for the first micro-batches, with which the pool starts its processes."""
         earlier = set(multiprocessing.active_children())
+        # The processes begin without signals, so that none meets one before it is shielded from it.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._fill()
         except OSError as error:
             raise Trouble(f"loader processes could not be started ({error})") from error
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             self._processes = [child for child in multiprocessing.active_children() if child not in earlier]
 
     def _fill(self) -> None:
@@ -208,7 +213,7 @@ class Prefetch:
 
     def _exit_codes(self) -> dict[int, int]:
         """How each loader process ended; those that the pool ended after others died are left out."""
-        limit = time.monotonic() + 1
+        limit = time.monotonic() + END_S
         while True:
             codes = {process.pid or 0: process.exitcode or 0 for process in self._processes}
             ended = {pid: code for pid, code in codes.items() if code != 0}

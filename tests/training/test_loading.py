@@ -13,12 +13,13 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.fakes import FakeRoot, opener
-from training import loading
+from training import loading, prefetch
 from training.loading import Restarts, batches
 from training.packing import pack, tensors_of, unpack
 from training.prefetch import OriginalError
@@ -63,6 +64,7 @@ class Faulty:
 
 
 MAIN = os.getpid()
+Usage = namedtuple("Usage", "total used free")  # noqa: PYI024
 
 
 def stream(samples: Faulty | TrainSamples, **changes: object) -> Iterator[list[Batch]]:
@@ -106,7 +108,7 @@ def nothing_left() -> Iterator[None]:
     before = signal.getsignal(signal.SIGCHLD)
     yield
     assert signal.getsignal(signal.SIGCHLD) is before
-    deadline = time.monotonic() + 5  # whoever learns of an end passes it on a moment later
+    deadline = time.monotonic() + 60  # whoever learns of an end passes it on a moment later
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not multiprocessing.active_children()
@@ -191,21 +193,31 @@ def test_the_death_of_a_process_does_not_disturb_a_computation(
     assert f"rank 1: loader process {victim.pid} was ended by SIGKILL" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("act", "said"), [(kill, "was ended by SIGKILL"), (hang, "did not come back")])
-def test_a_process_that_always_dies_or_hangs_ends_the_run(tmp_path: Path, act: Callable[[], None], said: str) -> None:
+@pytest.mark.parametrize(
+    ("act", "restarts", "timeout_s", "said"),
+    [(kill, 2, 60.0, "was ended by SIGKILL"), (hang, 1, 5.0, "did not come back")],
+)
+def test_a_process_that_always_dies_or_hangs_ends_the_run(  # noqa: PLR0917
+    tmp_path: Path,
+    act: Callable[[], None],
+    restarts: int,
+    timeout_s: float,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: Usage(64 * 2**20, 60 * 2**20, 4 * 2**20))
     position = POSITIONS[2][1][0]
     samples = Faulty(tmp_path, position, 99, act)
     found = []
     with pytest.raises(LoaderFailed, match=r"--data\.workers \(0 reads in the training process\)$") as failed:
-        found.extend(step for step in stream(samples, timeout_s=2.0))
-    assert len(list(tmp_path.glob("hit-*"))) == 3
+        found.extend(step for step in stream(samples, timeout_s=timeout_s, restarts=Restarts(restarts)))
+    assert len(list(tmp_path.glob("hit-*"))) == 1 + restarts
     sentence = str(failed.value)
     assert "\n" not in sentence
     assert said in sentence
     assert samples.name(position) in sentence
     assert "memory ran out" in sentence
-    usage = shutil.disk_usage("/dev/shm")
-    assert f"/dev/shm has {usage.free / 2**20:,.0f} MiB free of {usage.total / 2**20:,.0f} MiB" in sentence
+    assert "/dev/shm has 4 MiB free of 64 MiB" in sentence
 
 
 def test_restarts_are_counted_over_the_whole_run(tmp_path: Path) -> None:
@@ -281,7 +293,7 @@ def test_closing_ends_the_processes_at_once(tmp_path: Path) -> None:
     assert len(multiprocessing.active_children()) == 2
     began = time.monotonic()
     running.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 60  # and not the 600 s that they hang
     assert not multiprocessing.active_children()
     next(left := stream(samples, workers=1))
     del left
@@ -295,8 +307,27 @@ def test_signals_are_left_to_the_training_process(tmp_path: Path, undisturbed: l
         found.append(step)
         for child in multiprocessing.active_children():
             os.kill(child.pid or 0, signal.SIGINT)
+            os.kill(child.pid or 0, signal.SIGHUP)
     assert_equal(found, undisturbed)
     assert restarts.left == 2
+
+
+def test_a_process_is_deaf_to_signals_from_its_first_moment(
+    tmp_path: Path, undisturbed: list[list[Batch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = prefetch.begin_work
+
+    def late(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
+        subprocess.run(["sh", "-c", f"kill -TERM {os.getpid()}"], check=True)  # of another than its parent
+        begin(*arguments)
+
+    monkeypatch.setattr(prefetch, "begin_work", late)
+    restarts = Restarts()
+    assert_equal(list(stream(Faulty(tmp_path), restarts=restarts)), undisturbed)
+    assert restarts.left == 2
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 ORPHANS = """
@@ -325,19 +356,16 @@ def test_loader_processes_end_with_a_training_process_that_is_killed(tmp_path: P
         cwd=repository,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in result.stdout.split()]
     assert len(pids) == 2
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 120
     while any(map(running, pids)) and time.monotonic() < limit:
         time.sleep(0.05)
     assert not any(map(running, pids))
-
-
-Usage = namedtuple("Usage", "total used free")  # noqa: PYI024
 
 
 def test_small_shared_memory_is_told_of_before_the_first_batch(
@@ -386,14 +414,17 @@ def test_shared_memory_that_is_full_is_one_sentence(tmp_path: Path, repository: 
     """In a mount namespace of its own, with /dev/shm of 8 MiB, and micro-batches of 12 MB."""
     mount = 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"'
     inside = ["unshare", "-rm", "sh", "-c", mount, "sh"]
-    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True, timeout=30).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*inside, "true"], capture_output=True, timeout=240).returncode
+    ):
         pytest.skip("needs the right to mount in a namespace of its own")
     result = subprocess.run(
         [*inside, sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path)],
         cwd=repository,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
