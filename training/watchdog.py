@@ -17,9 +17,9 @@ from pathlib import Path
 
 from training import outcry, runtime
 
-FOR_THE_OTHERS_S = 2.0
-"""How long an overdue rank waits before it leaves: the others are overdue at nearly the same time and write their
-stacks, and the first that leaves takes them all down."""
+WRITING_S, FOR_THE_OTHERS_S = 4.0, 4.0
+"""How long the stacks may take to be written, and how long an overdue rank then waits before it leaves: the others are
+overdue at nearly the same time and write theirs, and the first that leaves takes them all down."""
 BACKSTOP_S = 15.0
 """How much later than this module's own thread the system ends the process (SIGALRM), for a thread that cannot run:
 code outside Python holds the interpreter's lock, or an output does not take what is left to write. This clock goes on
@@ -107,7 +107,7 @@ class Watchdog:
         written = threading.Event()
         threading.Thread(target=self._write, args=(section, idle_s, written), daemon=True).start()
         place = f"its stacks are in {self.path}"
-        if not written.wait(FOR_THE_OTHERS_S):
+        if not written.wait(WRITING_S):
             place = f"its stacks could not be written to {self.path} and stand above"
             with outcry.stderr() as descriptor:
                 faulthandler.dump_traceback(file=descriptor, all_threads=True)

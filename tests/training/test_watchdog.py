@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.children import child, wait_until
+from tests.training.children import LIMIT_S, child, wait_until
 from training import runtime, watchdog
 from training.watchdog import Watchdog
 
@@ -26,11 +26,13 @@ def left() -> list[int]:
 @pytest.fixture
 def start(tmp_path: Path, left: list[int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watchdog]]:
     """Starts watchdogs in this process, whose end is only noted."""
+    monkeypatch.setattr(watchdog, "WRITING_S", LIMIT_S)
     monkeypatch.setattr(watchdog, "FOR_THE_OTHERS_S", 0.1)
+    monkeypatch.setattr(watchdog, "BACKSTOP_S", 10 * LIMIT_S)  # it would end the tests
     started: list[Watchdog] = []
 
-    def watch(limit_s: float) -> Watchdog:
-        started.append(Watchdog(limit_s, tmp_path / "stacks", 1, leave=left.append))
+    def watch(limit_s: float, clock: Callable[[], float] = time.monotonic) -> Watchdog:
+        started.append(Watchdog(limit_s, tmp_path / "stacks", 1, leave=left.append, clock=clock))
         started[-1].start()
         return started[-1]
 
@@ -61,7 +63,7 @@ def test_without_progress_it_ends_and_shows_all_stacks(
     assert fields["pid"] == str(os.getpid())
     assert fields["step"] == "12"
     assert fields["section"] == "forward"
-    assert 0.3 <= float(fields["seconds"]) < 60
+    assert 0.3 <= float(fields["seconds"]) < LIMIT_S
     assert "waits_for_a_disk" in stacks
     assert "test_without_progress" in stacks
     said = capfd.readouterr().err
@@ -70,12 +72,17 @@ def test_without_progress_it_ends_and_shows_all_stacks(
 
 
 def test_whoever_beats_lives(start: Callable[..., Watchdog], left: list[int]) -> None:
-    dog = start(3.0)
-    until = time.monotonic() + 4
-    while time.monotonic() < until:
+    now = 0.0
+    dog = start(1.0, lambda: now)
+    while now < 2:
         dog.beat("data")
-        time.sleep(0.01)
+        now += 0.005  # a clock that stands while this thread does
+        time.sleep(0.005)
     assert left == []
+    while not left:
+        now += 0.005
+        time.sleep(0.005)
+    assert now > 3
 
 
 def test_a_section_has_its_own_allowance() -> None:
@@ -126,8 +133,13 @@ def test_a_beat_is_cheap() -> None:
 
 
 def test_stacks_that_cannot_be_written_are_printed(
-    tmp_path: Path, start: Callable[..., Watchdog], left: list[int], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    start: Callable[..., Watchdog],
+    left: list[int],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(watchdog, "WRITING_S", 0.1)
     (tmp_path / "stacks").mkdir()
     os.mkfifo(tmp_path / "stacks" / "rank-00001.txt")  # opening it waits for a reader, like a volume that is gone
     start(0.2)
@@ -145,22 +157,25 @@ def test_stacks_that_cannot_be_written_are_printed(
 
 def run(folder: Path, limit_s: float, how: str) -> None:
     """A watched process whose main thread never comes back."""
-    if how != "sleeping":
-        watchdog.BACKSTOP_S, watchdog.FOR_THE_OTHERS_S = 1.5, 0.1
+    watchdog.FOR_THE_OTHERS_S = 0.1
+    if how == "holding the lock":
+        watchdog.BACKSTOP_S = 1.5
     Watchdog(limit_s, folder / "stacks", 1).start()
-    os.write(1, b"ready\n")
     match how:
         case "sleeping":
-            time.sleep(120)
+            time.sleep(600)
+        case "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(600)
         case "holding the lock":
-            ctypes.PyDLL(None).sleep(120)
+            ctypes.PyDLL(None).sleep(600)
         case "deaf stderr":
             clog(2)
-            time.sleep(120)
+            time.sleep(600)
         case "deaf stdout":
             clog(1)
             sys.stdout.write("never read")
-            time.sleep(120)
+            time.sleep(600)
 
 
 def clog(descriptor: int) -> None:
@@ -195,13 +210,12 @@ def test_an_output_that_nobody_reads_stops_no_end(tmp_path: Path, how: str) -> N
 
 
 def test_a_stopped_process_is_no_hung_one(tmp_path: Path) -> None:
-    with child(tmp_path, run, tmp_path, 2.0, "sleeping") as stopped:
-        stopped.wait_for("ready")
-        time.sleep(0.5)
-        os.kill(stopped.pid, signal.SIGSTOP)
+    with child(tmp_path, run, tmp_path, 2.0, "stopped") as stopped:
+        state = Path(f"/proc/{stopped.pid}/stat")
+        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
         time.sleep(2.5)
         began = time.monotonic()
         os.kill(stopped.pid, signal.SIGCONT)
         assert stopped.code() == runtime.HUNG
-        # Of its 2 s it had lived through about 0.5. One that counts the stop leaves FOR_THE_OTHERS_S after waking.
-        assert time.monotonic() - began > 0.5 + watchdog.FOR_THE_OTHERS_S
+        # Of its 2 s it had lived through next to none. One that counts the stop leaves at once after waking.
+        assert time.monotonic() - began > 1
