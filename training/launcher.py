@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve().parent
 CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
 """Names the file into which a training process writes its exit code; the processes inherit it."""
+PID = "TOUCHSTONE_LAUNCHER_PID"
+"""The process number of the launcher; a training process of another parent has lost it."""
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
 HUNG, PREEMPTED = 33, 75
 """As in training/runtime.py, which a launcher would need seconds to import."""
@@ -35,8 +37,9 @@ def register() -> Any:
         quieten()
         # A rank ends by itself when its grace time is over; torchrun would kill it after 30 s.
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+        os.environ[PID] = str(os.getpid())
         prepare_code_file()
-        keep_ignoring_hang_ups()
+        count_signals()
     return unused
 
 
@@ -63,6 +66,8 @@ def prepare_code_file() -> None:
     if CODE_FILE in os.environ:
         with contextlib.suppress(FileNotFoundError):
             os.truncate(os.environ[CODE_FILE], 0)
+        signals_file().unlink(missing_ok=True)
+        atexit.register(signals_file().unlink, missing_ok=True)
         return
     with contextlib.suppress(OSError):  # nowhere to write: signals then end in their own number
         for left in Path(tempfile.gettempdir()).glob(f"{OWN_PREFIX}*"):  # by launchers that were killed
@@ -72,21 +77,39 @@ def prepare_code_file() -> None:
         os.close(descriptor)
         os.environ[CODE_FILE] = path
         atexit.register(Path(path).unlink, missing_ok=True)
+        atexit.register(signals_file().unlink, missing_ok=True)
 
 
-def keep_ignoring_hang_ups() -> None:
-    """Under nohup, let the run outlive its terminal; torchrun would end at the hang-up that nohup ignores."""
+def count_signals() -> None:
+    """Let the ranks know which signals are passed on; torchrun passes on each that it gets.
+
+    Under nohup the run outlives its terminal; torchrun would end at the hang-up that nohup ignores.
+    """
     from torch.distributed.elastic.multiprocessing import api
 
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        return
-    terminate = api._terminate_process_handler
+    terminate, deaf = api._terminate_process_handler, signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
-    def terminate_unless_hung_up(number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGHUP:
-            terminate(number, frame)
+    def count_and_terminate(number: int, frame: FrameType | None) -> None:
+        if deaf and number == signal.SIGHUP:
+            return
+        with contextlib.suppress(KeyError, OSError), signals_file().open("ab") as file:
+            file.write(b".")
+        terminate(number, frame)
 
-    api._terminate_process_handler = terminate_unless_hung_up  # type: ignore[assignment]
+    api._terminate_process_handler = count_and_terminate  # type: ignore[assignment]
+
+
+def signals_file() -> Path:
+    """The file beside that of the exit code to which the launcher adds a byte for each signal that it passes on."""
+    return Path(os.environ[CODE_FILE] + ".signals")
+
+
+def passed_on() -> int:
+    """How many signals the launcher of this process has passed on, or is about to."""
+    try:
+        return signals_file().stat().st_size
+    except (KeyError, OSError):
+        return 0
 
 
 def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -116,6 +139,7 @@ def conclude(code: int) -> NoReturn:
     """End with `code`, and leave it in the user's file too."""
     if path := os.environ.get(CODE_FILE):
         with contextlib.suppress(OSError):
+            signals_file().unlink(missing_ok=True)
             if Path(path).name.startswith(OWN_PREFIX):
                 Path(path).unlink()
             else:
@@ -139,13 +163,14 @@ def choose(told: int | None, codes: list[int]) -> int:
 
     A rank that ends takes the others with it: they fail in their next collective, or torchrun ends them with SIGTERM.
     A rank that was killed can tell nothing, and those that follow it tell 33 (it does not answer) or 75. The watchdog's
-    last resort is SIGALRM.
+    last resort is SIGALRM, and SIGTERM ends a rank that does not answer signals yet: pre-empted before it began.
     """
-    known = ([told] if told else []) + [HUNG if code == -signal.SIGALRM else code for code in codes]
+    meaning = {-signal.SIGALRM: HUNG, -signal.SIGTERM: PREEMPTED}
+    known = ([told] if told else []) + [meaning.get(code, code) for code in codes]
     telling = [code for code in known if code in TELLING]
-    killed = [128 - code for code in known if code < 0 and code != -signal.SIGTERM]
+    killed = [128 - code for code in known if code < 0]
     hung = [code for code in known if code == HUNG]
-    return [*telling, *killed, *hung, *(abs(code) + 128 * (code < 0) for code in known)][0]
+    return [*telling, *killed, *hung, *known][0]
 
 
 def unused(_: Any) -> NoReturn:

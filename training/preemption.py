@@ -16,12 +16,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from training import outcry, runtime
+from training import launcher, outcry, runtime
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ONE_DELIVERY_S = 0.05
-"""A signal that comes again within this time is the same one: a scheduler signals every process of a job, and the
-launcher passes on the one it got."""
+"""A signal that comes again within this time is the same one."""
 SHARE_OF_GRACE = 0.9
 """Of the grace time, what may be used; the rest is for the system to take the process down."""
 PR_SET_PDEATHSIG = 1
@@ -36,16 +35,19 @@ class Preemption:
         grace_s: float,
         rank: int,
         say_expired: Callable[[], str],
+        *,
         leave: Callable[[int], None] = runtime.leave,
         clock: Callable[[], float] = time.monotonic,
+        passed_on: Callable[[], int] = launcher.passed_on,
     ) -> None:
         """Prepare to end within `grace_s` seconds of a signal.
 
         `say_expired` gives the sentence for a run that is not through by then; it is called from a thread and must not
-        wait for anything.
+        wait for anything. `passed_on` says how many signals the launcher has sent here.
         """
         self.grace_s, self.rank = grace_s, rank
-        self._say_expired, self._leave, self._clock = say_expired, leave, clock
+        self._say_expired, self._leave, self._clock, self._passed_on = say_expired, leave, clock, passed_on
+        self._heard = 0
         self._first: tuple[signal.Signals, float] | None = None
         self._latest: tuple[int, float] | None = None
         self._earlier: dict[int, Any] = {}
@@ -82,6 +84,9 @@ class Preemption:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             # A launcher that is killed outright ends nobody: its ranks would go on, holding the GPU and the run folder.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            parent = str(os.getppid())
+            if os.environ.get(launcher.PID, parent) != parent:
+                signal.raise_signal(signal.SIGTERM)  # it was killed before: nobody will say so any more
 
     def restore(self) -> None:
         """Put back the handlers that stood before `install`."""
@@ -131,8 +136,12 @@ class Preemption:
                     return
 
     def _receive(self, number: int) -> bool:
-        """Answer one delivery; whether it ended the process."""
+        """Answer one delivery; whether it ended the process.
+
+        Who signals every process of a job signals its launcher too, which passes that on: one request, heard twice.
+        """
         now = self._clock()
+        self._heard += 1
         earlier, self._latest = self._latest, (number, now)
         if earlier is None:
             self._remember(number)
@@ -140,6 +149,9 @@ class Preemption:
             return False
         if earlier[0] == number and now - earlier[1] < ONE_DELIVERY_S:
             self._latest = earlier
+            return False
+        passed_on = self._passed_on()
+        if max(passed_on, self._heard - passed_on) < 2:
             return False
         self._end(lambda: f"{signal.Signals(number).name} while it ends; leaving at once")
         return True

@@ -58,7 +58,9 @@ def test_its_codes_are_those_of_the_interface() -> None:
         (75, [-signal.SIGALRM, 75], 33),
         (None, [1, 2], 1),
         (None, [2, -signal.SIGTERM], 2),
-        (None, [-signal.SIGTERM], 143),
+        (None, [-signal.SIGTERM], 75),  # before it answered signals
+        (None, [-signal.SIGTERM, -signal.SIGTERM], 75),
+        (33, [33, -signal.SIGTERM], 33),  # the rank that hung came first, the launcher then ended the other
     ],
 )
 def test_the_likeliest_reason_counts(told: int | None, codes: list[int], expected: int) -> None:
@@ -68,8 +70,8 @@ def test_the_likeliest_reason_counts(told: int | None, codes: list[int], expecte
 def test_a_long_grace_time_is_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.launcher.api import LaunchConfig
 
-    for name, value in (("TOUCHSTONE_EXIT_CODE_FILE", "/nowhere/code"), ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")):
-        monkeypatch.setenv(name, value)
+    for name in (launcher.CODE_FILE, launcher.PID, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "/nowhere/code")
     monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
     monkeypatch.setattr(sys, "argv", ["torchrun", str(HERE / "stage1.py")])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
