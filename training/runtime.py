@@ -217,11 +217,18 @@ def flush() -> None:
 
 def tell(code: int) -> None:
     """Write the exit code where TOUCHSTONE_EXIT_CODE_FILE says, unless a failure stands there already."""
-    if path := os.environ.get("TOUCHSTONE_EXIT_CODE_FILE"):
-        file = Path(path)
-        told = file.read_text() if file.exists() else ""
-        if told in ("", str(DONE)) and (code != DONE or os.environ.get("RANK", "0") == "0"):
-            file.write_text(str(code))
+    path = os.environ.get("TOUCHSTONE_EXIT_CODE_FILE")
+    if path and code_told() in (None, DONE) and (code != DONE or os.environ.get("RANK", "0") == "0"):
+        Path(path).write_text(str(code))
+
+
+def code_told() -> int | None:
+    """The exit code that a rank of this machine has written there; None while there is none."""
+    try:
+        text = Path(os.environ["TOUCHSTONE_EXIT_CODE_FILE"]).read_text()
+    except (KeyError, OSError):
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def memory_mb(accelerator: Accelerator) -> float:

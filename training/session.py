@@ -100,12 +100,14 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give everything back; a peer that is gone because this run was asked to end is no error."""
+        """Give everything back; a peer that is gone because one of them was asked to end is no error."""
         self.watchdog.stop()
         self.preemption.restore()
         if self._folder is not None:
             self._folder.close()
-        if isinstance(error, RuntimeError) and runtime.lost_peer(error) and self.preemption.requested:
+        # A rank whose grace time is over in the middle of a step leaves before the others know that it was signalled.
+        asked = self.preemption.requested or runtime.code_told() == runtime.PREEMPTED
+        if isinstance(error, RuntimeError) and runtime.lost_peer(error) and asked:
             raise SystemExit(runtime.PREEMPTED) from error
 
     def _open(self) -> None:

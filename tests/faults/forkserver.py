@@ -9,14 +9,17 @@ and then every rank's stacks stand in what the test prints.
         assert life.wait(limit_s=30) == [1, -signal.SIGKILL]
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
 import importlib
 import json
 import os
+import random
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,13 +28,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tests.training.launch import ROOT, free_port
+from tests.training.launch import ROOT
+from training.launcher import CODE_FILE
 
 STACKS = signal.SIGUSR2
 """Makes a rank write the stacks of all its threads into its log."""
 
-ANSWER_S = 180.0
-"""How long the server may take to answer; before the first answer it imports everything."""
+ANSWER_S, LIFE_S = 300.0, 240.0
+"""How long the server may take to answer, which before the first answer imports everything, and a life to do what is
+waited for: limits against hanging for ever, on a machine that may be doing much other work."""
+PORTS = range(15000, 32000)
+"""Below those that Linux hands out to whoever names none, so that nobody takes one between its choice and its use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +56,7 @@ class Life:
         result: list[int | None] = self.server.ask({"codes": self.number})
         return result
 
-    def wait(self, limit_s: float = 60.0) -> list[int]:
+    def wait(self, limit_s: float = LIFE_S) -> list[int]:
         """Exit codes of all ranks.
 
         Raises:
@@ -62,12 +69,12 @@ class Life:
                 return [code for code in codes if code is not None]
             time.sleep(0.02)
         self.signal(STACKS)
-        time.sleep(0.5)
+        time.sleep(2)  # they are written
         codes = self.codes()
         self.kill()
         raise AssertionError(f"after {limit_s:g} s the exit codes are {codes}\n{self.report()}")
 
-    def wait_for(self, text: str, *, rank: int = 0, limit_s: float = 60.0) -> None:
+    def wait_for(self, text: str, *, rank: int = 0, limit_s: float = LIFE_S) -> None:
         """Return as soon as a rank has printed `text`.
 
         Raises:
@@ -125,7 +132,7 @@ class ForkServer:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()  # the server kills what still runs, and ends
         try:
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=60)
         finally:
             self.process.kill()
             self.process.stdout.close()
@@ -166,7 +173,7 @@ class ForkServer:
             "argv": [str(word) for word in argv],
             "recipe": recipe,
             "topology": topology,
-            "environment": {"MASTER_PORT": str(free_port())} | dict(environment or {}),
+            "environment": {"MASTER_PORT": str(free_port()), CODE_FILE: str(folder / "code")} | dict(environment or {}),
             "prepare": prepare,
             "logs": [str(log) for log in logs],
         }
@@ -175,9 +182,18 @@ class ForkServer:
         self.lives += 1
         return life
 
-    def run(self, argv: Sequence[object], *, limit_s: float = 60.0, **options: Any) -> list[int]:
+    def run(self, argv: Sequence[object], *, limit_s: float = LIFE_S, **options: Any) -> list[int]:
         """Exit codes of a life that nobody disturbs."""
         return self.start(argv, **options).wait(limit_s)
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 class Ranks:

@@ -1,56 +1,74 @@
 """Rows 6-8: signals that end a run."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults import runs
-from tests.faults.forkserver import ForkServer
+from tests.faults.forkserver import LIFE_S, ForkServer
 from tests.faults.runs import SAVE_EVERY
 from tests.training.launch import ROOT
 
 PREEMPTED = 75
-GRACE_S = 5.0
+LATE_S = 15.0
+"""How much later than it should an end may be seen, on a machine that does other work."""
 
 
 @pytest.mark.fault(6, "SIGTERM, grace 5 s", "exit 75 in time, a valid checkpoint, the log says which")
 def test_sigterm(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
-    def ended(run: Path, signalled: int | None, faults: str = "") -> str:
-        argv = [*flags, "--out", run, "--resume-from", "auto", "--save-every", 1000, "--grace-seconds", GRACE_S]
-        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": faults})
+    def ended(run: Path, signalled: int | None, grace_s: float, faults: str = "") -> str:
+        argv = [*flags, "--out", run, "--resume-from", "auto", "--save-every", 1000, "--grace-seconds", grace_s]
+        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": f"{runs.BRAKE}; {faults}"})
         runs.wait_until(lambda: bool(losses := runs.losses(run)) and max(losses) >= 11, life, "step 11 is recorded")
         began = time.monotonic()
         life.signal(signal.SIGTERM, signalled)
-        codes = life.wait(2 * GRACE_S)
-        assert codes == [PREEMPTED, PREEMPTED], life.report()
-        assert time.monotonic() - began < GRACE_S + 1, "a second for a machine that does other work"
+        assert life.wait() == [PREEMPTED, PREEMPTED], life.report()
+        assert time.monotonic() - began < grace_s + LATE_S
         return life.output()
 
     # There is time for an emergency save, whichever rank the signal reaches.
     runs_of = {name: tmp_path / name for name in ("quick", "slow", "stuck")}
-    said = ended(runs_of["quick"], 1)
+    said = ended(runs_of["quick"], 1, 30)
     [saved] = runs.steps(runs_of["quick"])
     assert 11 <= saved < runs.STEPS
     assert f"SIGTERM at step {saved}: saved; the last checkpoint is step {saved}" in said
     # A write takes 5 s, as the probe has found out; or the emergency save is begun and never ends.
-    slow = ("slow", "storage.chunk:sleep=5", ": not saved; a save would take ")
-    stuck = ("stuck", "emergency:sleep=600", "the grace time is over in the middle of step ")
-    for name, faults, sentence in (slow, stuck):
+    slow = ("slow", 8, "storage.chunk:sleep=5", ": not saved; a save would take ")
+    stuck = ("stuck", 5, "emergency:sleep=600", "the grace time is over in the middle of step ")
+    for name, grace_s, faults, sentence in (slow, stuck):
         run = runs_of[name]
         runs.rewind(golden, run, SAVE_EVERY)
         (run / "metrics.jsonl").unlink()  # its lines are counted
-        said = ended(run, None, faults)
+        said = ended(run, None, grace_s, faults)
         assert sentence in said, name
         assert f"the last checkpoint is step {SAVE_EVERY}" in said, name
         assert runs.steps(run) == [SAVE_EVERY], name
     assert server.run([*flags, "--out", runs_of["quick"], "--resume-from", "auto"], ranks=2) == [0, 0]
     runs.assert_same(runs_of["quick"], golden)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_to_one_rank_that_is_stuck_at_its_start(
+    server: ForkServer, flags: list[str], tmp_path: Path, workers: int
+) -> None:
+    """Its grace time ends before the others can know; they see a connection break, and that it was pre-empted."""
+    run = tmp_path / "run"
+    argv = [*flags, "--out", run, "--data.workers", workers, "--grace-seconds", 2]
+    life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "data:sleep=600@1#1"})
+    runs.wait_until((run / "config.json").exists, life, "the run is open")
+    life.signal(signal.SIGTERM, 1)
+    assert life.wait() == [PREEMPTED, PREEMPTED], life.report()
+    assert "rank 1: the grace time is over in the middle of step 1; the last checkpoint is none" in life.output(1)
+    assert "Traceback" not in life.output(0)
 
 
 @pytest.mark.fault(7, "SIGTERM to a PID 1 wrapper only", "forwarded to all ranks, exit 75, nothing left running")
@@ -66,8 +84,9 @@ def test_sigterm_to_wrapper(needle: Path, tmp_path: Path) -> None:
         "STAGE": "1",
         "NUM_PROCESSES": "2",
         "ACCELERATE_CONFIG": "cpu",
+        "GRACE_SECONDS": "15",
         "EXTRA_ARGS": f"{extra} --stage.steps 100000 --data.workers 0",
-        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     wrapper = subprocess.Popen(
         [*(isolated if possible else []), "bash", str(ROOT / "runpod" / "entrypoint.sh")],
@@ -79,7 +98,7 @@ def test_sigterm_to_wrapper(needle: Path, tmp_path: Path) -> None:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + LIFE_S
         while len(runs.lines(run)) < 8:
             assert wrapper.poll() is None and time.monotonic() < deadline, "it never reached step 8"
             time.sleep(0.05)
@@ -87,14 +106,15 @@ def test_sigterm_to_wrapper(needle: Path, tmp_path: Path) -> None:
         only = int(children(wrapper.pid)[0]) if possible else wrapper.pid
         began = time.monotonic()
         os.kill(only, signal.SIGTERM)
-        output, _ = wrapper.communicate(timeout=30)
+        output, _ = wrapper.communicate(timeout=LIFE_S)
         seconds = time.monotonic() - began
     finally:
         if wrapper.poll() is None:
             os.killpg(wrapper.pid, signal.SIGKILL)
+        with contextlib.suppress(ValueError):  # all of it has been read
             wrapper.communicate()
     assert wrapper.returncode == PREEMPTED, output[-3000:]
-    assert seconds < GRACE_S + 3, "the launcher takes a moment after the ranks"
+    assert seconds < 15 + LATE_S
     manifest = json.loads((runs.at(run, max(runs.steps(run))) / "manifest.json").read_text())
     assert manifest["ranks"] == 2
     reached = len(runs.lines(run))
@@ -110,16 +130,19 @@ def children(pid: int) -> list[str]:
 def test_second_signal(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     argv = [*flags, "--out", run, "--resume-from", "auto"]
+    patient, faults = ["--grace-seconds", 300], f"{runs.BRAKE}; emergency:sleep=300"
     for first, second in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
         before = len(runs.lines(run))
-        life = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "emergency:sleep=60"})
+        life = server.start([*argv, *patient], ranks=2, environment={"TOUCHSTONE_FAULTS": faults})
         runs.wait_until(lambda before=before: len(runs.lines(run)) >= before + 7, life, "7 more steps are recorded")
         life.signal(first)
-        time.sleep(0.2)
+        for rank in (0, 1):  # two of a number that nobody has answered yet are one
+            life.wait_for(f"rank {rank}: {first.name}; this run ends within", rank=rank)
+        time.sleep(0.1)
         began = time.monotonic()
         life.signal(second)
-        assert life.wait(10) == [PREEMPTED, PREEMPTED], life.report()
-        assert time.monotonic() - began < 3, "long before the grace time is over"
+        assert life.wait() == [PREEMPTED, PREEMPTED], life.report()
+        assert time.monotonic() - began < LATE_S, "long before the grace time is over"
         assert all(step % SAVE_EVERY == 0 for step in runs.steps(run)), "the emergency save was cut off"
         for step in runs.steps(run):
             runs.assert_same_state(runs.at(run, step), runs.at(golden, step))
