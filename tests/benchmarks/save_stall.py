@@ -180,7 +180,6 @@ def machine() -> dict[str, Any]:
 def measure(topology: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All contenders under one topology, on 2 ranks."""
     sys.path[0] = str(REPOSITORY)
-    from tests.training.launch import free_port
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     if topology.startswith("zero"):
@@ -188,7 +187,7 @@ def measure(topology: str, arguments: argparse.Namespace) -> dict[str, Any]:
         environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = f"ds_configs/{topology}.json"
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"]
-        command += [f"--master-port={free_port()}", __file__, "--worker", folder, "--rounds", str(arguments.rounds)]
+        command += ["--standalone", __file__, "--worker", folder, "--rounds", str(arguments.rounds)]
         for name in ("width", "depth", "every", "micro_batch"):
             command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, timeout=3600)

@@ -8,33 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
-    """A port nobody listens on; the system hands it out."""
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def worker(script: str, *arguments: object, ranks: int, timeout: float = 240) -> None:
+def worker(script: str, *arguments: object, ranks: int, timeout: float = 900) -> None:
     """Run a worker script of this folder on `ranks` gloo ranks."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={ranks}",
-        f"--master-port={free_port()}",
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     run([*command, str(ROOT / "tests" / "training" / script), *map(str, arguments)], timeout)
 
 
 def entry(
-    script: str, config: str, *flags: object, ranks: int = 1, timeout: float = 300
+    script: str, config: str, *flags: object, ranks: int = 1, timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """`accelerate launch` one of our entry points; the result is not checked."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{config}.yaml"]
-    command += ["--num_processes", str(ranks), "--main_process_port", str(free_port())]
+    command += ["--num_processes", str(ranks), "--main_process_port", "0"]
     return execute([*command, f"training/{script}.py", *map(str, flags)], timeout)
 
 
