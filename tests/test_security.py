@@ -252,10 +252,10 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
     assert "at step 2 of 3" in second.stdout
     vla = [sys.executable, "-m", "vla"]
     evaluation = launch.execute(
-        [*vla, "evaluate", str(run / "policy"), "--data.roots", str(data), "--samples", "2", "--data.workers", "0"], 120
+        [*vla, "evaluate", str(run / "policy"), "--data.roots", str(data), "--samples", "2", "--data.workers", "0"], 600
     )
     assert evaluation.returncode == 0, evaluation.stdout[-3000:]
-    doctor = launch.execute([*vla, "doctor", str(data)], 60)
+    doctor = launch.execute([*vla, "doctor", str(data)], 600)
     assert doctor.returncode == 0, doctor.stdout[-3000:]
 
     assert not canary.exists(), "a pickle was loaded"
@@ -293,7 +293,7 @@ def test_a_crash_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) ->
     script.write_text(textwrap.dedent(CRASH))
     flags = ["--data.roots", needle, "--out", tmp_path / "run", *FLAGS, "--data.workers", "0", "--tracker", "wandb"]
     command = ["env", f"ROOT={ROOT}", sys.executable, str(script), *map(str, flags)]
-    result = launch.execute(command, 120)
+    result = launch.execute(command, 600)
     assert result.returncode == 1, result.stdout[-3000:]
     assert "Traceback" in result.stdout
     assert "401 for https://user:HIDDEN@host" in result.stdout
@@ -317,7 +317,7 @@ def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) 
     script = tmp_path / "refusals.py"
     script.write_text(textwrap.dedent(REFUSALS))
     command = ["env", f"ROOT={ROOT}", "COLUMNS=80", sys.executable, str(script), str(needle), str(tmp_path / "run")]
-    result = launch.execute([*command, json.dumps(REFUSED)], 120)
+    result = launch.execute([*command, json.dumps(REFUSED)], 600)
     assert result.stdout.count("exit 78") == len(REFUSED), result.stdout
     assert result.stdout.count("error: ") == len(REFUSED), result.stdout
     assert result.stdout.count("HIDDEN") >= len(REFUSED), result.stdout

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forkserver import Life
+from tests.faults.forkserver import LIFE_S, Life
 from training import checkpoint
 
 STEPS, SAVE_EVERY = 30, 5
+BRAKE = "start:sleep=0.5@16-99"
+"""Fault that lets a test whose turn comes late still meet a run on its way: steps from the 16th of a life are slow."""
 KILLED = -signal.SIGKILL
 
 
@@ -109,7 +111,7 @@ def leftovers(run: Path) -> list[str]:
     return [name for name in names if not name.startswith("step-") and name != "LATEST"]
 
 
-def wait_until(condition: Callable[[], bool], life: Life, what: str, limit_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], life: Life, what: str, limit_s: float = LIFE_S) -> None:
     """Return when the condition holds.
 
     Raises:

@@ -42,7 +42,7 @@ KINDS = {
 }
 """How often each way to end a life is drawn."""
 RANKS = 2
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 """Of a life, from its start or from the signal that should end it; the machine may be doing other work."""
 START_S = 10.0
 """How long the ranks that are left may go on after one was ended before its first step; then they are ended too."""
@@ -52,8 +52,9 @@ FLAGS = [
     "--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32", "--validation-samples", "2",
     "--validate-every", "50", "--stage.lr.expert", "1e-3", "--stage.lr.lora", "1e-3", "--stage.weight-decay", "0.1",
 ]  # fmt: skip
-PROGRESS = "SOAK_PROGRESS"
-"""Environment variable: the file in which rank 0 keeps the last step it has recorded in this life."""
+PROGRESS, HOLD = "SOAK_PROGRESS", "SOAK_HOLD"
+"""Environment variables: the file in which rank 0 keeps the last step it has recorded in this life, and the step at
+which it waits to be ended, so that no life that is to be killed outruns its kill."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +92,14 @@ def note_progress() -> None:
     if os.environ["RANK"] != "0":
         return
     handle = os.open(os.environ[PROGRESS], os.O_WRONLY | os.O_CREAT, 0o644)
+    struck, hold = struck_file(Path(os.environ[PROGRESS])), int(os.environ[HOLD])
     add_step = Records.add_step
 
     def add(records: Records, line: Any) -> None:
         add_step(records, line)
         os.pwrite(handle, int(line["step"]).to_bytes(8, "little"), 0)
+        while line["step"] >= hold and not struck.exists():
+            time.sleep(0.01)
 
     Records.add_step = add  # type: ignore[method-assign]
 
@@ -117,6 +121,8 @@ class Soak:
         """Begin a life of the run folder `out`."""
         progress = self.folder / "progress"
         progress.unlink(missing_ok=True)
+        struck_file(progress).unlink(missing_ok=True)
+        hold = self.total + 1 if plan is None else self.total - 6
         workers, save_every = (0, 50) if plan is None else (plan.workers, plan.save_every)
         flags = ["--stage.steps", self.total // 2, "--data.workers", workers, "--save-every", save_every]
         life = self.server.start(
@@ -124,7 +130,7 @@ class Soak:
             ranks=RANKS,
             recipe="two_stage",
             topology=self.topology,
-            environment={PROGRESS: str(progress)},
+            environment={PROGRESS: str(progress), HOLD: str(hold)},
             prepare="tests.faults.soak:note_progress",
         )
         return life, progress
@@ -161,6 +167,7 @@ class Soak:
         before, unfinished = newest(out), leftovers(out)
         life, progress = self.start(out, plan)
         struck = plan is not None and self.reach(life, progress, plan, before) and self.strike(life, plan, out)
+        struck_file(progress).touch()
         if struck and plan is not None and "to one" in plan.kind and progress_of(progress) <= before:
             self.give_up_start(life)
         codes = life.wait(LIMIT_S if struck else LIMIT_S + self.total)
@@ -254,6 +261,11 @@ class Soak:
 def progress_of(file: Path) -> int:
     """The last step a life has recorded, 0 before the first."""
     return int.from_bytes(file.read_bytes(), "little") if file.exists() else 0
+
+
+def struck_file(progress: Path) -> Path:
+    """The file that says that a life has been ended, or is left to go on."""
+    return progress.with_name("struck")
 
 
 def leftovers(out: Path) -> set[str]:

@@ -97,7 +97,7 @@ def test_spike(server: ForkServer, needle: Path, tmp_path: Path) -> None:
     def train(run: Path, *words: object) -> str:
         argv = [*flags, "--out", run, "--resume-from", "auto", *words]
         life = server.start(argv, prepare=NOISE, environment=environment)
-        assert life.wait(90) == [0], life.report()
+        assert life.wait() == [0], life.report()
         return life.output()
 
     said = train(tmp_path / "log")

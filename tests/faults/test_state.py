@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def test_hand_over(server: ForkServer, needle: Path, golden: Path, adapted: Path
     assert parse(recipes.stage2(), ["--config", str(file)]).resume_from == "of-the-file"
     assert parse(recipes.stage2(), ["--resume-from", "of-the-flag", "--config", str(file)]).resume_from == "of-the-flag"
     environment = {
-        "PATH": f"{ROOT / '.venv' / 'bin'}:/usr/bin:/bin",
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
         "TRAIN_DATA_PATH": str(needle),
         "CHECKPOINT_DIR": str(tmp_path / "pod"),
         "STAGE": "2",
@@ -186,7 +187,7 @@ def test_hand_over(server: ForkServer, needle: Path, golden: Path, adapted: Path
     }
     shown = subprocess.run(
         ["bash", str(ROOT / "runpod" / "entrypoint.sh"), "--dry-run"],
-        env=environment, capture_output=True, text=True, timeout=30, check=True,
+        env=environment, capture_output=True, text=True, timeout=240, check=True,
     ).stdout.split()  # fmt: skip
     arguments = shown[shown.index("training/stage2.py") + 1 :]
     assert "/of/the/environment" in arguments

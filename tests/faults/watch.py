@@ -3,6 +3,7 @@
 Each reads its settings from the environment that the test gives the life.
 """
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from training import session, storage, tracking
+from training.saving import Outcome, Saver
 from vla.batch import Sample
 from vla.data import TrainSamples
 from vla.data.episode import CorruptData, Episode
@@ -81,6 +83,12 @@ def infinite_gradient() -> None:
     session.assemble = assembled
 
 
+def gone() -> None:
+    """Rank GONE is killed before the ranks have met."""
+    if os.environ["RANK"] == os.environ["GONE"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def failing_forward() -> None:
     """Raise on rank 1 at position FAIL_AT, where rank 0 goes on to the collective."""
 
@@ -99,6 +107,35 @@ def quota() -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     storage.os.posix_fallocate = refuse  # type: ignore[attr-defined]
+
+
+def full_volume() -> None:
+    """Take up all room of the folder FULL_FOLDER while step FULL_AT is saved."""
+    ballast, at = Path(os.environ["FULL_FOLDER"]) / "ballast", int(os.environ["FULL_AT"])
+    save, finish = Saver.save, Saver.finish
+
+    def full(saver: Saver, *arguments: Any, manifest: Any, **options: Any) -> None:
+        if manifest["step"] == at:
+            fill(ballast)
+        save(saver, *arguments, manifest=manifest, **options)
+
+    def emptied(saver: Saver, seconds: float | None = None) -> Outcome | None:
+        outcome = finish(saver, seconds)
+        if outcome is not None and outcome.step == at:
+            ballast.unlink()
+        return outcome
+
+    if os.environ["RANK"] == "0":
+        Saver.save, Saver.finish = full, emptied  # type: ignore[method-assign]
+
+
+def fill(path: Path) -> None:
+    """Take up what room there is."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        for size in (2**16, 2**10, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
 
 
 def backward_clock() -> None:
@@ -168,8 +205,8 @@ def impatient_tracker() -> None:
         log(self, *arguments)
         seconds.append(time.perf_counter() - began)
 
-    def told(self: tracking.Wandb, *arguments: Any) -> None:
-        close(self, *arguments)
+    def told(self: tracking.Wandb) -> None:
+        close(self, timeout_s=150)  # a machine with other work starts the tracker's own process slowly
         print(f"the tracker took {1000 * statistics.median(seconds):.3f} ms a step")
 
     tracking.Wandb.__init__ = functools.partialmethod(initialize, start_s=2.0)  # type: ignore[method-assign]

@@ -82,7 +82,7 @@ class Pod:
             env=self.env(**changes),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             cwd=self.volume,
         )
 
@@ -428,7 +428,7 @@ def test_an_incomplete_policy_does_not_count_as_finished(pod: Pod) -> None:
     assert len(pod.planned()) == 1
 
 
-def wait_for(path: Path, seconds: float = 20) -> None:
+def wait_for(path: Path, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path.name} in {seconds} s"
@@ -457,7 +457,7 @@ def test_signals_are_forwarded_and_waited_for(
 ) -> None:
     pod.codes("75/1")
     os.kill(hanging.pid, number)  # to the entry point alone, as a container runtime does
-    output, _ = hanging.communicate(timeout=20)
+    output, _ = hanging.communicate(timeout=240)
     assert (pod.bin / "received").read_text() == number.name, output
     assert hanging.returncode == 75, output
     assert len(pod.calls()) == 1
@@ -466,7 +466,7 @@ def test_signals_are_forwarded_and_waited_for(
 def test_a_signal_keeps_the_next_stage_from_starting(pod: Pod, hanging: "subprocess.Popen[str]") -> None:
     pod.codes("0/0")
     os.kill(hanging.pid, signal.SIGTERM)
-    hanging.communicate(timeout=20)
+    hanging.communicate(timeout=240)
     assert hanging.returncode == 75
     assert len(pod.calls()) == 1
 
@@ -554,7 +554,7 @@ def test_a_real_job_from_start_to_end(tmp_path: Path, needle: Path) -> None:
             env=environment | changes,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     refused = start(TRAIN_DATA_PATH=str(tmp_path))

@@ -42,7 +42,7 @@ def python(code: str, armed: str, **environment: str) -> subprocess.CompletedPro
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -103,17 +103,21 @@ def test_entries_of_one_point_share_its_count_and_act_in_order(monkeypatch: pyte
     assert slept == [0.25, 0.25, 7.0]  # the third entry comes after the one that raised
 
 
-def test_sleep_takes_its_time_and_lets_others_pass() -> None:
-    with faults.armed("data:sleep=0.5@1"):
-        sleeper = threading.Thread(target=faults.hit, args=("data",))
+def test_sleep_takes_its_time_and_lets_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep, woken = threading.Event(), threading.Event()
+    with faults.armed("data:sleep=0.1@1-2"):
         start = time.monotonic()
+        faults.hit("data")
+        assert time.monotonic() - start >= 0.1
+        monkeypatch.setattr("training.faults.time.sleep", lambda _: (asleep.set(), woken.wait(240)))
+        sleeper = threading.Thread(target=faults.hit, args=("data",))
         sleeper.start()
-        while faults._hits["data"] == 0 and time.monotonic() - start < 10:
-            time.sleep(0.001)
+        assert asleep.wait(240)
         faults.hit("data")
         assert sleeper.is_alive()
-        sleeper.join(timeout=10)
-        assert time.monotonic() - start >= 0.5
+        woken.set()
+        sleeper.join(timeout=240)
+        assert not sleeper.is_alive()
 
 
 def test_hits_are_counted_once_over_threads() -> None:
@@ -127,7 +131,7 @@ def test_hits_are_counted_once_over_threads() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=60)
+            thread.join(timeout=240)
         assert faults._hits["data"] == 4000
     assert sum(failed) == 19
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.children import CONTEXT, wait_until
+from tests.training.children import CONTEXT, LIMIT_S, wait_until
 from training import processes, runtime
 from training.lease import Lease, Record
 from training.processes import Identity
@@ -52,7 +52,7 @@ class Contender:
         self.pipe.send("go")
 
     def answer(self) -> str:
-        assert self.pipe.poll(30), "no answer"
+        assert self.pipe.poll(LIMIT_S), "no answer"
         answer: str = self.pipe.recv()
         return answer
 
@@ -63,7 +63,7 @@ class Contender:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.join(10)
+        self.process.join(LIMIT_S)
         self.process.close()
         self.pipe.close()
 
@@ -139,7 +139,7 @@ def test_a_killed_process_is_followed_at_once(tmp_path: Path, make: Callable[...
     with contender(tmp_path) as first:
         first.holds()
         first.process.kill()
-        first.process.join(10)
+        first.process.join(LIMIT_S)
     began = time.monotonic()
     make(takeover_s=600).acquire()
     assert time.monotonic() - began < 60
@@ -183,7 +183,7 @@ def test_a_machine_that_still_counts_is_refused(tmp_path: Path) -> None:
     with contender(tmp_path, host="node7") as first:
         first.holds()
         with pytest.raises(ValueError, match=rf"is being written by process {first.process.pid} on node7"):
-            Lease(tmp_path, **FAST).acquire()
+            Lease(tmp_path, takeover_s=LIMIT_S).acquire()
         assert content(tmp_path)["host"] == "node7"
 
 
@@ -225,6 +225,9 @@ def test_of_many_contenders_one_wins(tmp_path: Path) -> None:
             for each in contenders:
                 each.go()
             answers = [each.answer() for each in contenders]
+            for each, answer in zip(contenders, answers, strict=True):
+                if answer != "held":
+                    each.process.join(LIMIT_S)
             time.sleep(3 * FAST["beat_s"])  # whoever lost it after all ends
             alive = [each.process.is_alive() for each in contenders]
         finally:
@@ -268,7 +271,7 @@ def test_a_stopped_process_that_was_followed_ends_on_waking(tmp_path: Path, make
         second = make()
         second.acquire()
         os.kill(first.process.pid, signal.SIGCONT)
-        first.process.join(30)
+        first.process.join(LIMIT_S)
         assert first.process.exitcode == runtime.PREEMPTED
         time.sleep(3 * FAST["beat_s"])
         assert second.held()

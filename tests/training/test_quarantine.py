@@ -150,7 +150,7 @@ def together(
 ) -> list[BaseException | None]:
     """Run work on threads that stand for ranks, with `collect` between them; the error of each."""
     boxes: list[str] = [""] * ranks
-    barrier = threading.Barrier(ranks, timeout=30)
+    barrier = threading.Barrier(ranks, timeout=240)
     errors: list[BaseException | None] = [None] * ranks
 
     def collect(accelerator: Any, value: Any) -> list[Any]:
@@ -171,7 +171,7 @@ def together(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive()
     return errors
 

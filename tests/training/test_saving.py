@@ -48,11 +48,11 @@ def test_what_is_stored_is_what_was_when_the_save_began(saver: Saver, tmp_path: 
     held, going_on = threading.Event(), threading.Event()
     pieces = state(1.0)
     saver.reserve(pieces)
-    saver._objection = lambda: (held.set(), going_on.wait(20), None)[-1]  # type: ignore[func-returns-value]
+    saver._objection = lambda: (held.set(), going_on.wait(240), None)[-1]  # type: ignore[func-returns-value]
     save(saver, pieces, 1)
     for piece in pieces.values():
         piece.fill_(2.0)
-    assert held.wait(20)
+    assert held.wait(240)
     assert saver.busy()
     assert saver.finish(0.01) is None
     assert not checkpoint.steps(tmp_path), "nothing is a checkpoint before it is whole"

@@ -36,14 +36,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system of 8 MiB."""
     path = tmp_path_factory.mktemp("mounted")
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], capture_output=True, text=True, timeout=30
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], capture_output=True, text=True, timeout=240
     )
     if mount.returncode != 0:
         pytest.skip(f"needs to mount a tmpfs, which root may outside of most containers: {mount.stderr.strip()}")
     try:
         yield path
     finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=30)
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=240)
 
 
 def failing(function: Callable[..., Any], *errors: int | None, done: bool = False) -> Callable[..., Any]:
@@ -177,7 +177,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 def test_importing_it_is_light() -> None:
     code = "import sys, training.storage; print(*{'torch', 'numpy', 'accelerate', 'vla'} & sys.modules.keys())"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr
 
 
@@ -196,7 +196,7 @@ storage.write(Path({str(path)!r}), [bytes([part]) * 3 * 2**20 for part in range(
             [sys.executable, "-c", code],
             env=os.environ | {"TOUCHSTONE_FAULTS": f"storage.chunk:kill@{chunk}"},
             cwd=ROOT,
-            timeout=60,
+            timeout=240,
         )
         assert killed.returncode == -signal.SIGKILL
         assert (path.read_bytes() if path.exists() else None) == old
@@ -235,7 +235,7 @@ def test_a_probe_of_a_real_file_system_believes_only_what_fits(small: Path) -> N
 
 def test_a_read_only_file_system_is_told_at_once(small: Path, pauses: list[float]) -> None:
     storage.write(small / "file", [b"old"])
-    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True, timeout=30)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True, timeout=240)
     operations: list[Callable[[], Any]] = [
         lambda: storage.write(small / "file", [b"new"]),
         lambda: storage.move(small / "file", small / "moved"),
@@ -328,11 +328,9 @@ def test_a_probe_ends_where_reserving_means_writing(tmp_path: Path, monkeypatch:
 
 
 def test_a_probe_measures_the_writer_that_saves(tmp_path: Path) -> None:
-    fast = storage.probe(tmp_path, 2 * storage.CHUNK)
-    with faults.armed("storage.chunk:sleep=0.2"):
-        slow = storage.probe(tmp_path, 10**9)
-    assert slow <= 2 * storage.CHUNK / 0.4
-    assert slow < fast
+    for pause_s in (0.05, 0.2):
+        with faults.armed(f"storage.chunk:sleep={pause_s}"):
+            assert 0 < storage.probe(tmp_path, 10**9) <= storage.CHUNK / pause_s
 
 
 def test_a_probe_tries_again_what_passes(tmp_path: Path, pauses: list[float]) -> None:
@@ -391,7 +389,7 @@ def test_reading_back_goes_past_the_page_cache(tmp_path: Path, monkeypatch: pyte
             pytest.skip("this file system keeps nothing of what was written in the page cache")
     monkeypatch.setattr(hashlib, "file_digest", watched)
     assert storage.reread(entry, tmp_path)
-    if subprocess.run(["stat", "-fc", "%T", tmp_path], capture_output=True, text=True, timeout=30).stdout == "tmpfs\n":
+    if subprocess.run(["stat", "-fc", "%T", tmp_path], capture_output=True, text=True, timeout=240).stdout == "tmpfs\n":
         pytest.skip("a tmpfs is nothing but page cache")
     assert cached == [False]
 
@@ -578,14 +576,14 @@ def test_a_writer_that_goes_on_is_no_error(tmp_path: Path) -> None:
     writer = threading.Thread(target=keep_writing)
     writer.start()
     try:
-        assert started.wait(timeout=30)
+        assert started.wait(timeout=240)
         end = time.monotonic() + 1.5
         outcomes = set()
         while time.monotonic() < end:
             outcomes.add(storage.remove(doomed))
     finally:
         stop.set()
-        writer.join(timeout=30)
+        writer.join(timeout=240)
     assert outcomes <= {True, False}
     assert storage.remove(doomed)
     assert not doomed.exists()

@@ -54,7 +54,7 @@ def train(folder: Path, jobs: list[tuple[str, str, list[str]]], ranks: int) -> N
     file.write_text(
         json.dumps([{"recipe": recipe, "topology": topology, "argv": argv} for recipe, topology, argv in jobs])
     )
-    launch.worker("train_worker.py", file, ranks=ranks, timeout=900)
+    launch.worker("train_worker.py", file, ranks=ranks, timeout=1800)
 
 
 G1_FLAGS = [

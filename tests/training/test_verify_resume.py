@@ -43,6 +43,8 @@ def quiet() -> Console:
 def start(*words: str) -> "subprocess.Popen[str]":
     """The command, as a user types it."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    # A kill that comes late on a machine with other work still meets a leg on its way.
+    environment |= {"TOUCHSTONE_FAULTS": "start:sleep=0.5@9-99"}
     command = [sys.executable, "training/verify_resume.py", *words]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -120,10 +122,10 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[
     """The runs of a verification with one SIGKILL and one SIGTERM, what it printed, and its result."""
     folder = tmp_path_factory.mktemp("verified")
     work, result = folder / "runs", folder / "result.json"
-    words = ["--recipe", "stage1", "--steps", "16", "--kill-at", "4", "9", "--topologies", "zero2:2", "--seed", "1"]
-    words += ["--work", str(work), "--keep-runs", "--json", str(result), "--leg-seconds", "240", "--", *FLAGS]
+    words = ["--recipe", "stage1", "--steps", "16", "--kill-at", "3", "6", "--topologies", "zero2:2", "--seed", "1"]
+    words += ["--work", str(work), "--keep-runs", "--json", str(result), "--leg-seconds", "600", "--", *FLAGS]
     process = start(*words, "--micro-batch", "1", "--dropout", "0.1")
-    printed, _ = process.communicate(timeout=900)
+    printed, _ = process.communicate(timeout=1800)
     assert process.returncode == runtime.DONE, printed
     return work, printed, json.loads(result.read_text())
 
@@ -169,7 +171,7 @@ class TestVerification:
             topology="zero2",
             ranks=2,
             log=tmp_path / "log",
-            limit_s=240,
+            limit_s=600,
         ) as leg:
             assert leg.wait() == runtime.DONE, leg.last_words()
         held = {row.name: row.holds for row in compare(work / "reference", tmp_path / "other", Tolerance())}
@@ -177,10 +179,10 @@ class TestVerification:
         assert held["steps"] and held["positions"]
 
     def test_a_change_of_topology_keeps_what_is_promised(self, tmp_path: Path) -> None:
-        words = ["--recipe", "stage1", "--steps", "16", "--kill-at", "3", "7", "--signal", "kill", "--seed", "2"]
+        words = ["--recipe", "stage1", "--steps", "16", "--kill-at", "3", "6", "--signal", "kill", "--seed", "2"]
         words += ["--topologies", "zero2:2:1", "cpu:1:3", "zero3:3:2", "--work", str(tmp_path / "runs")]
         process = start(*words, "--json", str(tmp_path / "result.json"), "--", *FLAGS, "--dropout", "0")
-        printed, _ = process.communicate(timeout=900)
+        printed, _ = process.communicate(timeout=1800)
         assert process.returncode == runtime.DONE, printed
         rows = {row["name"]: row for row in json.loads((tmp_path / "result.json").read_text())["rows"]}
         assert 0 < rows["losses"]["difference"] < 1e-5, "other ranks add in another order"
@@ -191,12 +193,12 @@ class TestVerification:
     def test_ctrl_c_leaves_no_process(self, tmp_path: Path) -> None:
         process = start("--work", str(tmp_path / "runs"), "--recipe", "stage1", "--", *FLAGS, "--micro-batch", "1")
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while not launched(process) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert launched(process)
             process.send_signal(signal.SIGINT)
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=600)
         finally:
             process.kill()
         assert process.returncode == INTERRUPTED, printed

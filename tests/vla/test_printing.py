@@ -173,7 +173,7 @@ def test_threads_write_whole_lines() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(240)
     assert target.getvalue() == f"line {HIDDEN} end\n" * 200
 
 
@@ -205,7 +205,7 @@ SCRIPT = """
 
 def test_tracebacks_warnings_logging_threads_and_forks_of_a_process() -> None:
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT)], capture_output=True, text=True, timeout=60, env={**os.environ}
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)], capture_output=True, text=True, timeout=240, env={**os.environ}
     )
     assert result.returncode == 1
     assert CANARY not in result.stdout + result.stderr

@@ -423,7 +423,7 @@ def test_workers_read_the_same_samples(dataset: Dataset, method: str) -> None:
         num_workers=1 if method == "spawn" else 2,
         multiprocessing_context=method,
         collate_fn=list,
-        timeout=60,
+        timeout=300,
     )
     read = [sample for batch in loader for sample in batch]
     for ours, theirs in zip(expected, read, strict=True):
