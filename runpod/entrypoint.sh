@@ -363,7 +363,7 @@ main() {
     child='' received='' signals=0
     if [[ $dry_run == no ]]; then
         code_file=$(mktemp)
-        trap 'rm -f -- "$code_file"' EXIT
+        trap 'rm -f -- "$code_file" "$code_file.signals"' EXIT
         trap 'stop TERM' TERM
         trap 'stop INT' INT
     fi

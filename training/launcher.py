@@ -66,8 +66,8 @@ def prepare_code_file() -> None:
     if CODE_FILE in os.environ:
         with contextlib.suppress(FileNotFoundError):
             os.truncate(os.environ[CODE_FILE], 0)
-        signals_file().unlink(missing_ok=True)
-        atexit.register(signals_file().unlink, missing_ok=True)
+        discard(signals_file())
+        atexit.register(discard, signals_file())
         return
     with contextlib.suppress(OSError):  # nowhere to write: signals then end in their own number
         for left in Path(tempfile.gettempdir()).glob(f"{OWN_PREFIX}*"):  # by launchers that were killed
@@ -77,7 +77,7 @@ def prepare_code_file() -> None:
         os.close(descriptor)
         os.environ[CODE_FILE] = path
         atexit.register(Path(path).unlink, missing_ok=True)
-        atexit.register(signals_file().unlink, missing_ok=True)
+        atexit.register(discard, signals_file())
 
 
 def count_signals() -> None:
@@ -97,6 +97,12 @@ def count_signals() -> None:
         terminate(number, frame)
 
     api._terminate_process_handler = count_and_terminate  # type: ignore[assignment]
+
+
+def discard(path: Path) -> None:
+    """Delete a file, if it is there and can be."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def signals_file() -> Path:
@@ -138,8 +144,8 @@ def report(kind: type[BaseException], error: BaseException, traceback: Traceback
 def conclude(code: int) -> NoReturn:
     """End with `code`, and leave it in the user's file too."""
     if path := os.environ.get(CODE_FILE):
+        discard(signals_file())
         with contextlib.suppress(OSError):
-            signals_file().unlink(missing_ok=True)
             if Path(path).name.startswith(OWN_PREFIX):
                 Path(path).unlink()
             else:

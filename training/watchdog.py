@@ -20,7 +20,7 @@ from training import outcry, runtime
 WRITING_S, FOR_THE_OTHERS_S = 4.0, 4.0
 """How long the stacks may take to be written, and how long an overdue rank then waits before it leaves: the others are
 overdue at nearly the same time and write theirs, and the first that leaves takes them all down."""
-BACKSTOP_S = 15.0
+BACKSTOP_S = 20.0
 """How much later than this module's own thread the system ends the process (SIGALRM), for a thread that cannot run:
 code outside Python holds the interpreter's lock, or an output does not take what is left to write. This clock goes on
 while a process is stopped, so one that was stopped longer than its limit and this may be ended by it on waking."""

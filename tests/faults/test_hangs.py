@@ -22,7 +22,7 @@ def test_hang(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path
     faults = {"TOUCHSTONE_FAULTS": "forward:sleep=600@8#1"}
     life = server.start([*argv, "--hang-seconds", limit], ranks=2, environment=faults)
     runs.wait_until(lambda: len(runs.lines(run)) >= 5, life, "5 steps are recorded")
-    assert life.wait(10 * limit) == [HUNG, HUNG], life.report()
+    assert life.wait() == [HUNG, HUNG], life.report()
     stacks = [(run / "stacks" / f"rank-{rank:05d}.txt").read_text() for rank in (0, 1)]
     assert "faults.py" in stacks[1] and "section: forward" in stacks[1], "where rank 1 sleeps"
     assert "faults.py" not in stacks[0], "rank 0 waits for it elsewhere"
