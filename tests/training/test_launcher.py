@@ -84,8 +84,7 @@ def launched(arguments: list[str], temporary: Path, environment: dict[str, str],
     os.environ.update(environment)
     tempfile.tempdir = str(temporary)
     launcher.HERE = STUB.parent
-    if hang_ups == "ignored":
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if hang_ups == "ignored" else signal.SIG_DFL)  # whatever nohup did
     sys.argv = ["torchrun", *arguments]
     launcher.register()
     from torch.distributed.run import main
