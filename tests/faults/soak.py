@@ -123,6 +123,8 @@ class Soak:
         progress.unlink(missing_ok=True)
         struck_file(progress).unlink(missing_ok=True)
         hold = self.total + 1 if plan is None else self.total - 6
+        # Written behind the training, so that only the save takes longer, and the kill finds it.
+        faults = "shard.written:sleep=0.3" if plan is not None and "while saving" in plan.kind else ""
         workers, save_every = (0, 50) if plan is None else (plan.workers, plan.save_every)
         flags = ["--stage.steps", self.total // 2, "--data.workers", workers, "--save-every", save_every]
         life = self.server.start(
@@ -130,7 +132,7 @@ class Soak:
             ranks=RANKS,
             recipe="two_stage",
             topology=self.topology,
-            environment={PROGRESS: str(progress), HOLD: str(hold)},
+            environment={PROGRESS: str(progress), HOLD: str(hold), "TOUCHSTONE_FAULTS": faults},
             prepare="tests.faults.soak:note_progress",
         )
         return life, progress
