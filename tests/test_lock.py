@@ -30,6 +30,7 @@ REQUIREMENTS = [
         *PROJECT["dependencies"],
         *(text for extra in PROJECT["optional-dependencies"].values() for text in extra),
     )
+    if Requirement(text).name != PROJECT["name"]  # one extra may hold another
 ]
 PYTHONS = ("3.11", "3.12", "3.13")
 
