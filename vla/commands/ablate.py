@@ -46,7 +46,7 @@ class Ablate:
     phase_names: tuple[str, ...] = ()
     """Names of the phases, from the column's smallest value on; none: the values."""
     env: str | None = None
-    """Environment to act in too: needle, or module:factory of your own."""
+    """Environment to act in too: needle, metaworld, or module:factory of your own."""
     env_settings: tuple[str, ...] = ()
     """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
     episodes: int = 50

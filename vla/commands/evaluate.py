@@ -44,7 +44,7 @@ class Evaluate:
     phase_names: tuple[str, ...] = ()
     """Names of the phases, from the column's smallest value on; none: the values."""
     env: str | None = None
-    """Environment to act in: needle, or module:factory of your own (vla/environment.py says what it gives)."""
+    """Environment to act in: needle, metaworld, or module:factory of your own (see vla/environment.py)."""
     env_settings: tuple[str, ...] = ()
     """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
     episodes: int = 100

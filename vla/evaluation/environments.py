@@ -31,9 +31,13 @@ def build(name: str, contract: DataContract, settings: Mapping[str, str]) -> Env
     """An environment, whatever its rate."""
     if name == "needle":
         return needle(contract, settings)
+    if name == "metaworld":
+        from vla.meta_world import MetaWorld
+
+        return MetaWorld(contract, **settings)
     module, colon, factory = name.partition(":")
     if not colon:
-        raise ValueError(f"there is no environment {name!r}; give needle, or module:factory of your own")
+        raise ValueError(f"there is no environment {name!r}; give needle, metaworld, or module:factory of your own")
     try:
         make = vars(importlib.import_module(module))[factory]
     except (ImportError, KeyError) as error:

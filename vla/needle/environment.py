@@ -21,8 +21,8 @@ from vla.data.order import derive
 from vla.needle import scene
 from vla.needle.config import ACTION_NAMES, FPS, PHYSICS_HZ, NeedleConfig
 from vla.needle.instructions import COLOURS, instruct
-from vla.needle.rendering import Renderer
 from vla.needle.sensing import Sensor
+from vla.rendering import Renderer
 
 ACTION_SCALE_M = 0.005
 POSITION_NOISE_M = 1e-4

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from vla import rendering
 from vla.data.order import derive
-from vla.needle import rendering
 from vla.needle.config import FPS, NeedleConfig
 from vla.needle.environment import LOST_M, Needle
 from vla.needle.expert import SEARCH, Expert, centre_of_pressure
