@@ -1,4 +1,4 @@
-# make demo   train both stages on the data that ships with the repository, evaluate, draw predicted against true actions
+# make demo   demonstrate, train both stages, evaluate in the closed loop and write the report of the needle benchmark
 # make test   every check: style, types, layers, tests
 # make soak   kill a training 200 times on each of two topologies and compare with one that was left alone; 30 minutes
 # make faults the fault matrix alone, row by row: what is done to a run, and what comes of it
@@ -11,7 +11,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := build/tools
-DATA := examples/needle
 RUNS := runs/demo
 
 # One thread a process: the demo and the tests share few cores, and the results do not depend on their number.
@@ -36,7 +35,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@touch $@
 
 demo: $(INSTALLED)
-	@BIN=$(BIN) DATA=$(DATA) RUNS=$(RUNS) bash examples/demo.sh
+	@BIN=$(BIN) RUNS=$(RUNS) bash examples/demo.sh
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

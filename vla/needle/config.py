@@ -45,6 +45,8 @@ class NeedleConfig:
     """Force at the wrist above which tissue is damaged; steps above it are counted, > 0."""
     phrasings: Literal["training", "held-out"] = "training"
     """Which sentences instruct: those of the demonstrations, or others with the same words for the colours."""
+    instruction: Literal["named", "shuffled"] = "named"
+    """shuffled: the sentence names a colour drawn apart from the hole that counts, so that it says nothing."""
     camera_shift_mm: float = 0.0
     """How far each camera is moved, in a random direction of its own in every episode, >= 0."""
     max_steps: int = 100

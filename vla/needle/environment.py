@@ -25,6 +25,8 @@ from vla.needle.sensing import Sensor
 from vla.rendering import Renderer
 
 ACTION_SCALE_M = 0.005
+PICTURE_PIXELS = 320
+"""Height and width of what `render` draws."""
 POSITION_NOISE_M = 1e-4
 """Standard deviation of the measured position; an exact one would tell the force by how far the arm lags behind."""
 TIP_AT_ZERO_M = np.array([0.0, 0.0, scene.WRIST_HEIGHT_M - scene.TIP_BELOW_WRIST_M])
@@ -61,11 +63,12 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         self.config = config
         self.sensor_rate_hz = config.sensor_rate_hz if config.sensor != "none" else 0.0
         self.sensor_key, self.state_names = config.sensor_key, config.state_names
-        self.model = scene.build(config.pixels)
+        self.model = scene.build(max(config.pixels, PICTURE_PIXELS))
         self.data = mujoco.MjData(self.model)
         self._tip = self.data.site("tip").xpos
         self._cameras = self.model.cam_pos.copy()
         self._renderer = Renderer(self.model, config.pixels) if config.cameras else None
+        self._painter: Renderer | None = None
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
         self.observation_space = self._describe()
 
@@ -91,7 +94,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         super().reset(seed=seed, options=options)
         if seed is None:
             seed = int(self.np_random.integers(2**63))
-        self._lay_out(derive(seed, "needle episode"))
+        self._lay_out(seed, derive(seed, "needle episode"))
         self._move_cameras(derive(seed, "needle cameras"))
         self._state_noise = derive(seed, "needle state noise")
         self.sensor = Sensor(self.config, self._nearest_hole, derive(seed, "needle sensor noise"))
@@ -103,7 +106,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
             self.sensor.rest(np.zeros(6), self.tip)
         return self._observe(), {"success": False, "metrics": self._metrics()}
 
-    def _lay_out(self, draw: np.random.Generator) -> None:
+    def _lay_out(self, seed: int, draw: np.random.Generator) -> None:
         """Place block, hidden error, named hole, sentence and arm."""
         mujoco.mj_resetData(self.model, self.data)
         seen = np.array([draw.uniform(-0.035, 0.035), draw.uniform(-0.03, 0.04), 0.0])
@@ -112,7 +115,11 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         self.data.mocap_pos[0, :2] += draw.normal(size=2) * self.config.error_mm / 1000
         self.data.mocap_quat[:] = np.cos(self.yaw / 2), 0.0, 0.0, np.sin(self.yaw / 2)
         self.colour = COLOURS[int(draw.integers(len(COLOURS)))]
-        self.task = instruct(self.colour, self.config.phrasings, int(draw.integers(2**32)))
+        sentence = int(draw.integers(2**32))
+        said = self.colour
+        if self.config.instruction == "shuffled":
+            said = COLOURS[int(derive(seed, "needle shuffled instruction").integers(len(COLOURS)))]
+        self.task = instruct(said, self.config.phrasings, sentence)
         self.commanded = np.array([draw.uniform(-0.04, 0.04), draw.uniform(-0.04, 0.04), draw.uniform(0.0, 0.03)])
         self.data.qpos[:3] = self.data.ctrl[:3] = self.commanded
 
@@ -210,13 +217,16 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         return self.hole(min(COLOURS, key=self._distance), seen=False), self.yaw
 
     def render(self) -> UInt8[np.ndarray, "H W 3"]:
-        """What the first camera sees now. ValueError without cameras."""
-        if self._renderer is None:
+        """A picture for people, from the first camera and larger than a policy sees it. ValueError without cameras."""
+        if not self.config.cameras:
             raise ValueError("this needle has no cameras, so nothing can be drawn; give it one")
-        return self._renderer.draw(self.data, self.config.cameras[0])
+        if self._painter is None:
+            self._painter = Renderer(self.model, PICTURE_PIXELS)
+        return self._painter.draw(self.data, self.config.cameras[0])
 
     def close(self) -> None:
-        """Give the renderer back."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Give the renderers back."""
+        for renderer in (self._renderer, self._painter):
+            if renderer is not None:
+                renderer.close()
+        self._renderer = self._painter = None

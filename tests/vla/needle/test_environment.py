@@ -185,6 +185,22 @@ def test_instructions_name_the_hole_and_held_out_ones_are_others() -> None:
     assert not told["training"] & told["held-out"]
 
 
+def test_a_shuffled_instruction_says_nothing_and_changes_nothing_else() -> None:
+    named, shuffled = (Needle(NeedleConfig(cameras=(), instruction=mode)) for mode in ("named", "shuffled"))
+    said: dict[str, int] = dict.fromkeys(COLOURS, 0)
+    right = 0
+    for seed in range(150):
+        truth, lie = named.reset(seed=seed)[0], shuffled.reset(seed=seed)[0]
+        assert named.colour == shuffled.colour
+        assert np.array_equal(truth["observation.state"], lie["observation.state"])
+        (word,) = (colour for colour in COLOURS if colour in lie["task"])
+        assert lie["task"].replace(word, named.colour) == truth["task"]
+        said[word] += 1
+        right += word == named.colour
+    assert min(said.values()) > 35
+    assert 35 < right < 65, "a third of the sentences are right by chance"
+
+
 def end(needle: Needle, colour: str, offset_m: float, depth_m: float) -> str:
     """How an episode fails whose last step ends near a hole."""
     hole = needle.hole(colour, seen=False)
