@@ -92,6 +92,8 @@ class Renderer:
 
     def __init__(self, model: mujoco.MjModel, pixels: int) -> None:
         self._model = model
+        # The buffer is made once, of the size that the model says then; a larger one takes longer to draw into.
+        model.vis.global_.offwidth = model.vis.global_.offheight = pixels
         self._context = open_context(choose_backend(), pixels)
         self._context.make_current()
         self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)

@@ -63,7 +63,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         self.config = config
         self.sensor_rate_hz = config.sensor_rate_hz if config.sensor != "none" else 0.0
         self.sensor_key, self.state_names = config.sensor_key, config.state_names
-        self.model = scene.build(max(config.pixels, PICTURE_PIXELS))
+        self.model = scene.build()
         self.data = mujoco.MjData(self.model)
         self._tip = self.data.site("tip").xpos
         self._cameras = self.model.cam_pos.copy()

@@ -41,12 +41,12 @@ HIDDEN_GROUP = 4
 """Geometries of this group are touched and not drawn."""
 
 
-def build(pixels: int) -> mujoco.MjModel:
-    """The compiled scene, with a buffer for images of this height and width."""
-    return mujoco.MjModel.from_xml_string(describe(pixels))
+def build() -> mujoco.MjModel:
+    """The compiled scene."""
+    return mujoco.MjModel.from_xml_string(describe())
 
 
-def describe(pixels: int) -> str:
+def describe() -> str:
     """The scene in MuJoCo's XML: metres, kilograms, radians."""
     slides = "".join(
         f"""
@@ -62,7 +62,6 @@ def describe(pixels: int) -> str:
  <visual>
   <quality offsamples="0" shadowsize="0"/> <map znear="0.01" zfar="20"/>
   <headlight ambient="0.32 0.32 0.32" diffuse="0.25 0.25 0.25" specular="0 0 0"/>
-  <global offwidth="{pixels}" offheight="{pixels}"/>
  </visual>
  <asset>
   <texture name="cloth" type="2d" builtin="checker" rgb1="0.36 0.47 0.50" rgb2="0.38 0.49 0.52" width="64" height="64"/>
