@@ -3,7 +3,8 @@
 import difflib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,8 +113,8 @@ def ablate(command: Ablate) -> None:
     if command.env is None:
         result = ablation.judge(answers, config, policy=str(command.policy), phases=phases)
     else:
-        success_of = let_loose(command, contract, seed, device, out)
-        with progress(1 + sum(len(kinds_of(name)) for name in inputs), "alterations") as bar:
+        alterations = 1 + sum(len(kinds_of(name)) for name in inputs)
+        with let_loose(command, contract, seed, device, out) as success_of, progress(alterations, "alterations") as bar:
             result = ablation.judge(
                 answers, config, policy=str(command.policy), phases=phases, success_of=success_of, progress=bar.update
             )
@@ -124,9 +125,10 @@ def ablate(command: Ablate) -> None:
     print(f"ablation.json and ablation.png are in {out}", file=sys.stderr)
 
 
+@contextmanager
 def let_loose(
     command: Ablate, contract: "DataContract", seed: int, device: str, out: Path
-) -> "Callable[[Alteration | None], Rate]":
+) -> "Iterator[Callable[[Alteration | None], Rate]]":
     """How often the policy succeeds when it is deprived of something, over the same episodes each time."""
     from vla.evaluation import closed_loop
     from vla.evaluation.findings import Rate
@@ -152,12 +154,14 @@ def let_loose(
         workers=workers,
     )
 
-    def success_of(alteration: "Alteration | None") -> Rate:
-        rollouts = closed_loop.run(replace(arena, alteration=alteration), workers, lambda _: None)
-        success = closed_loop.Success.within(command.within, rollouts)
-        return Rate(rate=success.rate, low=success.low, high=success.high, episodes=success.episodes)
+    with closed_loop.processes(workers) as spread:
 
-    return success_of
+        def success_of(alteration: "Alteration | None") -> Rate:
+            rollouts = closed_loop.run(replace(arena, alteration=alteration), spread)
+            success = closed_loop.Success.within(command.within, rollouts)
+            return Rate(rate=success.rate, low=success.low, high=success.high, episodes=success.episodes)
+
+        yield success_of
 
 
 def choose_inputs(asked: tuple[str, ...], contract: "DataContract") -> tuple[str, ...]:

@@ -172,8 +172,8 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
         out=out,
         workers=workers,
     )
-    with progress(config.episodes, "episodes") as bar:
-        rollouts = closed_loop.run(arena, workers, bar.update)
+    with progress(config.episodes, "episodes") as bar, closed_loop.processes(workers) as spread:
+        rollouts = closed_loop.run(arena, spread, bar.update)
     result = closed_loop.summarize(
         rollouts,
         config,

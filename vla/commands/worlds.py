@@ -1,6 +1,5 @@
 """The environment that a policy is let loose in."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,8 @@ def choose_arena(
     Raises:
         ValueError: there is no such environment, or it or the configuration does not suit the policy.
     """
+    import torch
+
     from vla.evaluation.closed_loop import Arena
     from vla.evaluation.environments import open_environment
 
@@ -40,5 +41,5 @@ def choose_arena(
         settings=settings,
         config=config,
         out=out,
-        threads=max(1, (os.cpu_count() or 1) // workers),
+        threads=max(1, torch.get_num_threads() // workers),
     )

@@ -7,6 +7,7 @@ their number alone and a group's shapes never change, so the result depends on t
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,6 +26,9 @@ from vla.evaluation.intervals import wilson
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import load_policy
+
+Spread = Callable[[Callable[[range], list["Rollout"]], Iterable[range]], Iterable[list["Rollout"]]]
+"""`map`, or the like over processes."""
 
 STEPS_AN_EPISODE = 2**20
 """Noise of episode e at step s stands at position e * this + s of its stream."""
@@ -296,31 +300,34 @@ def run_group(arena: Arena, episodes: range) -> list[Rollout]:
     return rollouts
 
 
-def run(arena: Arena, workers: int, progress: Callable[[int], object]) -> list[Rollout]:
-    """All episodes, in order, on some processes; the result does not depend on their number.
+@contextmanager
+def processes(workers: int) -> Iterator[Spread]:
+    """Something like `map` that runs in this process or in several, which end with the block.
+
+    They are spawned: a forked child must not use the threads and graphics contexts of its parent.
+    """
+    if workers == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def run(arena: Arena, spread: Spread, progress: Callable[[int], object] = lambda _: None) -> list[Rollout]:
+    """All episodes, in order; the result does not depend on how they are spread over `processes`.
 
     `progress` is told of the episodes of every group that is done.
     """
     config = arena.config
     starts = range(0, config.episodes, config.group)
     groups = [range(start, min(start + config.group, config.episodes)) for start in starts]
-    if min(workers, len(groups)) <= 1:
-        done: Iterator[list[Rollout]] = (run_group(arena, group) for group in groups)
-        return gather(done, progress)
-    # spawn: a forked child must not use the threads and graphics contexts of its parent.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=context) as pool:
-        try:
-            return gather(pool.map(partial(run_group, arena), groups), progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def gather(done: Iterable[list[Rollout]], progress: Callable[[int], object]) -> list[Rollout]:
-    """One list of the groups' episodes."""
     rollouts: list[Rollout] = []
-    for group in done:
-        rollouts += group
-        progress(len(group))
+    for done in spread(partial(run_group, arena), groups):
+        rollouts += done
+        progress(len(done))
     return rollouts

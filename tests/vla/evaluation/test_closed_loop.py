@@ -18,7 +18,7 @@ from vla.__main__ import main
 from vla.batch import DataContract, Observation
 from vla.environment import check_observed, observe
 from vla.evaluation.alteration import Alteration
-from vla.evaluation.closed_loop import Arena, Rollout, RolloutConfig, episode_seed, roll_out, run, summarize
+from vla.evaluation.closed_loop import Arena, Rollout, RolloutConfig, episode_seed, processes, roll_out, run, summarize
 from vla.evaluation.environments import open_environment, parse_settings
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy, build_policy
@@ -134,13 +134,15 @@ def test_the_result_depends_on_no_number_of_processes(policy: Policy, tmp_path: 
     )
     done: list[int] = []
     frozen = Alteration(input="state", kind="frozen")
-    altered = run(dataclasses.replace(arena, alteration=frozen), 1, lambda _: None)
-    alone = run(arena, 1, done.append)
+    altered = run(dataclasses.replace(arena, alteration=frozen), map)
+    alone = run(arena, map, done.append)
     for start in (0, 2):  # each group is altered by a function of its own, which remembers nothing of another group
         within = roll_out(policy, worlds(2, goal="1"), [start, start + 1], arena.config, alter=frozen.begin(policy))
         assert within == altered[start : start + 2]
     assert altered != alone
-    together = run(dataclasses.replace(arena, out=tmp_path / "two"), 2, done.append)
+    with processes(2) as spread:
+        together = run(dataclasses.replace(arena, out=tmp_path / "two"), spread, done.append)
+        assert run(dataclasses.replace(arena, alteration=frozen), spread) == altered
     assert alone == together
     assert [rollout.episode for rollout in alone] == [0, 1, 2, 3, 4]
     assert done == [2, 2, 1] * 2
