@@ -122,15 +122,17 @@ def record_attempt(config: NeedleConfig, seed: int, spool: Path, number: int) ->
     folder.mkdir()
     np.savez(
         folder / "numbers.npz",
+        allow_pickle=False,
         task=np.array(needle.task),
         state=np.stack([seen["observation.state"] for seen in observations]),
         actions=np.stack(actions),
         phases=np.array(phases, dtype=np.float32),
         sensor_times=np.concatenate(times),
     )
-    np.save(folder / "sensor.npy", np.concatenate(sensed))
+    np.save(folder / "sensor.npy", np.concatenate(sensed), allow_pickle=False)
     for camera in config.cameras:
-        np.save(folder / f"{camera}.npy", np.stack([seen[f"observation.images.{camera}"] for seen in observations]))
+        frames = np.stack([seen[f"observation.images.{camera}"] for seen in observations])
+        np.save(folder / f"{camera}.npy", frames, allow_pickle=False)
     return folder
 
 
@@ -165,7 +167,7 @@ class RecordedFrames:
 
     def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
         """The frames at these indices."""
-        frames = np.load(self.path, mmap_mode="r")
+        frames = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return [np.asarray(frames[index]).transpose(2, 0, 1) for index in indices]
 
 
@@ -179,12 +181,12 @@ class Recordings:
 
     def _episode(self, index: int, folder: Path) -> Episode:
         """One attempt; images and sensor stay in their files."""
-        with np.load(folder / "numbers.npz") as numbers:
+        with np.load(folder / "numbers.npz", allow_pickle=False) as numbers:
             task, state, actions, phases, sensor_times = (
                 numbers[key] for key in ("task", "state", "actions", "phases", "sensor_times")
             )
         timestamps = np.arange(len(actions)) / FPS
-        sensor: Float32[np.ndarray, "N C"] = np.load(folder / "sensor.npy", mmap_mode="r")
+        sensor: Float32[np.ndarray, "N C"] = np.load(folder / "sensor.npy", mmap_mode="r", allow_pickle=False)
         return Episode(
             name=f"{self._name}/episode_{index:06d}",
             index=index,
