@@ -4,12 +4,14 @@
 set -euo pipefail
 
 launch() {
-    "$BIN/accelerate" launch --config_file "accelerate_configs/$config.yaml" --main_process_port 0 "$@"
+    "$BIN/accelerate" launch --config_file "accelerate_configs/$config.yaml" --main_process_port 0 "${ranks[@]}" "$@"
 }
 
 config=cpu
+ranks=(--num_processes $(($(nproc) > 1 ? 2 : 1)))
 if "$BIN/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     config=single
+    ranks=()
 fi
 rm -rf -- "$RUNS"
 common=(--config examples/needle.json --data.roots "$RUNS/demonstrations" --batch-size 32 --micro-batch 16)
