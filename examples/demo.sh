@@ -14,17 +14,17 @@ if "$BIN/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
     ranks=()
 fi
 rm -rf -- "$RUNS"
-common=(--config examples/needle.json --data.roots "$RUNS/demonstrations" --batch-size 32 --micro-batch 16)
+common=(--config examples/needle.json --data.roots "$RUNS/demonstrations" --batch-size 64 --micro-batch 32)
 
 echo "== demonstrations: a scripted expert that knows where the holes are and feels its way into one of them"
 "$BIN/vla" needle demos --episodes 300 --seed 0 --out "$RUNS/demonstrations"
 
 echo "== stage 1: camera encoder, sensor encoder and action expert learn, the backbone is frozen"
-launch training/stage1.py "${common[@]}" --stage.steps 900 --stage.lr.camera 1e-3 --stage.lr.sensor 1e-3 \
+launch training/stage1.py "${common[@]}" --stage.steps 350 --stage.lr.camera 1e-3 --stage.lr.sensor 1e-3 \
     --stage.lr.expert 1e-3 --out "$RUNS/stage1"
 
 echo "== stage 2: LoRA opens the backbone at a third of the others' rate"
-launch training/stage2.py "${common[@]}" --stage.steps 100 --stage.lr.camera 3e-4 --stage.lr.sensor 3e-4 \
+launch training/stage2.py "${common[@]}" --stage.steps 40 --stage.lr.camera 3e-4 --stage.lr.sensor 3e-4 \
     --stage.lr.expert 3e-4 --stage.lr.lora 1e-4 --init-from "$RUNS/stage1" --out "$RUNS/stage2"
 
 echo "== evaluation: on demonstrations that were held out, and let loose on 100 needles"
