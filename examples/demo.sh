@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The needle from nothing: demonstrations, both stages, closed loop, report. `make demo` calls it; about ten minutes on two
-# cores, and the benchmark's own recipe (examples/needle.json) on less data for fewer steps.
+# The needle from nothing: demonstrations, both stages, closed loop, report. `make demo` calls it; nine minutes on two
+# cores, by the benchmark's own recipe (examples/needle.json) on less data for fewer steps.
 set -euo pipefail
 
 launch() {
