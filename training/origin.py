@@ -78,7 +78,7 @@ def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fing
             f"{place} was trained with {'; '.join(differences)}; train on matching data, or without --init-from"
         )
     companded = {stream for stream, normalizer in origin.normalizers.items() if normalizer.companded.any()}
-    if config.data.compand and set(config.data.compand) & origin.normalizers.keys() != companded:
+    if config.data.compand and set(config.data.compand) != companded:
         raise ValueError(
             f"{place} was trained with {' '.join(sorted(companded)) or 'no streams'} companded, and its scales stay: "
             f"leave out --data.compand {' '.join(config.data.compand)}, or train without --init-from"

@@ -93,10 +93,20 @@ def check_config(config: DataConfig) -> None:
             raise ValueError(f"--data.{name} has {number:g}, expected a finite number > 0")
     if not 0 <= config.validation_share < 1:
         raise ValueError(f"--data.validation-share is {config.validation_share:g}, expected 0 <= share < 1")
+    check_emphasis(config)
+
+
+def check_emphasis(config: DataConfig) -> None:
+    """Refuse an emphasis that says nothing (ValueError)."""
     if not 0 < config.emphasis_share < 1:
         raise ValueError(f"--data.emphasis-share is {config.emphasis_share:g}, expected 0 < share < 1")
     if config.emphasis:
         parse_condition(config.emphasis)
+    elif config.emphasis_share != DataConfig.emphasis_share:
+        raise ValueError(
+            f"--data.emphasis-share {config.emphasis_share:g} says how many frames --data.emphasis gives, which is "
+            "missing: say which frames, e.g. --data.emphasis 'phase == 1'"
+        )
 
 
 def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
@@ -117,7 +127,7 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
                     f"{_shown(theirs)}; train on one of them, or convert the other"
                 )
     samples, rate_hz, sensor = _agree_on_sensor(layouts, config)
-    return DataContract(
+    contract = DataContract(
         cameras=_agree_on_cameras(layouts, config),
         state_dim=first.state_dim,
         action_dim=first.action_dim,
@@ -132,6 +142,10 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         action_periods=first.action_periods or (0.0,) * first.action_dim,
         instructed="instruction" not in config.without,
     )
+    present = {"actions": True, "state": contract.state_dim > 0, "sensor": contract.sensor is not None}
+    if absent := [stream for stream in config.compand if not present[stream]]:
+        raise ValueError(f"--data.compand names {' and '.join(absent)}, which the policy is not given: leave that out")
+    return contract
 
 
 def _shown(value: object) -> str:

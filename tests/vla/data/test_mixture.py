@@ -87,6 +87,13 @@ def test_a_sensor_window_without_a_sensor_is_refused() -> None:
         contract_of(replace(A, sensor=None), sensor_samples=10)
 
 
+def test_companding_what_the_policy_is_not_given_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--data.compand names sensor, .*: leave that out"):
+        contract_of(replace(A, sensor=None), compand=("actions", "sensor"))
+    with pytest.raises(ValueError, match="--data.compand names state, "):
+        contract_of(replace(A, state_dim=0), compand=("state",))
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
