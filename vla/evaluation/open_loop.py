@@ -14,6 +14,7 @@ from vla.batch import DataContract, Sample, collate
 from vla.data import Dataset
 from vla.data.order import derive, torch_seed
 from vla.evaluation.phases import Phases
+from vla.evaluation.units import unit_of
 from vla.policy import Policy
 
 Progress = Callable[[int], object]
@@ -37,9 +38,13 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Error:
-    """How far predicted actions are from the recorded ones, in the data's units."""
+    """How far predicted actions are from the recorded ones, in SI where the name of the dimension tells its unit."""
 
     name: str
+    unit: str
+    """Of the errors, in SI; empty: the data's, which nothing tells."""
+    factor: float
+    """What 1 in the data is in that unit."""
     mae: float
     """Mean absolute error over all valid steps."""
     rmse: float
@@ -52,6 +57,11 @@ class Error:
     """Of the predicted and the recorded first action over the samples; None where either is constant."""
     mae_by_step: list[float]
     """One number a step of the horizon."""
+
+
+def titled(error: Error) -> str:
+    """The name of the dimension, and the unit of its errors."""
+    return f"{error.name} [{error.unit}]" if error.unit else error.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +85,7 @@ class Report:
     loss: float
     """Mean over the samples of the training loss, each at its fixed diffusion time and noise."""
     mae: float
-    """Mean over the dimensions."""
+    """Mean over the dimensions, in the data's units, as the other numbers of all dimensions."""
     rmse: float
     """Root of the mean over the dimensions of the squared error."""
     first_mae: float
@@ -95,11 +105,12 @@ class Report:
         """The report as a person reads it, in 80 columns."""
         head = f"{'action':<24}{'MAE':>11}{'first':>11}{'RMSE':>11}{'constant':>11}{'correlation':>12}"
         rows = [
-            f"{entry.name[:23]:<24}{entry.mae:>11.4g}{entry.first_mae:>11.4g}{entry.rmse:>11.4g}"
+            f"{titled(entry)[:23]:<24}{entry.mae:>11.4g}{entry.first_mae:>11.4g}{entry.rmse:>11.4g}"
             f"{entry.constant_mae:>11.4g}{'-' if entry.correlation is None else f'{entry.correlation:.3f}':>12}"
             for entry in self.dimensions
         ]
-        total = f"{'all':<24}{self.mae:>11.4g}{self.first_mae:>11.4g}{self.rmse:>11.4g}{self.constant_mae:>11.4g}"
+        totals = (self.mae, self.first_mae, self.rmse, self.constant_mae)
+        total = f"{'all, in data units':<24}" + "".join(f"{value:>11.4g}" for value in totals)
         steps = " ".join(f"{value:.3g}" for value in self.mae_by_step)
         phases = [
             f"{entry.phase[:23]:<24}{entry.mae:>11.4g}{entry.first_mae:>11.4g}{'':>11}{entry.constant_mae:>11.4g}"
@@ -114,9 +125,9 @@ class Report:
             total,
             *phases,
             "",
-            f"MAE by step of the horizon: {steps}",
-            "Errors are in the units of the data; `constant` is the error of always",
-            "answering the mean action.",
+            f"MAE by step of the horizon, in data units: {steps}",
+            "Where no unit is given, errors are in that of the data; `constant` is the error",
+            "of always answering the mean action.",
         ]
 
 
@@ -259,14 +270,17 @@ def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
     dimensions = [
         Error(
             name=name,
-            mae=float(mae[axis]),
-            rmse=float(np.sqrt(squares[axis])),
-            first_mae=float(mae_by_step[0, axis]),
-            constant_mae=float(constant_mae[axis]),
+            unit=unit.symbol,
+            factor=unit.factor,
+            mae=float(mae[axis] * unit.factor),
+            rmse=float(np.sqrt(squares[axis]) * unit.factor),
+            first_mae=float(mae_by_step[0, axis] * unit.factor),
+            constant_mae=float(constant_mae[axis] * unit.factor),
             correlation=correlation(predictions.predicted[:, 0, axis], predictions.recorded[:, 0, axis]),
-            mae_by_step=mae_by_step[:, axis].tolist(),
+            mae_by_step=(mae_by_step[:, axis] * unit.factor).tolist(),
         )
         for axis, name in enumerate(dimension_names(predictions.contract))
+        for unit in (unit_of(name),)
     ]
     return Report(
         samples=len(valid),

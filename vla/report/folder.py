@@ -62,6 +62,8 @@ class Evaluation:
     open_loop: Json | None
     closed_loop: Json | None
     ablation: Json | None
+    denoising: Json | None
+    """How some chunks came out of noise."""
     episode: Mapping[str, np.ndarray] | None
     """A recorded episode and what the policy would have done."""
     rollouts: tuple[Rollout, ...]
@@ -221,6 +223,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         open_loop=result("report.json"),
         closed_loop=closed_loop,
         ablation=result("ablation.json"),
+        denoising=result("denoising.json"),
         episode=read_arrays(episode) if episode.exists() else None,
         rollouts=tuple(read_rollouts(folder / "rollouts", closed_loop or {})),
         videos=tuple(sorted((folder / "videos").glob("*.mp4"))),

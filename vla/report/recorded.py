@@ -29,7 +29,7 @@ def open_loop_section(run: Run) -> list[Html]:
         return []
     dimensions = [entry for entry in report.get("dimensions", ()) if isinstance(entry, dict)]
     varying = [entry for entry in dimensions if entry.get("mae") or entry.get("constant_mae")]
-    rows = [[str(entry.get("name")), *(words.number(entry.get(key), 3) for key in COLUMNS)] for entry in varying]
+    rows = [[named(entry), *(words.number(entry.get(key), 3) for key in COLUMNS)] for entry in varying]
     better = sum(entry.get("mae", np.inf) < entry.get("constant_mae", 0) for entry in varying)
     told = (
         f"What the policy would have done at {words.number(report.get('samples'))} recorded frames of "
@@ -43,11 +43,23 @@ def open_loop_section(run: Run) -> list[Html]:
             "open-loop",
             paragraph(told),
             table(("action", *COLUMNS.values()), rows, label="Errors by action dimension"),
-            paragraph("Mean absolute errors, in the units of the data."),
+            paragraph("Mean absolute errors; where no unit is given, in that of the data."),
             *horizon_cards(varying, fps(run)),
-            *overlays(run, [str(entry.get("name")) for entry in dimensions]),
+            *overlays(run, dimensions),
+            *denoising_cards(run.evaluation.denoising, dimensions),
         )
     ]
+
+
+def named(entry: Mapping[str, Any]) -> str:
+    """A dimension and the unit of its errors."""
+    return f"{entry.get('name')} [{entry['unit']}]" if entry.get("unit") else str(entry.get("name"))
+
+
+def axis_of(quantity: str, entry: Mapping[str, Any]) -> str:
+    """The words at an axis."""
+    unit = str(entry.get("unit", ""))
+    return f"{quantity} [{unit if unit and unit.isascii() else 'data units'}]"
 
 
 def fps(run: Run) -> float | None:
@@ -71,11 +83,10 @@ def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float | None
             Line(x=ahead, y=errors, color=0, style="points"),
             Line(x=ahead[[0, -1]], y=np.full(2, constant), color=-1, style="dashed"),
         ]
-        unit = entry.get("unit")
         frame = Frame(
             label=f"Error of {entry.get('name')} by time ahead. {caption}",
             x="time ahead [s]" if rate_hz else "step of the horizon",
-            y=f"error [{unit}]" if isinstance(unit, str) and unit.isascii() else "error [data units]",
+            y=axis_of("error", entry),
             from_zero=True,
         )
         key = legend([("policy", 0), ("mean action", -1)], ["solid", "dashed"])
@@ -83,7 +94,7 @@ def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float | None
     return [element("h3", "Error by time ahead"), cards(*figures)] if figures else []
 
 
-def overlays(run: Run, names: list[str]) -> list[Html]:
+def overlays(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
     """Recorded and predicted actions of an episode, drawn from its arrays; else the picture `vla evaluate` drew."""
     episode = run.evaluation.episode
     picture = run.evaluation.folder / "actions.png"
@@ -93,15 +104,17 @@ def overlays(run: Run, names: list[str]) -> list[Html]:
             axis for axis in axes if np.ptp(episode["recorded"][:, axis]) or np.ptp(episode["predicted"][..., axis])
         ]
         key = legend([("recorded", -1), ("predicted, first action", 0), ("predicted, whole chunks", 1)], ["solid"] * 3)
+        entries = [dimensions[axis] if axis < len(dimensions) else {"name": f"action {axis}"} for axis in axes]
         figures = [
             card(
-                names[axis] if axis < len(names) else f"action {axis}",
-                overlay(episode, axis),
-                f"Recorded from {words.number(float(episode['recorded'][:, axis].min()), 3)} to "
-                f"{words.number(float(episode['recorded'][:, axis].max()), 3)}.",
+                named(entries[axis]),
+                overlay(episode, axis, entries[axis]),
+                f"Recorded from {words.number(factor * float(episode['recorded'][:, axis].min()), 3)} to "
+                f"{words.number(factor * float(episode['recorded'][:, axis].max()), 3)}.",
                 level="h4",
             )
             for axis in varying[:MOST_PANELS]
+            for factor in (float(entries[axis].get("factor", 1.0)),)
         ]
         return [element("h3", "An episode: predicted and recorded actions"), key, cards(*figures)]
     if picture.exists():
@@ -112,9 +125,11 @@ def overlays(run: Run, names: list[str]) -> list[Html]:
     return []
 
 
-def overlay(episode: Mapping[str, np.ndarray], axis: int) -> Html:
+def overlay(episode: Mapping[str, np.ndarray], axis: int, entry: Mapping[str, Any]) -> Html:
     """One dimension: what was done, the first action of each chunk, and every chunk that does not overlap the last."""
-    times, recorded, predicted = episode["times_s"], episode["recorded"][:, axis], episode["predicted"][..., axis]
+    factor = float(entry.get("factor", 1.0))
+    times = episode["times_s"]
+    recorded, predicted = factor * episode["recorded"][:, axis], factor * episode["predicted"][..., axis]
     valid = episode["valid"].astype(bool)
     period_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     ahead = np.arange(predicted.shape[1]) * period_s
@@ -125,5 +140,38 @@ def overlay(episode: Mapping[str, np.ndarray], axis: int) -> Html:
             axes.plot(times[row] + ahead[inside], predicted[row, inside], color=color(1), linewidth=1, alpha=0.8)
         draw(axes, Line(x=times, y=recorded, color=-1))
         draw(axes, Line(x=times, y=predicted[:, 0], color=0))
-        decorate(axes, Frame(label="", x="time [s]", y="action [data units]"))
+        decorate(axes, Frame(label="", x="time [s]", y=axis_of("action", entry)))
         return svg(figure, f"Action {axis} of an episode by time, recorded and predicted")
+
+
+def denoising_cards(denoising: Mapping[str, Any] | None, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """How the first action of some chunks comes out of noise: what each sampling step expects it to be."""
+    if not denoising:
+        return []
+    predicted = np.asarray(denoising.get("predicted", ()), float)
+    recorded = np.asarray(denoising.get("recorded", ()), float)
+    if predicted.ndim != 4 or recorded.ndim != 3 or predicted.shape[3] != len(dimensions):
+        return []
+    steps = np.arange(predicted.shape[1], dtype=float)
+    places = [str(place) for place in denoising.get("samples", ())]
+    figures = []
+    for axis in [axis for axis in range(len(dimensions)) if np.ptp(predicted[..., axis])][:MOST_PANELS]:
+        entry = dimensions[axis]
+        factor = float(entry.get("factor", 1.0))
+        lines = [
+            line
+            for row in range(len(predicted))
+            for line in (
+                Line(x=steps, y=factor * predicted[row, :, 0, axis], color=row, style="points"),
+                Line(x=steps[[0, -1]], y=np.full(2, factor * recorded[row, 0, axis]), color=row, style="dashed"),
+            )
+        ]
+        frame = Frame(
+            label=f"Expected first action {entry.get('name')} by sampling step",
+            x="sampling step",
+            y=axis_of("action", entry),
+            whole_x=True,
+        )
+        figures.append(card(named(entry), plot(lines, frame), "Dashed: what was recorded.", level="h4"))
+    key = legend([(place, row) for row, place in enumerate(places)], ["solid"] * len(places))
+    return [element("h3", "From noise to actions"), key, cards(*figures)] if figures else []
