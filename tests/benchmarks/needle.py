@@ -47,7 +47,7 @@ class Arm:
 
 ARMS = {
     "with_sensor": Arm("named"),
-    "without_sensor": Arm("named", ("--data.sensor", "none")),
+    "without_sensor": Arm("named", ("--data.sensor", "none", "--data.compand", "actions")),
     "shuffled_instruction": Arm("shuffled"),
 }
 
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--demonstrations", type=int, default=1000)
-    parser.add_argument("--steps", type=int, nargs=2, default=[1500, 300])
+    parser.add_argument("--steps", type=int, nargs=2, default=[5000, 400])
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--ranks", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()

@@ -6,166 +6,189 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from vla.commandline import UsageError, progress
-from vla.commands.recordings import (
-    Device,
-    EvaluationData,
-    choose_device,
-    describe,
-    open_phases,
-    open_policy,
-    open_recordings,
-)
-from vla.commands.worlds import choose_arena
+from vla.commands import control
+from vla.commands.measuring import Measuring, check_numbers, choose_arena, processes_of
+from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 
 if TYPE_CHECKING:
     from vla.batch import DataContract
+    from vla.evaluation.ablation import AblationConfig, Answers
     from vla.evaluation.alteration import Alteration
-    from vla.evaluation.findings import Rate
+    from vla.evaluation.findings import Ablation, Control, Rate
+    from vla.evaluation.open_loop import Predictions
+    from vla.evaluation.phases import Phases
+    from vla.policy_folder import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate:
-    """Find out which inputs a policy uses: zero, shuffle, delay and freeze each.
+class Ablate(Measuring):
+    """Find out which inputs a policy uses: zero, shuffle, delay and freeze each; or train it without one."""
 
-    What it could do without one, only a policy trained without it shows.
-    """
-
-    policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
-    """Policy folder, e.g. RUN/policy."""
-    data: EvaluationData
-    """The recordings."""
     inputs: tuple[str, ...] = ()
     """Cameras (key or its last part), instruction, state, sensor; none: all there are."""
-    phase: str | None = None
-    """Column of the data set that tells phases apart; None: all frames together."""
-    phase_names: tuple[str, ...] = ()
-    """Names of the phases, from the column's smallest value on; none: the values."""
-    env: str | None = None
-    """Environment to act in too: needle, metaworld, or module:factory of your own."""
-    env_settings: tuple[str, ...] = ()
-    """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
+    control: tuple[str, ...] = ()
+    """Inputs to leave out in a training of their own, by the configuration of the policy's run: what each is worth."""
+    samples: int = 500
+    """At most this many frames of the recordings, evenly spread; 0: all."""
     episodes: int = 50
     """Episodes in the environment for each alteration, >= 1."""
     within: int = 40
     """Steps within which an episode must succeed to count."""
-    execute: int = 1
-    """Actions of a chunk to carry out before the policy looks again."""
-    workers: int = 2
-    """Processes that run episodes, >= 1; on a GPU one."""
-    out: Path | None = None
-    """Folder for ablation.json and the picture; None: beside the policy, POLICY-evaluation."""
-    samples: int = 500
-    """At most this many frames, evenly spread; 0: all."""
     delay: float = 0.25
     """How far back a delayed input lies, in seconds."""
     margin: float = 0.05
     """Share of the error within which a change counts as none, > 0."""
-    seed: int | None = None
-    """Of noise, shuffling and split. None: as in training, which finds the episodes it held out."""
-    steps: int | None = None
-    """Sampling steps; None: as the policy says."""
-    batch_size: int = 8
-    """Frames per forward pass, >= 1."""
-    device: Device = "auto"
-    """Where to compute; auto: on a GPU when there is one."""
-    backbone: str | None = None
-    """Where the policy's backbone lies here; None: where it lay in training."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the result as JSON."""
 
 
 def ablate(command: Ablate) -> None:
-    """`vla ablate`: table, ablation.json and a picture."""
-    import torch
-
-    from vla.evaluation import ablation, figures, open_loop
-    from vla.evaluation.alteration import kinds_of
+    """`vla ablate`: table, ablation.json and a picture; then the controls."""
+    from vla.evaluation.ablation import AblationConfig
+    from vla.evaluation.alteration import inputs_of
+    from vla.evaluation.findings import short
 
     check_settings(command)
     device = choose_device(command.device)
     contract, split = describe(command.policy)
-    inputs = choose_inputs(command.inputs, contract)
-    seed = split.seed if command.seed is None else command.seed
-    config = ablation.AblationConfig(
+    inputs = choose_inputs("--inputs", command.inputs, contract) or inputs_of(contract)
+    left_out = choose_inputs("--control", command.control, contract)
+    trained = control.trainings(command.policy) if left_out else []
+    for name in left_out:
+        control.commands(trained, name, contract, command.results)  # refused before anything is measured
+    config = AblationConfig(
         delay_s=command.delay,
         margin=command.margin,
-        seed=seed,
+        seed=split.seed if command.seed is None else command.seed,
         batch_size=command.batch_size,
         workers=command.data.workers,
         steps=command.steps,
     )
-    config.delay_steps(contract.fps)  # refused before anything is loaded
-    samples = open_recordings(command.data, contract, split, seed)
+    config.delay_steps(contract.fps)
     phases = open_phases(command.data, command.phase, command.phase_names)
-    chosen = open_loop.spread(len(samples), command.samples)
-    policy = open_policy(command.policy, command.backbone, device)
-    with progress(len(chosen), "samples") as bar:
-        answers = ablation.answer(
-            policy, samples, chosen, inputs, config, device=torch.device(device), progress=bar.update
-        )
-    out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
-    if command.env is None:
-        result = ablation.judge(answers, config, policy=str(command.policy), phases=phases)
-    else:
-        alterations = 1 + sum(len(kinds_of(name)) for name in inputs)
-        with let_loose(command, contract, seed, device, out) as success_of, progress(alterations, "alterations") as bar:
-            result = ablation.judge(
-                answers, config, policy=str(command.policy), phases=phases, success_of=success_of, progress=bar.update
+    bench = Bench(command=command, split=split, device=device, config=config, phases=phases)
+    answers = bench.answer(contract, inputs)
+    result = bench.judge(answers, contract)
+    write(command, result)
+    for name in left_out:
+        folder = control.train(trained, name, contract, command.results / "controls" / short(name))
+        result = replace(result, control=[*result.control, bench.compare(result, answers.plain, name, folder)])
+        write(command, result)
+    print(json.dumps(result.to_json(), indent=2) if command.json else "\n".join(result.lines()))
+    print(f"ablation.json and ablation.png are in {command.results}", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where the policy and its controls are measured alike."""
+
+    command: Ablate
+    split: "HeldOut"
+    device: str
+    config: "AblationConfig"
+    phases: "Phases | None"
+
+    def answer(self, contract: "DataContract", inputs: tuple[str, ...]) -> "Answers":
+        """What the policy answers with and without alterations."""
+        import torch
+
+        from vla.evaluation import ablation, open_loop
+
+        command = self.command
+        samples = open_recordings(command.data, contract, self.split, self.config.seed)
+        chosen = open_loop.spread(len(samples), command.samples)
+        policy = open_policy(command.policy, command.backbone, self.device)
+        with progress(len(chosen), "samples") as bar:
+            return ablation.answer(
+                policy, samples, chosen, inputs, self.config, device=torch.device(self.device), progress=bar.update
             )
-    figures.draw_ablation(result, out / "ablation.png")
+
+    def judge(self, answers: "Answers", contract: "DataContract") -> "Ablation":
+        """What the answers say, and success in the environment where there is one."""
+        from vla.evaluation import ablation
+        from vla.evaluation.alteration import kinds_of
+
+        judge = partial(ablation.judge, answers, self.config, policy=str(self.command.policy), phases=self.phases)
+        if self.command.env is None:
+            return judge()
+        alterations = 1 + sum(len(kinds_of(name)) for name in answers.inputs)
+        with (
+            self.let_loose(self.command.policy, contract) as success_of,
+            progress(alterations, "alterations") as bar,
+        ):
+            return judge(success_of=success_of, progress=bar.update)
+
+    def compare(self, result: "Ablation", plain: "Predictions", name: str, folder: Path) -> "Control":
+        """What a policy that was trained without an input says, on the same frames and the same episodes."""
+        import torch
+
+        from vla.evaluation import ablation, open_loop
+
+        command = self.command
+        contract, _ = describe(folder)
+        samples = open_recordings(command.data, contract, self.split, self.config.seed)
+        index_of = {samples.locate(index): index for index in range(len(samples))}
+        chosen = [index_of[place] for place in zip(plain.episodes, plain.frames, strict=True)]
+        policy = open_policy(folder, command.backbone, self.device)
+        with progress(len(chosen), "samples") as bar:
+            without = open_loop.predict(
+                policy,
+                samples,
+                chosen,
+                seed=self.config.seed,
+                batch_size=command.batch_size,
+                workers=command.data.workers,
+                device=torch.device(self.device),
+                steps=command.steps,
+                progress=bar.update,
+            )
+        success = None
+        if command.env is not None:
+            with self.let_loose(folder, contract) as success_of:
+                success = success_of(None)
+        return ablation.compare(
+            result, plain, without, self.config, name=name, policy=str(folder), phases=self.phases, success=success
+        )
+
+    @contextmanager
+    def let_loose(self, policy: Path, contract: "DataContract") -> "Iterator[Callable[[Alteration | None], Rate]]":
+        """How often a policy succeeds when it is deprived of something, over the same episodes each time."""
+        from vla.evaluation import closed_loop
+        from vla.evaluation.findings import Rate
+
+        command = self.command
+        config = closed_loop.RolloutConfig(
+            episodes=command.episodes,
+            seed=self.config.seed,
+            execute=command.execute,
+            max_steps=command.within,
+            sampling_steps=command.steps,
+        )
+        arena = choose_arena(command, policy, config, contract, self.device)
+        with closed_loop.processes(processes_of(command, self.device)) as spread:
+
+            def success_of(alteration: "Alteration | None") -> Rate:
+                rollouts = closed_loop.run(replace(arena, alteration=alteration), spread)
+                success = closed_loop.Success.within(command.within, rollouts)
+                return Rate(rate=success.rate, low=success.low, high=success.high, episodes=success.episodes)
+
+            yield success_of
+
+
+def write(command: Ablate, result: "Ablation") -> None:
+    """ablation.json and the picture."""
+    from vla.evaluation import figures
+
+    figures.draw_ablation(result, command.results / "ablation.png")
     text = json.dumps(result.to_json(), indent=2)
-    (out / "ablation.json").write_text(text + "\n", encoding="utf-8")
-    print(text if command.json else "\n".join(result.lines()))
-    print(f"ablation.json and ablation.png are in {out}", file=sys.stderr)
+    (command.results / "ablation.json").write_text(text + "\n", encoding="utf-8")
 
 
-@contextmanager
-def let_loose(
-    command: Ablate, contract: "DataContract", seed: int, device: str, out: Path
-) -> "Iterator[Callable[[Alteration | None], Rate]]":
-    """How often the policy succeeds when it is deprived of something, over the same episodes each time."""
-    from vla.evaluation import closed_loop
-    from vla.evaluation.findings import Rate
-
-    assert command.env is not None
-    config = closed_loop.RolloutConfig(
-        episodes=command.episodes,
-        seed=seed,
-        execute=command.execute,
-        max_steps=command.within,
-        sampling_steps=command.steps,
-    )
-    workers = 1 if device == "cuda" else command.workers
-    arena = choose_arena(
-        config,
-        contract,
-        policy=command.policy,
-        backbone=command.backbone,
-        device=device,
-        environment=command.env,
-        settings=command.env_settings,
-        out=out,
-        workers=workers,
-    )
-
-    with closed_loop.processes(workers) as spread:
-
-        def success_of(alteration: "Alteration | None") -> Rate:
-            rollouts = closed_loop.run(replace(arena, alteration=alteration), spread)
-            success = closed_loop.Success.within(command.within, rollouts)
-            return Rate(rate=success.rate, low=success.low, high=success.high, episodes=success.episodes)
-
-        yield success_of
-
-
-def choose_inputs(asked: tuple[str, ...], contract: "DataContract") -> tuple[str, ...]:
-    """The inputs asked for, or all.
+def choose_inputs(flag: str, asked: tuple[str, ...], contract: "DataContract") -> tuple[str, ...]:
+    """The inputs asked for, by their full names.
 
     Raises:
         ValueError: the policy has no such input.
@@ -178,8 +201,8 @@ def choose_inputs(asked: tuple[str, ...], contract: "DataContract") -> tuple[str
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, 1)
             hint = f"did you mean {near[0]}?" if near else f"give some of {', '.join(known)}"
-            raise ValueError(f"--inputs has {name}, which the policy does not look at: {hint}")
-    return tuple(dict.fromkeys(by_name[name] for name in asked)) or known
+            raise ValueError(f"{flag} has {name}, which the policy does not look at: {hint}")
+    return tuple(dict.fromkeys(by_name[name] for name in asked))
 
 
 def check_settings(command: Ablate) -> None:
@@ -191,17 +214,6 @@ def check_settings(command: Ablate) -> None:
     """
     if not command.data.roots:
         raise UsageError("give recordings with --data.roots DIR")
-    for flag, value, least in (
-        ("--samples", command.samples, 0),
-        ("--batch-size", command.batch_size, 1),
-        ("--seed", command.seed or 0, 0),
-        ("--episodes", command.episodes, 1),
-        ("--within", command.within, 1),
-        ("--execute", command.execute, 1),
-        ("--workers", command.workers, 1),
-        ("--steps", 1 if command.steps is None else command.steps, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{flag} is {value}; give {least} or more")
+    check_numbers(command, {"--within": (command.within, 1)})
     if not 0 < command.margin < 1:
         raise ValueError(f"--margin is {command.margin:g}; give a share of the error between 0 and 1, e.g. 0.05")

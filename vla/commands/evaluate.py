@@ -2,23 +2,13 @@
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from vla.commandline import UsageError, progress
-from vla.commands.recordings import (
-    Device,
-    EvaluationData,
-    choose_device,
-    describe,
-    open_phases,
-    open_policy,
-    open_recordings,
-)
-from vla.commands.worlds import choose_arena
+from vla.commands.measuring import Measuring, check_numbers, choose_arena, processes_of
+from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 
 if TYPE_CHECKING:
     from vla.batch import DataContract
@@ -32,49 +22,15 @@ DENOISED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Measuring):
     """Measure a policy against recordings, or let loose in an environment."""
 
-    policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
-    """Policy folder, e.g. RUN/policy."""
-    data: EvaluationData = field(default_factory=EvaluationData)
-    """The recordings."""
-    phase: str | None = None
-    """Column of the recordings that tells phases apart; None: all frames together."""
-    phase_names: tuple[str, ...] = ()
-    """Names of the phases, from the column's smallest value on; none: the values."""
-    env: str | None = None
-    """Environment to act in: needle, metaworld, or module:factory of your own (see vla/environment.py)."""
-    env_settings: tuple[str, ...] = ()
-    """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
-    episodes: int = 100
-    """Episodes in the environment, >= 1."""
     within: tuple[int, ...] = (40, 60, 100)
     """Steps within which an episode must succeed to count; an episode ends after the largest."""
-    execute: int = 1
-    """Actions of a chunk to carry out before the policy looks again."""
     group: int = 10
     """Episodes in lockstep in a process, >= 1; like the seed, it decides the numbers to the last digit."""
     record: int = 4
     """Episodes of which a video and the traces are kept."""
-    workers: int = 2
-    """Processes that run episodes, >= 1; on a GPU one."""
-    out: Path | None = None
-    """Folder for the results and pictures; None: beside the policy, POLICY-evaluation."""
-    samples: int = 1000
-    """At most this many frames of the recordings, evenly spread; 0: all."""
-    seed: int | None = None
-    """Of noise, split and episodes. None: as in training, which finds the episodes it held out."""
-    steps: int | None = None
-    """Sampling steps; None: as the policy says."""
-    batch_size: int = 8
-    """Frames of the recordings per forward pass, >= 1."""
-    device: Device = "auto"
-    """Where to compute; auto: on a GPU when there is one."""
-    backbone: str | None = None
-    """Where the policy's backbone lies here; None: where it lay in training."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the results as JSON."""
 
 
 def evaluate(command: Evaluate) -> None:
@@ -82,13 +38,12 @@ def evaluate(command: Evaluate) -> None:
     check_settings(command)
     device = choose_device(command.device)
     contract, split = describe(command.policy)
-    out = command.out or command.policy.resolve().with_name(f"{command.policy.resolve().name}-evaluation")
     results: dict[str, Report | ClosedLoop] = {}
     if command.data.roots:
-        results["open_loop"] = against_recordings(command, contract, split, device, out)
+        results["open_loop"] = against_recordings(command, contract, split, device)
     if command.env is not None:
         seed = split.seed if command.seed is None else command.seed
-        results["closed_loop"] = in_environment(command, contract, seed, device, out)
+        results["closed_loop"] = in_environment(command, contract, seed, device)
     if command.json:
         content = {name: result.to_json() for name, result in results.items()}
         print(json.dumps(content if len(content) > 1 else next(iter(content.values())), indent=2))
@@ -96,9 +51,7 @@ def evaluate(command: Evaluate) -> None:
         print("\n\n".join("\n".join(result.lines()) for result in results.values()))
 
 
-def against_recordings(
-    command: Evaluate, contract: "DataContract", split: "HeldOut", device: str, out: Path
-) -> "Report":
+def against_recordings(command: Evaluate, contract: "DataContract", split: "HeldOut", device: str) -> "Report":
     """Open loop: report.json, denoising.json, three pictures, and the episode behind them."""
     import numpy as np
     import torch
@@ -106,7 +59,7 @@ def against_recordings(
     from vla.evaluation import denoising, figures, open_loop
     from vla.report.episodes import episode_arrays
 
-    seed = split.seed if command.seed is None else command.seed
+    out, seed = command.results, split.seed if command.seed is None else command.seed
     samples = open_recordings(command.data, contract, split, seed)
     phases = open_phases(command.data, command.phase, command.phase_names)
     policy = open_policy(command.policy, command.backbone, device)
@@ -146,7 +99,7 @@ def against_recordings(
     return report
 
 
-def in_environment(command: Evaluate, contract: "DataContract", seed: int, device: str, out: Path) -> "ClosedLoop":
+def in_environment(command: Evaluate, contract: "DataContract", seed: int, device: str) -> "ClosedLoop":
     """Closed loop: closed_loop.json, and videos and traces of some episodes."""
     from vla.evaluation import closed_loop
 
@@ -160,18 +113,8 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
         group=command.group,
         record=command.record,
     )
-    workers = 1 if device == "cuda" else command.workers
-    arena = choose_arena(
-        config,
-        contract,
-        policy=command.policy,
-        backbone=command.backbone,
-        device=device,
-        environment=command.env,
-        settings=command.env_settings,
-        out=out,
-        workers=workers,
-    )
+    arena = choose_arena(command, command.policy, config, contract, device)
+    workers = processes_of(command, device)
     with progress(config.episodes, "episodes") as bar, closed_loop.processes(workers) as spread:
         rollouts = closed_loop.run(arena, spread, bar.update)
     result = closed_loop.summarize(
@@ -182,8 +125,8 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
         settings=command.env_settings,
         policy=str(command.policy),
     )
-    write(out / "closed_loop.json", result.to_json())
-    print(f"closed_loop.json, videos and traces are in {out}", file=sys.stderr)
+    write(command.results / "closed_loop.json", result.to_json())
+    print(f"closed_loop.json, videos and traces are in {command.results}", file=sys.stderr)
     return result
 
 
@@ -202,19 +145,11 @@ def check_settings(command: Evaluate) -> None:
     """
     if not command.data.roots and command.env is None:
         raise UsageError("give recordings with --data.roots DIR, an environment with --env needle, or both")
-    lowest = {
-        "--samples": (command.samples, 0),
-        "--batch-size": (command.batch_size, 1),
-        "--seed": (command.seed or 0, 0),
-        "--episodes": (command.episodes, 1),
-        "--execute": (command.execute, 1),
-        "--group": (command.group, 1),
-        "--record": (command.record, 0),
-        "--workers": (command.workers, 1),
-        "--within": (min(command.within, default=0), 1),
-    }
-    if command.steps is not None:
-        lowest["--steps"] = (command.steps, 1)
-    for flag, (value, least) in lowest.items():
-        if value < least:
-            raise ValueError(f"{flag} is {value}; give {least} or more")
+    check_numbers(
+        command,
+        {
+            "--group": (command.group, 1),
+            "--record": (command.record, 0),
+            "--within": (min(command.within, default=0), 1),
+        },
+    )

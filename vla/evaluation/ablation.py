@@ -24,7 +24,19 @@ from torch.utils.data import DataLoader, Dataset
 from vla.batch import Batch, Observation, Sample, collate
 from vla.data.order import derive
 from vla.evaluation.alteration import Alteration, Blank, Kind, alike, kinds_of, swap
-from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Finding, Rate, Verdict, short, shown
+from vla.evaluation.findings import (
+    Ablation,
+    Baseline,
+    Change,
+    Control,
+    Effect,
+    Finding,
+    Rate,
+    Verdict,
+    Worth,
+    short,
+    shown,
+)
 from vla.evaluation.intervals import LEVEL, bootstrap
 from vla.evaluation.open_loop import Predictions, Progress, Samples, randomness
 from vla.evaluation.phases import Phases
@@ -262,9 +274,7 @@ def judge(
     `policy` is the name in the result; `progress` is told of every alteration that is done.
     """
     plain = answers.plain
-    labels = [None] * len(plain.frames) if phases is None else phases.of(plain.episodes, plain.frames)
-    names = () if phases is None else frequent(phases.names, labels, plain.episodes)
-    scopes = np.stack([plain.valid.any(axis=1), *([label == name for label in labels] for name in names)], axis=1)
+    names, scopes = scoped(plain, phases)
     scale = constant_error(plain)
     unaltered = sample_errors(plain, scale)
 
@@ -309,6 +319,14 @@ def judge(
         baseline=baseline,
         inputs=findings,
     )
+
+
+def scoped(plain: Predictions, phases: Phases | None) -> tuple[tuple[str, ...], Bool[np.ndarray, "N K"]]:
+    """The phases of enough episodes, and which samples are looked at: all that are valid, and those of each phase."""
+    labels = [None] * len(plain.frames) if phases is None else phases.of(plain.episodes, plain.frames)
+    names = () if phases is None else frequent(phases.names, labels, plain.episodes)
+    scopes = np.stack([plain.valid.any(axis=1), *([label == name for label in labels] for name in names)], axis=1)
+    return names, scopes
 
 
 def frequent(names: Sequence[str], labels: Sequence[str | None], episodes: Sequence[str]) -> tuple[str, ...]:
@@ -372,3 +390,62 @@ def worst_success(effects: Sequence[Effect], baseline: Baseline) -> str | None:
         return None
     high, rate, kind = min(rates, key=lambda entry: entry[0])
     return f"{kind}, it takes success from {before.rate:.0%} to {rate:.0%}" if high < before.low else None
+
+
+def compare(
+    result: Ablation,
+    plain: Predictions,
+    without: Predictions,
+    config: AblationConfig,
+    *,
+    name: str,
+    policy: str,
+    phases: Phases | None = None,
+    success: Rate | None = None,
+) -> Control:
+    """What a policy that was trained without an input says of it, by the predictions of both for the same frames.
+
+    needed      its interval of success lies below that of the policy with all inputs; without an environment, some
+                interval of the change of the error lies above 0 and beyond the margin
+    not needed  all those intervals lie below the margin, and that of success, if there is one, not below
+    not shown   else, and where there are too few episodes
+
+    One training on each side: how much trainings differ among themselves, no interval here knows.
+    """
+    places = list(zip(plain.episodes, plain.frames, strict=True))
+    assert list(zip(without.episodes, without.frames, strict=True)) == places, "predictions for other frames"
+    names, scopes = scoped(plain, phases)
+    scale = constant_error(plain)
+    difference = sample_errors(without, scale) - sample_errors(plain, scale)
+    level = 1 - (1 - LEVEL) / scopes.shape[1]
+    overall, *within = changes(difference, scopes, plain.episodes, level, config.seed)
+    before = result.baseline.success
+    cells = [
+        (phase, entry, max(result.baseline.error_in(phase), SMALLEST_ERROR))
+        for phase, entry in zip((None, *names), (overall, *within), strict=True)
+    ]
+    phase, worst, error = max(cells, key=lambda cell: cell[1].low / cell[2])
+    where = "" if phase is None else f" in {phase}"
+    verdict: Worth = "not shown"
+    if success is not None and before is not None and success.high < before.low:
+        verdict, why = "needed", f"success falls from {before.rate:.0%} to {success.rate:.0%}"
+    elif result.episodes < FEWEST_EPISODES:
+        why = f"{result.episodes} episodes are too few to tell"
+    elif success is None and worst.low > config.margin * error:
+        verdict, why = "needed", f"the error{where} changes by {shown(worst, error)} %"
+    elif all(entry.high <= config.margin * own for _, entry, own in cells):
+        verdict, why = "not needed", f"the error grows by no more than {100 * config.margin:g} %"
+    else:
+        why = f"the error{where} changes by {shown(worst, error)} %" + (
+            "" if success is None or before is None else f", success from {before.rate:.0%} to {success.rate:.0%}"
+        )
+    return Control(
+        input=name,
+        policy=policy,
+        verdict=verdict,
+        sentence=f"{short(name)} is {verdict}: trained without it, {why}",
+        error=float(sample_errors(without, scale)[scopes[:, 0]].mean()),
+        **vars(overall),
+        by_phase=dict(zip(names, within, strict=True)),
+        success=success,
+    )

@@ -1,5 +1,6 @@
 """Pictures of evaluations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from matplotlib.figure import Figure
 
 from vla.evaluation.alteration import KINDS, Kind
 from vla.evaluation.denoising import Denoising
-from vla.evaluation.findings import Ablation, short
-from vla.evaluation.open_loop import Predictions, Report, dimension_names
+from vla.evaluation.findings import Ablation, Change, short
+from vla.evaluation.open_loop import Predictions, Report, dimension_names, titled
 
 
 def draw_episode(predictions: Predictions, file: Path) -> None:
@@ -46,9 +47,9 @@ def draw_horizon(report: Report, file: Path) -> None:
         steps = range(1, len(entry.mae_by_step) + 1)
         panel.plot(steps, entry.mae_by_step, color="tab:blue", marker="o", markersize=3, label="policy")
         panel.axhline(entry.constant_mae, color="black", linestyle="--", linewidth=1, label="mean action")
-        panel.set_title(entry.name, fontsize=10)
+        panel.set_title(titled(entry), fontsize=10)
         panel.set_ylim(bottom=0)
-    finish(figure, "mean absolute error by step of the horizon, in data units", file)
+    finish(figure, "mean absolute error by step of the horizon", file)
 
 
 def grid(count: int) -> tuple[Figure, list[Axes]]:
@@ -92,25 +93,46 @@ def draw_ablation(result: Ablation, file: Path) -> None:
                 for effect in finding.kinds
                 if effect.kind == kind
             ]
-            middles = [100 * entry.change / error for _, entry in found]
-            reach = [[100 * (entry.change - entry.low) / error for _, entry in found]]
-            reach.append([100 * (entry.high - entry.change) / error for _, entry in found])
-            panel.errorbar(
-                middles,
-                [height for height, _ in found],
-                xerr=np.maximum(reach, 0),
-                color=colours[kind],
-                fmt="o",
-                markersize=4,
-                alpha=0.6 if kind == "zeroed" else 1.0,
-                label=kind,
-            )
+            draw_changes(panel, found, error, colours[kind], label=kind, alpha=0.6 if kind == "zeroed" else 1.0)
+        removed = [
+            (row + 0.45, control.change_in(scope))
+            for row, finding in enumerate(result.inputs)
+            for control in result.control
+            if control.input == finding.input
+        ]
+        if result.control:
+            draw_changes(panel, removed, error, "tab:red", label="left out in training", fmt="D")
         panel.set_title(scope or "all frames", fontsize=10)
         panel.set_yticks(
             range(len(result.inputs)), [f"{short(finding.input)}\n{finding.verdict}" for finding in result.inputs]
         )
     panels[0].invert_yaxis()
     finish(figure, "change of the action error [%]; the band counts as none", file)
+
+
+def draw_changes(
+    panel: Axes,
+    found: Sequence[tuple[float, Change]],
+    error: float,
+    color: str,
+    *,
+    label: str,
+    fmt: str = "o",
+    alpha: float = 1.0,
+) -> None:
+    """Changes of an error as shares of it, each with its interval at its height."""
+    reach = [[100 * (entry.change - entry.low) / error for _, entry in found]]
+    reach.append([100 * (entry.high - entry.change) / error for _, entry in found])
+    panel.errorbar(
+        [100 * entry.change / error for _, entry in found],
+        [height for height, _ in found],
+        xerr=np.maximum(reach, 0),
+        color=color,
+        fmt=fmt,
+        markersize=4,
+        alpha=alpha,
+        label=label,
+    )
 
 
 def draw_denoising(denoising: Denoising, file: Path) -> None:

@@ -2,12 +2,14 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vla.evaluation.alteration import KINDS, Kind
 
 Verdict = Literal["used", "not used", "not shown"]
+Worth = Literal["needed", "not needed", "not shown"]
+"""Of an input to a policy that is trained without it."""
 WIDTH = 80
 UNIT = "of the error of always answering the mean action"
 
@@ -80,6 +82,28 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    """A policy that was trained without one of the inputs, against the one that has them all."""
+
+    input: str
+    policy: str
+    """Its folder."""
+    verdict: Worth
+    sentence: str
+    error: float
+    change: float
+    """Of the error, sample by sample."""
+    low: float
+    high: float
+    by_phase: dict[str, Change]
+    success: Rate | None
+
+    def change_in(self, phase: str | None) -> Change:
+        """The change in a phase; in all frames for None."""
+        return Change(change=self.change, low=self.low, high=self.high) if phase is None else self.by_phase[phase]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ablation:
     """The result of an ablation; errors are shares of the error of always answering the mean action."""
 
@@ -91,10 +115,12 @@ class Ablation:
     phases: list[str]
     baseline: Baseline
     inputs: list[Finding]
+    control: list[Control] = field(default_factory=list)
+    """One a training without an input."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for json.dump."""
-        return {**asdict(self), "unit": UNIT, "control": None}
+        """Plain values for json.dump; controls by input."""
+        return {**asdict(self), "unit": UNIT, "control": {control.input: asdict(control) for control in self.control}}
 
     def lines(self) -> list[str]:
         """The result as a person reads it, in 80 columns."""
@@ -116,7 +142,16 @@ class Ablation:
             for finding in self.inputs:
                 rates = {effect.kind: percent(effect.success) for effect in finding.kinds if effect.success is not None}
                 rows.append(row(short(finding.input), rates))
-        return [*rows, "", *(line for finding in self.inputs for line in wrapped(finding.sentence))]
+        if self.control:
+            rows += ["", f"{'trained without it':<29}{'error':>17}{'success':>17}"]
+        for control in self.control:
+            for phase in (None, *self.phases):
+                change = shown(control.change_in(phase), self.baseline.error_in(phase))
+                success = "-" if control.success is None else percent(control.success)
+                title = short(control.input) if phase is None else f"  {phase}"
+                rows.append(f"{title[:29]:<29}{change:>17}" + (f"{success:>17}" if phase is None else ""))
+        sentences = [finding.sentence for finding in self.inputs] + [control.sentence for control in self.control]
+        return [*rows, "", *(line for sentence in sentences for line in wrapped(sentence))]
 
 
 def short(name: str) -> str:

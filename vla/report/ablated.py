@@ -8,7 +8,7 @@ from vla.report.folder import Json
 from vla.report.markup import Html, details, element, paragraph, section, table
 from vla.report.plots import DRAWING, Frame, cards, color, decorate, legend, panel, svg
 
-VERDICTS = {"used": "good", "not used": "bad", "not shown": "open"}
+VERDICTS = {"used": "good", "not used": "bad", "not shown": "open", "needed": "good", "not needed": "bad"}
 """A verdict's class in the style sheet."""
 
 
@@ -130,17 +130,28 @@ def forest(entry: Json, phases: list[str], ends: tuple[float, float]) -> Html:
 
 def control(ablation: Json) -> list[Html]:
     """Policies trained without an input."""
-    trained = {name: entry for name, entry in (ablation.get("control") or {}).items() if isinstance(entry, dict)}
+    trained = [entry for entry in (ablation.get("control") or {}).values() if isinstance(entry, dict)]
     if not trained:
         return []
     rows = [
-        [name, words.number(entry.get("error"), 3), success_words(entry.get("success"), "{}") or "-"]
-        for name, entry in trained.items()
+        [
+            str(entry.get("input")),
+            verdict(entry),
+            str(entry.get("sentence", "")),
+            words.number(entry.get("error"), 3),
+            success_words(entry.get("success"), "{}") or "-",
+        ]
+        for entry in trained
     ]
     return [
         element("h3", "Trained without it"),
-        paragraph("The fair control: the same recipe, the input removed in training too."),
-        table(("input", "error", "success"), rows, label="Policies trained without an input"),
+        paragraph("The fair control: the same configuration, the input left out in training too. One training each."),
+        table(
+            ("input", "verdict", "why", "error", "success"),
+            rows,
+            label="Policies trained without an input",
+            stacked=True,
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vla import redaction
 from vla.report import words
-from vla.report.folder import Run
+from vla.report.folder import Json, Run
 from vla.report.markup import Html, details, element, facts, paragraph, section, table
 
 
@@ -33,16 +33,16 @@ def command(run: Run) -> str:
     topology = f"zero{zero}" if zero else "ddp" if ranks > 1 else "single"
     return (
         f"accelerate launch --config_file accelerate_configs/{topology}.yaml --num_processes {ranks} \\\n"
-        f"    training/{recipe(run)}.py --config {shlex.quote(str(run.folder / 'config.json'))} \\\n"
+        f"    training/{recipe(run.config)}.py --config {shlex.quote(str(run.folder / 'config.json'))} \\\n"
         f"    --out {shlex.quote(str(run.folder) + '-again')}"
     )
 
 
-def recipe(run: Run) -> str:
-    """The entry point that trained the run."""
-    if "stage1" in run.config:
+def recipe(config: Json) -> str:
+    """The entry point that trains by a configuration."""
+    if "stage1" in config:
         return "two_stage"
-    return "stage1" if run.config.get("finetune_vl", "none") == "none" else "stage2"
+    return "stage1" if config.get("finetune_vl", "none") == "none" else "stage2"
 
 
 def needed(run: Run) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from vla.evaluation.ablation import (
     AblationConfig,
     Answers,
     answer,
+    compare,
     constant_error,
     find,
     frequent,
@@ -23,6 +24,7 @@ from vla.evaluation.ablation import (
 from vla.evaluation.alteration import Alteration, inputs_of
 from vla.evaluation.figures import draw_ablation
 from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, shown
+from vla.evaluation.open_loop import Predictions
 from vla.evaluation.phases import Phases
 
 INPUTS = inputs_of(CONTRACT)
@@ -218,3 +220,53 @@ def test_what_cannot_be_is_refused() -> None:
     still = dataclasses.replace(made.plain, recorded=np.ones_like(made.plain.recorded))
     with pytest.raises(ValueError, match="all recorded actions are the same"):
         constant_error(still)
+
+
+def without(input_: str) -> Predictions:
+    """What a policy answers that was never given an input."""
+    data = Recordings()
+    kept = tuple(name for name in Known().uses if name != input_)
+    return answer(Known(uses=kept), data, range(len(data)), (), CONFIG).plain
+
+
+def test_a_control_tells_what_an_input_is_worth(result: Ablation) -> None:
+    plain, phases = answers().plain, halves(Recordings())
+    needed = compare(result, plain, without("state"), CONFIG, name="state", policy="c", phases=phases)
+    assert needed.verdict == "needed"
+    assert needed.change == pytest.approx(needed.error - result.baseline.error)
+    assert needed.low < needed.change < needed.high
+    assert set(needed.by_phase) == {"early", "late"}
+    ignored = compare(result, plain, without("sensor"), CONFIG, name="sensor", policy="c", phases=phases)
+    assert (ignored.verdict, ignored.change) == ("not needed", 0.0)
+    told = dataclasses.replace(result, control=[needed, ignored])
+    lines = told.lines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert needed.sentence in text
+    assert ignored.sentence in text
+    assert sum(line.startswith("  late") for line in lines) == len(INPUTS) + 2
+    assert set(told.to_json()["control"]) == {"state", "sensor"}
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "verdict"),
+    [("sensor", 0.2, "needed"), ("sensor", 0.85, "not needed"), ("state", 0.85, "not shown"), ("state", 0.2, "needed")],
+)
+def test_success_decides_what_an_input_is_worth(result: Ablation, name: str, after: float, verdict: str) -> None:
+    before = Rate(rate=0.9, low=0.8, high=0.95, episodes=100)
+    beside = dataclasses.replace(result, baseline=dataclasses.replace(result.baseline, success=before))
+    success = Rate(rate=after, low=after - 0.1, high=after + 0.05, episodes=100)
+    found = compare(beside, answers().plain, without(name), CONFIG, name=name, policy="c", success=success)
+    assert found.verdict == verdict, found.sentence
+
+
+def test_a_control_is_drawn_beside_the_alterations(result: Ablation, tmp_path: Path) -> None:
+    found = compare(result, answers().plain, without("state"), CONFIG, name="state", policy="c")
+    sizes = []
+    for place, told in enumerate((result, dataclasses.replace(result, phases=[], control=[found]))):
+        draw_ablation(told, tmp_path / f"{place}.png")
+        with Image.open(tmp_path / f"{place}.png") as picture:
+            red = np.asarray(picture.convert("RGB")).astype(int)
+            sizes.append(int(((red[..., 0] > 180) & (red[..., 1] < 80) & (red[..., 2] < 80)).sum()))
+    assert sizes[0] == 0
+    assert sizes[1] > 20

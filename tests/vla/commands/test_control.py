@@ -1,0 +1,145 @@
+"""The control of an ablation: which runs led to a policy, how they start again without an input, and a real one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import launch
+from tests.vla.evaluation.standins import CONTRACT, FRONT
+from vla.commands import control
+from vla.commands.control import Training, commands, removal, trainings
+
+CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {}, "finetune_vl": "none", "init_from": None}
+
+
+def make_run(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    return folder
+
+
+def test_the_runs_that_led_to_a_policy_are_found_oldest_first(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first")
+    second = make_run(tmp_path / "second", init_from=str(first / "checkpoints" / "step-00000010"))
+    third = make_run(tmp_path / "third", init_from=str(second / "policy"), finetune_vl="lora")
+    found = trainings(third / "policy")
+    assert [training.run for training in found] == [first, second, third]
+    assert [training.recipe for training in found] == ["stage1", "stage1", "stage2"]
+
+
+def test_a_policy_of_no_run_has_no_control(tmp_path: Path) -> None:
+    (tmp_path / "copied").mkdir()
+    with pytest.raises(ValueError, match=r"is not a run folder, it holds no config.json"):
+        trainings(tmp_path / "copied" / "policy")
+    stray = make_run(tmp_path / "stray", init_from=str(tmp_path / "copied" / "policy"))
+    with pytest.raises(ValueError, match="lies in no run: it cannot be trained again"):
+        trainings(stray / "policy")
+    circle = make_run(tmp_path / "circle", init_from=str(tmp_path / "circle"))
+    with pytest.raises(ValueError, match="started from itself"):
+        trainings(circle / "policy")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "flags"),
+    [
+        ("sensor", {}, "--data.sensor none"),
+        ("sensor", {"compand": ["actions", "sensor"]}, "--data.sensor none --data.compand actions"),
+        ("sensor", {"compand": ["sensor"]}, "--data.sensor none --data.compand"),
+        ("state", {"without": ["instruction"]}, "--data.without instruction state"),
+        ("instruction", {"compand": ["actions"]}, "--data.without instruction"),
+        (FRONT, {}, "--data.cameras observation.images.wrist"),
+    ],
+)
+def test_an_input_is_left_out_and_nothing_else(name: str, data: dict[str, Any], flags: str) -> None:
+    assert removal(name, CONTRACT, CONFIG | {"data": data}) == flags.split()
+
+
+def test_the_only_camera_stays() -> None:
+    blind = dataclasses.replace(CONTRACT, cameras=(FRONT,))
+    with pytest.raises(ValueError, match="the only camera of the policy"):
+        removal(FRONT, blind, CONFIG)
+
+
+def chain(folder: Path) -> list[Training]:
+    configs = [CONFIG, CONFIG | {"finetune_vl": "lora", "init_from": str(folder / "a")}]
+    return [
+        Training(run=folder / name, config=config, ranks=2, zero_stage=2)
+        for name, config in zip("ab", configs, strict=True)
+    ]
+
+
+def test_a_chain_of_runs_is_trained_again_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(launch.ROOT)
+    called: list[list[str]] = []
+
+    def call(words: list[str]) -> int:
+        called.append(words)
+        (Path(words[words.index("--out") + 1]) / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if len(called) == 2:
+            return 33
+        policy = Path(words[words.index("--out") + 1]) / "policy"
+        policy.mkdir()
+        (policy / "config.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(control, "call", call)
+    out = tmp_path / "controls" / "sensor"
+    with pytest.raises(ValueError, match="without sensor ended with code 33"):
+        control.train(chain(tmp_path), "sensor", CONTRACT, out)
+    assert control.train(chain(tmp_path), "sensor", CONTRACT, out) == out / "2-stage2" / "policy"
+    entries = [next(word for word in words if word.startswith("training/")) for words in called]
+    assert entries == ["training/stage1.py", "training/stage2.py", "training/stage2.py"]
+    starts = [words[words.index("--resume-from") + 1 :] for words in called]
+    assert starts == [
+        ["None", "--init-from", "None"],
+        ["None", "--init-from", str(out / "1-stage1")],
+        ["auto", "--init-from", "None"],
+    ]
+    assert all(words[words.index("--num_processes") + 1] == "2" for words in called)
+    # What is there is used again; what was trained otherwise is not.
+    assert control.train(chain(tmp_path), "sensor", CONTRACT, out) == out / "2-stage2" / "policy"
+    assert len(called) == 3
+    with pytest.raises(ValueError, match="holds a control that was trained otherwise"):
+        control.train(chain(tmp_path), "state", CONTRACT, out)
+
+
+def test_training_starts_from_the_root_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="in the project's root"):
+        commands(chain(tmp_path), "sensor", CONTRACT, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_a_control_is_trained_and_measured(needle: Path, tmp_path: Path) -> None:
+    flags = ["--data.roots", needle, "--backbone.path", "tiny", "--tracker", "jsonl", "--data.workers", "0"]
+    flags += ["--batch-size", "4", "--micro-batch", "4", "--stage.steps", "2", "--data.validation-share", "0.5"]
+    trained = launch.entry("stage1", "cpu", *flags, "--data.compand", "sensor", "--out", tmp_path / "run")
+    assert trained.returncode == 0, trained.stdout[-3000:]
+    words = [sys.executable, "-m", "vla", "ablate", str(tmp_path / "run" / "policy"), "--data.roots", str(needle)]
+    words += ["--inputs", "sensor", "--control", "sensor", "--samples", "12", "--data.workers", "0", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(launch.ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        words, cwd=launch.ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = json.loads(done.stdout)
+    kept = tmp_path / "run" / "policy-evaluation"
+    assert printed == json.loads((kept / "ablation.json").read_text())
+    (found,) = printed["control"].values()
+    folder = kept / "controls" / "sensor" / "1-stage1"
+    assert found["policy"] == str(folder / "policy")
+    config = json.loads((folder / "config.json").read_text())
+    original = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["data"].pop("sensor"), config["data"].pop("compand")) == ("none", [])
+    del original["data"]["sensor"], original["data"]["compand"]
+    different = {key for key in config if config[key] != original[key]}
+    assert different == {"out"}
+    assert json.loads((folder / "policy" / "config.json").read_text())["contract"]["sensor"] is None
+    assert found["change"] == pytest.approx(found["error"] - printed["baseline"]["error"])

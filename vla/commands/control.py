@@ -1,0 +1,183 @@
+"""The control of an ablation: a policy's training once more, from its start, without one of the inputs.
+
+What a policy does without an input at test time says how much it relies on it; what the input is worth, only a policy
+that never had it can say.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vla.report.folder import Json, check, read_manifests, read_object
+from vla.report.reproduce import recipe
+
+if TYPE_CHECKING:
+    from vla.batch import DataContract
+
+PROJECT = "run `vla ablate --control` in the project's root, where training/ and accelerate_configs/ lie"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One run that led to a policy."""
+
+    run: Path
+    config: Json
+    ranks: int
+    zero_stage: int
+
+    @property
+    def recipe(self) -> str:
+        """The entry point."""
+        return recipe(self.config)
+
+
+def trainings(policy: Path) -> list[Training]:
+    """The runs that led to a policy, each starting from the weights of the one before.
+
+    Raises:
+        ValueError: the policy lies in no run, or started from weights that do not.
+    """
+    runs = [read_training(policy.resolve().parent)]
+    while start := runs[0].config.get("init_from"):
+        place = Path(start).resolve()
+        holding = [folder for folder in (place, *place.parents) if is_run(folder)]
+        if not holding:
+            raise ValueError(
+                f"{runs[0].run} started from {start}, which lies in no run: it cannot be trained again without an input"
+            )
+        runs.insert(0, read_training(holding[0]))
+        if runs[0].run in [training.run for training in runs[1:]]:
+            raise ValueError(f"{runs[0].run} says that it started from itself; its config.json is not that of its run")
+    return runs
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a training."""
+    try:
+        check(folder)
+    except ValueError:
+        return False
+    return True
+
+
+def read_training(folder: Path) -> Training:
+    """What a run was. ValueError where the folder is none."""
+    check(folder)
+    manifests = list(read_manifests(folder / "checkpoints"))
+    last = manifests[-1] if manifests else {}
+    return Training(
+        run=folder,
+        config=read_object(folder / "config.json"),
+        ranks=int(last.get("ranks", 1)),
+        zero_stage=int(last.get("zero_stage", 0)),
+    )
+
+
+def removal(name: str, contract: "DataContract", config: Json) -> list[str]:
+    """The flags that take an input out of a training.
+
+    Raises:
+        ValueError: it is the only camera.
+    """
+    data = config["data"]
+    companded = [stream for stream in data.get("compand", ()) if stream != name]
+    kept = ["--data.compand", *companded] if companded != list(data.get("compand", ())) else []
+    match name:
+        case "instruction" | "state":
+            return ["--data.without", *data.get("without", ()), name, *kept]
+        case "sensor":
+            return ["--data.sensor", "none", *kept]
+    others = [camera for camera in contract.cameras if camera != name]
+    if not others:
+        raise ValueError(f"{name} is the only camera of the policy, and none can be trained without a picture")
+    return ["--data.cameras", *others]
+
+
+def commands(trained: Sequence[Training], name: str, contract: "DataContract", out: Path) -> list[list[str]]:
+    """What trains the control: a launch for each run that led to the policy. Each writes to a folder of its own.
+
+    Raises:
+        ValueError: the files of the project are not here, or the input cannot be left out.
+    """
+    found = []
+    for place, training in enumerate(trained):
+        entry, topology = Path("training") / f"{training.recipe}.py", Path(topology_of(training))
+        for file in (entry, topology):
+            if not file.exists():
+                raise ValueError(f"{file} is not here: {PROJECT}")
+        words = ["--config_file", str(topology), "--num_processes", str(ranks_of(training)), "--main_process_port", "0"]
+        words += [str(entry), "--config", str(training.run / "config.json"), *removal(name, contract, training.config)]
+        words += ["--out", str(run_folder(out, place, training)), "--stop-after", "None"]
+        found.append([sys.executable, "-m", "accelerate.commands.launch", *words])
+    return found
+
+
+def run_folder(out: Path, place: int, training: Training) -> Path:
+    """Where a run of the control goes."""
+    return out / f"{place + 1}-{training.recipe}"
+
+
+def ranks_of(training: Training) -> int:
+    """As many processes as the run had; no more than there are GPUs, where there are any, and a divisor."""
+    import torch
+
+    here = torch.cuda.device_count() if torch.cuda.is_available() else training.ranks
+    return next(count for count in range(min(here, training.ranks), 0, -1) if training.ranks % count == 0)
+
+
+def topology_of(training: Training) -> str:
+    """The Accelerate configuration that fits the run and this machine."""
+    import torch
+
+    if not torch.cuda.is_available():
+        name = "cpu"
+    elif training.zero_stage:
+        name = f"zero{training.zero_stage}"
+    else:
+        name = "ddp" if ranks_of(training) > 1 else "single"
+    return f"accelerate_configs/{name}.yaml"
+
+
+def train(trained: Sequence[Training], name: str, contract: "DataContract", out: Path) -> Path:
+    """Train the control, or go on where it was interrupted; the policy. One that is there is used again.
+
+    Raises:
+        ValueError: another control lies there, or the training failed.
+    """
+    launches = commands(trained, name, contract, out)
+    told = out / "commands.json"
+    if told.exists() and json.loads(told.read_text()) != launches:
+        raise ValueError(f"{out} holds a control that was trained otherwise; move it away, or give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(launches, indent=1) + "\n", encoding="utf-8")
+    runs = [run_folder(out, place, training) for place, training in enumerate(trained)]
+    for run, before, launch in zip(runs, [None, *runs], launches, strict=False):
+        if (run / "policy" / "config.json").exists():
+            print(f"{run} is there already", file=sys.stderr)
+            continue
+        resumed = (run / "checkpoints").exists()
+        words = [*launch, "--resume-from", "auto" if resumed else "None"]
+        words += ["--init-from", "None" if resumed else str(before)]
+        print(f"+ {shlex.join(words[2:])}", file=sys.stderr, flush=True)
+        if code := call(words):
+            raise ValueError(
+                f"the training of the control without {name} ended with code {code}, see above; "
+                f"the same command goes on with it"
+            )
+    return runs[-1] / "policy"
+
+
+def call(words: Sequence[str]) -> int:
+    """Run a command, its output on standard error; its exit code. Ctrl-C reaches it too, and is waited for."""
+    with subprocess.Popen(words, stdout=sys.stderr) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise

@@ -1,0 +1,113 @@
+"""What the commands that measure a policy are told: on which recordings, in which environment, how."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from vla.commands.recordings import Device, EvaluationData
+
+if TYPE_CHECKING:
+    from vla.batch import DataContract
+    from vla.evaluation.closed_loop import Arena, RolloutConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """Settings of `vla evaluate` and of `vla ablate`."""
+
+    policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
+    """Policy folder, e.g. RUN/policy."""
+    data: EvaluationData = field(default_factory=EvaluationData)
+    """The recordings."""
+    samples: int = 1000
+    """At most this many frames of the recordings, evenly spread; 0: all."""
+    phase: str | None = None
+    """Column of the recordings that tells phases apart; None: all frames together."""
+    phase_names: tuple[str, ...] = ()
+    """Names of the phases, from the column's smallest value on; none: the values."""
+    batch_size: int = 8
+    """Frames of the recordings per forward pass, >= 1."""
+    env: str | None = None
+    """Environment to act in: needle, metaworld, or module:factory of your own (see vla/environment.py)."""
+    env_settings: tuple[str, ...] = ()
+    """Of the environment, NAME=VALUE each, e.g. error-mm=3."""
+    episodes: int = 100
+    """Episodes in the environment, >= 1."""
+    execute: int = 1
+    """Actions of a chunk to carry out before the policy looks again."""
+    workers: int = 2
+    """Processes that run episodes, >= 1; on a GPU one."""
+    seed: int | None = None
+    """Of noise, split and episodes. None: as in training, which finds the episodes it held out."""
+    steps: int | None = None
+    """Sampling steps; None: as the policy says."""
+    device: Device = "auto"
+    """Where to compute; auto: on a GPU when there is one."""
+    backbone: str | None = None
+    """Where the policy's backbone lies here; None: where it lay in training."""
+    out: Path | None = None
+    """Folder for the results and pictures; None: beside the policy, POLICY-evaluation."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the results as JSON."""
+
+    @property
+    def results(self) -> Path:
+        """Folder for the results and pictures."""
+        policy = self.policy.resolve()
+        return self.out or policy.with_name(f"{policy.name}-evaluation")
+
+
+def check_numbers(command: Measuring, further: dict[str, tuple[int, int]]) -> None:
+    """Refuse what is too small, before anything is loaded; `further` has a value and its smallest for each flag.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+    lowest = {
+        "--samples": (command.samples, 0),
+        "--batch-size": (command.batch_size, 1),
+        "--seed": (command.seed or 0, 0),
+        "--episodes": (command.episodes, 1),
+        "--execute": (command.execute, 1),
+        "--workers": (command.workers, 1),
+        "--steps": (1 if command.steps is None else command.steps, 1),
+    }
+    for flag, (value, least) in (lowest | further).items():
+        if value < least:
+            raise ValueError(f"{flag} is {value}; give {least} or more")
+
+
+def processes_of(command: Measuring, device: str) -> int:
+    """How many processes run episodes."""
+    return 1 if device == "cuda" else command.workers
+
+
+def choose_arena(
+    command: Measuring, policy: Path, config: "RolloutConfig", contract: "DataContract", device: str
+) -> "Arena":
+    """What each process needs to let a policy loose; what does not fit is refused here, before they start.
+
+    Raises:
+        ValueError: there is no such environment, or it or the configuration does not suit the policy.
+    """
+    import torch
+
+    from vla.evaluation.closed_loop import Arena
+    from vla.evaluation.environments import open_environment
+
+    assert command.env is not None
+    if config.execute > contract.horizon:
+        raise ValueError(f"--execute is {config.execute}, but a chunk of the policy has {contract.horizon} actions")
+    open_environment(command.env, contract, command.env_settings).close()
+    return Arena(
+        policy=policy.resolve(),
+        backbone=command.backbone,
+        device=device,
+        environment=command.env,
+        settings=command.env_settings,
+        config=config,
+        out=command.results,
+        threads=max(1, torch.get_num_threads() // processes_of(command, device)),
+    )
