@@ -29,6 +29,7 @@ def convert(command: Import) -> None:
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
     reader = open_root(command.source, DataConfig(roots=(str(command.source),), missing_cameras="mask"))
-    with progress(sum(len(episode.timestamps) for episode in reader.episodes), "frames") as bar:
+    images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)
+    with progress(images, "images") as bar:
         totals = write_lerobot(reader, command.destination, progress=bar.update)
     print(f"{', '.join(f'{count:,} {what}' for what, count in totals.items())} in {command.destination}")

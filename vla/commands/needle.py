@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vla.commandline import progress
 from vla.needle.config import NeedleConfig
 
 
@@ -32,13 +31,7 @@ def record(command: NeedleDemos) -> None:
     """`vla needle demos`."""
     from vla.needle.demonstrations import write_demonstrations
 
-    with progress(command.episodes, "episodes") as bar:
-        totals = write_demonstrations(
-            command.needle,
-            command.out,
-            episodes=command.episodes,
-            seed=command.seed,
-            workers=command.workers,
-            progress=bar.update,
-        )
+    totals = write_demonstrations(
+        command.needle, command.out, episodes=command.episodes, seed=command.seed, workers=command.workers
+    )
     print(f"{', '.join(f'{count:,} {what}' for what, count in totals.items())} in {command.out}")

@@ -13,12 +13,15 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from vla.commandline import progress
 from vla.data.episode import Episode, Layout, Stream
 from vla.data.order import derive
 from vla.data.writer import write_lerobot
@@ -36,6 +39,14 @@ PATIENCE = 100
 """Attempts after which at least a tenth must have succeeded."""
 
 
+class Progress(Protocol):
+    """A bar."""
+
+    def update(self, count: float = 1, /) -> object:
+        """So many more are done."""
+        ...
+
+
 def write_demonstrations(
     config: NeedleConfig,
     destination: Path,
@@ -43,12 +54,14 @@ def write_demonstrations(
     episodes: int,
     seed: int,
     workers: int = 2,
-    progress: Callable[[int], object] | None = None,
+    bar: Callable[[int, str], AbstractContextManager[Progress]] = progress,
 ) -> dict[str, int]:
     """Record and write; returns the number of attempts, episodes, frames and tasks.
 
-    `progress` is told of every recorded and of every written episode. ValueError where the destination exists, a number
-    is out of range, or the expert fails too often.
+    `bar(count, what)` shows how far it is: with the recording of the episodes, then with the writing.
+
+    Raises:
+        ValueError: the destination exists, a number is out of range, or the expert fails too often.
     """
     for name, value, lowest in (("episodes", episodes, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < lowest:
@@ -60,20 +73,22 @@ def write_demonstrations(
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as spool:
         kept: list[Path] = []
-        for attempts, folder in enumerate(record_all(config, seed, Path(spool), workers), 1):
-            if folder is not None:
-                kept.append(folder)
-                if progress is not None:
-                    progress(1)
-            if len(kept) == episodes:
-                break
-            if attempts >= PATIENCE and len(kept) < attempts / 10:
-                raise ValueError(
-                    f"the expert succeeded in {len(kept)} of {attempts} attempts with error_mm {config.error_mm:g} and "
-                    f"max_steps {config.max_steps}; give a smaller error or more steps"
-                )
+        with bar(episodes, "episodes") as recorded:
+            for attempts, folder in enumerate(record_all(config, seed, Path(spool), workers), 1):
+                if folder is not None:
+                    kept.append(folder)
+                    recorded.update(1)
+                if len(kept) == episodes:
+                    break
+                if attempts >= PATIENCE and len(kept) < attempts / 10:
+                    raise ValueError(
+                        f"the expert succeeded in {len(kept)} of {attempts} attempts with error_mm {config.error_mm:g} "
+                        f"and max_steps {config.max_steps}; give a smaller error or more steps"
+                    )
         reader = Recordings(config, destination.name, kept)
-        return {"attempts": attempts} | write_lerobot(reader, destination)
+        images = len(config.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)
+        with bar(images, "images") as written:
+            return {"attempts": attempts} | write_lerobot(reader, destination, progress=written.update)
 
 
 def record_all(config: NeedleConfig, seed: int, spool: Path, workers: int) -> Iterator[Path | None]:

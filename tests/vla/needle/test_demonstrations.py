@@ -1,10 +1,14 @@
 """Demonstrations: the same whatever the number of processes, what the needle showed, and what the expert would do."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tqdm import tqdm
 
 from tests.vla.needle.test_environment import needs_drawing
 from vla.__main__ import main
@@ -23,9 +27,19 @@ SEED = 3
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three demonstrations, recorded by this process."""
     folder = tmp_path_factory.mktemp("needle") / "demos"
-    told: list[int] = []
-    totals = write_demonstrations(CONFIG, folder, episodes=3, seed=SEED, workers=1, progress=told.append)
-    assert totals["episodes"] == 3 == sum(told) and totals["attempts"] >= 3
+    bars: list[tqdm[None]] = []
+
+    @contextmanager
+    def bar(total: int, unit: str) -> Iterator["tqdm[None]"]:
+        with tqdm(total=total, unit=unit, file=io.StringIO()) as shown:
+            bars.append(shown)
+            yield shown
+
+    totals = write_demonstrations(CONFIG, folder, episodes=3, seed=SEED, workers=1, bar=bar)
+    assert totals["episodes"] == 3
+    assert totals["attempts"] >= 3
+    images = len(CONFIG.cameras) * totals["frames"]
+    assert [(shown.unit, shown.total, shown.n) for shown in bars] == [("episodes", 3, 3), ("images", images, images)]
     return folder
 
 
