@@ -152,6 +152,7 @@ def variant_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("two_stage", "ddp", [*seeing, "--out", str(folder / "seeing-ddp")]),
         ("two_stage", "zero2", [*seeing, "--out", str(folder / "seeing-zero2"), "--stop-after", "5"]),
         ("two_stage", "zero2", [*seeing, "--out", str(folder / "seeing-zero2"), "--resume-from", "auto"]),
+        ("two_stage", "zero3", [*seeing, "--out", str(folder / "seeing-zero3")]),
     ]
     train(folder, jobs, ranks=2)
     return folder
@@ -188,7 +189,9 @@ class TestVariants:
 
     def test_a_camera_encoder_trains_the_same_and_is_exported(self, variant_runs: Path) -> None:
         ours = lines(variant_runs / "seeing-zero2")
-        assert losses(variant_runs / "seeing-zero2") == pytest.approx(losses(variant_runs / "seeing-ddp"), rel=1e-5)
+        for topology in ("zero2", "zero3"):
+            reference = losses(variant_runs / "seeing-ddp")
+            assert losses(variant_runs / f"seeing-{topology}") == pytest.approx(reference, rel=1e-5)
         assert [set(line["lr"]) >= {"camera"} for line in ours] == [True] * 8
         assert all(line["grad_norm"]["camera"] > 0 for line in ours)
         stored = tensors(variant_runs / "seeing-zero2" / "policy")
