@@ -1,12 +1,14 @@
 """The needle, end to end: demonstrations, both stages, closed loop; with and without the sensor, and with random words.
 
-    python -m tests.benchmarks.needle [--json docs/benchmarks/needle.json] [--work runs/needle] [--seeds 0 1 2]
-    python -m tests.benchmarks.needle --arms noisy_window noisy_last_sample --seeds 0 --json noise.json
+    python -m tests.benchmarks.needle [--json docs/benchmarks/needle.json] [--seeds 0 1 2]
+    python -m tests.benchmarks.needle --arms noisy_window noisy_last_sample --seeds 0
 
-Every policy is trained by examples/needle.json on demonstrations alone and measured on the same 300 episodes. What is
-finished stays in the work folder: started again, the benchmark goes on where it was. The scripted references are the
-expert with and without its force, and a random walk, on the same episodes. Policies with the sensor are also let loose
-where they were not trained: other hidden errors, held-out sentences, moved cameras.
+Every policy is trained by examples/needle.json on demonstrations alone and measured on the same 300 episodes. The
+scripted references are the expert with and without its force, and a random walk, on the same episodes. Policies with
+the sensor are also let loose where they were not trained: other hidden errors, held-out sentences, moved cameras.
+
+What a policy did in each episode is recorded in docs/benchmarks/needle/ and not measured again; an unfinished policy
+goes on from what the work folder holds. The result is put together from all records.
 """
 
 import argparse
@@ -18,12 +20,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from vla.data.order import derive
 from vla.evaluation.closed_loop import episode_seed
@@ -94,6 +94,12 @@ ELSEWHERE = {
     "cameras_moved_10mm": ("camera-shift-mm=10",),
 }
 """Settings of the environment that no policy was trained with."""
+ROWS = (*ARMS, "stage1_only", "scripted_with_force", "scripted_without_force", "random")
+"""Of the result; everything else is further."""
+
+
+Outcomes = dict[str, list[int | None]]
+"""By where the policy is let loose: the steps that each episode took to succeed; None where it did not."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for."""
+    """How a policy is made and measured."""
 
-    work: Path
     demonstrations: int
     steps: tuple[int, int]
     """Of stage 1 and of stage 2."""
     episodes: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where that happens."""
+
+    plan: Plan
+    work: Path
+    records: Path
     ranks: int
 
 
@@ -135,24 +149,30 @@ def clock_of(made: Path) -> Path:
     return made.with_name(f"{made.name}.minutes")
 
 
-def record(plan: Plan, name: str) -> Path:
+def demonstrate(bench: Bench, name: str) -> Path:
     """Demonstrations."""
-    folder = plan.work / f"demonstrations-{name}"
+    folder = bench.work / f"demonstrations-{name}"
     words = [word for flag in DEMONSTRATIONS[name] for word in flag.split("=")]
-    count = ["--episodes", str(plan.demonstrations), "--seed", "0", "--workers", str(plan.ranks)]
+    count = ["--episodes", str(bench.plan.demonstrations), "--seed", "0", "--workers", str(bench.ranks)]
     call(folder, "vla", "needle", "demos", *count, *words, "--out", str(folder))
     return folder
 
 
-def train(plan: Plan, name: str, seed: int) -> list[Path]:
+def train(bench: Bench, name: str, seed: int) -> list[Path]:
     """The stages of an arm, one after the other; returns the folders of the policies."""
-    arm, run = (ARMS | FURTHER)[name], plan.work / f"{name}-{seed}"
+    arm, run = (ARMS | FURTHER)[name], bench.work / f"{name}-{seed}"
     launch = ["accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0"]
-    launch += ["--num_processes", str(plan.ranks)]
-    common = ["--config", "examples/needle.json", "--data.roots", str(record(plan, arm.demonstrations)), *arm.flags]
+    launch += ["--num_processes", str(bench.ranks)]
+    common = [
+        "--config",
+        "examples/needle.json",
+        "--data.roots",
+        str(demonstrate(bench, arm.demonstrations)),
+        *arm.flags,
+    ]
     common += ["--seed", str(seed)]
     policies: list[Path] = []
-    for stage, steps in zip(arm.stages, plan.steps, strict=False):
+    for stage, steps in zip(arm.stages, bench.plan.steps, strict=False):
         flags = ["--out", str(run / stage), "--stage.steps", str(steps)]
         rate = RATES["stage2" if policies else "stage1"]
         flags += [word for group in ("camera", "sensor", "expert") for word in (f"--stage.lr.{group}", rate)]
@@ -164,36 +184,101 @@ def train(plan: Plan, name: str, seed: int) -> list[Path]:
     return policies
 
 
-def evaluate(plan: Plan, policy: Path, settings: Sequence[str] = (), name: str = "") -> list[bool]:
-    """Whether each episode succeeded in time; `name` tells apart where the policy is let loose."""
+def evaluate(bench: Bench, policy: Path, settings: Sequence[str] = (), name: str = "") -> list[int | None]:
+    """The steps that each episode took; `name` tells apart where the policy is let loose."""
     folder = policy.with_name(f"policy-evaluation{f'-{name}' if name else ''}")
-    words = ["--episodes", str(plan.episodes), "--seed", str(EVALUATION_SEED), "--env", "needle"]
-    words += ["--workers", str(plan.ranks), "--out", str(folder)]
+    words = ["--episodes", str(bench.plan.episodes), "--seed", str(EVALUATION_SEED), "--env", "needle"]
+    words += ["--workers", str(bench.ranks), "--out", str(folder)]
     words += ["--env-settings", *settings] if settings else []
     results = folder / "closed_loop.json"
     call(results, "vla", "evaluate", str(policy), *words)
     rollouts = json.loads(results.read_text())["rollouts"]
-    return [rollout["success"] and rollout["steps"] <= WITHIN for rollout in rollouts]
+    return [rollout["steps"] if rollout["success"] else None for rollout in rollouts]
 
 
-def scripted(plan: Plan, force: Literal["tip", "none", "random"]) -> list[bool]:
+def measure(bench: Bench, name: str, seed: int) -> tuple[Outcomes, float]:
+    """Train a policy and let it loose; and the minutes from the demonstrations to its success rate."""
+    arm = (ARMS | FURTHER)[name]
+    policies = train(bench, name, seed)
+    outcomes: Outcomes = {name: evaluate(bench, policies[-1], arm.settings)}
+    parts = [demonstrate(bench, arm.demonstrations), *policies]
+    parts.append(policies[-1].with_name("policy-evaluation") / "closed_loop.json")
+    if name == "with_sensor":
+        outcomes["stage1_only"] = evaluate(bench, policies[0])
+        for where, settings in ELSEWHERE.items():
+            outcomes[where] = evaluate(bench, policies[-1], settings, where)
+    return outcomes, sum(float(clock_of(part).read_text()) for part in parts)
+
+
+def script(bench: Bench, force: Literal["tip", "none", "random"]) -> list[int | None]:
     """The same of the expert."""
-    needle = Needle(NeedleConfig(cameras=(), max_steps=WITHIN))
-    successes = []
-    for episode in range(plan.episodes):
+    needle = Needle(NeedleConfig(cameras=()))
+    steps: list[int | None] = []
+    for episode in range(bench.plan.episodes):
         expert = Expert(needle, force=force, draw=derive(EVALUATION_SEED, "scripted", episode))
         needle.reset(seed=episode_seed(EVALUATION_SEED, episode))
         success = truncated = False
         while not success and not truncated:
             _, _, success, truncated, _ = needle.step(expert.act()[0])
-        successes.append(success)
-    return successes
+        steps.append(needle.steps if success else None)
+    return steps
 
 
-def result(successes: Sequence[bool], seeds: int) -> dict[str, Any]:
-    """A row of the results."""
+def measure_scripts(bench: Bench) -> tuple[Outcomes, float]:
+    """Scripts that are no policies, and the minutes they took."""
+    began = time.monotonic()
+    outcomes = {
+        "scripted_with_force": script(bench, "tip"),
+        "scripted_without_force": script(bench, "none"),
+        "random": script(bench, "random"),
+    }
+    return outcomes, (time.monotonic() - began) / 60
+
+
+def record(bench: Bench, name: str, make: Callable[[], tuple[Outcomes, float]]) -> None:
+    """Write down what was measured, unless it has been.
+
+    Raises:
+        ValueError: it was measured by another plan.
+    """
+    file, plan = bench.records / f"{name}.json", json.loads(json.dumps(asdict(bench.plan)))
+    if file.exists():
+        if json.loads(file.read_text())["plan"] != plan:
+            raise ValueError(f"{file} was measured by another plan; move it away, or give its numbers")
+        return
+    outcomes, minutes = make()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
+    content = {"plan": plan, "machine": machine, "minutes": round(minutes, 1)}
+    rows = ",\n  ".join(f'"{row}": {json.dumps(steps)}' for row, steps in outcomes.items())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'{json.dumps(content, indent=1)[:-2]},\n "steps": {{\n  {rows}\n }}\n}}\n')
+
+
+def summary(records: Path, command: str) -> dict[str, Any]:
+    """All records as one result: the benchmark's rows, what takes how long, and what else was measured."""
+    found = {file.stem: json.loads(file.read_text()) for file in sorted(records.glob("*.json"))}
+    rows: dict[str, list[list[int | None]]] = {}
+    for content in found.values():
+        for row, steps in content["steps"].items():
+            rows.setdefault(row, []).append(steps)
+    others = [row for row in rows if row not in ROWS]
+    timed = [content for name, content in found.items() if name.startswith("with_sensor-")]
+    return {
+        **{row: asdict(result(rows[row])) for row in ROWS if row in rows},
+        "command": command,
+        "machine": " / ".join(dict.fromkeys(content["machine"] for content in timed)),
+        "minutes": max((content["minutes"] for content in timed), default=None),
+        "further": {row: asdict(result(rows[row])) for row in others},
+        "within_60": {row: asdict(result(steps, 60)) for row, steps in rows.items()},
+        "within_100": {row: asdict(result(steps, 100)) for row, steps in rows.items()},
+    }
+
+
+def result(seeds: Sequence[Sequence[int | None]], within: int = WITHIN) -> Result:
+    """A row of the results, over the episodes of some training seeds."""
+    successes = [steps is not None and steps <= within for episodes in seeds for steps in episodes]
     low, high = wilson(sum(successes), len(successes))
-    return asdict(Result(float(np.mean(successes)), low, high, len(successes), seeds))
+    return Result(sum(successes) / len(successes), low, high, len(successes), len(seeds))
 
 
 def main() -> None:
@@ -201,43 +286,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "needle")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--records", type=Path, default=REPOSITORY / "docs" / "benchmarks" / "needle")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *FURTHER], default=list(ARMS))
     parser.add_argument("--demonstrations", type=int, default=2000)
     parser.add_argument("--steps", type=int, nargs=2, default=[4000, 300])
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--ranks", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    plan = Plan(given.work.resolve(), given.demonstrations, tuple(given.steps), given.episodes, given.ranks)
-    rows: dict[str, Any] = {}
-    for name in given.arms:
-        outcomes: dict[str, list[bool]] = {}
-        for seed in given.seeds:
-            *first, last = train(plan, name, seed)
-            outcomes.setdefault(name, []).extend(evaluate(plan, last, (ARMS | FURTHER)[name].settings))
-            if name == "with_sensor":
-                outcomes.setdefault("stage1_only", []).extend(evaluate(plan, first[0]))
-                for where, settings in ELSEWHERE.items():
-                    outcomes.setdefault(where, []).extend(evaluate(plan, last, settings, where))
-        rows |= {row: result(successes, len(given.seeds)) for row, successes in outcomes.items()}
-    rows["scripted_with_force"] = result(scripted(plan, "tip"), 1)
-    rows["scripted_without_force"] = result(scripted(plan, "none"), 1)
-    rows["random"] = result(scripted(plan, "random"), 1)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
-    command = f"python -m tests.benchmarks.needle {shlex.join(sys.argv[1:])}".strip()
-    minutes = round(minutes_of(plan, given.arms[0], given.seeds[0]), 1)
-    text = json.dumps(rows | {"command": command, "machine": machine, "minutes": minutes}, indent=2)
+    plan = Plan(given.demonstrations, tuple(given.steps), given.episodes)
+    bench = Bench(plan, given.work.resolve(), given.records.resolve(), given.ranks)
+    record(bench, "scripts", lambda: measure_scripts(bench))
+    for seed in given.seeds:
+        for name in given.arms:
+            record(bench, f"{name}-{seed}", lambda name=name, seed=seed: measure(bench, name, seed))
+    text = json.dumps(summary(bench.records, "python -m tests.benchmarks.needle"), indent=1)
     print(text)
     if given.json is not None:
         given.json.write_text(text + "\n")
-
-
-def minutes_of(plan: Plan, name: str, seed: int) -> float:
-    """How long demonstrations, training and evaluation of one policy took."""
-    arm, run = (ARMS | FURTHER)[name], plan.work / f"{name}-{seed}"
-    parts = [record(plan, arm.demonstrations), *(run / stage / "policy" for stage in arm.stages)]
-    parts.append(run / arm.stages[-1] / "policy-evaluation" / "closed_loop.json")
-    return sum(float(clock_of(part).read_text()) for part in parts)
 
 
 if __name__ == "__main__":
