@@ -73,6 +73,7 @@ def write_run(folder: Path, *, steps: int = 200) -> Path:
     contract = {
         "cameras": CAMERAS, "state_dim": 3, "action_dim": 3, "horizon": 8, "fps": 20.0, "sensor": "observation.ft",
         "sensor_channels": 6, "sensor_samples": 50, "sensor_rate_hz": 1000.0,
+        "sensor_names": ["push_N", "pull_N", HOSTILE, "x_Nm", "y_Nm", "z_Nm"],
     }  # fmt: skip
     (policy / "config.json").write_text(json.dumps({"backbone": {"id": "tiny"}, "contract": contract}))
     return folder
@@ -144,7 +145,7 @@ def closed_loop() -> dict[str, Any]:
         for steps, rate in ((40, 88), (60, 92), (100, 92))
     ]  # fmt: skip
     return {
-        "environment": "needle", "settings": {"tier_mm": 2, "api_key": "not-for-anyone-0815"},
+        "environment": "needle", "settings": {"error-mm": "2", "api_key": "not-for-anyone-0815"},
         "policy": "runs/made/policy",
         "seed": 7, "executed": 1, "max_steps": 100, "episodes": 100, "success": success,
         "metrics": {"peak_force_n": {"median": 7.9, "p90": 12.4, "max": 21.0}},

@@ -47,6 +47,8 @@ class DataContract:
     action_names: tuple[str, ...]
     action_periods: tuple[float, ...]
     """Per action dimension: the period of an angle that wraps (2*pi or 360), 0 for everything else."""
+    sensor_names: tuple[str, ...] = ()
+    """One name a channel; empty without a sensor and when the data names none."""
     instructed: bool = True
     """Whether the policy reads the instruction; otherwise it reads the same sentence always."""
 
@@ -58,7 +60,7 @@ class DataContract:
     def from_json(values: Mapping[str, object]) -> "DataContract":
         """The contract written by `to_json`. ValueError when a key or a value's type is wrong."""
         expected = {field.name: field.type for field in fields(DataContract)}
-        values = {"instructed": True, **values}  # earlier policies always were
+        values = {"instructed": True, "sensor_names": [], **values}  # earlier policies say neither
         if set(values) != set(expected):
             missing, unknown = sorted(set(expected) - set(values)), sorted(set(values) - set(expected))
             raise ValueError(

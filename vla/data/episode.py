@@ -95,6 +95,8 @@ class Layout:
     sensor_rate_hz: float
     sensor_samples: int
     """Samples of the window the data store a frame, or of one second where they store a plain stream; 0 without one."""
+    sensor_names: tuple[str, ...] = ()
+    """One name a channel; empty when the data names none."""
 
 
 @runtime_checkable

@@ -338,4 +338,5 @@ def describe(metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, e
         sensor_channels=shape[-1] if shape else 0,
         sensor_rate_hz=rate_hz,
         sensor_samples=samples,
+        sensor_names=() if sensor is None else metadata.channel_names(sensor),
     )

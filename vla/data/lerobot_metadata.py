@@ -65,6 +65,14 @@ class Metadata:
         names = _flatten(self.features[key].get("names"))
         return names if len(names) == int(np.prod(self.shapes[key])) else ()
 
+    def channel_names(self, key: str) -> tuple[str, ...]:
+        """One name a channel of samples (T, C) or (C), or none. A list as long as the shape names the axes instead."""
+        given, shape = self.features[key].get("names"), self.shapes[key]
+        if len(shape) > 1 and isinstance(given, list) and len(given) == len(shape):
+            return ()
+        names = _flatten(given)
+        return names if len(names) == shape[-1] else ()
+
     def units(self, key: str) -> tuple[str, ...]:
         """One unit a dimension, or none."""
         feature = self.features[key]

@@ -140,6 +140,7 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         state_names=next((layout.state_names for layout in layouts if layout.state_names), ()),
         action_names=next((layout.action_names for layout in layouts if layout.action_names), ()),
         action_periods=first.action_periods or (0.0,) * first.action_dim,
+        sensor_names=() if sensor is None else sensor.sensor_names,
         instructed="instruction" not in config.without,
     )
     present = {"actions": True, "state": contract.state_dim > 0, "sensor": contract.sensor is not None}

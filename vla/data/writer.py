@@ -255,10 +255,14 @@ def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
     layout, sensor = writer.layout, writer.sensor
 
     def feature(
-        dtype: str, *shape: int, names: Sequence[str] = (), info: Mapping[str, Any] | None = None
+        dtype: str,
+        *shape: int,
+        names: Sequence[str] | Mapping[str, Sequence[str]] = (),
+        info: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         extra = {"info": dict(info)} if info else {}
-        return {"dtype": dtype, "shape": list(shape), "names": list(names) or None, **extra}
+        told = dict(names) if isinstance(names, Mapping) else list(names)
+        return {"dtype": dtype, "shape": list(shape), "names": told or None, **extra}
 
     features = {}
     for camera in layout.cameras:
@@ -283,7 +287,8 @@ def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
         features["observation.state"] = feature("float32", layout.state_dim, names=layout.state_names)
     if sensor is not None:
         told = {"sensor_hz": sensor.rate_hz, "window_samples": layout.sensor_samples}
-        features[sensor.key] = feature("float32", sensor.samples, sensor.channels, info=told)
+        channels = {"channels": list(layout.sensor_names)} if layout.sensor_names else ()
+        features[sensor.key] = feature("float32", sensor.samples, sensor.channels, names=channels, info=told)
         features[f"{sensor.key}_valid"] = feature("bool", sensor.samples)
         if sensor.own_times:
             features[f"{sensor.key}_timestamp"] = feature("float64", sensor.samples)

@@ -21,11 +21,12 @@ from vla.batch import Observation
 from vla.data.order import derive, torch_seed
 from vla.environment import Environment, Observed, observe
 from vla.evaluation.alteration import Alter, Alteration
-from vla.evaluation.environments import open_environment
+from vla.evaluation.environments import open_environment, parse_settings
 from vla.evaluation.intervals import wilson
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import load_policy
+from vla.redaction import hide_tree
 
 Spread = Callable[[Callable[[range], list["Rollout"]], Iterable[range]], Iterable[list["Rollout"]]]
 """`map`, or the like over processes."""
@@ -102,8 +103,8 @@ class ClosedLoop:
     """The result of a closed-loop evaluation."""
 
     environment: str
-    settings: list[str]
-    """Of the environment, NAME=VALUE each."""
+    settings: dict[str, str]
+    """Of the environment, without secrets."""
     policy: str
     seed: int
     executed: int
@@ -156,7 +157,7 @@ def summarize(
     kinds = [rollout.failure for rollout in rollouts if rollout.failure is not None]
     return ClosedLoop(
         environment=environment,
-        settings=list(settings),
+        settings=hide_tree(parse_settings(settings)),
         policy=policy,
         seed=config.seed,
         executed=config.execute,

@@ -16,6 +16,7 @@ STATE_NAMES = {
 }
 ACTION_NAMES = ("dx_5mm", "dy_5mm", "dz_5mm")
 """Where the arm is asked to go next, from where it was asked to be, in units of 5 mm."""
+WRENCH_NAMES = tuple(f"{what}_{axis}_{unit}" for what, unit in (("force", "N"), ("torque", "Nm")) for axis in "xyz")
 SENSOR_CHANNELS = {"wrench": 6, "ascan": 1026, "none": 0}
 SENSOR_WINDOWS_S = {"wrench": 0.05, "ascan": 1.0, "none": 0.0}
 """Length of the window that an observation holds: of the presets WRENCH and FORCE_AND_ASCAN of vla.sensor."""
@@ -88,6 +89,11 @@ class NeedleConfig:
     def sensor_channels(self) -> int:
         """Channels of a sample: 3 forces and 3 torques, or a force and 1025 depths; 0 without a sensor."""
         return SENSOR_CHANNELS[self.sensor]
+
+    @property
+    def sensor_names(self) -> tuple[str, ...]:
+        """The channels of the wrench; the depths of an A-scan have none."""
+        return WRENCH_NAMES if self.sensor == "wrench" else ()
 
     @property
     def sensor_samples(self) -> int:

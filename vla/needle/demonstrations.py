@@ -235,4 +235,5 @@ def describe(config: NeedleConfig, name: str) -> Layout:
         sensor_channels=config.sensor_channels,
         sensor_rate_hz=config.sensor_rate_hz if config.sensor_key is not None else 0.0,
         sensor_samples=config.sensor_samples,
+        sensor_names=config.sensor_names,
     )

@@ -59,13 +59,9 @@ def told(entry: Json) -> str:
 
 
 def channel_names(run: Run) -> list[str]:
-    """The sensor's channels, where a file names them."""
+    """The sensor's channels, where the data has named them."""
     contract = (run.policy or {}).get("contract") or {}
-    settings = (run.evaluation.closed_loop or {}).get("settings") or {}
-    for names in (contract.get("sensor_names"), settings.get("sensor_names")):
-        if isinstance(names, list) and names:
-            return [str(name) for name in names]
-    return []
+    return [str(name) for name in contract.get("sensor_names", ())]
 
 
 def episode_block(title: str, arrays: Mapping[str, np.ndarray], names: list[str]) -> Html:

@@ -28,7 +28,7 @@ class Given:
 
 def assert_same_numbers(first: Reader, second: Reader) -> None:
     names = ("cameras", "fps", "state_dim", "action_dim", "state_names", "action_names", "action_periods")
-    names += ("sensor", "sensor_channels", "sensor_rate_hz", "sensor_samples")
+    names += ("sensor", "sensor_channels", "sensor_rate_hz", "sensor_samples", "sensor_names")
     for name in names:
         assert getattr(first.layout, name) == getattr(second.layout, name), name
     for a, b in zip(first.episodes, second.episodes, strict=True):
@@ -323,3 +323,22 @@ def test_statistics_of_many_rows_stay_exact_but_for_quantiles(monkeypatch: pytes
     assert np.allclose(stats["std"], values.std(axis=0))
     assert np.array_equal(stats["max"], values.max(axis=0))
     assert np.allclose(stats["q50"], np.quantile(values, 0.5, axis=0), atol=0.15)
+
+
+def test_the_channels_of_a_sensor_keep_their_names(needle: Path, tmp_path: Path) -> None:
+    """Also where there are two: a list of two names would be that of the two axes, time and channel."""
+    source = open_lerobot(needle)
+    for number, names in enumerate((tuple("abcdef"), ("left", "right"))):
+        width = len(names)
+        episode = source.episodes[0]
+        assert episode.sensor is not None
+        sensor = replace(episode.sensor, values=episode.sensor.values[:, :width])
+        layout = replace(source.layout, sensor_channels=width, sensor_names=names)
+        out = tmp_path / str(number)
+        write_lerobot(Given(layout, [replace(episode, sensor=sensor)]), out)
+        assert open_lerobot(out).layout.sensor_names == names
+        info = out / "meta" / "info.json"
+        content = json.loads(info.read_text())
+        content["features"]["observation.ft"]["names"] = ["time", "channel"]
+        info.write_text(json.dumps(content))
+        assert open_lerobot(out).layout.sensor_names == ()

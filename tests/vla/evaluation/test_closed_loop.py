@@ -108,9 +108,11 @@ def test_success_is_counted_within_steps() -> None:
         )  # fmt: skip
 
     rollouts = [rollout(True, 30), rollout(True, 40), rollout(True, 41), rollout(False, 60, "lost")]
+    settings = ("goal=3", "api_key=not-for-anyone-0815")
     result = summarize(
-        rollouts, RolloutConfig(), within=(40, 60), environment="line", settings=("goal=3",), policy="policy"
+        rollouts, RolloutConfig(), within=(40, 60), environment="line", settings=settings, policy="policy"
     )
+    assert result.settings == {"goal": "3", "api_key": "HIDDEN"}
     assert [(entry.successes, entry.rate) for entry in result.success] == [(2, 0.5), (3, 0.75)]
     # Newcombe (1998), table 1 has the method; 2 of 4 gives 0.1500 to 0.8500.
     assert (result.success[0].low, result.success[0].high) == pytest.approx((0.1500, 0.8500), abs=1e-4)

@@ -83,6 +83,9 @@ def test_our_reader_finds_everything(written: Path) -> None:
     contract = dataset.contract
     assert (contract.sensor, contract.sensor_samples, contract.sensor_channels) == ("observation.wrench", 50, 6)
     assert contract.sensor_rate_hz == 1000.0
+    assert contract.sensor_names == CONFIG.sensor_names
+    assert contract.sensor_names[0] == "force_x_N"
+    assert contract.sensor_names[5] == "torque_z_Nm"
     assert contract.cameras == ("observation.images.front",)
     assert (contract.state_dim, contract.action_dim) == (3, 3)
     assert dataset.train[0].sensor_valid.all()
