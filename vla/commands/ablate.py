@@ -110,6 +110,9 @@ class Bench:
         """What the answers say, and success in the environment where there is one."""
         from vla.evaluation import ablation
         from vla.evaluation.alteration import kinds_of
+        from vla.evaluation.environments import parse_settings
+        from vla.evaluation.findings import Where
+        from vla.redaction import hide_tree
 
         judge = partial(ablation.judge, answers, self.config, policy=str(self.command.policy), phases=self.phases)
         if self.command.env is None:
@@ -119,7 +122,15 @@ class Bench:
             self.let_loose(self.command.policy, contract) as success_of,
             progress(alterations, "alterations") as bar,
         ):
-            return judge(success_of=success_of, progress=bar.update)
+            result = judge(success_of=success_of, progress=bar.update)
+        where = Where(
+            environment=self.command.env,
+            settings=hide_tree(parse_settings(self.command.env_settings)),
+            within=self.command.within,
+            seed=self.config.seed,
+            executed=self.command.execute,
+        )
+        return replace(result, where=where)
 
     def compare(self, result: "Ablation", plain: "Predictions", name: str, folder: Path) -> "Control":
         """What a policy that was trained without an input says, on the same frames and the same episodes."""

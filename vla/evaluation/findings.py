@@ -104,6 +104,20 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Where:
+    """An environment in which success is counted."""
+
+    environment: str
+    settings: dict[str, str]
+    """Of the environment, without secrets."""
+    within: int
+    """Steps within which an episode must succeed."""
+    seed: int
+    executed: int
+    """Actions of a chunk that are carried out before the policy looks again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ablation:
     """The result of an ablation; errors are shares of the error of always answering the mean action."""
 
@@ -117,6 +131,8 @@ class Ablation:
     inputs: list[Finding]
     control: list[Control] = field(default_factory=list)
     """One a training without an input."""
+    where: Where | None = None
+    """Where success was counted; None without an environment."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dump; controls by input."""
@@ -138,7 +154,9 @@ class Ablation:
                 cells = {effect.kind: shown(effect.change_in(phase), error) for effect in finding.kinds}
                 rows.append(row(short(finding.input) if phase is None else f"  {phase}", cells))
         if self.baseline.success is not None:
-            rows += ["", f"success in percent, unaltered {percent(self.baseline.success)}", head()]
+            place = "" if self.where is None else f" in {self.where.environment} within {self.where.within} steps"
+            told = f"success{place}, in percent; unaltered {percent(self.baseline.success)}"
+            rows += ["", *textwrap.wrap(told, WIDTH), head()]
             for finding in self.inputs:
                 rates = {effect.kind: percent(effect.success) for effect in finding.kinds if effect.success is not None}
                 rows.append(row(short(finding.input), rates))

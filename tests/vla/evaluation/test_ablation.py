@@ -23,7 +23,7 @@ from vla.evaluation.ablation import (
 )
 from vla.evaluation.alteration import Alteration, inputs_of
 from vla.evaluation.figures import draw_ablation
-from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, shown
+from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, Where, shown
 from vla.evaluation.open_loop import Predictions
 from vla.evaluation.phases import Phases
 
@@ -191,7 +191,10 @@ def test_success_in_an_environment_decides_first() -> None:
     assert asked[0] is None
     assert len(asked) == len(told) == 1 + 4 * 4 + 2
     assert done.inputs[-1].sentence == "sensor is used: shuffled, it takes success from 90% to 10%"
-    assert max(map(len, done.lines())) <= 80
+    where = Where(environment="a_module_of_mine:make_it", settings={}, within=40, seed=0, executed=1)
+    for told in (done, dataclasses.replace(done, where=where)):
+        assert max(map(len, told.lines())) <= 80
+    assert any("success in a_module_of_mine:make_it within 40 steps" in line for line in told.lines())
 
 
 def test_the_table_has_80_columns_and_a_sentence_a_row(result: Ablation) -> None:
