@@ -40,9 +40,7 @@ def command(run: Run) -> str:
 
 def recipe(config: Json) -> str:
     """The entry point that trains by a configuration."""
-    if "stage1" in config:
-        return "two_stage"
-    return "stage1" if config.get("finetune_vl", "none") == "none" else "stage2"
+    return "two_stage" if "stage1" in config else str(config["stage"]["name"])
 
 
 def needed(run: Run) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ from tests.vla.evaluation.standins import CONTRACT, FRONT
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
 
-CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {}, "finetune_vl": "none", "init_from": None}
+CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {"name": "stage1"}, "init_from": None}
+STAGE2 = {"name": "stage2"}
 
 
 def make_run(folder: Path, **changes: Any) -> Path:
@@ -27,7 +28,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
 def test_the_runs_that_led_to_a_policy_are_found_oldest_first(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first")
     second = make_run(tmp_path / "second", init_from=str(first / "checkpoints" / "step-00000010"))
-    third = make_run(tmp_path / "third", init_from=str(second / "policy"), finetune_vl="lora")
+    third = make_run(tmp_path / "third", init_from=str(second / "policy"), stage=STAGE2)
     found = trainings(third / "policy")
     assert [training.run for training in found] == [first, second, third]
     assert [training.recipe for training in found] == ["stage1", "stage1", "stage2"]
@@ -67,7 +68,7 @@ def test_the_only_camera_stays() -> None:
 
 
 def chain(folder: Path) -> list[Training]:
-    configs = [CONFIG, CONFIG | {"finetune_vl": "lora", "init_from": str(folder / "a")}]
+    configs = [CONFIG, CONFIG | {"stage": STAGE2, "init_from": str(folder / "a")}]
     return [
         Training(run=folder / name, config=config, ranks=2, zero_stage=2)
         for name, config in zip("ab", configs, strict=True)
