@@ -108,13 +108,13 @@ class Bench:
 
     def judge(self, answers: "Answers", contract: "DataContract") -> "Ablation":
         """What the answers say, and success in the environment where there is one."""
-        from vla.evaluation import ablation
+        from vla.evaluation import verdicts
         from vla.evaluation.alteration import kinds_of
         from vla.evaluation.environments import parse_settings
         from vla.evaluation.findings import Where
         from vla.redaction import hide_tree
 
-        judge = partial(ablation.judge, answers, self.config, policy=str(self.command.policy), phases=self.phases)
+        judge = partial(verdicts.judge, answers, self.config, policy=str(self.command.policy), phases=self.phases)
         if self.command.env is None:
             return judge()
         alterations = 1 + sum(len(kinds_of(name)) for name in answers.inputs)
@@ -136,7 +136,7 @@ class Bench:
         """What a policy that was trained without an input says, on the same frames and the same episodes."""
         import torch
 
-        from vla.evaluation import ablation, open_loop
+        from vla.evaluation import open_loop, verdicts
 
         command = self.command
         contract, _ = describe(folder)
@@ -160,7 +160,7 @@ class Bench:
         if command.env is not None:
             with self.let_loose(folder, contract) as success_of:
                 success = success_of(None)
-        return ablation.compare(
+        return verdicts.compare(
             result, plain, without, self.config, name=name, policy=str(folder), phases=self.phases, success=success
         )
 

@@ -9,23 +9,13 @@ import pytest
 from PIL import Image
 
 from tests.vla.evaluation.standins import CONTRACT, FRAMES, FRONT, Known, Recordings
-from vla.evaluation.ablation import (
-    AblationConfig,
-    Answers,
-    answer,
-    compare,
-    constant_error,
-    find,
-    frequent,
-    judge,
-    sample_errors,
-    stand_ins,
-)
+from vla.evaluation.ablation import AblationConfig, Answers, answer, stand_ins
 from vla.evaluation.alteration import Alteration, inputs_of
 from vla.evaluation.figures import draw_ablation
 from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, Where, shown
 from vla.evaluation.open_loop import Predictions
 from vla.evaluation.phases import Phases
+from vla.evaluation.verdicts import compare, constant_error, find, frequent, judge, sample_errors
 
 INPUTS = inputs_of(CONTRACT)
 CONFIG = AblationConfig(delay_s=0.3, batch_size=32)

@@ -1,0 +1,261 @@
+"""Verdicts: which of its inputs a policy uses, by its answers with one of them altered, or left out in training.
+
+The error of a sample is the mean absolute error of its chunk, each dimension as a share of the error of always
+answering the mean action, so that metres, radians and grippers count alike. Altered and unaltered chunks start from
+the same noise, and their errors are subtracted sample by sample. Intervals resample whole episodes and hold together,
+with 95 %, for all kinds and phases of an input (Bonferroni).
+
+The kinds other than zeroed decide, in all frames and within each phase:
+
+used       in an environment, the interval of an altered success rate lies below that of the unaltered one
+not used   else, every interval of the change lies within a margin round 0, a share of the unaltered error
+used       else, some interval lies above 0
+not shown  else; and where there are too few episodes, or the input is the same in all frames
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from vla.evaluation.ablation import AblationConfig, Answers
+from vla.evaluation.alteration import Alteration, Kind
+from vla.evaluation.findings import (
+    Ablation,
+    Baseline,
+    Change,
+    Control,
+    Effect,
+    Finding,
+    Rate,
+    Verdict,
+    Worth,
+    short,
+    shown,
+)
+from vla.evaluation.intervals import LEVEL, bootstrap
+from vla.evaluation.open_loop import Predictions, Progress
+from vla.evaluation.phases import Phases
+
+SuccessOf = Callable[[Alteration | None], Rate | None]
+"""How often the policy succeeds in an environment with an alteration, or with none; None without an environment."""
+DECIDING: tuple[Kind, ...] = ("shuffled", "delayed", "frozen")
+"""What replaces an input by one as the data holds it."""
+FEWEST_EPISODES = 5
+"""Of fewer, no resampling tells how much episodes differ; a phase of fewer is left out."""
+SMALLEST_ERROR = 1e-9
+"""What changes are a share of where a policy makes no error at all."""
+
+
+def sample_errors(predictions: Predictions, scale: Float64[np.ndarray, " A"]) -> Float64[np.ndarray, " N"]:
+    """The mean over valid steps and dimensions of the absolute error in units of a scale; those of scale 0 left out."""
+    error = np.abs(predictions.differences(predictions.predicted).astype(np.float64))
+    shares = (error[..., scale > 0] / scale[scale > 0]).mean(axis=-1)
+    valid = predictions.valid
+    errors: Float64[np.ndarray, " N"] = np.where(valid, shares, 0.0).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)
+    return errors
+
+
+def constant_error(predictions: Predictions) -> Float64[np.ndarray, " A"]:
+    """Of each dimension, the mean absolute error of always answering the mean action.
+
+    Raises:
+        ValueError: no dimension varies.
+    """
+    error = np.abs(predictions.differences(predictions.mean())[predictions.valid]).astype(np.float64)
+    scale: Float64[np.ndarray, " A"] = error.mean(axis=0)
+    if not scale.any():
+        raise ValueError("all recorded actions are the same, so no input can matter; evaluate on other episodes")
+    return scale
+
+
+def judge(
+    answers: Answers,
+    config: AblationConfig,
+    *,
+    policy: str,
+    phases: Phases | None = None,
+    success_of: SuccessOf | None = None,
+    progress: Progress | None = None,
+) -> Ablation:
+    """What the answers say, by phase where phases are given, and of success where there is an environment.
+
+    `policy` is the name in the result; `progress` is told of every alteration that is done.
+    """
+    plain = answers.plain
+    names, scopes = scoped(plain, phases)
+    scale = constant_error(plain)
+    unaltered = sample_errors(plain, scale)
+
+    def succeed(alteration: Alteration | None) -> Rate | None:
+        rate = None if success_of is None else success_of(alteration)
+        if progress is not None:
+            progress(1)
+        return rate
+
+    baseline = Baseline(
+        error=float(unaltered[scopes[:, 0]].mean()),
+        by_phase={name: float(unaltered[scopes[:, place]].mean()) for place, name in enumerate(names, start=1)},
+        success=succeed(None),
+    )
+    episodes = len(set(plain.episodes))
+    findings = []
+    for name in answers.inputs:
+        own = {entry: made for entry, made in answers.altered.items() if entry.input == name}
+        level = 1 - (1 - LEVEL) / max(1, sum(entry.kind in DECIDING for entry in own) * scopes.shape[1])
+        effects = []
+        for entry, made in own.items():
+            difference = sample_errors(made, scale) - unaltered
+            overall, *within = changes(difference, scopes, plain.episodes, level, config.seed)
+            effects.append(
+                Effect(
+                    kind=entry.kind,
+                    error=float((unaltered + difference)[scopes[:, 0]].mean()),
+                    **vars(overall),
+                    moved=float(sample_errors(replace(made, recorded=plain.predicted), scale)[scopes[:, 0]].mean()),
+                    by_phase=dict(zip(names, within, strict=True)),
+                    success=succeed(entry),
+                )
+            )
+        findings.append(find(name, effects, baseline, margin=config.margin, episodes=episodes))
+    return Ablation(
+        policy=policy,
+        samples=len(unaltered),
+        episodes=episodes,
+        margin=config.margin,
+        delay_s=config.delay_s,
+        phases=list(names),
+        baseline=baseline,
+        inputs=findings,
+    )
+
+
+def scoped(plain: Predictions, phases: Phases | None) -> tuple[tuple[str, ...], Bool[np.ndarray, "N K"]]:
+    """The phases of enough episodes, and which samples are looked at: all that are valid, and those of each phase."""
+    labels = [None] * len(plain.frames) if phases is None else phases.of(plain.episodes, plain.frames)
+    names = () if phases is None else frequent(phases.names, labels, plain.episodes)
+    scopes = np.stack([plain.valid.any(axis=1), *([label == name for label in labels] for name in names)], axis=1)
+    return names, scopes
+
+
+def frequent(names: Sequence[str], labels: Sequence[str | None], episodes: Sequence[str]) -> tuple[str, ...]:
+    """The phases of enough episodes to say something of each."""
+    seen = set(zip(labels, episodes, strict=True))
+    return tuple(name for name in names if sum(label == name for label, _ in seen) >= FEWEST_EPISODES)
+
+
+def changes(
+    difference: Float64[np.ndarray, " N"],
+    scopes: Bool[np.ndarray, "N K"],
+    episodes: Sequence[str],
+    level: float,
+    seed: int,
+) -> list[Change]:
+    """The mean difference in each scope, with its interval."""
+    values = np.broadcast_to(difference[:, None], scopes.shape)
+    intervals = bootstrap(values, scopes, episodes, level=level, seed=seed)
+    return [
+        Change(change=float(difference[scope].mean()), low=float(low), high=float(high))
+        for scope, (low, high) in zip(scopes.T, intervals, strict=True)
+    ]
+
+
+def find(name: str, effects: Sequence[Effect], baseline: Baseline, *, margin: float, episodes: int) -> Finding:
+    """The verdict on an input, and why."""
+    deciding = [effect for effect in effects if effect.kind in DECIDING]
+    cells = [
+        (effect.kind, phase, entry, max(baseline.error_in(phase), SMALLEST_ERROR))
+        for effect in deciding
+        for phase, entry in ((None, effect.overall()), *effect.by_phase.items())
+    ]
+    telling = max(cells, key=lambda cell: cell[2].low / cell[3], default=None)
+    success = worst_success(deciding, baseline)
+    verdict: Verdict = "not shown"
+    if telling is None:
+        why = "it is the same in all these frames"
+    elif episodes < FEWEST_EPISODES:
+        why = f"{episodes} episodes are too few to tell, give {FEWEST_EPISODES} or more"
+    elif success is not None:
+        verdict, why = "used", success
+    elif all(max(-entry.low, entry.high) <= margin * error for _, _, entry, error in cells):
+        verdict, why = "not used", f"no alteration changes the error by more than {100 * margin:g} %"
+    elif telling[2].low > 0:
+        kind, phase, entry, error = telling
+        where = "" if phase is None else f" in {phase}"
+        verdict, why = "used", f"{kind}, it changes the error{where} by {shown(entry, error)} %"
+    else:
+        kind, _, entry, error = max(cells, key=lambda cell: cell[2].high / cell[3])
+        why = f"{kind}, it changes the error by {shown(entry, error)} %, which may be nothing"
+    return Finding(input=name, verdict=verdict, sentence=f"{short(name)} is {verdict}: {why}", kinds=list(effects))
+
+
+def worst_success(effects: Sequence[Effect], baseline: Baseline) -> str | None:
+    """The lowest success rate, where its interval lies below the unaltered one's; None where none does."""
+    before = baseline.success
+    rates = [
+        (effect.success.high, effect.success.rate, effect.kind) for effect in effects if effect.success is not None
+    ]
+    if before is None or not rates:
+        return None
+    high, rate, kind = min(rates, key=lambda entry: entry[0])
+    return f"{kind}, it takes success from {before.rate:.0%} to {rate:.0%}" if high < before.low else None
+
+
+def compare(
+    result: Ablation,
+    plain: Predictions,
+    without: Predictions,
+    config: AblationConfig,
+    *,
+    name: str,
+    policy: str,
+    phases: Phases | None = None,
+    success: Rate | None = None,
+) -> Control:
+    """What a policy that was trained without an input says of it, by the predictions of both for the same frames.
+
+    needed      its interval of success lies below that of the policy with all inputs; without an environment, some
+                interval of the change of the error lies above 0 and beyond the margin
+    not needed  all those intervals lie below the margin, and that of success, if there is one, not below
+    not shown   else, and where there are too few episodes
+
+    One training on each side: how much trainings differ among themselves, no interval here knows.
+    """
+    places = list(zip(plain.episodes, plain.frames, strict=True))
+    assert list(zip(without.episodes, without.frames, strict=True)) == places, "predictions for other frames"
+    names, scopes = scoped(plain, phases)
+    scale = constant_error(plain)
+    difference = sample_errors(without, scale) - sample_errors(plain, scale)
+    level = 1 - (1 - LEVEL) / scopes.shape[1]
+    overall, *within = changes(difference, scopes, plain.episodes, level, config.seed)
+    before = result.baseline.success
+    cells = [
+        (phase, entry, max(result.baseline.error_in(phase), SMALLEST_ERROR))
+        for phase, entry in zip((None, *names), (overall, *within), strict=True)
+    ]
+    phase, worst, error = max(cells, key=lambda cell: cell[1].low / cell[2])
+    where = "" if phase is None else f" in {phase}"
+    verdict: Worth = "not shown"
+    if success is not None and before is not None and success.high < before.low:
+        verdict, why = "needed", f"success falls from {before.rate:.0%} to {success.rate:.0%}"
+    elif result.episodes < FEWEST_EPISODES:
+        why = f"{result.episodes} episodes are too few to tell"
+    elif success is None and worst.low > config.margin * error:
+        verdict, why = "needed", f"the error{where} changes by {shown(worst, error)} %"
+    elif all(entry.high <= config.margin * own for _, entry, own in cells):
+        verdict, why = "not needed", f"the error grows by no more than {100 * config.margin:g} %"
+    else:
+        why = f"the error{where} changes by {shown(worst, error)} %" + (
+            "" if success is None or before is None else f", success from {before.rate:.0%} to {success.rate:.0%}"
+        )
+    return Control(
+        input=name,
+        policy=policy,
+        verdict=verdict,
+        sentence=f"{short(name)} is {verdict}: trained without it, {why}",
+        error=float(sample_errors(without, scale)[scopes[:, 0]].mean()),
+        **vars(overall),
+        by_phase=dict(zip(names, within, strict=True)),
+        success=success,
+    )
