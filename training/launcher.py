@@ -96,7 +96,7 @@ def count_signals() -> None:
             file.write(b".")
         terminate(number, frame)
 
-    api._terminate_process_handler = count_and_terminate  # type: ignore[assignment]
+    api._terminate_process_handler = count_and_terminate  # type: ignore[assignment]  # torchrun has no hook for it
 
 
 def discard(path: Path) -> None:

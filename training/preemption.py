@@ -178,7 +178,7 @@ def _give_up_in_children(preemption: Preemption | None) -> None:
 
 
 def _after_fork() -> None:
-    global _installed  # noqa: PLW0603
+    global _installed  # noqa: PLW0603  (as above)
     if _installed is not None:
         _installed.give_up()
         _installed = None  # the child's own children find nothing to give up

@@ -289,7 +289,7 @@ def in_shared_memory(size: int) -> Tensor:
         Trouble: there is no room for it.
     """
     try:
-        buffer: Tensor = torch.empty(size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        buffer: Tensor = torch.empty(size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]  # no types
     except RuntimeError as error:
         raise Trouble(f"loader process {os.getpid()} got no shared memory ({error})") from None
     return buffer

@@ -179,7 +179,7 @@ class Saver:
             if errors := [note["error"] for note in notes if "error" in note]:
                 raise OSError(errors[0])  # noqa: TRY301  (from another rank; it ends here like one of this rank)
             if unseen := [f["name"] for f in files if not storage.settled(job.staging / f["name"], VISIBLE_S)]:
-                raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")  # noqa: TRY301
+                raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")  # noqa: TRY301  (likewise)
             if objection := self._objection():
                 raise OSError(objection)  # noqa: TRY301
             final = checkpoint.commit(job.staging, {**job.manifest, "files": files}, job.policy)

@@ -214,6 +214,15 @@ def test_damage_ends_with_65(made: Path, tmp_path: Path, name: str, capsys: pyte
     assert not (tmp_path / "out.html").exists()
 
 
+def test_denoising_of_other_actions_ends_with_65(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    (run / "policy-evaluation" / "denoising.json").write_text('{"samples": [], "predicted": [[0]], "recorded": [[0]]}')
+    assert report(run, "--out", tmp_path / "out.html") == 65
+    assert "denoising.json is damaged: its chunks are not those of report.json" in capsys.readouterr().err
+
+
 def test_objects_of_python_are_not_read(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made, tmp_path / "run"))
     np.savez(run / "policy-evaluation" / "episode.npz", times_s=np.array([{}], dtype=object))

@@ -57,8 +57,9 @@ def ablate(command: Ablate) -> None:
     inputs = choose_inputs("--inputs", command.inputs, contract) or inputs_of(contract)
     left_out = choose_inputs("--control", command.control, contract)
     trained = control.trainings(command.policy) if left_out else []
-    for name in left_out:
-        control.commands(trained, name, contract, command.results)  # refused before anything is measured
+    places = {name: command.results / "controls" / short(name) for name in left_out}
+    for name, place in places.items():  # refused before anything is measured
+        control.check_place(control.commands(trained, name, contract, place), place)
     config = AblationConfig(
         delay_s=command.delay,
         margin=command.margin,
@@ -73,8 +74,8 @@ def ablate(command: Ablate) -> None:
     answers = bench.answer(contract, inputs)
     result = bench.judge(answers, contract)
     write(command, result)
-    for name in left_out:
-        folder = control.train(trained, name, contract, command.results / "controls" / short(name))
+    for name, place in places.items():
+        folder = control.train(trained, name, contract, place)
         result = replace(result, control=[*result.control, bench.compare(result, answers.plain, name, folder)])
         write(command, result)
     print(json.dumps(result.to_json(), indent=2) if command.json else "\n".join(result.lines()))

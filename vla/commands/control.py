@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 PROJECT = "run `vla ablate --control` in the project's root, where training/ and accelerate_configs/ lie"
 
 
+TOLD = "commands.json"
+"""File with the launches of a control, beside its runs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """One run that led to a policy."""
@@ -144,18 +148,34 @@ def topology_of(training: Training) -> str:
     return f"accelerate_configs/{name}.yaml"
 
 
+def check_place(launches: list[list[str]], out: Path) -> None:
+    """Refuse a folder that holds another control (ValueError)."""
+    told = out / TOLD
+    if told.exists() and read_launches(told) != launches:
+        raise ValueError(f"{out} holds a control that was trained otherwise; move it away, or give another --out")
+
+
+def read_launches(told: Path) -> object:
+    """The launches of the control that lies there. CorruptData where the file is no JSON."""
+    from vla.data.episode import CorruptData
+
+    try:
+        return json.loads(told.read_text())
+    except ValueError as error:
+        raise CorruptData(f"{told} is damaged ({error}); move away {told.parent} to train the control anew") from error
+
+
 def train(trained: Sequence[Training], name: str, contract: "DataContract", out: Path) -> Path:
     """Train the control, or go on where it was interrupted; the policy. One that is there is used again.
 
     Raises:
         ValueError: another control lies there, or the training failed.
+        CorruptData: what lies there cannot be read.
     """
     launches = commands(trained, name, contract, out)
-    told = out / "commands.json"
-    if told.exists() and json.loads(told.read_text()) != launches:
-        raise ValueError(f"{out} holds a control that was trained otherwise; move it away, or give another --out")
+    check_place(launches, out)
     out.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(launches, indent=1) + "\n", encoding="utf-8")
+    (out / TOLD).write_text(json.dumps(launches, indent=1) + "\n", encoding="utf-8")
     runs = [run_folder(out, place, training) for place, training in enumerate(trained)]
     for run, before, launch in zip(runs, [None, *runs], launches, strict=False):
         if (run / "policy" / "config.json").exists():

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 
 from vla.report import words
-from vla.report.folder import Run
+from vla.report.folder import Run, corrupt
 from vla.report.markup import Html, data_uri, element, paragraph, section, table
 from vla.report.plots import DRAWING, Frame, Line, card, cards, color, decorate, draw, legend, panel, plot, svg
 
@@ -46,7 +46,7 @@ def open_loop_section(run: Run) -> list[Html]:
             paragraph("Mean absolute errors; where no unit is given, in that of the data."),
             *horizon_cards(varying, fps(run)),
             *overlays(run, dimensions),
-            *denoising_cards(run.evaluation.denoising, dimensions),
+            *denoising_cards(run, dimensions),
         )
     ]
 
@@ -144,14 +144,15 @@ def overlay(episode: Mapping[str, np.ndarray], axis: int, entry: Mapping[str, An
         return svg(figure, f"Action {axis} of an episode by time, recorded and predicted")
 
 
-def denoising_cards(denoising: Mapping[str, Any] | None, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
+def denoising_cards(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
     """How the first action of some chunks comes out of noise: what each sampling step expects it to be."""
-    if not denoising:
+    denoising = run.evaluation.denoising
+    if denoising is None:
         return []
     predicted = np.asarray(denoising.get("predicted", ()), float)
     recorded = np.asarray(denoising.get("recorded", ()), float)
     if predicted.ndim != 4 or recorded.ndim != 3 or predicted.shape[3] != len(dimensions):
-        return []
+        raise corrupt(run.evaluation.folder / "denoising.json", "its chunks are not those of report.json")
     steps = np.arange(predicted.shape[1], dtype=float)
     places = [str(place) for place in denoising.get("samples", ())]
     figures = []

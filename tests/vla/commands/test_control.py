@@ -14,6 +14,7 @@ from tests.training import launch
 from tests.vla.evaluation.standins import CONTRACT, FRONT
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
+from vla.data.episode import CorruptData
 
 CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {"name": "stage1"}, "init_from": None}
 STAGE2 = {"name": "stage2"}
@@ -108,6 +109,9 @@ def test_a_chain_of_runs_is_trained_again_one_after_the_other(tmp_path: Path, mo
     assert len(called) == 3
     with pytest.raises(ValueError, match="holds a control that was trained otherwise"):
         control.train(chain(tmp_path), "state", CONTRACT, out)
+    (out / "commands.json").write_text("[")
+    with pytest.raises(CorruptData, match="commands.json is damaged"):
+        control.train(chain(tmp_path), "sensor", CONTRACT, out)
 
 
 def test_training_starts_from_the_root_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
