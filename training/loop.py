@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from training import ema, faults, runtime
 from training.config import RunConfig
+from training.identity import Row
 from training.ledger import Step, Stopwatch
-from training.session import Ending, Row, Session
+from training.session import Ending, Session
 from training.sharding import Engine
 from training.validation import validate
 from vla.batch import Batch, Losses

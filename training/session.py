@@ -4,13 +4,10 @@ import os
 import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self
 
-import numpy as np
 from torch import Tensor
 
 from training import checkpoint, faults, runtime, stages
@@ -18,6 +15,7 @@ from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten, to_json
 from training.folder import RunFolder
 from training.guard import Guard
+from training.identity import Row, check_resumable, content_of, schedule
 from training.ledger import Ledger
 from training.loading import Restarts, batches
 from training.origin import (
@@ -31,7 +29,6 @@ from training.origin import (
 from training.preemption import SHARE_OF_GRACE, Preemption
 from training.quarantine import num_void
 from training.sharding import Engine, State
-from training.stages import Stage
 from training.tracking import check_tracker
 from training.watchdog import Watchdog
 from vla.backbone import fingerprint
@@ -42,7 +39,6 @@ from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
 from vla.redaction import hide, hide_tree
 
-Result = TypeVar("Result")
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
 
@@ -52,15 +48,6 @@ SHARE_FOR_DATA = 0.25
 """Of --hang-seconds, what a loader process may take for a micro-batch, so that it can be replaced twice within them."""
 SHARE_FOR_SAVING = 0.6
 """Of the grace time that is left, what an emergency save may be expected to take."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A stage and its place among the run's steps: it takes the policy from step `start` to step `end`."""
-
-    stage: Stage
-    start: int
-    end: int
 
 
 class Session:
@@ -414,55 +401,3 @@ def guard_of(found: Checkpoint) -> dict[str, Any]:
     """What a checkpoint holds of the guard; one of an earlier version holds nothing."""
     state: dict[str, Any] = found.manifest.get("guard", {})
     return state
-
-
-def schedule(config: RunConfig, data: Dataset) -> list[Row]:
-    """The stages, without the groups the policy does not have, laid end to end."""
-    has = {"sensor": data.contract.sensor is not None, "camera": bool(config.camera.width and data.contract.cameras)}
-    placed, start = [], 0
-    for row in config.stages():
-        stage = reduce(stages.without, (group for group in has if not has[group]), row)
-        end = start + stage.total(data.train.num_samples, config.batch_size)
-        placed.append(Row(stage, start, end))
-        start = end
-    return placed
-
-
-def content_of(data: Dataset) -> dict[str, Any]:
-    """What identifies the data, wherever it lies."""
-    return {
-        "data contract": {
-            key: value
-            for key, value in data.contract.to_json().items()
-            if key not in ("instructed", "sensor_names")  # follows from --data.without; says nothing of the numbers
-        },
-        "statistics of the training episodes": digest(
-            {
-                stream: {
-                    field: np.asarray(value).tolist()
-                    for field, value in vars(statistics).items()
-                    if field != "companded"  # follows from --data.compand
-                }
-                for stream, statistics in data.statistics.items()
-            }
-        ),
-        "number of training samples": data.train.num_samples,
-    }
-
-
-def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprint: str) -> None:
-    """Refuse to go on under settings that change what is learned.
-
-    Raises:
-        ValueError: names each setting, what the checkpoint has and what was given.
-    """
-    stored = RunConfig().identity() | resumed.policy()["identity"]  # what it does not know of was as by default
-    changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
-    differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
-    if resumed.manifest["backbone"]["fingerprint"] != fingerprint:
-        differences.append("the backbone's files have another fingerprint")
-    if differences:
-        raise ValueError(
-            f"{resumed.path} cannot be resumed: {'; '.join(differences)}. "
-            "Give the same settings, or start anew from its weights with --init-from"
-        )
