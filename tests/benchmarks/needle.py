@@ -98,8 +98,10 @@ ROWS = (*ARMS, "stage1_only", "scripted_with_force", "scripted_without_force", "
 """Of the result; everything else is further."""
 
 
-Outcomes = dict[str, list[int | None]]
-"""By where the policy is let loose: the steps that each episode took to succeed; None where it did not."""
+Episodes = list[int | str | None]
+"""What became of each: the steps it took to succeed, or the kind of failure; None where the kind was not recorded."""
+Outcomes = dict[str, Episodes]
+"""By where the policy is let loose."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,8 @@ def train(bench: Bench, name: str, seed: int) -> list[Path]:
     return policies
 
 
-def evaluate(bench: Bench, policy: Path, settings: Sequence[str] = (), name: str = "") -> list[int | None]:
-    """The steps that each episode took; `name` tells apart where the policy is let loose."""
+def evaluate(bench: Bench, policy: Path, settings: Sequence[str] = (), name: str = "") -> Episodes:
+    """Let a policy loose; `name` tells apart where."""
     folder = policy.with_name(f"policy-evaluation{f'-{name}' if name else ''}")
     words = ["--episodes", str(bench.plan.episodes), "--seed", str(EVALUATION_SEED), "--env", "needle"]
     words += ["--workers", str(bench.ranks), "--out", str(folder)]
@@ -193,7 +195,7 @@ def evaluate(bench: Bench, policy: Path, settings: Sequence[str] = (), name: str
     results = folder / "closed_loop.json"
     call(results, "vla", "evaluate", str(policy), *words)
     rollouts = json.loads(results.read_text())["rollouts"]
-    return [rollout["steps"] if rollout["success"] else None for rollout in rollouts]
+    return [rollout["failure"] or rollout["steps"] for rollout in rollouts]
 
 
 def measure(bench: Bench, name: str, seed: int) -> tuple[Outcomes, float]:
@@ -210,18 +212,18 @@ def measure(bench: Bench, name: str, seed: int) -> tuple[Outcomes, float]:
     return outcomes, sum(float(clock_of(part).read_text()) for part in parts)
 
 
-def script(bench: Bench, force: Literal["tip", "none", "random"]) -> list[int | None]:
+def script(bench: Bench, force: Literal["tip", "none", "random"]) -> Episodes:
     """The same of the expert."""
     needle = Needle(NeedleConfig(cameras=()))
-    steps: list[int | None] = []
+    episodes: Episodes = []
     for episode in range(bench.plan.episodes):
         expert = Expert(needle, force=force, draw=derive(EVALUATION_SEED, "scripted", episode))
         needle.reset(seed=episode_seed(EVALUATION_SEED, episode))
         success = truncated = False
         while not success and not truncated:
-            _, _, success, truncated, _ = needle.step(expert.act()[0])
-        steps.append(needle.steps if success else None)
-    return steps
+            _, _, success, truncated, info = needle.step(expert.act()[0])
+        episodes.append(needle.steps if success else info["failure"])
+    return episodes
 
 
 def measure_scripts(bench: Bench) -> tuple[Outcomes, float]:
@@ -249,18 +251,18 @@ def record(bench: Bench, name: str, make: Callable[[], tuple[Outcomes, float]]) 
     outcomes, minutes = make()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
     content = {"plan": plan, "machine": machine, "minutes": round(minutes, 1)}
-    rows = ",\n  ".join(f'"{row}": {json.dumps(steps)}' for row, steps in outcomes.items())
+    rows = ",\n  ".join(f'"{row}": {json.dumps(episodes)}' for row, episodes in outcomes.items())
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f'{json.dumps(content, indent=1)[:-2]},\n "steps": {{\n  {rows}\n }}\n}}\n')
+    file.write_text(f'{json.dumps(content, indent=1)[:-2]},\n "episodes": {{\n  {rows}\n }}\n}}\n')
 
 
 def summary(records: Path, command: str) -> dict[str, Any]:
     """All records as one result: the benchmark's rows, what takes how long, and what else was measured."""
     found = {file.stem: json.loads(file.read_text()) for file in sorted(records.glob("*.json"))}
-    rows: dict[str, list[list[int | None]]] = {}
+    rows: dict[str, list[Episodes]] = {}
     for content in found.values():
-        for row, steps in content["steps"].items():
-            rows.setdefault(row, []).append(steps)
+        for row, episodes in content["episodes"].items():
+            rows.setdefault(row, []).append(episodes)
     others = [row for row in rows if row not in ROWS]
     timed = [content for name, content in found.items() if name.startswith("with_sensor-")]
     return {
@@ -269,14 +271,21 @@ def summary(records: Path, command: str) -> dict[str, Any]:
         "machine": " / ".join(dict.fromkeys(content["machine"] for content in timed)),
         "minutes": max((content["minutes"] for content in timed), default=None),
         "further": {row: asdict(result(rows[row])) for row in others},
-        "within_60": {row: asdict(result(steps, 60)) for row, steps in rows.items()},
-        "within_100": {row: asdict(result(steps, 100)) for row, steps in rows.items()},
+        "within_60": {row: asdict(result(seeds, 60)) for row, seeds in rows.items()},
+        "within_100": {row: asdict(result(seeds, 100)) for row, seeds in rows.items()},
+        "failures": {row: failures(seeds) for row, seeds in rows.items()},
     }
 
 
-def result(seeds: Sequence[Sequence[int | None]], within: int = WITHIN) -> Result:
+def failures(seeds: Sequence[Episodes]) -> dict[str, int]:
+    """How many episodes failed in each way, of the training seeds whose kinds of failure were recorded."""
+    kinds = [became for episodes in seeds if None not in episodes for became in episodes if isinstance(became, str)]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def result(seeds: Sequence[Episodes], within: int = WITHIN) -> Result:
     """A row of the results, over the episodes of some training seeds."""
-    successes = [steps is not None and steps <= within for episodes in seeds for steps in episodes]
+    successes = [isinstance(became, int) and became <= within for episodes in seeds for became in episodes]
     low, high = wilson(sum(successes), len(successes))
     return Result(sum(successes) / len(successes), low, high, len(successes), len(seeds))
 

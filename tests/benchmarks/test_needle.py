@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.needle import ARMS, Bench, Outcomes, Plan, record, result, summary
+from tests.benchmarks.needle import ARMS, Bench, Outcomes, Plan, failures, record, result, summary
 
 
 def bench(folder: Path, episodes: int = 4) -> Bench:
@@ -17,14 +17,19 @@ def put(folder: Path, name: str, outcomes: Outcomes, minutes: float = 1.0) -> No
 
 
 def test_success_is_counted_within_some_steps() -> None:
-    found = result([[40, 41, None, 12], [100, 39, 60, None]])
+    found = result([[40, 41, None, 12], [100, 39, 60, "wrong hole"]])
     assert (found.success, found.episodes, found.seeds) == (3 / 8, 8, 2)
     assert found.low < found.success < found.high
     assert result([[40, 41, None, 12]], 60).success == 0.75
 
 
+def test_kinds_of_failure_are_counted_where_they_were_recorded() -> None:
+    episodes = [["wrong hole", 20, "timed out", "wrong hole"], [None, 20, 20, None], [20, "timed out", 20, 20]]
+    assert failures(episodes) == {"timed out": 2, "wrong hole": 2}
+
+
 def test_the_result_holds_all_records(tmp_path: Path) -> None:
-    put(tmp_path, "scripts", {"random": [None, 30, None, None]})
+    put(tmp_path, "scripts", {"random": ["timed out", 30, "timed out", "no contact"]})
     put(tmp_path, "with_sensor-0", {"with_sensor": [20, 20, 20, 50], "error_3mm": [None] * 4}, minutes=30.0)
     put(tmp_path, "with_sensor-1", {"with_sensor": [20, 20, 20, 20], "error_3mm": [20] * 4}, minutes=31.5)
     put(tmp_path, "ascan-0", {"ascan": [None] * 4})
@@ -34,6 +39,7 @@ def test_the_result_holds_all_records(tmp_path: Path) -> None:
     assert found["random"]["success"] == 0.25
     assert (found["minutes"], found["command"]) == (31.5, "the command")
     assert {row: entry["success"] for row, entry in found["further"].items()} == {"ascan": 0.0, "error_3mm": 0.5}
+    assert found["failures"]["random"] == {"no contact": 1, "timed out": 2}
     assert found["within_60"]["with_sensor"]["success"] == 1.0
     assert "without_sensor" not in found, "nothing was measured of it"
     json.dumps(found)
