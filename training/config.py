@@ -96,15 +96,19 @@ class RunConfig:
     """metrics.jsonl is always written; auto adds wandb where it has a key or WANDB_MODE=offline."""
 
     def __post_init__(self) -> None:
-        counts = ("batch_size", "micro_batch", "validate_every", "save_every", "save_failures", "keep")
-        for name in (*counts, "finetune_layers"):
-            if getattr(self, name) < 1:
+        counts = ("batch_size", "micro_batch", "validate_every", "validation_samples")
+        for name in (*counts, "save_every", "save_failures", "keep", "finetune_layers", "stop_after"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
-        for name in ("save_seconds", "grace_seconds", "hang_seconds"):
+        for name in ("clip", "save_seconds", "grace_seconds", "hang_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be greater than 0")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout is {self.dropout}; it must lie in [0, 1)")
+        shares = {"dropout": self.dropout or 0.0, "ema-decay": self.ema_decay}
+        for name, share in (*shares.items(), *(("betas", beta) for beta in self.betas)):
+            if not 0 <= share < 1:
+                raise ValueError(f"--{name} is {share}; it must lie in [0, 1)")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed is {self.seed}; it must lie in [0, 2^63)")
         if self.resume_from and self.init_from:
             raise ValueError("--resume-from restores everything and --init-from only weights; give one of them")
 

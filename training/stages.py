@@ -68,6 +68,8 @@ class Stage:
             raise ValueError(f"--stage.steps is {self.steps}; a stage has at least 1 step")
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"--stage.epochs is {self.epochs}; give a positive number of passes over the data")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"--stage.weight-decay is {self.weight_decay}; give a number of at least 0")
         if self.warmup < 0 or self.hold < 0 or self.warmup + self.hold > 1 or not 0 <= self.floor <= 1:
             raise ValueError("warmup, hold and floor are shares in [0, 1], and warmup + hold is at most 1")
 

@@ -41,7 +41,9 @@ class FeedForward(nn.Sequential):
 
 def check_heads(width: int, heads: int) -> None:
     """Refuse a width that the heads do not share evenly."""
-    if heads < 1 or width < 1 or width % (2 * heads):
+    if heads < 1:
+        raise ValueError(f"attention with {heads} heads was asked for; give at least 1")
+    if width < 1 or width % (2 * heads):
         raise ValueError(
             f"width {width} does not divide into {heads} heads of even size; give a multiple of {2 * heads}"
         )
