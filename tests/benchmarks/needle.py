@@ -1,7 +1,9 @@
-"""The needle, end to end: demonstrations, both stages, closed loop; with and without the sensor, and with random words.
+r"""The needle, end to end: demonstrations, both stages, closed loop; with and without sensor, and with random words.
 
     python -m tests.benchmarks.needle [--json docs/benchmarks/needle.json] [--seeds 0 1 2]
     python -m tests.benchmarks.needle --arms noisy_window noisy_last_sample --seeds 0
+    python -m tests.benchmarks.needle --arms with_sensor frozen_backbone opened_backbone --seeds 0 --steps 1000 100 \
+        --no-elsewhere --records docs/benchmarks/needle_short --json docs/benchmarks/needle_short.json
 
 Every policy is trained by examples/needle.json on demonstrations alone and measured on the same 300 episodes. The
 scripted references are the expert with and without its force, and a random walk, on the same episodes. Policies with
@@ -124,6 +126,11 @@ class Plan:
     """Of stage 1 and of stage 2."""
     episodes: int
 
+    @property
+    def folder(self) -> str:
+        """A name that no other plan has."""
+        return f"{self.demonstrations}-{self.steps[0]}-{self.steps[1]}-{self.episodes}"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -133,6 +140,8 @@ class Bench:
     work: Path
     records: Path
     ranks: int
+    elsewhere: bool = True
+    """Whether policies with the sensor are also let loose where they were not trained."""
 
 
 def call(made: Path, *words: str) -> None:
@@ -153,7 +162,7 @@ def clock_of(made: Path) -> Path:
 
 def demonstrate(bench: Bench, name: str) -> Path:
     """Demonstrations."""
-    folder = bench.work / f"demonstrations-{name}"
+    folder = bench.work / f"demonstrations-{name}-{bench.plan.demonstrations}"
     words = [word for flag in DEMONSTRATIONS[name] for word in flag.split("=")]
     count = ["--episodes", str(bench.plan.demonstrations), "--seed", "0", "--workers", str(bench.ranks)]
     call(folder, "vla", "needle", "demos", *count, *words, "--out", str(folder))
@@ -162,7 +171,7 @@ def demonstrate(bench: Bench, name: str) -> Path:
 
 def train(bench: Bench, name: str, seed: int) -> list[Path]:
     """The stages of an arm, one after the other; returns the folders of the policies."""
-    arm, run = (ARMS | FURTHER)[name], bench.work / f"{name}-{seed}"
+    arm, run = (ARMS | FURTHER)[name], bench.work / bench.plan.folder / f"{name}-{seed}"
     launch = ["accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0"]
     launch += ["--num_processes", str(bench.ranks)]
     common = [
@@ -207,7 +216,7 @@ def measure(bench: Bench, name: str, seed: int) -> tuple[Outcomes, float]:
     parts.append(policies[-1].with_name("policy-evaluation") / "closed_loop.json")
     if name == "with_sensor":
         outcomes["stage1_only"] = evaluate(bench, policies[0])
-        for where, settings in ELSEWHERE.items():
+        for where, settings in ELSEWHERE.items() if bench.elsewhere else ():
             outcomes[where] = evaluate(bench, policies[-1], settings, where)
     return outcomes, sum(float(clock_of(part).read_text()) for part in parts)
 
@@ -302,9 +311,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=[4000, 300])
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--ranks", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--elsewhere", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     plan = Plan(given.demonstrations, tuple(given.steps), given.episodes)
-    bench = Bench(plan, given.work.resolve(), given.records.resolve(), given.ranks)
+    bench = Bench(plan, given.work.resolve(), given.records.resolve(), given.ranks, given.elsewhere)
     record(bench, "scripts", lambda: measure_scripts(bench))
     for seed in given.seeds:
         for name in given.arms:
