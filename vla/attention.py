@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+KeysValues = tuple[Float[Tensor, "B heads L d"], Float[Tensor, "B heads L d"]]
+"""What an attention computes of its context alone."""
+
 
 class Attention(nn.Module):
     """Multi-head attention of `x` to `context`, of which only the masked-in tokens are seen."""
@@ -24,9 +27,20 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B N D"], context: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B N D"]:
         """A row whose context is all masked attends to everything instead: its result is unused, and is no NaN."""
+        return self.attend(x, self.keys_values(context), mask)
+
+    def keys_values(self, context: Float[Tensor, "B L D"]) -> KeysValues:
+        """For `attend`, as often as one context is asked."""
+        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return key, value
+
+    def attend(
+        self, x: Float[Tensor, "B N D"], keys_values: KeysValues, mask: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B N D"]:
+        """What `x` sees in the context that the keys and values are of."""
+        key, value = keys_values
         mask = mask | ~mask.any(dim=1, keepdim=True)
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
         out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return out

@@ -141,6 +141,19 @@ class Observation:
         """The same observation on a device."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def rows(self, rows: Sequence[int]) -> "Observation":
+        """Some of its rows, in this order."""
+        chosen = torch.tensor(rows, device=self.state.device)
+        return replace(
+            self,
+            images=tuple(self.images[row] for row in rows),
+            image_valid=self.image_valid[chosen],
+            instructions=tuple(self.instructions[row] for row in rows),
+            state=self.state[chosen],
+            sensor=self.sensor[chosen],
+            sensor_valid=self.sensor_valid[chosen],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla.attention import Attention, FeedForward, check_dropout, check_heads
+from vla.attention import Attention, FeedForward, KeysValues, check_dropout, check_heads
 
 BackboneTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
 """Tokens of the backbone, and which of them may be looked at."""
@@ -128,16 +128,16 @@ class Block(nn.Module):
         x: Float[Tensor, "N H D"],
         valid: Bool[Tensor, "N H"],
         time: Float[Tensor, "N D"],
-        context: Float[Tensor, "B L D"],
-        context_mask: Bool[Tensor, "B L"],
+        keys_values: KeysValues,
+        mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "N H D"]:
         """Steps that are not valid, and context tokens masked out, reach no valid step."""
         shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
         normed = self.norm(x) * (1 + scale) + shift
         x = x + gate * self.dropout(self.attention(normed, normed, valid))
-        # The chunks of one observation ask its context together: its keys and values are computed once.
-        asked = self.context_norm(x).reshape(len(context), -1, x.shape[-1])
-        x = x + self.dropout(self.context_attention(asked, context, context_mask).reshape(x.shape))
+        # The chunks of one observation ask its context together.
+        asked = self.context_norm(x).reshape(len(mask), -1, x.shape[-1])
+        x = x + self.dropout(self.context_attention.attend(asked, keys_values, mask).reshape(x.shape))
         fed: Tensor = self.feed(self.norm(x) * (1 + feed_scale) + feed_shift)
         out: Tensor = x + feed_gate * self.dropout(fed)
         return out
@@ -146,8 +146,8 @@ class Block(nn.Module):
 class ActionExpert(nn.Module):
     """(x_t, t, context) -> prediction, one token an action step.
 
-    Call `context` once for an observation, then this once for each diffusion time, or once for several: N is a multiple
-    of B, and the chunks of an observation follow one another.
+    Call `context` and `look` once for an observation, then this once for each diffusion time, or once for several: N is
+    a multiple of B, and the chunks of an observation follow one another.
     """
 
     def __init__(
@@ -176,19 +176,27 @@ class ActionExpert(nn.Module):
         if camera_width:
             self.context.add_camera(camera_width)  # drawn last: the rest starts as without a camera encoder
 
+    def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
+        """What each block computes of the context alone, whatever the chunks and times."""
+        seen: list[KeysValues] = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            seen.append(block.context_attention.keys_values(context))
+        return seen
+
     def forward(
         self,
         x_t: Float[Tensor, "N H A"],
         t: Float[Tensor, " N"],
         valid: Bool[Tensor, "N H"],
-        context: Float[Tensor, "B L D"],
-        context_mask: Bool[Tensor, "B L"],
+        seen: list[KeysValues],
+        mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "N H A"]:
         """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
         assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
         time = self.time(t)
         x = self.embed(x_t) + self.positions
-        for block in self.blocks:
-            x = block(x, valid, time, context, context_mask)
+        for block, keys_values in zip(self.blocks, seen, strict=True):
+            x = block(x, valid, time, keys_values, mask)
         out: Tensor = self.out(self.norm(x))
         return out

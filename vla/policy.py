@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
 from vla import diffusion, lora
+from vla.attention import KeysValues
 from vla.backbone import Backbone, BackboneConfig, load_backbone
 from vla.batch import Batch, DataContract, Losses, Observation
 from vla.camera import CameraConfig, CameraEncoder
@@ -90,7 +91,7 @@ class Policy(nn.Module):
         valid = batch.action_valid.repeat_interleave(config.draws, dim=0)
         c = diffusion.coefficients(config.path, time)
         x_t = diffusion.mix(c, x0, noise)
-        out = self.predict(x_t, time, valid, context, mask)
+        out = self.predict(x_t, time, valid, self.look(context), mask)
         error = (out - diffusion.target(config.prediction, c, x0, noise)).square()
         count = valid.sum(dim=1).clamp(min=1) * self.contract.action_dim
         losses = error.masked_fill(~valid[..., None], 0).sum(dim=(1, 2)) / count
@@ -113,10 +114,10 @@ class Policy(nn.Module):
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         context, mask = self.encode(observation)
-        valid = torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
+        seen, valid = self.look(context), torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.predict(x_t, t, valid, context, mask)
+            return self.predict(x_t, t, valid, seen, mask)
 
         undo = self.normalizer_of("actions").undo
 
@@ -145,17 +146,23 @@ class Policy(nn.Module):
             context: tuple[Tensor, Tensor] = self.expert.context(tokens, sensor, state, camera)
         return context
 
+    def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
+        """What the expert computes of the context alone: once for an observation, whatever the chunks and times."""
+        with self.autocast(context.device):
+            seen: list[KeysValues] = self.expert.look(context)
+        return seen
+
     def predict(
         self,
         x_t: Float32[Tensor, "N H A"],
         t: Float[Tensor, " N"],
         valid: Bool[Tensor, "N H"],
-        context: Float[Tensor, "B L D"],
+        seen: list[KeysValues],
         mask: Bool[Tensor, "B L"],
     ) -> Float32[Tensor, "N H A"]:
         """The expert's output for chunks of B observations, in float32."""
         with self.autocast(x_t.device):
-            out: Tensor = self.expert(x_t, t, valid, context, mask)
+            out: Tensor = self.expert(x_t, t, valid, seen, mask)
         return out.float()
 
     def autocast(self, device: torch.device) -> torch.autocast:

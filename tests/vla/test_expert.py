@@ -9,6 +9,10 @@ from vla.expert import LARGE, ActionExpert, ExpertConfig, Time
 H, A, P, L, D, N, E = 6, 3, 4, 5, 20, 2, 12
 
 
+Noised = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Chunks, times, and which steps are valid."""
+
+
 def expert(state_dim: int = P, sensor_width: int = E, dropout: float = 0.0) -> ActionExpert:
     torch.manual_seed(0)
     return ActionExpert(
@@ -36,6 +40,11 @@ def context(model: ActionExpert, batch: int = 2, seed: int = 1) -> tuple[torch.T
     return model.context(backbone, sensor, torch.randn(batch, P, generator=generator))
 
 
+def answer(model: ActionExpert, noised: Noised, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    out: torch.Tensor = model(*noised, model.look(tokens), mask)
+    return out
+
+
 def chunk(batch: int = 2, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x_t, t = torch.randn(batch, H, A, generator=generator), torch.rand(batch, generator=generator)
@@ -46,8 +55,8 @@ def test_steps_of_the_chunk_have_places() -> None:
     """Without positions the answer to permuted steps would be the permuted answer."""
     model, order = expert(), torch.tensor([3, 1, 5, 0, 2, 4])
     x_t, t, valid = chunk()
-    straight = model(x_t, t, valid, *context(model))
-    permuted = model(x_t[:, order], t, valid, *context(model))
+    straight = answer(model, (x_t, t, valid), *context(model))
+    permuted = answer(model, (x_t[:, order], t, valid), *context(model))
     assert not torch.allclose(straight[:, order], permuted, atol=1e-3)
 
 
@@ -56,8 +65,8 @@ def test_steps_see_each_other() -> None:
     x_t, t, valid = chunk()
     other = x_t.clone()
     other[:, 0] += 1
-    change = (model(other, t, valid, *context(model)) - model(x_t, t, valid, *context(model))).abs().amax((0, 2))
-    assert (change > 1e-5).all()
+    before, after = (answer(model, (x, t, valid), *context(model)) for x in (x_t, other))
+    assert ((after - before).abs().amax((0, 2)) > 1e-5).all()
 
 
 def test_padded_steps_reach_no_valid_step() -> None:
@@ -66,7 +75,7 @@ def test_padded_steps_reach_no_valid_step() -> None:
     valid[0, 4:] = False
     other = x_t.clone()
     other[0, 4:] = 100.0
-    one, two = (model(x, t, valid, *context(model)) for x in (x_t, other))
+    one, two = (answer(model, (x, t, valid), *context(model)) for x in (x_t, other))
     assert torch.equal(one[valid], two[valid])
     assert not torch.equal(one, two)
 
@@ -75,13 +84,13 @@ def test_masked_context_reaches_nothing_and_padding_changes_nothing() -> None:
     model = trained()
     x_t, t, valid = chunk()
     tokens, mask = context(model)
-    plain = model(x_t, t, valid, tokens, mask)
+    plain = answer(model, (x_t, t, valid), tokens, mask)
     padded = torch.cat([tokens, 50 * torch.randn(2, 7, 32)], dim=1)
     padded_mask = torch.cat([mask, torch.zeros(2, 7, dtype=bool)], dim=1)
-    assert torch.allclose(model(x_t, t, valid, padded, padded_mask), plain, atol=1e-6)
+    assert torch.allclose(answer(model, (x_t, t, valid), padded, padded_mask), plain, atol=1e-6)
     hidden = mask.clone()
     hidden[:, 2] = False
-    assert not torch.allclose(model(x_t, t, valid, tokens, hidden), plain, atol=1e-5)
+    assert not torch.allclose(answer(model, (x_t, t, valid), tokens, hidden), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["backbone", "sensor", "state", "time"])
@@ -91,7 +100,7 @@ def test_every_source_is_heard(part: str) -> None:
     backbone = [torch.randn(2, L, D), torch.ones(2, L, dtype=bool)]
     sensor = [torch.randn(2, N, E), torch.ones(2, N, dtype=bool)]
     state = torch.randn(2, P)
-    before = model(x_t, t, valid, *model.context(tuple(backbone), tuple(sensor), state))
+    before = answer(model, (x_t, t, valid), *model.context(tuple(backbone), tuple(sensor), state))
     match part:
         case "backbone":
             backbone[0] = torch.randn(2, L, D)
@@ -101,7 +110,7 @@ def test_every_source_is_heard(part: str) -> None:
             state = torch.randn(2, P)
         case "time":
             t = 1 - t
-    after = model(x_t, t, valid, *model.context(tuple(backbone), tuple(sensor), state))
+    after = answer(model, (x_t, t, valid), *model.context(tuple(backbone), tuple(sensor), state))
     assert (after - before).abs().max() > 1e-4
 
 
@@ -115,7 +124,7 @@ def test_every_parameter_learns_within_two_steps(state_dim: int, sensor_width: i
     for step in range(2):
         optimizer.zero_grad()
         tokens = model.context(backbone, sensor, torch.randn(2, state_dim))
-        model(x_t, t, valid, *tokens).square().sum().backward()
+        answer(model, (x_t, t, valid), *tokens).square().sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert step == 0 or parameter.grad.any(), name
@@ -131,7 +140,7 @@ def test_a_row_with_nothing_to_look_at_is_no_nan() -> None:
     x_t, t, valid = chunk()
     tokens, mask = context(model)
     mask[0], valid[1] = False, False
-    out = model(x_t, t, valid, tokens, mask)
+    out = answer(model, (x_t, t, valid), tokens, mask)
     out[0].sum().backward()
     assert out.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)

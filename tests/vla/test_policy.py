@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vla import diffusion
 from vla.backbone import BackboneConfig
 from vla.batch import Batch, DataContract, Sample, collate
 from vla.camera import CameraConfig
@@ -174,8 +175,8 @@ def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
     x0 = policy.normalizer_of("actions").apply(data.actions)
     c = coefficients("cosine", data.time)
     alpha, sigma = c.alpha[:, None, None], c.sigma[:, None, None]
-    context = policy.encode(data.observation)
-    out = policy.predict(alpha * x0 + sigma * data.noise, data.time, data.action_valid, *context)
+    context, mask = policy.encode(data.observation)
+    out = policy.predict(alpha * x0 + sigma * data.noise, data.time, data.action_valid, policy.look(context), mask)
     error = (out - (alpha * data.noise - sigma * x0)).square()
     expected = [error[row][data.action_valid[row]].mean() for row in range(4)]
     assert torch.allclose(losses["diffusion"], torch.stack(expected), atol=1e-6)
@@ -322,6 +323,29 @@ def test_actions_follow_from_the_noise(policy: Policy, sampler: str) -> None:
     assert torch.equal(actions, act(data.noise))
     assert not torch.allclose(actions, act(-data.noise), atol=1e-3)
     assert not actions.requires_grad
+
+
+def test_a_chunk_reads_its_context_once(policy: Policy) -> None:
+    """However many sampling steps there are, and with the same bits as by looking anew in each."""
+    data, valid = batch(), torch.ones(4, 5, dtype=torch.bool)
+    seen: list[str] = []
+    hooks = [
+        block.context_attention.key_value.register_forward_hook(lambda *_, name=name: seen.append(name))
+        for name, block in policy.expert.blocks.named_children()
+    ]
+    chunk = policy.act(data.observation, data.noise, steps=4)
+    for hook in hooks:
+        hook.remove()
+    assert seen == [name for name, _ in policy.expert.blocks.named_children()]
+    with torch.no_grad():
+        context, mask = policy.encode(data.observation)
+        anew = diffusion.sample(
+            lambda x_t, t: policy.predict(x_t, t, valid, policy.look(context), mask),
+            data.noise,
+            policy.config.diffusion,
+            steps=4,
+        )
+    assert torch.equal(policy.normalizer_of("actions").undo(anew), chunk)
 
 
 def test_actions_are_in_the_units_of_the_data(policy: Policy) -> None:

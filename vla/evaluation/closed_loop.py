@@ -1,7 +1,7 @@
 """Closed-loop evaluation: a policy let loose in an environment, episode after episode.
 
-Episodes run in groups, in lockstep, so that one forward pass serves a group. Which episodes form a group follows from
-their number alone and a group's shapes never change, so the result depends on the seed and on no number of processes.
+Episodes run in groups, in lockstep, so that one forward pass serves those of a group that are under way. Which episodes
+form a group follows from their number alone, so the result depends on the seed and on no number of processes.
 """
 
 import multiprocessing
@@ -192,8 +192,8 @@ def roll_out(
 ) -> list[Rollout]:
     """One group of episodes, each in an environment of its own. The policy's parameters say on which device it acts.
 
-    An environment whose episode is over keeps its row, so that no other row is computed differently. `alter` changes
-    what the policy sees; it is told of every step, and row b is always the same environment.
+    The policy acts for the episodes under way. `alter` changes what it sees; it is told of every step and shown all
+    environments, row b always the same one.
     """
     assert len(environments) == len(episodes), f"{len(episodes)} episodes in {len(environments)} environments"
     policy.set_mode(training=False)
@@ -208,29 +208,29 @@ def roll_out(
     rollouts: dict[int, Rollout] = {}
     chunks = np.zeros((len(episodes), policy.contract.horizon, policy.contract.action_dim), dtype=np.float32)
     for step in range(config.max_steps):
+        under_way = [row for row in range(len(episodes)) if row not in rollouts]
+        if not under_way:
+            break
         observation = observe(observed, policy.contract)
         if alter is not None:
             observation = alter(observation)
         if step % config.execute == 0:
-            chunks = act(policy, observation, episodes, step, config)
-        for row, environment in enumerate(environments):
-            if row in rollouts:
-                continue
+            acting = [episodes[row] for row in under_way]
+            chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config)
+        for row in under_way:
             action = chunks[row, step % config.execute]
-            observed[row], _, ended, cut_off, info = environment.step(action)
+            observed[row], _, ended, cut_off, info = environments[row].step(action)
             if (watcher := watchers[row]) is not None:
-                watcher.add(action, observed[row], environment)
+                watcher.add(action, observed[row], environments[row])
             if ended or cut_off or step + 1 == config.max_steps:
                 rollouts[row] = outcome(episodes[row], seeds[row], str(observed[row]["task"]), step + 1, info)
-        if len(rollouts) == len(episodes):
-            break
     return [rollouts[row] for row in range(len(episodes))]
 
 
 def act(
     policy: Policy, observation: Observation, episodes: Sequence[int], step: int, config: RolloutConfig
 ) -> Float32[np.ndarray, "B H A"]:
-    """The group's chunks; their noise follows from the seed, the episode and the step."""
+    """The chunks of some episodes; their noise follows from the seed, the episode and the step."""
     device = next(policy.parameters()).device
     shape = (policy.contract.horizon, policy.contract.action_dim)
     positions = [episode * STEPS_AN_EPISODE + step for episode in episodes]
