@@ -132,7 +132,7 @@ class Alteration:
     def rotate(self, observation: Observation) -> Observation:
         """Each row replaced by a later one, around the group."""
         count = len(observation.instructions)
-        return pick(observation, [self.partner(observation.instructions, row) for row in range(count)])
+        return observation.rows([self.partner(observation.instructions, row) for row in range(count)])
 
     def partner(self, instructions: tuple[str, ...], row: int) -> int:
         """The row whose input another row is given."""
@@ -140,19 +140,6 @@ class Alteration:
         if self.input == INSTRUCTION:
             others = [other for other in others if instructions[other] != instructions[row]]
         return others[0] if others else row
-
-
-def pick(observation: Observation, rows: list[int]) -> Observation:
-    """Some rows of an observation."""
-    index = torch.tensor(rows, device=observation.state.device)
-    return Observation(
-        images=tuple(observation.images[row] for row in rows),
-        image_valid=observation.image_valid[index],
-        instructions=tuple(observation.instructions[row] for row in rows),
-        state=observation.state[index],
-        sensor=observation.sensor[index],
-        sensor_valid=observation.sensor_valid[index],
-    )
 
 
 def alike(one: Observation, other: Observation) -> bool:

@@ -15,7 +15,6 @@ from vla.evaluation.alteration import (
     alike,
     inputs_of,
     kinds_of,
-    pick,
     swap,
 )
 from vla.policy import NEUTRAL_INSTRUCTION
@@ -88,7 +87,7 @@ def test_a_shuffled_row_is_that_of_another_episode() -> None:
     assert told(at(0)).instructions == ("right", "left", "right")
     same = at(0, data=Recordings(instructions=("left",)))
     assert alike(told(same), same)
-    alone = pick(at(0), [1])
+    alone = at(0).rows([1])
     assert alike(alter(alone), alone)
 
 
