@@ -217,12 +217,10 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         return self.hole(min(COLOURS, key=self._distance), seen=False), self.yaw
 
     def render(self) -> UInt8[np.ndarray, "H W 3"]:
-        """A picture for people, from the first camera and larger than a policy sees it. ValueError without cameras."""
-        if not self.config.cameras:
-            raise ValueError("this needle has no cameras, so nothing can be drawn; give it one")
+        """A picture for people, from the front, whatever a policy sees. ValueError where nothing can be drawn."""
         if self._painter is None:
             self._painter = Renderer(self.model, PICTURE_PIXELS)
-        return self._painter.draw(self.data, self.config.cameras[0])
+        return self._painter.draw(self.data, "front")
 
     def close(self) -> None:
         """Give the renderers back."""

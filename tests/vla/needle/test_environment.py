@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from vla import rendering
 from vla.data.order import derive
 from vla.needle.config import FPS, NeedleConfig
-from vla.needle.environment import LOST_M, Needle
+from vla.needle.environment import LOST_M, PICTURE_PIXELS, Needle
 from vla.needle.expert import SEARCH, Expert, centre_of_pressure
 from vla.needle.instructions import COLOURS, PHRASINGS
 
@@ -50,6 +50,20 @@ def digest(seed: int) -> str:
 @needs_drawing
 def test_it_is_an_environment() -> None:
     check_env(Needle(NeedleConfig(pixels=16, cameras=("side",))), skip_render_check=True)
+
+
+@needs_drawing
+def test_people_see_it_from_the_front_whatever_a_policy_sees() -> None:
+    pictures = []
+    for cameras in (("front",), ("wrist",), ()):
+        needle = Needle(NeedleConfig(cameras=cameras))
+        needle.reset(seed=2)
+        pictures.append(needle.render())
+        needle.close()
+    assert pictures[0].shape == (PICTURE_PIXELS, PICTURE_PIXELS, 3)
+    assert pictures[0].std() > 10
+    np.testing.assert_array_equal(pictures[1], pictures[0])
+    np.testing.assert_array_equal(pictures[2], pictures[0])
 
 
 def test_a_seed_gives_the_same_bytes_in_any_process() -> None:
