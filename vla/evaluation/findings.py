@@ -11,6 +11,7 @@ Verdict = Literal["used", "not used", "not shown"]
 Worth = Literal["needed", "not needed", "not shown"]
 """Of an input to a policy that is trained without it."""
 WIDTH = 80
+CELL = 16
 UNIT = "of the error of always answering the mean action"
 
 
@@ -178,14 +179,13 @@ def short(name: str) -> str:
 
 
 def shown(entry: Change, error: float) -> str:
-    """A change as a share of an error, in percent: `+12 [8 16]`, in at most 16 characters."""
+    """A change as a share of an error, in percent: `+12 [8 16]`; the change alone where that is too long for a cell."""
     if error == 0:
         return "-"
     change, low, high = (100 * value / error for value in (entry.change, entry.low, entry.high))
-    if max(abs(low), abs(high)) >= 1000:
-        return f"{change:+.2g}"
     digits = 0 if max(abs(low), abs(high)) >= 10 else 1
-    return f"{change:+.{digits}f} [{low:.{digits}f} {high:.{digits}f}]"
+    text = f"{change:+.{digits}f} [{low:.{digits}f} {high:.{digits}f}]"
+    return text if len(text) <= CELL else f"{change:+.2g}"
 
 
 def percent(rate: Rate) -> str:
@@ -200,7 +200,7 @@ def head() -> str:
 
 def row(title: str, cells: dict[Kind, str]) -> str:
     """One row of a table, with a dash where an alteration was not tried."""
-    return f"{title[:12]:<12}" + "".join(f"{cells.get(kind, '-'):>17}" for kind in KINDS)
+    return f"{title[:12]:<12}" + "".join(f"{cells.get(kind, '-'):>{CELL + 1}}" for kind in KINDS)
 
 
 def wrapped(sentence: str) -> Sequence[str]:

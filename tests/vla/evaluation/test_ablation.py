@@ -194,7 +194,8 @@ def test_the_table_has_80_columns_and_a_sentence_a_row(result: Ablation) -> None
     assert all(finding.sentence in text for finding in result.inputs)
     assert sum(line.startswith("  late") for line in lines) == len(INPUTS)
     assert shown(Change(change=0.5, low=-9.994, high=9.994), 1.0) == "+50 [-999 999]"
-    assert shown(Change(change=50.0, low=-10.0, high=100.0), 1.0) == "+5e+03"
+    assert shown(Change(change=8.6, low=4.3, high=12.3), 1.0) == "+860 [430 1230]"
+    assert shown(Change(change=50.0, low=-100.0, high=1000.0), 1.0) == "+5e+03"
     content = json.loads(json.dumps(result.to_json()))
     assert set(content) >= {"policy", "samples", "episodes", "phases", "baseline", "inputs", "control"}
     assert set(content["inputs"][0]["kinds"][0]) >= {"kind", "error", "change", "low", "high", "by_phase", "success"}
