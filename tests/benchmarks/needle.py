@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,15 +121,24 @@ class Result:
 class Plan:
     """How a policy is made and measured."""
 
-    demonstrations: int
-    steps: tuple[int, int]
+    demonstrations: int = 2000
+    steps: tuple[int, int] = (4000, 300)
     """Of stage 1 and of stage 2."""
-    episodes: int
+    episodes: int = 300
 
     @property
     def folder(self) -> str:
         """A name that no other plan has."""
         return f"{self.demonstrations}-{self.steps[0]}-{self.steps[1]}-{self.episodes}"
+
+    @property
+    def command(self) -> str:
+        """What measures by it."""
+        words = ["python", "-m", "tests.benchmarks.needle"]
+        for part in fields(self):
+            if (value := getattr(self, part.name)) != part.default:
+                words += [f"--{part.name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)
@@ -307,9 +316,9 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=REPOSITORY / "docs" / "benchmarks" / "needle")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *FURTHER], default=list(ARMS))
-    parser.add_argument("--demonstrations", type=int, default=2000)
-    parser.add_argument("--steps", type=int, nargs=2, default=[4000, 300])
-    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--demonstrations", type=int, default=Plan.demonstrations)
+    parser.add_argument("--steps", type=int, nargs=2, default=Plan.steps)
+    parser.add_argument("--episodes", type=int, default=Plan.episodes)
     parser.add_argument("--ranks", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--elsewhere", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
@@ -319,7 +328,7 @@ def main() -> None:
     for seed in given.seeds:
         for name in given.arms:
             record(bench, f"{name}-{seed}", lambda name=name, seed=seed: measure(bench, name, seed))
-    text = json.dumps(summary(bench.records, "python -m tests.benchmarks.needle"), indent=1)
+    text = json.dumps(summary(bench.records, plan.command), indent=1)
     print(text)
     if given.json is not None:
         given.json.write_text(text + "\n")

@@ -54,5 +54,10 @@ def test_a_record_is_not_measured_again_and_not_mixed_with_others(tmp_path: Path
         record(bench(tmp_path, episodes=5), "with_sensor-0", lambda: pytest.fail("it is there"))
 
 
+def test_the_command_names_what_is_not_the_benchmarks_own() -> None:
+    assert Plan().command == "python -m tests.benchmarks.needle"
+    assert Plan(steps=(1000, 100), episodes=50).command.endswith(".needle --steps 1000 100 --episodes 50")
+
+
 def test_the_arms_are_those_of_the_benchmark() -> None:
     assert set(ARMS) == {"with_sensor", "without_sensor", "shuffled_instruction"}
