@@ -8,7 +8,8 @@ launch() {
 }
 
 config=cpu
-ranks=(--num_processes $(($(nproc) > 1 ? 2 : 1)))
+cores=$(env -u OMP_NUM_THREADS nproc)  # which otherwise counts the threads of one process
+ranks=(--num_processes $((cores > 1 ? 2 : 1)))
 if "$BIN/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     config=single
     ranks=()

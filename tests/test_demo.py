@@ -1,0 +1,37 @@
+"""The demo's script: what it runs, and on how many processes. What comes of it, `make demo` shows."""
+
+import os
+import subprocess
+from pathlib import Path
+
+DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo.sh"
+
+
+def words_of(folder: Path, *, gpu: bool) -> list[str]:
+    """The commands that the script runs, one a line."""
+    told = folder / "told"
+    for name in ("accelerate", "vla"):
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >>"{told}"\n')
+    (folder / "python").write_text(f"#!/bin/sh\nexit {0 if gpu else 1}\n")
+    for name in ("accelerate", "vla", "python"):
+        (folder / name).chmod(0o755)
+    # As the Makefile has it: one thread a process.
+    environment = os.environ | {"BIN": str(folder), "RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
+    subprocess.run(["bash", str(DEMO)], env=environment, check=True, capture_output=True, cwd=DEMO.parents[1])
+    return told.read_text().splitlines()
+
+
+def test_it_trains_on_two_cores_where_there_are_two(tmp_path: Path) -> None:
+    lines = words_of(tmp_path, gpu=False)
+    commands = [" ".join(line.split()[:2]) for line in lines]
+    assert commands == ["vla needle", "accelerate launch", "accelerate launch", "vla evaluate", "vla report"]
+    ranks = min(2, len(os.sched_getaffinity(0)))
+    for line, stage in zip(lines[1:3], ("stage1", "stage2"), strict=True):
+        assert f"--config_file accelerate_configs/cpu.yaml --main_process_port 0 --num_processes {ranks} " in line
+        assert f"training/{stage}.py" in line
+
+
+def test_one_gpu_trains_in_one_process(tmp_path: Path) -> None:
+    for line in words_of(tmp_path, gpu=True)[1:3]:
+        assert "--config_file accelerate_configs/single.yaml" in line
+        assert "--num_processes" not in line
