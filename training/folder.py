@@ -41,6 +41,8 @@ class RunFolder:
         self.lease = Lease(self.path)
         self.resumed_at: int | None = None
         """Step of the checkpoint that the run went on from."""
+        self.began_from: str | None = config.init_from
+        """Where the weights came from that the run began with, in whichever of its lives."""
         self._held = self._opened = self._save_is_due = False
         self._damaged: list[Path] = []
         self._saved_at = -math.inf
@@ -56,10 +58,11 @@ class RunFolder:
         if runtime.share(self.accelerator, self.checkpoints.exists()):
             self._take()  # before reading: another process may be about to write a newer checkpoint
         choice = self.config.resume_from
-        if choice == "auto":
-            return checkpoint.newest(self.path, self.accelerator, damaged=self._damaged)
         if choice is not None:
-            return checkpoint.find(choice, self.accelerator)
+            found = self._find(choice)
+            began = self._agree_to(lambda: self._read_beginning(found))
+            self.began_from = runtime.share(self.accelerator, began)
+            return found
         taken = (self.path / "metrics.jsonl").exists() or bool(checkpoint.steps(self.path))
         if runtime.share(self.accelerator, taken):
             raise ValueError(f"{self.path} already holds a run; go on with --resume-from auto, or choose another --out")
@@ -76,6 +79,8 @@ class RunFolder:
         if self._opened:
             return
         config, main = self.config, self.accelerator.is_main_process
+        # What the run is, not how this life of it was started: who trains by config.json begins where it began.
+        settings = to_json(config) | {"resume_from": None, "init_from": self.began_from}
         missing = [path for path in (self.path, self.checkpoints) if not path.exists()]
         self._take()
         size = sum(group.num_parameters for group in groups) * len(KEYS) * 4 // self.accelerator.num_processes
@@ -94,8 +99,8 @@ class RunFolder:
             checkpoint.clean(self.path)
             for path in self._damaged:
                 self.say(f"{path.name} is damaged and set aside as {checkpoint.quarantine(path).name}")
-            (self.path / "config.json").write_text(json.dumps(hide_tree(to_json(config)), indent=1) + "\n")
-        self.records = Records(self.path, config.tracker, to_json(config), resumed_at=step, active=main)
+            (self.path / "config.json").write_text(json.dumps(hide_tree(settings), indent=1) + "\n")
+        self.records = Records(self.path, config.tracker, settings, resumed_at=step, active=main)
         self.saver = Saver(self.accelerator, self.path, keep=config.keep, rate=rate, objection=self._objection)
         self.quarantine = Quarantine(
             self.path, config.data.quarantine, data.train, active=main, held_out=data.validation
@@ -166,6 +171,26 @@ class RunFolder:
             tqdm.write(text)
 
     # The folder itself.
+
+    def _find(self, choice: str) -> Checkpoint | None:
+        """The checkpoint that --resume-from means."""
+        if choice == "auto":
+            return checkpoint.newest(self.path, self.accelerator, damaged=self._damaged)
+        return checkpoint.find(choice, self.accelerator)
+
+    def _read_beginning(self, found: Checkpoint | None) -> str | None:
+        """Where the run began that is gone on with; without a checkpoint, or with an old one, its config.json says."""
+        told: Mapping[str, Any] = {} if found is None else found.manifest
+        if "init_from" not in told:
+            file = (self.path if found is None else found.path.parents[1]) / "config.json"
+            try:
+                told = json.loads(file.read_text())
+            except FileNotFoundError:
+                return None
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file} is no JSON ({error}); restore it, or choose another --out") from error
+        place: str | None = told.get("init_from")
+        return place
 
     def _take(self) -> None:
         """Become the one writer of the folder (ValueError where that cannot be)."""

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.config import RunConfig
 from training.sharding import State
 from training.stages import Group
 from vla.backbone import fingerprint
 from vla.batch import DataContract
+from vla.data import DataConfig
 from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import streams
@@ -59,15 +59,15 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
     )
 
 
-def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fingerprint: str) -> None:
-    """Refuse weights that were learned for other data or on another backbone.
+def check_origin(origin: Origin, place: str, data: DataConfig, contract: DataContract, fingerprint: str) -> None:
+    """Refuse the weights of a place that were learned for other data or on another backbone.
 
     Raises:
         ValueError: names each difference.
     """
-    place = config.init_from
     given, expected = contract.to_json(), origin.contract.to_json()
-    names = ("action_dim", "state_dim", "horizon", "cameras", "sensor_channels", "sensor_samples", "instructed")
+    sensor = ("sensor_channels", "sensor_samples", "sensor_rate_hz")
+    names = ("action_dim", "state_dim", "horizon", "fps", "cameras", *sensor, "instructed")
     differences = [
         f"{name.replace('_', ' ')} {expected[name]}, but the data has {given[name]}"
         for name in names
@@ -77,11 +77,16 @@ def check_origin(origin: Origin, config: RunConfig, contract: DataContract, fing
         raise ValueError(
             f"{place} was trained with {'; '.join(differences)}; train on matching data, or without --init-from"
         )
+    if origin.normalization != data.normalization:
+        raise ValueError(
+            f"{place} was trained with --data.normalization {origin.normalization}, and its scales stay: "
+            "give the same, or train without --init-from"
+        )
     companded = {stream for stream, normalizer in origin.normalizers.items() if normalizer.companded.any()}
-    if config.data.compand and set(config.data.compand) != companded:
+    if data.compand and set(data.compand) != companded:
         raise ValueError(
             f"{place} was trained with {' '.join(sorted(companded)) or 'no streams'} companded, and its scales stay: "
-            f"leave out --data.compand {' '.join(config.data.compand)}, or train without --init-from"
+            f"leave out --data.compand {' '.join(data.compand)}, or train without --init-from"
         )
     if origin.fingerprint != fingerprint:
         raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")

@@ -125,9 +125,9 @@ class Session:
             self._go_on_from(resumed)
             self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
             accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
-        elif config.init_from is not None:
-            origin = read_origin(config.init_from, config.backbone.path, accelerator)
-            check_origin(origin, config, self.data.contract, self.fingerprint)
+        elif (place := self._folder.began_from) is not None:
+            origin = read_origin(place, config.backbone.path, accelerator)
+            check_origin(origin, place, config.data, self.data.contract, self.fingerprint)
             self.initial, self.normalizers = origin.weights, origin.normalizers
         elif self.rows[0].stage.name == "stage2":
             raise ValueError(
@@ -306,6 +306,7 @@ class Session:
             "config": digest(self.identity),
             "backbone": {"id": hide(config.backbone.path), "fingerprint": self.fingerprint},
             "lora": None if lora is None else to_json(lora),
+            "init_from": self.folder.began_from and hide(self.folder.began_from),
             "groups": stages.manifest_groups(self.groups),
             "ranks": self.accelerator.num_processes,
             "zero_stage": engine.zero_stage,
