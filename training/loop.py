@@ -119,6 +119,7 @@ def check(session: Session, engine: Engine) -> None:
         samples,
         limit=config.validation_samples,
         micro_batch=config.micro_batch,
+        seed=config.seed,
         beat=session.watchdog.beat,
         settle=lambda unread: session.leave_out(unread, held_out=True),
     )

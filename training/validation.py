@@ -11,6 +11,7 @@ from training.quarantine import num_void
 from training.sharding import Engine
 from vla.batch import Batch, collate
 from vla.data import ValidationSamples
+from vla.data.order import torch_seed
 from vla.policy import Policy
 
 
@@ -21,6 +22,7 @@ def validate(
     *,
     limit: int,
     micro_batch: int,
+    seed: int,
     beat: Callable[[str], None] = lambda _: None,
     settle: Callable[[Sequence[Batch]], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def validate(
             unread += [batch] if num_void([batch]) else []
             batch = batch.to(accelerator.device)
             real = torch.tensor([first + i < count for i in range(micro_batch)], device=accelerator.device)
-            for key, value in measure(policy, batch, real).items():
+            for key, value in measure(policy, batch, real, seed).items():
                 sums[key] = sums.get(key, torch.zeros_like(value)) + value
     policy.set_mode(training=True)
     if runtime.total(accelerator, len(unread)) != [0]:
@@ -68,11 +70,15 @@ def validate(
     }
 
 
-def measure(policy: Policy, batch: Batch, real: Tensor) -> dict[str, Tensor]:
-    """Sums over the real samples of a batch; the padding of the last round counts for nothing."""
+def measure(policy: Policy, batch: Batch, real: Tensor, seed: int) -> dict[str, Tensor]:
+    """Sums over the real samples of a batch; the padding of the last round counts for nothing.
+
+    The ddpm sampler's fresh noise follows from `seed` and the batch's first sample: it is the same in every validation.
+    """
     weight = batch.weight * real
     sums = {f"loss/{part}": (loss * weight).sum().double() for part, loss in policy(batch).items()}
-    actions = policy.act(batch.observation, batch.noise)
+    fresh = torch.Generator().manual_seed(torch_seed(seed, "validation", int(batch.positions[0])))
+    actions = policy.act(batch.observation, batch.noise, generator=fresh)
     valid = (batch.action_valid & real[:, None]).double()
     error = (actions.double() - batch.actions.double()).abs() * valid[:, :, None]
     counts = {"weight": weight.sum().double(), "samples": weight.count_nonzero(), "steps": valid.sum(0)}
