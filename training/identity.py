@@ -35,6 +35,10 @@ def schedule(config: RunConfig, data: Dataset) -> list[Row]:
     return placed
 
 
+PLACES = "places of the training samples"
+"""Which frame stands in which pool, under which instruction and weight: a changed phase column changes the order."""
+
+
 def content_of(data: Dataset) -> dict[str, Any]:
     """What identifies the data, wherever it lies."""
     return {
@@ -54,6 +58,7 @@ def content_of(data: Dataset) -> dict[str, Any]:
             }
         ),
         "number of training samples": data.train.num_samples,
+        PLACES: data.train.fingerprint(),
     }
 
 
@@ -64,6 +69,7 @@ def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprin
         ValueError: names each setting, what the checkpoint has and what was given.
     """
     stored = RunConfig().identity() | resumed.policy()["identity"]  # what it does not know of was as by default
+    stored.setdefault(PLACES, identity.get(PLACES))  # an earlier version did not write it
     changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
     differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
     if resumed.manifest["backbone"]["fingerprint"] != fingerprint:

@@ -182,6 +182,68 @@ def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: 
             ValueError, match="first.* was trained with actions companded, .* leave out --data.compand st"
         ):
             Session(other).__enter__()
+        AcceleratorState._reset_state(True)
+        other = config(needle, tmp_path / "next", *flags, "--data.normalization", "z-score", "--init-from", str(origin))
+        with pytest.raises(ValueError, match="was trained with --data.normalization quantile, and its scales stay"):
+            Session(other).__enter__()
+
+
+def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path) -> None:
+    """Also one that ended before its first checkpoint: it begins where it had begun, without being told again."""
+    flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
+    origin, run, straight = (tmp_path / name for name in ("origin", "run", "straight"))
+    loop.train(config(needle, origin, *flags, "--stage.steps", "1"))
+    for cut, out in ((["--stop-after", "1"], run), ([], straight)):
+        AcceleratorState._reset_state(True)
+        loop.train(config(needle, out, *flags, "--init-from", str(origin), *cut))
+    for path in checkpoint.steps(run):
+        checkpoint.discard(path)
+    for step in (1, 2):
+        AcceleratorState._reset_state(True)
+        loop.train(config(needle, run, *flags, "--resume-from", "auto", "--stop-after", str(step)))
+        told = json.loads((run / "config.json").read_text())
+        assert (told["init_from"], told["resume_from"]) == (str(origin), None)
+        assert checkpoint.read(checkpoint.path_of(run, step)).manifest["init_from"] == str(origin)
+    assert losses(run) == losses(straight)
+    AcceleratorState._reset_state(True)
+    loop.train(parse(recipes.stage1(), ["--config", str(run / "config.json"), "--out", str(tmp_path / "again")]))
+    assert losses(tmp_path / "again") == losses(straight)
+
+
+def test_every_sampler_is_validated_with_the_same_noise_each_time(needle: Path, tmp_path: Path) -> None:
+    flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--diffusion.sampler", "ddpm"]
+    errors = []
+    for name in ("one", "two"):
+        AcceleratorState._reset_state(True)
+        loop.train(config(needle, tmp_path / name, *flags))
+        lines = (tmp_path / name / "validation.jsonl").read_text().splitlines()
+        errors.append([json.loads(line)["action_mae"] for line in lines])
+    assert errors[0] == errors[1]
+    assert torch.tensor(errors[0]).isfinite().all()
+
+
+def test_what_stands_where_in_the_stream_is_part_of_a_run(needle: Path, tmp_path: Path) -> None:
+    """Another instruction, or another frame in the emphasised pool, and what is learned is something else."""
+    import shutil
+
+    import pandas as pd
+
+    flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
+    data = Path(shutil.copytree(needle, tmp_path / "data"))
+    before = open_dataset(DataConfig(roots=(str(data),)), 0).train.fingerprint()
+    loop.train(config(data, tmp_path / "run", *flags, "--stop-after", "1"))
+    tasks = pd.read_parquet(data / "meta" / "tasks.parquet")
+    tasks.index = pd.Index(["do it otherwise", *tasks.index[1:]], name=tasks.index.name)
+    tasks.to_parquet(data / "meta" / "tasks.parquet")
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="places of the training samples is"):
+        loop.train(config(data, tmp_path / "run", *flags, "--resume-from", "auto"))
+    prints = {
+        open_dataset(DataConfig(roots=(str(needle),), emphasis=emphasis), 0).train.fingerprint()
+        for emphasis in ("", "action[2] < 0", "action[2] < -0.5")
+    }
+    assert len(prints) == 3
+    assert before in prints
 
 
 def test_a_checkpoint_that_does_not_know_a_setting_has_its_default(

@@ -4,6 +4,8 @@ A sample that cannot be read is an error, or void where the configuration has a 
 stream, so that every other position stays what it was, and its weight is 0, so that nothing is learned from it.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -118,6 +120,18 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
     def num_samples(self) -> int:
         """Samples of all roots: the positions of an epoch. Without weights and emphasis each stands in it once."""
         return sum(len(part) for part in self._parts)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what stands where: the frames of each pool, and the episodes' instructions and confidences."""
+        digest = hashlib.sha256()
+        for part in self._parts:
+            for place, frames in zip(part.places, part.frames, strict=True):
+                episode = part.reader.episodes[place]
+                row = [episode.instruction, episode.confidence, len(frames)]
+                digest.update(json.dumps(row).encode())
+                digest.update(np.asarray(frames, dtype="<i8").tobytes())
+            digest.update(b";")
+        return digest.hexdigest()
 
     def locate(self, position: int) -> tuple[str, int]:
         """Name of the episode and index of the frame that stand at a position."""
