@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -190,11 +191,7 @@ class StageConfig(RunConfig):
     def stages(self) -> list[Stage]:
         """The one stage."""
         if self.finetune_vl == "none" and self.stage.name == "stage1":
-            if opened := self.stage.lr.by_group().keys() - {"sensor", "camera", "expert"}:
-                raise ValueError(
-                    f"stage 1 keeps the backbone frozen, but has a rate for {sorted(opened)}; train that in stage 2"
-                )
-            return [self.stage]
+            return [frozen(self.stage)]
         return [self.opened(self.stage)]
 
 
@@ -209,7 +206,20 @@ class TwoStageConfig(RunConfig):
 
     def stages(self) -> list[Stage]:
         """Both stages."""
-        return [self.stage1, self.opened(self.stage2)]
+        return [frozen(self.stage1), self.opened(self.stage2)]
+
+
+def frozen(stage: Stage) -> Stage:
+    """A stage 1, which leaves the backbone as it is.
+
+    Raises:
+        ValueError: it has a rate for a part of the backbone.
+    """
+    if opened := stage.lr.by_group().keys() - {"sensor", "camera", "expert"}:
+        raise ValueError(
+            f"stage 1 keeps the backbone frozen, but has a rate for {sorted(opened)}; train that in stage 2"
+        )
+    return stage
 
 
 VOLATILE = re.compile(
@@ -241,6 +251,8 @@ def digest(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
+OPENING = {"lora": "lora", "backbone": "full"}
+"""The --finetune-vl that trains each group of the backbone."""
 Config = TypeVar("Config", bound=RunConfig)
 DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
 --config FILE replays the config.json of a run; flags change it further."""
@@ -280,9 +292,13 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
         if not isinstance(tree, dict):
             raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
         arguments = as_flags(tree) + arguments[:at] + arguments[at + 2 :]
+    given = {word.partition("=")[0] for word in argv}
     for stage in ("stage", "stage1", "stage2"):
-        if {f"--{stage}.steps", f"--{stage}.epochs"} <= set(argv):
-            raise ValueError(f"--{stage}.steps and --{stage}.epochs both say how long the stage is; give one of them")
+        steps, epochs = f"--{stage}.steps", f"--{stage}.epochs"
+        if {steps, epochs} <= given:
+            raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
+        if steps in given:
+            arguments += [epochs, "None"]  # the file's would take the place of the steps
     try:
         config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
     except UsageError as error:
@@ -291,6 +307,14 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
         hint = commandline.nearest(unknown[0], commandline.flags(type(recipe)), "--help lists them all")
         raise ValueError(f"unknown flag {unknown[0]}; {hint}")
     parsed: Config = config
+    for stage, (group, mode) in itertools.product(("stage", "stage2"), OPENING.items()):
+        flag = f"--{stage}.lr.{group}"
+        idle = flag in given and getattr(parsed, stage).name == "stage2" and parsed.finetune_vl != mode
+        if idle and getattr(getattr(parsed, stage).lr, group) is not None:
+            raise ValueError(
+                f"{flag} has no effect with --finetune-vl {parsed.finetune_vl}: leave it out, "
+                f"or give --finetune-vl {mode}"
+            )
     return parsed
 
 

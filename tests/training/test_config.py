@@ -33,6 +33,15 @@ def test_a_run_is_replayed_from_its_file(tmp_path: Path) -> None:
     assert not parse(recipes.stage1(), ["--config", str(file), "--backbone.no-gradient-checkpointing"]).data.roots
 
 
+def test_steps_on_the_command_line_take_the_place_of_a_file_s_epochs(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(parse(recipes.stage1(), [*DATA, "--stage.epochs", "2"]))))
+    for argv in (["--stage.steps", "5"], ["--stage.steps=5"]):
+        assert parse(recipes.stage1(), ["--config", str(file), *argv]).stage.total(1000, 10) == 5
+    assert parse(recipes.stage1(), ["--config", str(file), "--stage.epochs", "3"]).stage.total(1000, 10) == 300
+    assert parse(recipes.stage1(), ["--config", str(file)]).stage.total(1000, 10) == 200
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -59,6 +68,7 @@ def test_a_file_is_checked_like_the_command_line(tmp_path: Path, content: object
         (["--dropout", "1.5"], r"^--dropout is 1\.5; it must lie in \[0, 1\)"),
         (["--stage.steps", "0"], r"^--stage\.steps is 0; a stage has at least 1 step"),
         (["--stage.steps", "5", "--stage.epochs", "1"], "both say how long"),
+        (["--stage.steps=5", "--stage.epochs=1"], "both say how long"),
         (["--stage.lr.expert", "-1"], "learning rate of group 'expert'"),
         (["--micro-batch", "0"], "--micro-batch is 0; it must be at least 1"),
         (["--validation-samples", "0"], "--validation-samples is 0; it must be at least 1"),
@@ -109,6 +119,10 @@ def test_stage_flags_of_a_run_of_two_stages() -> None:
     config = parse(recipes.two_stage(), [*DATA, *argv])
     assert (config.stage1.steps, config.stage2.steps) == (6, 9)
     assert (config.stage1.lr.lora, config.stage2.lr.lora) == (None, 1e-4)
+    for group in ("lora", "backbone"):
+        opening = parse(recipes.two_stage(), [*DATA, f"--stage1.lr.{group}", "1e-5"])
+        with pytest.raises(ValueError, match=rf"keeps the backbone frozen, but has a rate for \['{group}'\]"):
+            opening.stages()
 
 
 def test_finetune_vl_decides_what_opens() -> None:
@@ -120,6 +134,12 @@ def test_finetune_vl_decides_what_opens() -> None:
     assert opened("--finetune-vl", "none") == {"sensor", "camera", "expert"}
     with pytest.raises(ValueError, match=r"--stage\.lr\.lora 1e-5"):
         opened("--stage.lr.lora", "None")
+    for mode, group, other in (("none", "lora", "lora"), ("full", "lora", "lora"), ("lora", "backbone", "full")):
+        said = rf"--stage\.lr\.{group} has no effect with --finetune-vl {mode}: .* give --finetune-vl {other}"
+        with pytest.raises(ValueError, match=said):
+            opened("--finetune-vl", mode, f"--stage.lr.{group}", "1e-4")
+    with pytest.raises(ValueError, match=r"--stage2\.lr\.lora has no effect with --finetune-vl none"):
+        parse(recipes.two_stage(), [*DATA, "--finetune-vl", "none", *both_stages(["--stage.lr.lora", "1e-4"])])
 
 
 def test_dropout_sets_every_rate() -> None:
