@@ -30,8 +30,8 @@ STATE, TASK = "observation.state", "task"
 class Environment(Protocol):
     """One world; episodes follow one another in it.
 
-    `info` holds `success` (bool) and may hold `metrics` (numbers by name, those of the episode so far) and, once the
-    episode has ended without success, `failure` (a few words that name its kind).
+    `info` holds `success` (bool) and may hold `metrics` (numbers by name, those of the episode so far; an episode may
+    lack some) and, once the episode has ended without success, `failure` (a few words that name its kind).
     """
 
     @property

@@ -112,7 +112,7 @@ class ClosedLoop:
     episodes: int
     success: list[Success]
     metrics: dict[str, dict[str, float]]
-    """Median, 90 % quantile and maximum over the episodes, by name."""
+    """Median, 90 % quantile and maximum over the episodes that have it, by name."""
     failures: dict[str, int]
     rollouts: list[Rollout] = field(repr=False)
 
@@ -164,7 +164,10 @@ def summarize(
         max_steps=config.max_steps,
         episodes=len(rollouts),
         success=[Success.within(steps, rollouts) for steps in within],
-        metrics={name: spread_of([rollout.metrics[name] for rollout in rollouts]) for name in names},
+        metrics={
+            name: spread_of([rollout.metrics[name] for rollout in rollouts if name in rollout.metrics])
+            for name in names
+        },
         failures={kind: kinds.count(kind) for kind in sorted(set(kinds), key=kinds.count, reverse=True)},
         rollouts=list(rollouts),
     )

@@ -126,6 +126,18 @@ def test_success_is_counted_within_steps() -> None:
     assert json.loads(json.dumps(result.to_json()))["rollouts"][3]["failure"] == "lost"
 
 
+def test_a_metric_of_some_episodes_is_told_of_those() -> None:
+    rollout = Rollout(episode=0, seed=0, instruction="go", success=True, steps=3, failure=None, metrics={"depth_m": 2.0})
+    others = [dataclasses.replace(rollout, metrics=metrics) for metrics in ({}, {"depth_m": 4.0, "late_s": 1.0})]
+    result = summarize(
+        [rollout, *others], RolloutConfig(), within=(40,), environment="line", settings=(), policy="policy"
+    )
+    assert [(name, value["median"], value["max"]) for name, value in result.metrics.items()] == [
+        ("depth_m", 3.0, 4.0),
+        ("late_s", 1.0, 1.0),
+    ]
+
+
 def test_the_result_depends_on_no_number_of_processes(policy: Policy, tmp_path: Path) -> None:
     save_policy(policy, tmp_path / "policy")
     arena = Arena(
