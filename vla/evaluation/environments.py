@@ -1,7 +1,10 @@
 """Environments by name."""
 
 import importlib
+import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vla import commandline
 from vla.batch import DataContract
@@ -38,12 +41,22 @@ def build(name: str, contract: DataContract, settings: Mapping[str, str]) -> Env
     module, colon, factory = name.partition(":")
     if not colon:
         raise ValueError(f"there is no environment {name!r}; give needle, metaworld, or module:factory of your own")
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m vla` has it; last, so that nothing there replaces what is installed
+        sys.path.append(here)
     try:
         make = vars(importlib.import_module(module))[factory]
     except (ImportError, KeyError) as error:
         raise ValueError(
             f"environment {name!r} cannot be imported ({error}); give module:factory as Python would import it"
         ) from error
+    if not callable(make):
+        raise ValueError(f"{name} is a {type(make).__name__}, not something that makes an environment")
+    taken = inspect.signature(make)
+    try:
+        taken.bind(contract, **settings)
+    except TypeError as error:
+        raise ValueError(f"{name} does not take these settings ({error}); it is {factory}{taken}") from error
     environment = make(contract, **settings)
     if not isinstance(environment, Environment):
         raise ValueError(f"{name} made a {type(environment).__name__}, which lacks part of vla.environment.Environment")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,9 @@ def test_success_is_counted_within_steps() -> None:
 
 
 def test_a_metric_of_some_episodes_is_told_of_those() -> None:
-    rollout = Rollout(episode=0, seed=0, instruction="go", success=True, steps=3, failure=None, metrics={"depth_m": 2.0})
+    rollout = Rollout(
+        episode=0, seed=0, instruction="go", success=True, steps=3, failure=None, metrics={"depth_m": 2.0}
+    )
     others = [dataclasses.replace(rollout, metrics=metrics) for metrics in ({}, {"depth_m": 4.0, "late_s": 1.0})]
     result = summarize(
         [rollout, *others], RolloutConfig(), within=(40,), environment="line", settings=(), policy="policy"
@@ -228,6 +231,8 @@ def test_an_environment_without_an_input_is_refused(key: str, value: Any, messag
         ("tests.vla.evaluation.world:nothing", (), "cannot be imported"),
         ("tests.vla.evaluation.world:wrong", (), "lacks part of"),
         ("tests.vla.evaluation.world:slow", (), "takes 5 actions a second, but the policy was trained on 10"),
+        ("tests.vla.evaluation.world:slow", ("goal=1",), r"does not take these settings \(got an unexpected .*'goal'"),
+        ("tests.vla.evaluation.world:SENSOR", (), "is a str, not something that makes an environment"),
         (WORLD, ("goal",), "no NAME=VALUE"),
         (WORLD, ("goal=1", "goal=2"), "given twice"),
     ],
@@ -235,6 +240,18 @@ def test_an_environment_without_an_input_is_refused(key: str, value: Any, messag
 def test_an_environment_that_does_not_suit_is_refused(name: str, settings: Sequence[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_environment(name, LINE, settings)
+
+
+def test_an_environment_of_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console script `vla` has its own folder on the path, not the one it is called in."""
+    code = ["from tests.vla.evaluation.world import Line", "def make(contract, goal): return Line(contract, goal=goal)"]
+    (tmp_path / "robot_of_this_folder.py").write_text("\n".join(code))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    environment = open_environment("robot_of_this_folder:make", LINE, ("goal=7",))
+    assert environment.reset(seed=0)[0]["observation.state"][1] == 7
+    with pytest.raises(ValueError, match=r"missing a required argument: 'goal'\); it is make\(contract, goal"):
+        open_environment("robot_of_this_folder:make", LINE, ())
 
 
 def test_settings_are_pairs() -> None:
