@@ -110,3 +110,27 @@ def check_observed(row: Observed, contract: DataContract) -> None:
                 f"the policy expects {key} of shape {list(shape)}, but the environment shows "
                 f"{list(np.shape(row[key]))}; use one with the inputs of the data the policy was trained on"
             )
+
+
+def check_contract(
+    contract: DataContract, *, action_dim: int, action_names: Sequence[str] = (), state_names: Sequence[str] = ()
+) -> None:
+    """Refuse a policy whose actions or state are not those of an environment; names count where both sides have some.
+
+    Raises:
+        ValueError: naming what the policy has and what the environment.
+    """
+    if contract.action_dim != action_dim:
+        raise ValueError(
+            f"the policy's actions have {contract.action_dim} numbers, but the environment takes {action_dim}; "
+            "use one with the actions of the data the policy was trained on"
+        )
+    for what, ours, theirs in (
+        ("actions are", contract.action_names, tuple(action_names)),
+        ("state is", contract.state_names, tuple(state_names)),
+    ):
+        if ours and theirs and ours != theirs:
+            raise ValueError(
+                f"the policy's {what} {' '.join(ours)}, but the environment's {what} {' '.join(theirs)}; "
+                "use one with those of the data the policy was trained on"
+            )

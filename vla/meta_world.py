@@ -18,11 +18,14 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vla.batch import DataContract
+from vla.environment import check_contract
 from vla.rendering import Renderer
 
 ONLY_CAMERA, ITS_NAME = "observation.image", "corner2"
 NUM_STATE = 4
 """Of an observation of Meta-World, the numbers that are the robot's own."""
+NUM_ACTIONS = 4
+"""The hand's motion along x, y and z, and the gripper's."""
 SETTINGS = ("task", "instruction", "pixels")
 
 
@@ -36,6 +39,7 @@ class MetaWorld:
     def __init__(self, contract: DataContract, **settings: str) -> None:
         if unknown := sorted(settings.keys() - set(SETTINGS)):
             raise ValueError(f"Meta-World has no setting {unknown[0]}; it takes {', '.join(SETTINGS)}")
+        check_contract(contract, action_dim=NUM_ACTIONS)
         self.task = settings.get("task", "peg-insert-side-v3")
         self.instruction = settings.get("instruction", self.task.removesuffix("-v3").replace("-", " "))
         self.pixels = int(settings.get("pixels", "128"))

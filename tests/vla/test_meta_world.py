@@ -70,6 +70,7 @@ def test_an_episode_is_decided_by_its_seed() -> None:
             (),
             "has no camera wrist; it has topview",
         ),
+        (dataclasses.replace(CONTRACT, action_dim=3), (), "actions have 3 numbers, but the environment takes 4"),
         (dataclasses.replace(CONTRACT, fps=20.0), (), "takes 80 actions a second"),
     ],
 )

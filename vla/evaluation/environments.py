@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vla import commandline
 from vla.batch import DataContract
-from vla.environment import Environment
+from vla.environment import Environment, check_contract
 
 
 def open_environment(name: str, contract: DataContract, settings: Sequence[str]) -> Environment:
@@ -67,9 +67,10 @@ def needle(contract: DataContract, settings: Mapping[str, str]) -> Environment:
     """The needle benchmark, showing what the policy looks at; settings are those of NeedleConfig.
 
     Raises:
-        ValueError: a setting is unknown or does not fit, or the policy looks at what the needle does not have.
+        ValueError: a setting is unknown or does not fit, or the policy looks at what the needle does not have, or acts
+            otherwise.
     """
-    from vla.needle.config import SENSOR_CHANNELS, STATE_NAMES, NeedleConfig
+    from vla.needle.config import ACTION_NAMES, SENSOR_CHANNELS, STATE_NAMES, NeedleConfig
     from vla.needle.environment import Needle
 
     sensors = [name for name, width in SENSOR_CHANNELS.items() if width == contract.sensor_channels]
@@ -87,6 +88,7 @@ def needle(contract: DataContract, settings: Mapping[str, str]) -> Environment:
     if unknown:
         hint = commandline.nearest(unknown[0], commandline.flags(NeedleConfig), "`vla needle demos --help` lists all")
         raise ValueError(f"the needle has no setting {unknown[0].removeprefix('--')}: {hint.replace('--', '')}")
+    check_contract(contract, action_dim=len(ACTION_NAMES), action_names=ACTION_NAMES, state_names=config.state_names)
     return Needle(config)
 
 
