@@ -100,7 +100,7 @@ def choose_arena(
     assert command.env is not None
     if config.execute > contract.horizon:
         raise ValueError(f"--execute is {config.execute}, but a chunk of the policy has {contract.horizon} actions")
-    open_environment(command.env, contract, command.env_settings).close()
+    open_environment(command.env, contract, command.env_settings, config.max_steps).close()
     return Arena(
         policy=policy.resolve(),
         backbone=command.backbone,

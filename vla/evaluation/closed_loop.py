@@ -287,7 +287,10 @@ def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
     dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
     policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
     count = min(arena.config.group, arena.config.episodes)
-    environments = tuple(open_environment(arena.environment, policy.contract, arena.settings) for _ in range(count))
+    environments = tuple(
+        open_environment(arena.environment, policy.contract, arena.settings, arena.config.max_steps)
+        for _ in range(count)
+    )
     return policy, environments
 
 

@@ -11,8 +11,12 @@ from vla.batch import DataContract
 from vla.environment import Environment, check_contract
 
 
-def open_environment(name: str, contract: DataContract, settings: Sequence[str]) -> Environment:
+def open_environment(
+    name: str, contract: DataContract, settings: Sequence[str], max_steps: int | None = None
+) -> Environment:
     """The environment of a name, with the inputs that a policy of this contract looks at.
+
+    `max_steps` is after how many steps the caller ends an episode: the needle then says of which kind a failure is.
 
     `module:factory` names any other one: the factory is called with the contract and the settings, whose values are
     strings, by name.
@@ -20,7 +24,7 @@ def open_environment(name: str, contract: DataContract, settings: Sequence[str])
     Raises:
         ValueError: there is no such environment, a setting does not fit, or it does not suit the policy.
     """
-    environment = build(name, contract, parse_settings(settings))
+    environment = build(name, contract, parse_settings(settings), max_steps)
     if environment.fps != contract.fps:
         environment.close()
         raise ValueError(
@@ -30,10 +34,10 @@ def open_environment(name: str, contract: DataContract, settings: Sequence[str])
     return environment
 
 
-def build(name: str, contract: DataContract, settings: Mapping[str, str]) -> Environment:
+def build(name: str, contract: DataContract, settings: Mapping[str, str], max_steps: int | None) -> Environment:
     """An environment, whatever its rate."""
     if name == "needle":
-        return needle(contract, settings)
+        return needle(contract, settings, max_steps)
     if name == "metaworld":
         from vla.meta_world import MetaWorld
 
@@ -63,7 +67,7 @@ def build(name: str, contract: DataContract, settings: Mapping[str, str]) -> Env
     return environment
 
 
-def needle(contract: DataContract, settings: Mapping[str, str]) -> Environment:
+def needle(contract: DataContract, settings: Mapping[str, str], max_steps: int | None) -> Environment:
     """The needle benchmark, showing what the policy looks at; settings are those of NeedleConfig.
 
     Raises:
@@ -82,12 +86,19 @@ def needle(contract: DataContract, settings: Mapping[str, str]) -> Environment:
     }
     if contract.sensor is not None:
         shown["sensor-rate-hz"] = [str(contract.sensor_rate_hz)]
+    if max_steps is not None:
+        shown["max-steps"] = [str(max_steps)]
     given = {name.replace("_", "-"): [value] for name, value in settings.items()}
     words = [word for name, values in (shown | given).items() for word in (f"--{name}", *values)]
     config, unknown = commandline.parse(NeedleConfig, words, "vla needle demos --help")
     if unknown:
         hint = commandline.nearest(unknown[0], commandline.flags(NeedleConfig), "`vla needle demos --help` lists all")
         raise ValueError(f"the needle has no setting {unknown[0].removeprefix('--')}: {hint.replace('--', '')}")
+    if max_steps not in (None, config.max_steps):
+        raise ValueError(
+            f"max-steps of the needle is {config.max_steps}, but an episode ends after {max_steps} steps, the largest "
+            "--within; leave max-steps out"
+        )
     check_contract(contract, action_dim=len(ACTION_NAMES), action_names=ACTION_NAMES, state_names=config.state_names)
     return Needle(config)
 
