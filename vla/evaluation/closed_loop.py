@@ -5,9 +5,10 @@ form a group follows from their number alone, so the result depends on the seed 
 """
 
 import multiprocessing
+import multiprocessing.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -33,6 +34,8 @@ Spread = Callable[[Callable[[range], list["Rollout"]], Iterable[range]], Iterabl
 
 STEPS_AN_EPISODE = 2**20
 """Noise of episode e at step s stands at position e * this + s of its stream."""
+OPENED = ExitStack()
+"""Closes the environments that this process has opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,16 +285,32 @@ class Arena:
 
 @cache
 def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
-    """The policy and a group's environments; they live as long as the process."""
+    """The policy and a group's environments; they live until `close_arenas`."""
     torch.set_num_threads(arena.threads)
     dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
     policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
     count = min(arena.config.group, arena.config.episodes)
-    environments = tuple(
-        open_environment(arena.environment, policy.contract, arena.settings, arena.config.max_steps)
-        for _ in range(count)
-    )
-    return policy, environments
+    environments = []
+    for _ in range(count):
+        environments.append(
+            open_environment(arena.environment, policy.contract, arena.settings, arena.config.max_steps)
+        )
+        OPENED.callback(environments[-1].close)  # also where the next one cannot be opened
+    return policy, tuple(environments)
+
+
+def close_arenas() -> None:
+    """Close every environment that this process has opened."""
+    open_arena.cache_clear()
+    OPENED.close()
+
+
+def close_at_the_end() -> None:
+    """Have a process of a pool close its environments when it ends.
+
+    A finalizer of multiprocessing comes before what is registered with atexit, by which MuJoCo ends EGL.
+    """
+    multiprocessing.util.Finalize(None, close_arenas, exitpriority=0)
 
 
 def run_group(arena: Arena, episodes: range) -> list[Rollout]:
@@ -311,12 +330,17 @@ def run_group(arena: Arena, episodes: range) -> list[Rollout]:
 def processes(workers: int) -> Iterator[Spread]:
     """Something like `map` that runs in this process or in several, which end with the block.
 
-    They are spawned: a forked child must not use the threads and graphics contexts of its parent.
+    So do the environments that were opened in it. Processes are spawned: a forked child must not use the threads and
+    graphics contexts of its parent.
     """
     if workers == 1:
-        yield map
+        try:
+            yield map
+        finally:
+            close_arenas()
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=close_at_the_end)
     try:
         yield pool.map
     except BaseException:

@@ -174,6 +174,36 @@ def test_the_result_depends_on_no_number_of_processes(policy: Policy, tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(("workers", "most"), [(1, 2), (2, 4)])
+def test_every_world_is_closed_when_the_episodes_are_over(
+    policy: Policy, tmp_path: Path, workers: int, most: int
+) -> None:
+    save_policy(policy, tmp_path / "policy")
+    arena = Arena(
+        policy=tmp_path / "policy",
+        backbone=None,
+        device="cpu",
+        environment=WORLD,
+        settings=(f"diary={tmp_path / 'diary'}",),
+        config=RolloutConfig(episodes=4, group=2, max_steps=2, sampling_steps=1),
+        out=tmp_path,
+        threads=1,
+    )
+    with processes(workers) as spread:
+        first = run(arena, spread)
+        assert run(arena, spread) == first
+        opened = (tmp_path / "diary").read_text().splitlines()
+    assert set(opened) == {"opened"} and 2 <= len(opened) <= most
+    assert sorted((tmp_path / "diary").read_text().splitlines()) == ["closed"] * len(opened) + opened
+    with processes(1) as spread:
+        assert run(arena, spread) == first, "they are opened again"
+    scarce = dataclasses.replace(arena, settings=(*arena.settings, "most=1"))
+    with pytest.raises(ValueError, match="no further world"), processes(1) as spread:
+        run(scarce, spread)
+    lines = (tmp_path / "diary").read_text().splitlines()
+    assert lines.count("closed") == lines.count("opened") == len(opened) + 3
+
+
 def test_a_recording_holds_every_sensor_sample_once(policy: Policy, tmp_path: Path) -> None:
     contract = CONTRACT  # windows of 0.1 s at 200 Hz, one action every 0.1 s
     recorder, world = Recorder(contract), Line(contract)

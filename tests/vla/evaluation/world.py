@@ -1,5 +1,6 @@
 """A world of which everything is known: a point on a line, which must come to where its state says."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ SENSOR = "observation.wrench"
 class Line:
     """The state is (place, goal); an action moves the place by its first value; within 0.5 of the goal is success.
 
-    Every sensor sample holds its own time in seconds, and every pixel the number of the step.
+    Every sensor sample holds its own time in seconds, and every pixel the number of the step. Worlds with a `diary`
+    write there that they were opened and closed; of such a world there are at most `most` at a time.
     """
 
     fps = 10.0
@@ -24,6 +26,17 @@ class Line:
         self.longest = int(settings.get("longest", "1000"))
         self.taken: list[Float32[np.ndarray, " A"]] = []
         self.place, self.closed = 0.0, False
+        self.diary = Path(settings["diary"]) if "diary" in settings else None
+        if self.diary is not None:
+            lines = self.diary.read_text().splitlines() if self.diary.exists() else []
+            if lines.count("opened") - lines.count("closed") >= int(settings.get("most", "1000")):
+                raise ValueError("there is no further world")
+        self.note("opened")
+
+    def note(self, what: str) -> None:
+        if self.diary is not None:
+            with self.diary.open("a") as diary:
+                diary.write(f"{what}\n")
 
     def reset(self, *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         self.place, self.taken = seed % 1000 / 1000, []
@@ -56,6 +69,7 @@ class Line:
 
     def close(self) -> None:
         self.closed = True
+        self.note("closed")
 
 
 def slow(contract: DataContract) -> Line:
