@@ -1,5 +1,6 @@
 """What is kept of an episode for people to look at: a video, and the traces behind it."""
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -60,14 +61,16 @@ class Recorder:
         return arrays
 
     def _sensor(self, key: str, times: Float64[np.ndarray, " T"]) -> dict[str, np.ndarray]:
-        """Each sample of the overlapping windows once."""
-        contract = self.contract
+        """Each measured sample of the overlapping windows once; sample k stands at k / rate."""
+        contract, before = self.contract, -math.inf
         values, stamps = [], []
-        for row, (before, now) in enumerate(zip([-np.inf, *times[:-1]], times, strict=True)):
-            at = now - np.arange(contract.sensor_samples - 1, -1, -1) / contract.sensor_rate_hz
-            new = at > before + 0.5 / contract.sensor_rate_hz
-            values.append(np.asarray(self._observed[row][key])[new])
-            stamps.append(at[new])
+        for observed, now in zip(self._observed, times, strict=True):
+            newest = math.floor(now * contract.sensor_rate_hz + 1e-6)
+            numbers = newest - np.arange(contract.sensor_samples - 1, -1, -1)
+            new = (numbers > before) & np.asarray(observed.get(f"{key}_valid", True), dtype=np.bool_)
+            values.append(np.asarray(observed[key])[new])
+            stamps.append(numbers[new] / contract.sensor_rate_hz)
+            before = newest
         return {"sensor": np.concatenate(values), "sensor_times_s": np.concatenate(stamps)}
 
     def write(self, folder: Path, episode: int) -> None:

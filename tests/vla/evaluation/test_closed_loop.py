@@ -226,6 +226,20 @@ def test_a_recording_holds_every_sensor_sample_once(policy: Policy, tmp_path: Pa
     assert [int(picture.mean()) for picture in shown] == pytest.approx([10 * step for step in range(7)], abs=4)
 
 
+def test_a_recording_keeps_a_clock_that_does_not_divide_the_steps() -> None:
+    contract = dataclasses.replace(CONTRACT, fps=20.0, sensor_rate_hz=650.0, sensor_samples=40)  # 32.5 samples a step
+    recorder, world = Recorder(contract), Line(contract)
+    world.fps = 20.0
+    first = world.reset(seed=0)[0]
+    recorder.begin(first | {"observation.wrench_valid": np.arange(40) >= 7}, world)
+    for _ in range(40):
+        action = np.zeros(contract.action_dim, dtype=np.float32)
+        recorder.add(action, world.step(action)[0], world)
+    traces = recorder.traces()
+    assert traces["sensor_times_s"] == pytest.approx(np.arange(-32, 1301) / 650, abs=1e-9)
+    assert traces["sensor"][:, 0] == pytest.approx(traces["sensor_times_s"], abs=1e-6)
+
+
 def test_an_observation_is_what_the_contract_says() -> None:
     world = Line(CONTRACT)
     first, second = world.reset(seed=0)[0], dict(world.reset(seed=1)[0])

@@ -1,5 +1,6 @@
 """A world of which everything is known: a point on a line, which must come to where its state says."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class Line:
         return self.observed(), 0.0, success, cut_off, info
 
     def observed(self) -> dict[str, Any]:
-        contract, now = self.contract, len(self.taken) / self.fps
-        times = now - np.arange(contract.sensor_samples - 1, -1, -1) / (contract.sensor_rate_hz or 1.0)
+        contract, rate_hz = self.contract, self.contract.sensor_rate_hz or 1.0
+        newest = math.floor(len(self.taken) * rate_hz / self.fps)
+        times = (newest - np.arange(contract.sensor_samples - 1, -1, -1)) / rate_hz
         state = np.zeros(contract.state_dim, dtype=np.float32)
         state[:2] = (self.place, self.goal)[: contract.state_dim]
         return {
@@ -65,7 +67,7 @@ class Line:
         }
 
     def render(self) -> UInt8[np.ndarray, "height width 3"]:
-        return np.full((33, 32, 3), 10 * len(self.taken), dtype=np.uint8)
+        return np.full((33, 32, 3), min(255, 10 * len(self.taken)), dtype=np.uint8)
 
     def close(self) -> None:
         self.closed = True
