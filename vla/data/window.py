@@ -106,19 +106,12 @@ class Window:
         return _rows(actions, places), valid
 
     def _sensor(self, sensor: Stream | None, now: float) -> tuple[Float32[np.ndarray, "S C"], Bool[np.ndarray, " S"]]:
-        """The samples of the window by zero-order hold; none is averaged, whatever the rates."""
+        """The samples of the window."""
         contract = self.contract
-        window = np.zeros((contract.sensor_samples, contract.sensor_channels), dtype=np.float32)
-        valid = np.zeros(contract.sensor_samples, dtype=np.bool_)
-        if sensor is None or not len(sensor.timestamps):
-            return window, valid
-        times = now - np.arange(contract.sensor_samples - 1, -1, -1) / contract.sensor_rate_hz
-        newest = _held(sensor.timestamps, np.array([now]))[0]
-        places = np.minimum(_held(sensor.timestamps, times + RASTER_TOLERANCE * self.sensor_period_s), newest)
-        valid = (places >= 0) & (times - sensor.timestamps[places] <= STALE_PERIODS * self.sensor_period_s)
-        if valid.any():
-            window[valid] = _rows(sensor, places[valid])
-        return window, valid
+        samples, rate_hz = contract.sensor_samples, contract.sensor_rate_hz
+        if sensor is None:
+            return np.zeros((samples, contract.sensor_channels), np.float32), np.zeros(samples, np.bool_)
+        return hold(sensor, now, samples=samples, rate_hz=rate_hz, period_s=self.sensor_period_s)
 
     def _state(self, state: Stream | None, now: float) -> Float32[np.ndarray, " P"]:
         """The newest state."""
@@ -150,6 +143,26 @@ class Window:
             return -1
         tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / self.contract.fps)
         return int(_held(episode.cameras[camera].timestamps, np.array([now + tolerance_s]))[0])
+
+
+def hold(
+    sensor: Stream, now: float, *, samples: int, rate_hz: float, period_s: float
+) -> tuple[Float32[np.ndarray, "S C"], Bool[np.ndarray, " S"]]:
+    """A window up to now, and which of it was measured, by zero-order hold; none is averaged, whatever the rates.
+
+    `period_s` lies between two samples of the sensor.
+    """
+    window = np.zeros((samples, sensor.values.shape[1]), dtype=np.float32)
+    valid = np.zeros(samples, dtype=np.bool_)
+    if not len(sensor.timestamps):
+        return window, valid
+    times = now - np.arange(samples - 1, -1, -1) / rate_hz
+    newest = _held(sensor.timestamps, np.array([now]))[0]
+    places = np.minimum(_held(sensor.timestamps, times + RASTER_TOLERANCE * period_s), newest)
+    valid = (places >= 0) & (times - sensor.timestamps[places] <= STALE_PERIODS * period_s)
+    if valid.any():
+        window[valid] = _rows(sensor, places[valid])
+    return window, valid
 
 
 class _Located:

@@ -70,11 +70,21 @@ def build(name: str, contract: DataContract, settings: Mapping[str, str], max_st
 def needle(contract: DataContract, settings: Mapping[str, str], max_steps: int | None) -> Environment:
     """The needle benchmark, showing what the policy looks at; settings are those of NeedleConfig.
 
+    The sensor runs at the rate of the policy's window, where it can and no setting says otherwise.
+
     Raises:
         ValueError: a setting is unknown or does not fit, or the policy looks at what the needle does not have, or acts
             otherwise.
     """
-    from vla.needle.config import ACTION_NAMES, SENSOR_CHANNELS, STATE_NAMES, NeedleConfig
+    from vla.needle.config import (
+        ACTION_NAMES,
+        FPS,
+        PHYSICS_HZ,
+        SENSOR_CHANNELS,
+        STATE_NAMES,
+        NeedleConfig,
+        SensorWindow,
+    )
     from vla.needle.environment import Needle
 
     sensors = [name for name, width in SENSOR_CHANNELS.items() if width == contract.sensor_channels]
@@ -84,8 +94,11 @@ def needle(contract: DataContract, settings: Mapping[str, str], max_steps: int |
         "sensor": sensors[:1] or ["none"],
         "state": states[:1] or ["position"],
     }
+    window = None
     if contract.sensor is not None:
-        shown["sensor-rate-hz"] = [str(contract.sensor_rate_hz)]
+        window = SensorWindow(samples=contract.sensor_samples, rate_hz=contract.sensor_rate_hz)
+        if FPS <= window.rate_hz <= PHYSICS_HZ:
+            shown["sensor-rate-hz"] = [str(window.rate_hz)]
     if max_steps is not None:
         shown["max-steps"] = [str(max_steps)]
     given = {name.replace("_", "-"): [value] for name, value in settings.items()}
@@ -100,7 +113,7 @@ def needle(contract: DataContract, settings: Mapping[str, str], max_steps: int |
             "--within; leave max-steps out"
         )
     check_contract(contract, action_dim=len(ACTION_NAMES), action_names=ACTION_NAMES, state_names=config.state_names)
-    return Needle(config)
+    return Needle(config, window)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:

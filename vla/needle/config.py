@@ -19,7 +19,15 @@ ACTION_NAMES = ("dx_5mm", "dy_5mm", "dz_5mm")
 WRENCH_NAMES = tuple(f"{what}_{axis}_{unit}" for what, unit in (("force", "N"), ("torque", "Nm")) for axis in "xyz")
 SENSOR_CHANNELS = {"wrench": 6, "ascan": 1026, "none": 0}
 SENSOR_WINDOWS_S = {"wrench": 0.05, "ascan": 1.0, "none": 0.0}
-"""Length of the window that an observation holds: of the presets WRENCH and FORCE_AND_ASCAN of vla.sensor."""
+"""Length of the window of an observation that nobody asks otherwise: of WRENCH and FORCE_AND_ASCAN of vla.sensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorWindow:
+    """What an observation holds of the sensor: so many samples up to now, on a raster of this rate."""
+
+    samples: int
+    rate_hz: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,5 +105,5 @@ class NeedleConfig:
 
     @property
     def sensor_samples(self) -> int:
-        """Samples of the window of an observation; 0 without a sensor."""
+        """Samples of the preset's window; 0 without a sensor."""
         return round(SENSOR_WINDOWS_S[self.sensor] * self.sensor_rate_hz)

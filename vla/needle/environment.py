@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 
 from vla.data.order import derive
 from vla.needle import scene
-from vla.needle.config import ACTION_NAMES, FPS, PHYSICS_HZ, NeedleConfig
+from vla.needle.config import ACTION_NAMES, FPS, PHYSICS_HZ, NeedleConfig, SensorWindow
 from vla.needle.instructions import COLOURS, instruct
 from vla.needle.sensing import Sensor
 from vla.rendering import Renderer
@@ -46,6 +46,7 @@ Observation = dict[str, Any]
 class Needle(gymnasium.Env[Observation, np.ndarray]):
     """The benchmark, through Gymnasium's interface, with observations keyed as the features of a data set.
 
+    `window` is what an observation holds of the sensor; None: the preset's.
     An episode ends with success when the tip is 20 mm deep in the named hole. One that does not succeed failed as
 
     - "no contact": the needle never touched the block;
@@ -59,8 +60,13 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
     fps = FPS
     action_names = ACTION_NAMES
 
-    def __init__(self, config: NeedleConfig = NeedleConfig()) -> None:  # noqa: B008 (it is frozen)
+    def __init__(
+        self,
+        config: NeedleConfig = NeedleConfig(),  # noqa: B008 (it is frozen)
+        window: SensorWindow | None = None,
+    ) -> None:
         self.config = config
+        self.window = window or SensorWindow(samples=config.sensor_samples, rate_hz=config.sensor_rate_hz)
         self.sensor_rate_hz = config.sensor_rate_hz if config.sensor != "none" else 0.0
         self.sensor_key, self.state_names = config.sensor_key, config.state_names
         self.model = scene.build()
@@ -81,9 +87,9 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         }
         spaces["observation.state"] = box(-100, 100, (len(self.state_names),), np.float32)
         if self.sensor_key is not None:
-            spaces[self.sensor_key] = box(
-                -1e4, 1e4, (self.config.sensor_samples, self.config.sensor_channels), np.float32
-            )
+            samples = self.window.samples
+            spaces[self.sensor_key] = box(-1e4, 1e4, (samples, self.config.sensor_channels), np.float32)
+            spaces[f"{self.sensor_key}_valid"] = gymnasium.spaces.MultiBinary(samples)
         printable = frozenset(map(chr, range(32, 127)))
         spaces["task"] = gymnasium.spaces.Text(200, min_length=1, charset=printable)
         return gymnasium.spaces.Dict(spaces)
@@ -98,7 +104,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
         self._lay_out(seed, derive(seed, "needle episode"))
         self._move_cameras(derive(seed, "needle cameras"))
         self._state_noise = derive(seed, "needle state noise")
-        self.sensor = Sensor(self.config, self._nearest_hole, derive(seed, "needle sensor noise"))
+        self.sensor = Sensor(self.config, self._nearest_hole, derive(seed, "needle sensor noise"), self.window)
         self._tare = self.data.sensordata.copy()  # the needle's own weight
         self.wrench = np.zeros((SUBSTEPS, 6))
         self.steps = self.force_violations = 0
@@ -185,7 +191,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
                 observation[f"observation.images.{camera}"] = self._renderer.draw(self.data, camera)
         observation["observation.state"] = self._measure_state()
         if self.sensor_key is not None:
-            observation[self.sensor_key] = self.sensor.window.copy()
+            observation[self.sensor_key], observation[f"{self.sensor_key}_valid"] = self.sensor.look()
         observation["task"] = self.task
         return observation
 

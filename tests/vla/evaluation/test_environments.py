@@ -8,34 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.vla.test_policy import CONFIG as POLICY
 from tests.vla.test_policy import statistics
 from vla.__main__ import main
-from vla.batch import DataContract
+from vla.data import DataConfig
+from vla.data.mixture import agree
+from vla.data.order import derive
+from vla.data.window import Window
+from vla.environment import observe
 from vla.evaluation.environments import open_environment
-from vla.needle.config import FPS, NeedleConfig
-from vla.needle.demonstrations import describe
+from vla.needle.config import NeedleConfig
+from vla.needle.demonstrations import Disturbance, Recordings, describe, record_attempt
+from vla.needle.expert import APPROACH
 from vla.policy import build_policy
 from vla.policy_folder import save_policy
 
 CONFIG = NeedleConfig(cameras=())
-LAYOUT = describe(CONFIG, "demonstrations")
-TRAINED = DataContract(
-    cameras=(),
-    state_dim=LAYOUT.state_dim,
-    action_dim=LAYOUT.action_dim,
-    horizon=4,
-    fps=FPS,
-    sensor=LAYOUT.sensor,
-    sensor_channels=LAYOUT.sensor_channels,
-    sensor_samples=LAYOUT.sensor_samples,
-    sensor_rate_hz=LAYOUT.sensor_rate_hz,
-    state_names=LAYOUT.state_names,
-    action_names=LAYOUT.action_names,
-    action_periods=LAYOUT.action_periods,
-    sensor_names=LAYOUT.sensor_names,
-)
+TRAINED = agree([describe(CONFIG, "demonstrations")], DataConfig(horizon=4))
 """Of a policy that was trained on demonstrations, without a camera, which takes time to draw."""
 
 
@@ -90,3 +81,65 @@ def test_failures_have_their_kind_within_any_number_of_steps(
     assert json.loads(capsys.readouterr().out)["failures"] == {"no contact": 2}
     assert main([*command, "--env-settings", "max-steps=2"]) == 78
     assert "max-steps of the needle is 2, but an episode ends after 3 steps" in capsys.readouterr().err
+
+
+def trained_and_let_loose(
+    config: NeedleConfig, data: DataConfig, settings: tuple[str, ...], folder: Path
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """The sensor's windows, and which of them is valid, of a demonstration as training cuts them and as shown again."""
+    assert record_attempt(config, 0, folder, 1) is not None
+    recordings = Recordings(config, "demonstrations", [folder / "000001"])
+    contract = agree([recordings.layout], data)
+    (episode,) = recordings.episodes
+    window = Window(contract=contract, sensor_period_s=1 / config.sensor_rate_hz, sensor_weight=1.0, frame_sizes={})
+    needle = open_environment("needle", contract, settings)
+    disturbance = Disturbance(derive(0, "needle demonstration noise", 1))
+    observed, _ = needle.reset(seed=int(derive(0, "needle demonstration", 1).integers(2**63)))
+    cut, shown = [], []
+    for index, (action, (phase,)) in enumerate(zip(episode.actions.values, episode.columns["phase"], strict=True)):
+        sample = window.cut(episode, index, position=0, time=0.0, noise=np.zeros((4, 3), np.float32))
+        cut.append((torch.from_numpy(sample.sensor), torch.from_numpy(sample.sensor_valid)))
+        observation = observe([observed], contract)
+        shown.append((observation.sensor[0], observation.sensor_valid[0]))
+        assert torch.equal(observation.state[0], torch.from_numpy(sample.state))
+        observed = needle.step(action + disturbance(touching=bool(phase != APPROACH)))[0]
+    return cut, shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "settings", "measured"),
+    [
+        ({}, {}, (), 50),
+        ({}, {"sensor_samples": 1}, (), 1),
+        ({}, {"sensor_samples": 130}, (), 50),
+        ({"sensor_rate_hz": 650.0}, {"sensor_samples": 40}, (), 33),
+        ({"sensor_rate_hz": 333.0}, {"sensor_samples": 20, "sensor_rate_hz": 1000.0}, ("sensor-rate-hz=333",), 20),
+        ({}, {"sensor_rate_hz": 100.0}, ("sensor-rate-hz=1000",), 5),
+        ({}, {"sensor_rate_hz": 330.0, "sensor_samples": 12}, ("sensor-rate-hz=1000",), 12),
+        ({}, {"sensor_rate_hz": 10.0, "sensor_samples": 3}, (), 1),
+        ({"sensor": "ascan", "sensor_rate_hz": 650.0}, {"sensor_samples": 32}, (), 32),
+        ({"sensor": "ascan", "sensor_rate_hz": 650.0}, {}, (), 33),
+    ],
+)
+def test_the_sensors_window_is_that_of_training(
+    changes: dict[str, Any], data: dict[str, Any], settings: tuple[str, ...], measured: int, tmp_path: Path
+) -> None:
+    """To the last bit, noise included; `measured` of its samples lie in the demonstration at its start."""
+    config = dataclasses.replace(CONFIG, **changes)
+    cut, shown = trained_and_let_loose(config, DataConfig(horizon=4, **data), settings, tmp_path)
+    for (trained, valid), (seen, seen_valid) in zip(cut, shown, strict=True):
+        assert torch.equal(valid, seen_valid)
+        assert torch.equal(trained, seen)
+    assert cut[0][1].sum() == measured
+    assert not all(torch.equal(window, cut[0][0]) for window, _ in cut)
+
+
+def test_a_slower_window_has_a_sensor_of_its_rate(tmp_path: Path) -> None:
+    """A sensor of 100 Hz measures what every tenth sample of one of 1000 Hz does, but for the noise."""
+    config = dataclasses.replace(CONFIG, force_noise_n=0.0, torque_noise_nm=0.0)
+    still = ("force-noise-n=0", "torque-noise-nm=0")
+    cut, shown = trained_and_let_loose(config, DataConfig(horizon=4, sensor_rate_hz=100.0), still, tmp_path)
+    for (trained, valid), (seen, seen_valid) in zip(cut, shown, strict=True):
+        assert torch.equal(valid, seen_valid)
+        torch.testing.assert_close(seen, trained, rtol=0, atol=1e-4)
+    assert cut[-1][0].abs().max() > 5
