@@ -160,6 +160,18 @@ class Predictions:
         mean: np.ndarray = np.where(period > 0, circular, recorded.mean(axis=0))
         return mean
 
+    def constant_differences(self) -> Float[np.ndarray, "N H A"]:
+        """The mean recorded action less the recorded ones; exactly 0 in a dimension that never varies.
+
+        The circular mean of one and the same angle is off by rounding, which would pass for variation. Recorded angles
+        are float32: what differs by less than its resolution at a whole period is the same angle.
+        """
+        period = np.asarray(self.contract.action_periods or (0.0,) * self.contract.action_dim)
+        difference = self.differences(self.mean())
+        largest = np.abs(difference[self.valid]).max(axis=0, initial=0.0)
+        varying: np.ndarray = np.where(largest < np.finfo(np.float32).eps * period, 0.0, difference)
+        return varying
+
 
 def check_contract(policy: DataContract, data: DataContract) -> None:
     """Refuse data of another shape than the policy's.
@@ -262,7 +274,7 @@ def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
     """The numbers of some predictions, by phase too where phases are given; padded steps count nowhere."""
     valid = predictions.valid
     error = np.where(valid[..., None], predictions.differences(predictions.predicted), 0.0).astype(np.float64)
-    constant = np.where(valid[..., None], predictions.differences(predictions.mean()), 0.0)
+    constant = np.where(valid[..., None], predictions.constant_differences(), 0.0)
     steps = np.maximum(valid.sum(axis=0), 1)[:, None]
     mae_by_step = np.abs(error).sum(axis=0) / steps
     mae, squares = np.abs(error).sum(axis=(0, 1)) / valid.sum(), np.square(error).sum(axis=(0, 1)) / valid.sum()

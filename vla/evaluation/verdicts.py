@@ -63,7 +63,7 @@ def constant_error(predictions: Predictions) -> Float64[np.ndarray, " A"]:
     Raises:
         ValueError: no dimension varies.
     """
-    error = np.abs(predictions.differences(predictions.mean())[predictions.valid]).astype(np.float64)
+    error = np.abs(predictions.constant_differences()[predictions.valid]).astype(np.float64)
     scale: Float64[np.ndarray, " A"] = error.mean(axis=0)
     if not scale.any():
         raise ValueError("all recorded actions are the same, so no input can matter; evaluate on other episodes")

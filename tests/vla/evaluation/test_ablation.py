@@ -141,6 +141,25 @@ def test_the_change_is_the_mean_paired_difference(result: Ablation) -> None:
     assert scale[1] / scale[0] == pytest.approx(1000, rel=0.2)
 
 
+def test_a_constant_angle_weighs_nothing() -> None:
+    made = answers()
+    flat = judge(made, CONFIG, policy="p")
+    periods = (*CONTRACT.action_periods, 6.283185307179586)
+    contract = dataclasses.replace(
+        CONTRACT, action_dim=3, action_names=("x_m", "gripper", "yaw"), action_periods=periods
+    )
+
+    def turned(data: Predictions) -> Predictions:
+        recorded = np.concatenate([data.recorded, np.full_like(data.recorded[..., :1], 0.7)], axis=-1)
+        predicted = np.concatenate([data.predicted, np.full_like(data.predicted[..., :1], 0.6)], axis=-1)
+        return dataclasses.replace(data, contract=contract, recorded=recorded, predicted=predicted)
+
+    altered = {entry: turned(data) for entry, data in made.altered.items()}
+    with_angle = judge(dataclasses.replace(made, plain=turned(made.plain), altered=altered), CONFIG, policy="p")
+    assert with_angle.baseline.error == pytest.approx(flat.baseline.error)
+    assert [finding.sentence for finding in with_angle.inputs] == [finding.sentence for finding in flat.inputs]
+
+
 def effect(change: float, low: float, high: float, success: Rate | None = None) -> Effect:
     return Effect(
         kind="frozen", error=1 + change, change=change, low=low, high=high, moved=0.0, by_phase={}, success=success

@@ -128,6 +128,19 @@ def test_a_constant_dimension_has_no_correlation() -> None:
     assert any(line.endswith(" -") for line in report.lines())
 
 
+@pytest.mark.parametrize(("angle", "period"), [(0.7, 2 * math.pi), (30.0, 360.0), (math.pi, 2 * math.pi)])
+def test_a_constant_angle_has_no_error_of_the_mean_action(angle: float, period: float) -> None:
+    data = predictions(contract=dataclasses.replace(CONTRACT, action_periods=(0.0, 0.0, period)))
+    data.recorded[..., 2] = angle
+    if angle == math.pi:
+        data.recorded[::3, :, 2] = -angle  # the same direction; float32 tells the two apart by 2e-7 of a radian
+    assert measure(data).dimensions[2].constant_mae == 0
+    assert measure(data).dimensions[1].constant_mae > 0.5
+    # The smallest motion of an arm is still one.
+    data.recorded[::2, :, 2] += 1e-5 * period
+    assert measure(data).dimensions[2].constant_mae == pytest.approx(0.5e-5 * period, rel=0.1)
+
+
 def test_noise_follows_from_seed_and_index_alone() -> None:
     policy = build(dataclasses.replace(CONFIG, lora=None), BARE)
     samples = Recorded()
