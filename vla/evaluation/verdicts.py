@@ -14,7 +14,7 @@ not shown  else; and where there are too few episodes, or the input is the same 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -46,6 +46,37 @@ FEWEST_EPISODES = 5
 """Of fewer, no resampling tells how much episodes differ; a phase of fewer is left out."""
 SMALLEST_ERROR = 1e-9
 """What changes are a share of where a policy makes no error at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A change of the error that bears on a verdict."""
+
+    change: Change
+    error: float
+    """That of the policy as it is, in the same frames."""
+    phase: str | None
+    """None: in all frames."""
+    kind: Kind | None = None
+    """The alteration; None where the input is left out in training."""
+
+    @property
+    def low(self) -> float:
+        """Where the interval begins, as a share of the error."""
+        return self.change.low / max(self.error, SMALLEST_ERROR)
+
+    @property
+    def high(self) -> float:
+        """Where it ends."""
+        return self.change.high / max(self.error, SMALLEST_ERROR)
+
+    def told(self) -> str:
+        """The change in words, in percent."""
+        where = "" if self.phase is None else f" in {self.phase}"
+        percent = shown(self.change, max(self.error, SMALLEST_ERROR))
+        if self.kind is None:
+            return f"the error{where} changes by {percent} %"
+        return f"{self.kind}, it changes the error{where} by {percent} %"
 
 
 def sample_errors(predictions: Predictions, scale: Float64[np.ndarray, " A"]) -> Float64[np.ndarray, " N"]:
@@ -165,28 +196,25 @@ def find(name: str, effects: Sequence[Effect], baseline: Baseline, *, margin: fl
     """The verdict on an input, and why."""
     deciding = [effect for effect in effects if effect.kind in DECIDING]
     cells = [
-        (effect.kind, phase, entry, max(baseline.error_in(phase), SMALLEST_ERROR))
+        Cell(kind=effect.kind, phase=phase, change=change, error=baseline.error_in(phase))
         for effect in deciding
-        for phase, entry in ((None, effect.overall()), *effect.by_phase.items())
+        for phase, change in ((None, effect.overall()), *effect.by_phase.items())
     ]
-    telling = max(cells, key=lambda cell: cell[2].low / cell[3], default=None)
     success = worst_success(deciding, baseline)
     verdict: Verdict = "not shown"
-    if telling is None:
+    if not cells:
         why = "it is the same in all these frames"
-    elif episodes < FEWEST_EPISODES:
-        why = f"{episodes} episodes are too few to tell, give {FEWEST_EPISODES} or more"
     elif success is not None:
         verdict, why = "used", success
-    elif all(max(-entry.low, entry.high) <= margin * error for _, _, entry, error in cells):
+    elif episodes < FEWEST_EPISODES:
+        why = f"{episodes} episodes are too few to tell, give {FEWEST_EPISODES} or more"
+    elif all(max(-cell.low, cell.high) <= margin for cell in cells):
         verdict, why = "not used", f"no alteration changes the error by more than {100 * margin:g} %"
-    elif telling[2].low > 0:
-        kind, phase, entry, error = telling
-        where = "" if phase is None else f" in {phase}"
-        verdict, why = "used", f"{kind}, it changes the error{where} by {shown(entry, error)} %"
+    elif (strongest := max(cells, key=lambda cell: cell.low)).low > 0:
+        verdict, why = "used", strongest.told()
     else:
-        kind, _, entry, error = max(cells, key=lambda cell: cell[2].high / cell[3])
-        why = f"{kind}, it changes the error by {shown(entry, error)} %, which may be nothing"
+        widest = max(cells, key=lambda cell: max(-cell.low, cell.high))
+        why = f"{widest.told()}, {'for the better' if widest.high < 0 else 'which may be nothing'}"
     return Finding(input=name, verdict=verdict, sentence=f"{short(name)} is {verdict}: {why}", kinds=list(effects))
 
 
@@ -231,24 +259,23 @@ def compare(
     overall, *within = changes(difference, scopes, plain.episodes, level, config.seed)
     before = result.baseline.success
     cells = [
-        (phase, entry, max(result.baseline.error_in(phase), SMALLEST_ERROR))
-        for phase, entry in zip((None, *names), (overall, *within), strict=True)
+        Cell(phase=phase, change=change, error=result.baseline.error_in(phase))
+        for phase, change in zip((None, *names), (overall, *within), strict=True)
     ]
-    phase, worst, error = max(cells, key=lambda cell: cell[1].low / cell[2])
-    where = "" if phase is None else f" in {phase}"
+    strongest = max(cells, key=lambda cell: cell.low)
     verdict: Worth = "not shown"
     if success is not None and before is not None and success.high < before.low:
         verdict, why = "needed", f"success falls from {before.rate:.0%} to {success.rate:.0%}"
     elif result.episodes < FEWEST_EPISODES:
         why = f"{result.episodes} episodes are too few to tell"
-    elif success is None and worst.low > config.margin * error:
-        verdict, why = "needed", f"the error{where} changes by {shown(worst, error)} %"
-    elif all(entry.high <= config.margin * own for _, entry, own in cells):
+    elif success is None and strongest.low > config.margin:
+        verdict, why = "needed", strongest.told()
+    elif all(cell.high <= config.margin for cell in cells):
         verdict, why = "not needed", f"the error grows by no more than {100 * config.margin:g} %"
     else:
-        why = f"the error{where} changes by {shown(worst, error)} %" + (
-            "" if success is None or before is None else f", success from {before.rate:.0%} to {success.rate:.0%}"
-        )
+        why = (strongest if strongest.low > config.margin else max(cells, key=lambda cell: cell.high)).told()
+        if success is not None and before is not None:
+            why += f", success from {before.rate:.0%} to {success.rate:.0%}"
     return Control(
         input=name,
         policy=policy,

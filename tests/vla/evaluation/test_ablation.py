@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.vla.evaluation.standins import CONTRACT, FRAMES, FRONT, Known, Recordings
 from vla.evaluation.ablation import AblationConfig, Answers, answer, stand_ins
-from vla.evaluation.alteration import Alteration, inputs_of
+from vla.evaluation.alteration import Alteration, Kind, inputs_of
 from vla.evaluation.figures import draw_ablation
 from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, Where, shown
 from vla.evaluation.open_loop import Predictions
@@ -160,9 +160,11 @@ def test_a_constant_angle_weighs_nothing() -> None:
     assert [finding.sentence for finding in with_angle.inputs] == [finding.sentence for finding in flat.inputs]
 
 
-def effect(change: float, low: float, high: float, success: Rate | None = None) -> Effect:
+def effect(
+    change: float, low: float, high: float, success: Rate | None = None, kind: Kind = "frozen", **phases: Change
+) -> Effect:
     return Effect(
-        kind="frozen", error=1 + change, change=change, low=low, high=high, moved=0.0, by_phase={}, success=success
+        kind=kind, error=1 + change, change=change, low=low, high=high, moved=0.0, by_phase=phases, success=success
     )
 
 
@@ -182,6 +184,22 @@ def test_the_verdict_follows_from_the_interval(change: float, low: float, high: 
     assert find("state", [effect(change, low, high)], baseline, margin=0.05, episodes=20).verdict == verdict
 
 
+def test_a_sentence_says_where_and_which_way() -> None:
+    baseline = Baseline(error=1.0, by_phase={"search": 0.5}, success=None)
+
+    def sentence(*effects: Effect) -> str:
+        return find("state", effects, baseline, margin=0.05, episodes=20).sentence
+
+    better = effect(-0.12, -0.16, -0.08)
+    assert sentence(better) == "state is not shown: frozen, it changes the error by -12 [-16 -8] %, for the better"
+    # An alteration that changes nothing is not why the verdict is open.
+    assert sentence(better, effect(0.0, -0.01, 0.01, kind="delayed")) == sentence(better)
+    doubtful = effect(0.01, 0.0, 0.02, search=Change(change=0.1, low=-0.05, high=0.2))
+    assert sentence(doubtful) == (
+        "state is not shown: frozen, it changes the error in search by +20 [-10 40] %, which may be nothing"
+    )
+
+
 def test_success_in_an_environment_decides_first() -> None:
     before = Rate(rate=0.9, low=0.8, high=0.95, episodes=100)
     baseline = Baseline(error=1.0, by_phase={}, success=before)
@@ -189,6 +207,9 @@ def test_success_in_an_environment_decides_first() -> None:
         rate = Rate(rate=after, low=after - 0.05, high=after + 0.05, episodes=100)
         found = find("state", [effect(0.0, -0.01, 0.01, rate)], baseline, margin=0.05, episodes=20)
         assert found.verdict == verdict
+    fallen = effect(0.0, -0.01, 0.01, Rate(rate=0.05, low=0.02, high=0.11, episodes=100))
+    found = find("state", [fallen], baseline, margin=0.05, episodes=4)
+    assert found.sentence == "state is used: frozen, it takes success from 90% to 5%", "also beside few recordings"
     asked: list[Alteration | None] = []
 
     def success_of(alteration: Alteration | None) -> Rate:
@@ -271,6 +292,18 @@ def test_success_decides_what_an_input_is_worth(result: Ablation, name: str, aft
     success = Rate(rate=after, low=after - 0.1, high=after + 0.05, episodes=100)
     found = compare(beside, answers().plain, without(name), CONFIG, name=name, policy="c", success=success)
     assert found.verdict == verdict, found.sentence
+
+
+def test_a_control_tells_of_the_change_that_leaves_it_open(result: Ablation) -> None:
+    made, phases = answers().plain, halves(Recordings())
+    late, odd = np.asarray(made.frames) >= 10, np.asarray([name[-1] in "13579" for name in made.episodes])
+    predicted = made.predicted.copy()
+    predicted[late & odd] += np.array([0.5, 500], dtype=np.float32)  # worse in some episodes only, late in them
+    predicted[late & ~odd] = made.recorded[late & ~odd]
+    swaying = dataclasses.replace(made, predicted=predicted)
+    found = compare(result, made, swaying, CONFIG, name="state", policy="c", phases=phases)
+    assert found.by_phase["early"].change == 0
+    assert found.sentence.startswith("state is not shown: trained without it, the error in late changes by ")
 
 
 def test_a_control_is_drawn_beside_the_alterations(result: Ablation, tmp_path: Path) -> None:
