@@ -46,8 +46,8 @@ def bootstrap(
     they would make intervals several times too narrow. The interval is the percentile one, because it has no use for
     symmetry and never leaves the range of the episodes. Alone it is too narrow for few episodes; it is widened as
     Hesterberg (2015, "What teachers should know about the bootstrap", section 5.2) does, to the level at which the
-    percentile interval of a normal mean equals Student's. It follows from the seed and the episodes alone, so that two
-    calls on the same frames resample alike.
+    percentile interval of a normal mean equals Student's. With less than the `fewest` episodes no width is enough. It
+    follows from the seed and the episodes alone, so that two calls on the same frames resample alike.
     """
     names, rows = np.unique(np.asarray(episodes), return_inverse=True)
     sums, counts = np.zeros((2, len(names), values.shape[1]))
@@ -63,6 +63,14 @@ def bootstrap(
             tail = widened(level, int((counts[:, column] > 0).sum()))
             intervals[column] = np.quantile(seen, (tail, 1 - tail))
     return intervals
+
+
+def fewest(level: float) -> int:
+    """Episodes that a bootstrap of this level needs: 2^(1 - n) <= 1 - level.
+
+    Its interval stays within their range, and about a median of 0 all of n lie on one side with chance 2^(1 - n).
+    """
+    return math.ceil(1 - math.log2(1 - level))
 
 
 def widened(level: float, count: int) -> float:

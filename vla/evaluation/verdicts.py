@@ -3,17 +3,18 @@
 The error of a sample is the mean absolute error of its chunk, each dimension as a share of the error of always
 answering the mean action, so that metres, radians and grippers count alike. Altered and unaltered chunks start from
 the same noise, and their errors are subtracted sample by sample. Intervals resample whole episodes and hold together,
-with 95 %, for all kinds and phases of an input (Bonferroni).
+with 95 %, for all kinds and phases of an input (Bonferroni). What comes in fewer episodes than such an interval needs
+decides nothing, and no input is called unused as long as it might matter there.
 
 The kinds other than zeroed decide, in all frames and within each phase:
 
 used       in an environment, the interval of an altered success rate lies below that of the unaltered one
 not used   else, every interval of the change lies within a margin round 0, a share of the unaltered error
 used       else, some interval lies above 0
-not shown  else; and where there are too few episodes, or the input is the same in all frames
+not shown  else, or where the input is the same in all frames
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +35,7 @@ from vla.evaluation.findings import (
     short,
     shown,
 )
-from vla.evaluation.intervals import LEVEL, bootstrap
+from vla.evaluation.intervals import LEVEL, bootstrap, fewest
 from vla.evaluation.open_loop import Predictions, Progress
 from vla.evaluation.phases import Phases
 
@@ -43,7 +44,7 @@ SuccessOf = Callable[[Alteration | None], Rate | None]
 DECIDING: tuple[Kind, ...] = ("shuffled", "delayed", "frozen")
 """What replaces an input by one as the data holds it."""
 FEWEST_EPISODES = 5
-"""Of fewer, no resampling tells how much episodes differ; a phase of fewer is left out."""
+"""A phase that comes in fewer is left out."""
 SMALLEST_ERROR = 1e-9
 """What changes are a share of where a policy makes no error at all."""
 
@@ -57,6 +58,8 @@ class Cell:
     """That of the policy as it is, in the same frames."""
     phase: str | None
     """None: in all frames."""
+    episodes: int
+    """With such frames."""
     kind: Kind | None = None
     """The alteration; None where the input is left out in training."""
 
@@ -77,6 +80,11 @@ class Cell:
         if self.kind is None:
             return f"the error{where} changes by {percent} %"
         return f"{self.kind}, it changes the error{where} by {percent} %"
+
+    def too_few(self, needed: int) -> str:
+        """That its episodes decide nothing."""
+        where = "" if self.phase is None else f" in {self.phase}"
+        return f"{self.episodes} episodes{where} are too few to tell, {needed} would do"
 
 
 def sample_errors(predictions: Predictions, scale: Float64[np.ndarray, " A"]) -> Float64[np.ndarray, " N"]:
@@ -116,6 +124,7 @@ def judge(
     """
     plain = answers.plain
     names, scopes = scoped(plain, phases)
+    episodes = episodes_of(names, scopes, plain.episodes)
     scale = constant_error(plain)
     unaltered = sample_errors(plain, scale)
 
@@ -130,11 +139,10 @@ def judge(
         by_phase={name: float(unaltered[scopes[:, place]].mean()) for place, name in enumerate(names, start=1)},
         success=succeed(None),
     )
-    episodes = len(set(plain.episodes))
     findings = []
     for name in answers.inputs:
         own = {entry: made for entry, made in answers.altered.items() if entry.input == name}
-        level = 1 - (1 - LEVEL) / max(1, sum(entry.kind in DECIDING for entry in own) * scopes.shape[1])
+        level = level_of(sum(entry.kind in DECIDING for entry in own), phases)
         effects = []
         for entry, made in own.items():
             difference = sample_errors(made, scale) - unaltered
@@ -149,11 +157,11 @@ def judge(
                     success=succeed(entry),
                 )
             )
-        findings.append(find(name, effects, baseline, margin=config.margin, episodes=episodes))
+        findings.append(find(name, effects, baseline, margin=config.margin, episodes=episodes, needed=fewest(level)))
     return Ablation(
         policy=policy,
         samples=len(unaltered),
-        episodes=episodes,
+        episodes=len(set(plain.episodes)),
         margin=config.margin,
         delay_s=config.delay_s,
         phases=list(names),
@@ -176,6 +184,20 @@ def frequent(names: Sequence[str], labels: Sequence[str | None], episodes: Seque
     return tuple(name for name in names if sum(label == name for label, _ in seen) >= FEWEST_EPISODES)
 
 
+def level_of(kinds: int, phases: Phases | None) -> float:
+    """The level at which the intervals of some kinds hold together, in all frames and in each phase there is."""
+    places = 1 + (0 if phases is None else len(phases.names))
+    return 1 - (1 - LEVEL) / (max(1, kinds) * places)
+
+
+def episodes_of(
+    names: Sequence[str], scopes: Bool[np.ndarray, "N K"], episodes: Sequence[str]
+) -> dict[str | None, int]:
+    """The number of episodes with frames in each scope."""
+    seen = [{name for name, inside in zip(episodes, scope, strict=True) if inside} for scope in scopes.T]
+    return dict(zip((None, *names), map(len, seen), strict=True))
+
+
 def changes(
     difference: Float64[np.ndarray, " N"],
     scopes: Bool[np.ndarray, "N K"],
@@ -192,28 +214,38 @@ def changes(
     ]
 
 
-def find(name: str, effects: Sequence[Effect], baseline: Baseline, *, margin: float, episodes: int) -> Finding:
-    """The verdict on an input, and why."""
+def find(
+    name: str,
+    effects: Sequence[Effect],
+    baseline: Baseline,
+    *,
+    margin: float,
+    episodes: Mapping[str | None, int],
+    needed: int,
+) -> Finding:
+    """The verdict on an input, and why; `episodes` by phase, `needed` so many that an interval decides."""
     deciding = [effect for effect in effects if effect.kind in DECIDING]
     cells = [
-        Cell(kind=effect.kind, phase=phase, change=change, error=baseline.error_in(phase))
+        Cell(kind=effect.kind, phase=phase, change=change, error=baseline.error_in(phase), episodes=episodes[phase])
         for effect in deciding
         for phase, change in ((None, effect.overall()), *effect.by_phase.items())
     ]
+    telling = [cell for cell in cells if cell.episodes >= needed]
+    silent = [cell for cell in cells if cell.episodes < needed]
     success = worst_success(deciding, baseline)
     verdict: Verdict = "not shown"
     if not cells:
         why = "it is the same in all these frames"
     elif success is not None:
         verdict, why = "used", success
-    elif episodes < FEWEST_EPISODES:
-        why = f"{episodes} episodes are too few to tell, give {FEWEST_EPISODES} or more"
-    elif all(max(-cell.low, cell.high) <= margin for cell in cells):
+    elif silent and all(max(-cell.low, cell.high) <= margin for cell in telling):
+        why = silent[0].too_few(needed)
+    elif all(max(-cell.low, cell.high) <= margin for cell in telling):
         verdict, why = "not used", f"no alteration changes the error by more than {100 * margin:g} %"
-    elif (strongest := max(cells, key=lambda cell: cell.low)).low > 0:
+    elif (strongest := max(telling, key=lambda cell: cell.low)).low > 0:
         verdict, why = "used", strongest.told()
     else:
-        widest = max(cells, key=lambda cell: max(-cell.low, cell.high))
+        widest = max(telling, key=lambda cell: max(-cell.low, cell.high))
         why = f"{widest.told()}, {'for the better' if widest.high < 0 else 'which may be nothing'}"
     return Finding(input=name, verdict=verdict, sentence=f"{short(name)} is {verdict}: {why}", kinds=list(effects))
 
@@ -255,25 +287,28 @@ def compare(
     names, scopes = scoped(plain, phases)
     scale = constant_error(plain)
     difference = sample_errors(without, scale) - sample_errors(plain, scale)
-    level = 1 - (1 - LEVEL) / scopes.shape[1]
+    level = level_of(1, phases)
     overall, *within = changes(difference, scopes, plain.episodes, level, config.seed)
     before = result.baseline.success
+    episodes, needed = episodes_of(names, scopes, plain.episodes), fewest(level)
     cells = [
-        Cell(phase=phase, change=change, error=result.baseline.error_in(phase))
+        Cell(phase=phase, change=change, error=result.baseline.error_in(phase), episodes=episodes[phase])
         for phase, change in zip((None, *names), (overall, *within), strict=True)
     ]
-    strongest = max(cells, key=lambda cell: cell.low)
+    telling = [cell for cell in cells if cell.episodes >= needed]
+    silent = [cell for cell in cells if cell.episodes < needed]
+    grown = [cell for cell in telling if cell.low > config.margin]
     verdict: Worth = "not shown"
     if success is not None and before is not None and success.high < before.low:
         verdict, why = "needed", f"success falls from {before.rate:.0%} to {success.rate:.0%}"
-    elif result.episodes < FEWEST_EPISODES:
-        why = f"{result.episodes} episodes are too few to tell"
-    elif success is None and strongest.low > config.margin:
-        verdict, why = "needed", strongest.told()
-    elif all(cell.high <= config.margin for cell in cells):
+    elif success is None and grown:
+        verdict, why = "needed", max(grown, key=lambda cell: cell.low).told()
+    elif silent and all(cell.high <= config.margin for cell in telling):
+        why = silent[0].too_few(needed)
+    elif all(cell.high <= config.margin for cell in telling):
         verdict, why = "not needed", f"the error grows by no more than {100 * config.margin:g} %"
     else:
-        why = (strongest if strongest.low > config.margin else max(cells, key=lambda cell: cell.high)).told()
+        why = (max(grown, key=lambda cell: cell.low) if grown else max(telling, key=lambda cell: cell.high)).told()
         if success is not None and before is not None:
             why += f", success from {before.rate:.0%} to {success.rate:.0%}"
     return Control(

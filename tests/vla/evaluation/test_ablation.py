@@ -19,6 +19,7 @@ from vla.evaluation.verdicts import compare, constant_error, find, frequent, jud
 
 INPUTS = inputs_of(CONTRACT)
 CONFIG = AblationConfig(delay_s=0.3, batch_size=32)
+EPISODES = {None: 20, "search": 20}
 
 
 def answers(policy: Known | None = None, data: Recordings | None = None) -> Answers:
@@ -81,12 +82,29 @@ def test_a_phase_of_few_episodes_is_left_out() -> None:
 
 
 def test_few_episodes_show_nothing() -> None:
-    data = Recordings(episodes=4)
-    found = judge(answers(data=data), CONFIG, policy="p").inputs
-    assert {finding.verdict for finding in found} == {"not shown"}
-    assert "4 episodes are too few" in found[0].sentence
+    data = Recordings(episodes=6)
+    found = {finding.input: finding for finding in judge(answers(data=data), CONFIG, policy="p").inputs}
+    assert found["state"].kinds[1].low > 0.5, "however clear it looks"
+    assert found["state"].sentence == "state is not shown: 6 episodes are too few to tell, 7 would do"
+    assert found["instruction"].verdict == "used", "one interval needs fewer episodes than three that hold together"
+    seven, phased = answers(data=Recordings(episodes=7)), answers(data=Recordings(episodes=8))
+    assert judge(seven, CONFIG, policy="p").inputs[3].verdict == "used"
+    told = judge(phased, CONFIG, policy="p", phases=halves(Recordings(episodes=8))).inputs[3].sentence
+    assert told == "state is not shown: 8 episodes are too few to tell, 9 would do"
     with pytest.raises(ValueError, match="only one to evaluate on"):
         answers(data=Recordings(episodes=1))
+
+
+def test_a_phase_of_too_few_episodes_decides_nothing() -> None:
+    baseline = Baseline(error=1.0, by_phase={"search": 0.5}, success=None)
+    rare = {None: 20, "search": 8}
+    for change in (Change(change=0.4, low=0.3, high=0.5), Change(change=0.0, low=-0.01, high=0.01)):
+        seen = effect(0.02, 0.01, 0.03, search=change)
+        found = find("state", [seen], baseline, margin=0.05, episodes=rare, needed=9)
+        assert found.sentence == "state is not shown: 8 episodes in search are too few to tell, 9 would do"
+    clear = effect(0.4, 0.3, 0.5, search=Change(change=0.0, low=-0.01, high=0.01))
+    assert find("state", [clear], baseline, margin=0.05, episodes=rare, needed=9).verdict == "used"
+    assert find("state", [seen], baseline, margin=0.05, episodes=rare, needed=8).verdict == "not used"
 
 
 def test_stand_ins_are_of_the_episode_they_should_be_of() -> None:
@@ -181,14 +199,17 @@ def effect(
 )
 def test_the_verdict_follows_from_the_interval(change: float, low: float, high: float, verdict: str) -> None:
     baseline = Baseline(error=1.0, by_phase={}, success=None)
-    assert find("state", [effect(change, low, high)], baseline, margin=0.05, episodes=20).verdict == verdict
+    assert (
+        find("state", [effect(change, low, high)], baseline, margin=0.05, episodes=EPISODES, needed=9).verdict
+        == verdict
+    )
 
 
 def test_a_sentence_says_where_and_which_way() -> None:
     baseline = Baseline(error=1.0, by_phase={"search": 0.5}, success=None)
 
     def sentence(*effects: Effect) -> str:
-        return find("state", effects, baseline, margin=0.05, episodes=20).sentence
+        return find("state", effects, baseline, margin=0.05, episodes=EPISODES, needed=9).sentence
 
     better = effect(-0.12, -0.16, -0.08)
     assert sentence(better) == "state is not shown: frozen, it changes the error by -12 [-16 -8] %, for the better"
@@ -205,10 +226,10 @@ def test_success_in_an_environment_decides_first() -> None:
     baseline = Baseline(error=1.0, by_phase={}, success=before)
     for after, verdict in ((0.2, "used"), (0.85, "not used")):
         rate = Rate(rate=after, low=after - 0.05, high=after + 0.05, episodes=100)
-        found = find("state", [effect(0.0, -0.01, 0.01, rate)], baseline, margin=0.05, episodes=20)
+        found = find("state", [effect(0.0, -0.01, 0.01, rate)], baseline, margin=0.05, episodes=EPISODES, needed=9)
         assert found.verdict == verdict
     fallen = effect(0.0, -0.01, 0.01, Rate(rate=0.05, low=0.02, high=0.11, episodes=100))
-    found = find("state", [fallen], baseline, margin=0.05, episodes=4)
+    found = find("state", [fallen], baseline, margin=0.05, episodes={None: 4}, needed=9)
     assert found.sentence == "state is used: frozen, it takes success from 90% to 5%", "also beside few recordings"
     asked: list[Alteration | None] = []
 
@@ -292,6 +313,15 @@ def test_success_decides_what_an_input_is_worth(result: Ablation, name: str, aft
     success = Rate(rate=after, low=after - 0.1, high=after + 0.05, episodes=100)
     found = compare(beside, answers().plain, without(name), CONFIG, name=name, policy="c", success=success)
     assert found.verdict == verdict, found.sentence
+
+
+def test_a_control_on_few_episodes_shows_nothing() -> None:
+    made = answers(data=Recordings(episodes=5))
+    baseline = judge(made, CONFIG, policy="p")
+    worse = dataclasses.replace(made.plain, predicted=made.plain.predicted + np.array([5, 5000], dtype=np.float32))
+    for other in (made.plain, worse):
+        found = compare(baseline, made.plain, other, CONFIG, name="state", policy="c")
+        assert found.sentence == "state is not shown: trained without it, 5 episodes are too few to tell, 6 would do"
 
 
 def test_a_control_tells_of_the_change_that_leaves_it_open(result: Ablation) -> None:

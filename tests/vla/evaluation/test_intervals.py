@@ -1,11 +1,12 @@
 """Intervals: published values, coverage on data whose truth is known, episodes instead of frames."""
 
+import itertools
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from vla.evaluation.intervals import bootstrap, widened, wilson
+from vla.evaluation.intervals import bootstrap, fewest, widened, wilson
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,18 @@ def test_the_level_is_widened_to_that_of_student(count: int, student: float) -> 
     """Against the table of Student's quantiles at 97.5 %."""
     quantile = -NormalDist().inv_cdf(widened(0.95, count)) * np.sqrt((count - 1) / count)
     assert quantile == pytest.approx(student, rel=0.002)
+
+
+@pytest.mark.parametrize("level", [0.75, 0.9, 0.95, 1 - 0.05 / 3])
+def test_fewer_episodes_than_needed_miss_the_truth_too_often(level: float) -> None:
+    """All outcomes of a fair coin an episode: the interval of those that are all alike misses the mean."""
+    needed = fewest(level)
+    for count, enough in ((needed - 1, False), (needed, True)):
+        outcomes = np.array(list(itertools.product((-1.0, 1.0), repeat=count))).T
+        names = [str(episode) for episode in range(count)]
+        intervals = bootstrap(outcomes, np.ones(outcomes.shape, dtype=bool), names, level=level, draws=300)
+        missed = float(((intervals[:, 0] > 0) | (intervals[:, 1] < 0)).mean())
+        assert (missed <= 1 - level + 1e-9) == enough, (count, missed)
 
 
 def test_resampling_episodes_covers_the_truth_and_resampling_frames_does_not() -> None:
