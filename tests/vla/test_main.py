@@ -111,6 +111,7 @@ def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys
         (["merge", "no/such", "out"], 78, "no policy folder"),
         (["ablate", "x"], 2, "--data.roots DIR"),
         (["ablate", "x", "--data.roots", "y", "--margin", "0"], 78, "--margin is 0"),
+        (["ablate", "x", "--data.roots", "y", "--fall", "10"], 78, "--fall is 10"),
         (["ablate", "no/such", "--data.roots", "y"], 78, "no policy folder"),
     ],
 )

@@ -43,6 +43,8 @@ class Ablate(Measuring):
     """How far back a delayed input lies, in seconds."""
     margin: float = 0.05
     """Share of the error within which a change counts as none, > 0."""
+    fall: float = 0.1
+    """Fall of the success rate that must be excluded before an input counts as not used or not needed, > 0."""
 
 
 def ablate(command: Ablate) -> None:
@@ -63,6 +65,7 @@ def ablate(command: Ablate) -> None:
     config = AblationConfig(
         delay_s=command.delay,
         margin=command.margin,
+        fall=command.fall,
         seed=split.seed if command.seed is None else command.seed,
         batch_size=command.batch_size,
         workers=command.data.workers,
@@ -184,8 +187,7 @@ class Bench:
 
             def success_of(alteration: "Alteration | None") -> Rate:
                 rollouts = closed_loop.run(replace(arena, alteration=alteration), spread)
-                success = closed_loop.Success.within(command.within, rollouts)
-                return Rate(rate=success.rate, low=success.low, high=success.high, episodes=success.episodes)
+                return Rate.of([rollout.succeeds_within(command.within) for rollout in rollouts])
 
             yield success_of
 
@@ -229,3 +231,5 @@ def check_settings(command: Ablate) -> None:
     check_numbers(command, {"--within": (command.within, 1)})
     if not 0 < command.margin < 1:
         raise ValueError(f"--margin is {command.margin:g}; give a share of the error between 0 and 1, e.g. 0.05")
+    if not 0 < command.fall < 1:
+        raise ValueError(f"--fall is {command.fall:g}; give a fall of the success rate between 0 and 1, e.g. 0.1")

@@ -26,6 +26,8 @@ class AblationConfig:
     """How far back a delayed input lies, in seconds; at least one frame."""
     margin: float = 0.05
     """Share of the unaltered error within which a change is none, > 0."""
+    fall: float = 0.1
+    """Fall of the success rate that an input without use may not exceed, > 0."""
     seed: int = 0
     """Of noise, shuffling and resampling."""
     batch_size: int = 8

@@ -79,6 +79,10 @@ class Rollout:
     metrics: dict[str, float]
     """What the environment measured."""
 
+    def succeeds_within(self, steps: int) -> bool:
+        """Whether it succeeded soon enough."""
+        return self.success and self.steps <= steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Success:
@@ -94,7 +98,7 @@ class Success:
     @staticmethod
     def within(steps: int, rollouts: Sequence[Rollout]) -> "Success":
         """Of some episodes."""
-        count = sum(rollout.success and rollout.steps <= steps for rollout in rollouts)
+        count = sum(rollout.succeeds_within(steps) for rollout in rollouts)
         low, high = wilson(count, len(rollouts))
         return Success(
             steps=steps, successes=count, episodes=len(rollouts), rate=count / len(rollouts), low=low, high=high

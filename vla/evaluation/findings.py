@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vla.evaluation.alteration import KINDS, Kind
+from vla.evaluation.intervals import rate_change, wilson
 
 Verdict = Literal["used", "not used", "not shown"]
 Worth = Literal["needed", "not needed", "not shown"]
@@ -23,11 +24,31 @@ class Rate:
     low: float
     high: float
     episodes: int
+    outcomes: str
+    """One character an episode, in order: 1 where it succeeds, 0 where it fails."""
+
+    @staticmethod
+    def of(outcomes: Sequence[bool]) -> "Rate":
+        """Of what became of some episodes."""
+        low, high = wilson(sum(outcomes), len(outcomes))
+        return Rate(
+            rate=sum(outcomes) / len(outcomes),
+            low=low,
+            high=high,
+            episodes=len(outcomes),
+            outcomes="".join("1" if success else "0" for success in outcomes),
+        )
+
+    def change_from(self, before: "Rate") -> "Change":
+        """What becomes of a rate in the same episodes, with its interval."""
+        pair = [[outcome == "1" for outcome in rate.outcomes] for rate in (before, self)]
+        low, high = rate_change(pair[0], pair[1])
+        return Change(change=self.rate - before.rate, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """By how much an alteration raises the error, with its interval."""
+    """By how much something changes, with its interval."""
 
     change: float
     low: float
@@ -126,6 +147,7 @@ class Ablation:
     samples: int
     episodes: int
     margin: float
+    fall: float
     delay_s: float
     phases: list[str]
     baseline: Baseline

@@ -1,4 +1,4 @@
-"""Intervals round what was measured: of a success rate, and of a mean over frames that come in episodes."""
+"""Intervals round what was measured: a success rate, its change, and a mean over frames that come in episodes."""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +29,31 @@ def wilson(successes: int, count: int, level: float = LEVEL) -> tuple[float, flo
     half = z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
     low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
     return (low if successes else 0.0), (high if successes < count else 1.0)
+
+
+def rate_change(before: Sequence[bool], after: Sequence[bool], level: float = LEVEL) -> tuple[float, float]:
+    """The interval of the change of a rate between two trials of the same episodes, (low, high).
+
+    Newcombe (1998, "Improved confidence intervals for the difference between binomial proportions based on paired
+    data", Statistics in Medicine 17, 2635-2650), method 10: the Wilson intervals of both rates, combined with the
+    correlation of the outcomes, which is corrected for continuity where it is positive.
+    """
+    assert len(before) == len(after) > 0, f"{len(before)} and {len(after)} episodes"
+    count, first, second = len(before), sum(before), sum(after)
+    (low, high), (low_after, high_after) = wilson(first, count, level), wilson(second, count, level)
+    both = sum(one and other for one, other in zip(before, after, strict=True))
+    product = float(both * (count - first - second + both) - (first - both) * (second - both))
+    if product > 0:
+        product = max(product - count / 2, 0.0)
+    spread = math.sqrt(first * (count - first) * second * (count - second))
+    correlation = product / spread if spread else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+    rate, rate_after = first / count, second / count
+    change = rate_after - rate
+    return change - reach(rate_after - low_after, high - rate), change + reach(high_after - rate_after, rate - low)
 
 
 def bootstrap(

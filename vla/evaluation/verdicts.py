@@ -9,8 +9,9 @@ decides nothing, and no input is called unused as long as it might matter there.
 The kinds other than zeroed decide, in all frames and within each phase:
 
 used       in an environment, the interval of an altered success rate lies below that of the unaltered one
-not used   else, every interval of the change lies within a margin round 0, a share of the unaltered error
-used       else, some interval lies above 0
+not used   else, every interval of the change lies within a margin round 0, a share of the unaltered error; and every
+           interval of the change of success, in the same episodes, excludes a fall beyond what is called none
+used       else, some interval of the error's change lies above 0, and not all of them within the margin
 not shown  else, or where the input is the same in all frames
 """
 
@@ -87,6 +88,37 @@ class Cell:
         return f"{self.episodes} episodes{where} are too few to tell, {needed} would do"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Success in an environment that bears on a verdict."""
+
+    before: Rate
+    """That of the policy as it is."""
+    after: Rate
+    kind: Kind | None = None
+    """The alteration; None where the input is left out in training."""
+
+    @property
+    def falls(self) -> bool:
+        """Whether the intervals of the two rates lie apart."""
+        return self.after.high < self.before.low
+
+    @property
+    def change(self) -> Change:
+        """Of the rate in the same episodes."""
+        return self.after.change_from(self.before)
+
+    def told(self) -> str:
+        """The rates in words."""
+        cause = "" if self.kind is None else f"{self.kind}, "
+        return f"{cause}success goes from {self.before.rate:.0%} to {self.after.rate:.0%}"
+
+    def unsettled(self, fall: float) -> str:
+        """That success may have fallen."""
+        low, high = 100 * self.change.low, 100 * self.change.high
+        return f"{self.told()}, and a fall by more than {100 * fall:g} points is not excluded ({low:.0f} to {high:.0f})"
+
+
 def sample_errors(predictions: Predictions, scale: Float64[np.ndarray, " A"]) -> Float64[np.ndarray, " N"]:
     """The mean over valid steps and dimensions of the absolute error in units of a scale; those of scale 0 left out."""
     error = np.abs(predictions.differences(predictions.predicted).astype(np.float64))
@@ -157,12 +189,13 @@ def judge(
                     success=succeed(entry),
                 )
             )
-        findings.append(find(name, effects, baseline, margin=config.margin, episodes=episodes, needed=fewest(level)))
+        findings.append(find(name, effects, baseline, config, episodes=episodes, needed=fewest(level)))
     return Ablation(
         policy=policy,
         samples=len(unaltered),
         episodes=len(set(plain.episodes)),
         margin=config.margin,
+        fall=config.fall,
         delay_s=config.delay_s,
         phases=list(names),
         baseline=baseline,
@@ -218,8 +251,8 @@ def find(
     name: str,
     effects: Sequence[Effect],
     baseline: Baseline,
+    config: AblationConfig,
     *,
-    margin: float,
     episodes: Mapping[str | None, int],
     needed: int,
 ) -> Finding:
@@ -232,34 +265,35 @@ def find(
     ]
     telling = [cell for cell in cells if cell.episodes >= needed]
     silent = [cell for cell in cells if cell.episodes < needed]
-    success = worst_success(deciding, baseline)
+    trials = [
+        Trial(kind=effect.kind, before=baseline.success, after=effect.success)
+        for effect in deciding
+        if baseline.success is not None and effect.success is not None
+    ]
+    fallen = min((trial for trial in trials if trial.falls), key=lambda trial: trial.after.high, default=None)
+    worst = min(trials, key=lambda trial: trial.change.low, default=None)
+    calm = f"no alteration changes the error by more than {100 * config.margin:g} %"
+    told = "" if worst is None else f"; {worst.told()}"
     verdict: Verdict = "not shown"
     if not cells:
         why = "it is the same in all these frames"
-    elif success is not None:
-        verdict, why = "used", success
-    elif silent and all(max(-cell.low, cell.high) <= margin for cell in telling):
-        why = silent[0].too_few(needed)
-    elif all(max(-cell.low, cell.high) <= margin for cell in telling):
-        verdict, why = "not used", f"no alteration changes the error by more than {100 * margin:g} %"
+    elif fallen is not None:
+        before, after = fallen.before.rate, fallen.after.rate
+        verdict, why = "used", f"{fallen.kind}, it takes success from {before:.0%} to {after:.0%}"
+    elif all(max(-cell.low, cell.high) <= config.margin for cell in telling):
+        if silent:
+            why = silent[0].too_few(needed) + told
+        elif worst is not None and worst.change.low < -config.fall:
+            why = f"{calm}, but {worst.unsettled(config.fall)}"
+        else:
+            none = "" if worst is None else f", nor takes more than {100 * config.fall:g} points from success"
+            verdict, why = "not used", calm + none + told
     elif (strongest := max(telling, key=lambda cell: cell.low)).low > 0:
-        verdict, why = "used", strongest.told()
+        verdict, why = "used", strongest.told() + told
     else:
         widest = max(telling, key=lambda cell: max(-cell.low, cell.high))
-        why = f"{widest.told()}, {'for the better' if widest.high < 0 else 'which may be nothing'}"
+        why = f"{widest.told()}, {'for the better' if widest.high < 0 else 'which may be nothing'}{told}"
     return Finding(input=name, verdict=verdict, sentence=f"{short(name)} is {verdict}: {why}", kinds=list(effects))
-
-
-def worst_success(effects: Sequence[Effect], baseline: Baseline) -> str | None:
-    """The lowest success rate, where its interval lies below the unaltered one's; None where none does."""
-    before = baseline.success
-    rates = [
-        (effect.success.high, effect.success.rate, effect.kind) for effect in effects if effect.success is not None
-    ]
-    if before is None or not rates:
-        return None
-    high, rate, kind = min(rates, key=lambda entry: entry[0])
-    return f"{kind}, it takes success from {before.rate:.0%} to {rate:.0%}" if high < before.low else None
 
 
 def compare(
@@ -277,7 +311,8 @@ def compare(
 
     needed      its interval of success lies below that of the policy with all inputs; without an environment, some
                 interval of the change of the error lies above 0 and beyond the margin
-    not needed  all those intervals lie below the margin, and that of success, if there is one, not below
+    not needed  all those intervals lie below the margin, and that of the change of success, if there is one, excludes a
+                fall beyond what is called none
     not shown   else, and where there are too few episodes
 
     One training on each side: how much trainings differ among themselves, no interval here knows.
@@ -298,19 +333,24 @@ def compare(
     telling = [cell for cell in cells if cell.episodes >= needed]
     silent = [cell for cell in cells if cell.episodes < needed]
     grown = [cell for cell in telling if cell.low > config.margin]
+    trial = None if before is None or success is None else Trial(before=before, after=success)
+    calm = f"the error grows by no more than {100 * config.margin:g} %"
+    told = "" if trial is None else f"; {trial.told()}"
     verdict: Worth = "not shown"
-    if success is not None and before is not None and success.high < before.low:
-        verdict, why = "needed", f"success falls from {before.rate:.0%} to {success.rate:.0%}"
-    elif success is None and grown:
-        verdict, why = "needed", max(grown, key=lambda cell: cell.low).told()
-    elif silent and all(cell.high <= config.margin for cell in telling):
-        why = silent[0].too_few(needed)
-    elif all(cell.high <= config.margin for cell in telling):
-        verdict, why = "not needed", f"the error grows by no more than {100 * config.margin:g} %"
+    if trial is not None and trial.falls:
+        verdict, why = "needed", f"success falls from {trial.before.rate:.0%} to {trial.after.rate:.0%}"
+    elif grown:
+        verdict = "needed" if trial is None else "not shown"
+        why = max(grown, key=lambda cell: cell.low).told() + told
+    elif not all(cell.high <= config.margin for cell in telling):
+        why = max(telling, key=lambda cell: cell.high).told() + told
+    elif silent:
+        why = silent[0].too_few(needed) + told
+    elif trial is not None and trial.change.low < -config.fall:
+        why = f"{calm}, but {trial.unsettled(config.fall)}"
     else:
-        why = (max(grown, key=lambda cell: cell.low) if grown else max(telling, key=lambda cell: cell.high)).told()
-        if success is not None and before is not None:
-            why += f", success from {before.rate:.0%} to {success.rate:.0%}"
+        none = "" if trial is None else f", and success does not fall by more than {100 * config.fall:g} points"
+        verdict, why = "not needed", calm + none + told
     return Control(
         input=name,
         policy=policy,

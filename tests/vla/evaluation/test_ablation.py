@@ -12,7 +12,7 @@ from tests.vla.evaluation.standins import CONTRACT, FRAMES, FRONT, Known, Record
 from vla.evaluation.ablation import AblationConfig, Answers, answer, stand_ins
 from vla.evaluation.alteration import Alteration, Kind, inputs_of
 from vla.evaluation.figures import draw_ablation
-from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Rate, Where, shown
+from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Finding, Rate, Where, shown
 from vla.evaluation.open_loop import Predictions
 from vla.evaluation.phases import Phases
 from vla.evaluation.verdicts import compare, constant_error, find, frequent, judge, sample_errors
@@ -100,11 +100,11 @@ def test_a_phase_of_too_few_episodes_decides_nothing() -> None:
     rare = {None: 20, "search": 8}
     for change in (Change(change=0.4, low=0.3, high=0.5), Change(change=0.0, low=-0.01, high=0.01)):
         seen = effect(0.02, 0.01, 0.03, search=change)
-        found = find("state", [seen], baseline, margin=0.05, episodes=rare, needed=9)
+        found = find("state", [seen], baseline, CONFIG, episodes=rare, needed=9)
         assert found.sentence == "state is not shown: 8 episodes in search are too few to tell, 9 would do"
     clear = effect(0.4, 0.3, 0.5, search=Change(change=0.0, low=-0.01, high=0.01))
-    assert find("state", [clear], baseline, margin=0.05, episodes=rare, needed=9).verdict == "used"
-    assert find("state", [seen], baseline, margin=0.05, episodes=rare, needed=8).verdict == "not used"
+    assert find("state", [clear], baseline, CONFIG, episodes=rare, needed=9).verdict == "used"
+    assert find("state", [seen], baseline, CONFIG, episodes=rare, needed=8).verdict == "not used"
 
 
 def test_stand_ins_are_of_the_episode_they_should_be_of() -> None:
@@ -199,17 +199,14 @@ def effect(
 )
 def test_the_verdict_follows_from_the_interval(change: float, low: float, high: float, verdict: str) -> None:
     baseline = Baseline(error=1.0, by_phase={}, success=None)
-    assert (
-        find("state", [effect(change, low, high)], baseline, margin=0.05, episodes=EPISODES, needed=9).verdict
-        == verdict
-    )
+    assert find("state", [effect(change, low, high)], baseline, CONFIG, episodes=EPISODES, needed=9).verdict == verdict
 
 
 def test_a_sentence_says_where_and_which_way() -> None:
     baseline = Baseline(error=1.0, by_phase={"search": 0.5}, success=None)
 
     def sentence(*effects: Effect) -> str:
-        return find("state", effects, baseline, margin=0.05, episodes=EPISODES, needed=9).sentence
+        return find("state", effects, baseline, CONFIG, episodes=EPISODES, needed=9).sentence
 
     better = effect(-0.12, -0.16, -0.08)
     assert sentence(better) == "state is not shown: frozen, it changes the error by -12 [-16 -8] %, for the better"
@@ -221,21 +218,48 @@ def test_a_sentence_says_where_and_which_way() -> None:
     )
 
 
+def rate(successes: int, episodes: int = 100) -> Rate:
+    """Of episodes of which the easier ones succeed."""
+    return Rate.of([episode < successes for episode in range(episodes)])
+
+
+def test_an_input_is_called_unused_only_where_a_fall_of_success_is_excluded() -> None:
+    nothing, clear = effect(0.0, -0.01, 0.01), effect(0.2, 0.1, 0.3)
+
+    def found(before: Rate, *effects: tuple[Effect, Rate]) -> Finding:
+        baseline = Baseline(error=1.0, by_phase={}, success=before)
+        altered = [dataclasses.replace(entry, success=after) for entry, after in effects]
+        return find("state", altered, baseline, CONFIG, episodes=EPISODES, needed=9)
+
+    assert rate(36, 50).high > rate(45, 50).low, "the intervals overlap, so the fall is not shown either"
+    assert found(rate(45, 50), (nothing, rate(36, 50))).sentence == (
+        "state is not shown: no alteration changes the error by more than 5 %, but frozen, success goes from 90% to "
+        "72%, and a fall by more than 10 points is not excluded (-30 to -7)"
+    )
+    settled = found(rate(180, 200), (nothing, rate(175, 200)))
+    assert settled.sentence == (
+        "state is not used: no alteration changes the error by more than 5 %, nor takes more than 10 points from "
+        "success; frozen, success goes from 90% to 88%"
+    )
+    # Each alteration counts, and success is told where it does not decide.
+    delayed = dataclasses.replace(nothing, kind="delayed")
+    assert found(rate(180, 200), (nothing, rate(175, 200)), (delayed, rate(166, 200))).verdict == "not shown"
+    used = found(rate(45, 50), (clear, rate(36, 50))).sentence
+    assert used == "state is used: frozen, it changes the error by +20 [10 30] %; frozen, success goes from 90% to 72%"
+
+
 def test_success_in_an_environment_decides_first() -> None:
-    before = Rate(rate=0.9, low=0.8, high=0.95, episodes=100)
+    before = rate(90)
     baseline = Baseline(error=1.0, by_phase={}, success=before)
-    for after, verdict in ((0.2, "used"), (0.85, "not used")):
-        rate = Rate(rate=after, low=after - 0.05, high=after + 0.05, episodes=100)
-        found = find("state", [effect(0.0, -0.01, 0.01, rate)], baseline, margin=0.05, episodes=EPISODES, needed=9)
-        assert found.verdict == verdict
-    fallen = effect(0.0, -0.01, 0.01, Rate(rate=0.05, low=0.02, high=0.11, episodes=100))
-    found = find("state", [fallen], baseline, margin=0.05, episodes={None: 4}, needed=9)
-    assert found.sentence == "state is used: frozen, it takes success from 90% to 5%", "also beside few recordings"
+    fallen = effect(0.0, -0.01, 0.01, rate(5))
+    for recordings in (20, 4):
+        found = find("state", [fallen], baseline, CONFIG, episodes={None: recordings}, needed=9)
+        assert found.sentence == "state is used: frozen, it takes success from 90% to 5%"
     asked: list[Alteration | None] = []
 
     def success_of(alteration: Alteration | None) -> Rate:
         asked.append(alteration)
-        return before if alteration is None else Rate(rate=0.1, low=0.05, high=0.2, episodes=100)
+        return before if alteration is None else rate(10)
 
     told: list[int] = []
     done = judge(answers(), CONFIG, policy="p", success_of=success_of, progress=told.append)
@@ -304,15 +328,22 @@ def test_a_control_tells_what_an_input_is_worth(result: Ablation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "after", "verdict"),
-    [("sensor", 0.2, "needed"), ("sensor", 0.85, "not needed"), ("state", 0.85, "not shown"), ("state", 0.2, "needed")],
+    ("name", "after", "verdict", "end"),
+    [
+        ("sensor", 20, "needed", "success falls from 90% to 20%"),
+        ("sensor", 88, "not needed", "fall by more than 10 points; success goes from 90% to 88%"),
+        ("sensor", 80, "not shown", "fall by more than 10 points is not excluded (-17 to -4)"),
+        ("state", 88, "not shown", " %; success goes from 90% to 88%"),
+        ("state", 20, "needed", "success falls from 90% to 20%"),
+    ],
 )
-def test_success_decides_what_an_input_is_worth(result: Ablation, name: str, after: float, verdict: str) -> None:
-    before = Rate(rate=0.9, low=0.8, high=0.95, episodes=100)
-    beside = dataclasses.replace(result, baseline=dataclasses.replace(result.baseline, success=before))
-    success = Rate(rate=after, low=after - 0.1, high=after + 0.05, episodes=100)
-    found = compare(beside, answers().plain, without(name), CONFIG, name=name, policy="c", success=success)
+def test_success_decides_what_an_input_is_worth(
+    result: Ablation, name: str, after: int, verdict: str, end: str
+) -> None:
+    beside = dataclasses.replace(result, baseline=dataclasses.replace(result.baseline, success=rate(90)))
+    found = compare(beside, answers().plain, without(name), CONFIG, name=name, policy="c", success=rate(after))
     assert found.verdict == verdict, found.sentence
+    assert found.sentence.endswith(end)
 
 
 def test_a_control_on_few_episodes_shows_nothing() -> None:

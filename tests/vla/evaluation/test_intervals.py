@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from vla.evaluation.intervals import bootstrap, fewest, widened, wilson
+from vla.evaluation.intervals import bootstrap, fewest, rate_change, widened, wilson
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,33 @@ def test_wilson_at_the_ends() -> None:
     assert wilson(7, 7)[1] == 1.0
     wide, narrow = wilson(5, 10, 0.99), wilson(5, 10, 0.9)
     assert wide[0] < narrow[0] < 0.5 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [((59, 6, 16, 80), -0.1186, -0.0046), ((1, 1, 7, 12), -0.5069, -0.0256), ((36, 12, 2, 0), 0.0569, 0.3404)],
+)
+def test_the_change_of_a_rate_is_that_of_the_literature(
+    table: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    """The first: complete response of Cavo et al. in Fagerland, Lydersen and Laake (2017), chapter 8.
+
+    The others: by hand from Newcombe (1998), Statistics in Medicine 17, 2635-2650, method 10; in both the correction
+    for continuity takes the whole correlation, or it is negative.
+    """
+    pairs = [(True, True), (True, False), (False, True), (False, False)]
+    outcomes = [pair for pair, count in zip(pairs, table, strict=True) for _ in range(count)]
+    first, second = ([pair[place] for pair in outcomes] for place in (0, 1))
+    assert rate_change(second, first) == pytest.approx((low, high), abs=6e-5)
+    assert rate_change(first, second) == pytest.approx((-high, -low), abs=6e-5)
+
+
+def test_the_same_episodes_tell_a_change_better_than_others() -> None:
+    before = [episode < 90 for episode in range(100)]
+    low, high = rate_change(before, [episode < 87 for episode in range(100)])
+    crossed = rate_change(before, [episode >= 13 for episode in range(100)])
+    assert crossed[0] < low < -0.03 < high < crossed[1]
+    assert rate_change([True] * 50, [True] * 50) == pytest.approx((wilson(50, 50)[0] - 1, 1 - wilson(50, 50)[0]))
 
 
 @pytest.mark.parametrize(("count", "student"), [(6, 2.5706), (11, 2.2281), (31, 2.0423), (101, 1.9840)])
