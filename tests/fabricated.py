@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from vla.evaluation.alteration import Kind
+from vla.evaluation.findings import Ablation, Baseline, Change, Control, Effect, Finding, Rate, Verdict, Where
+
 HOSTILE = "<script>console.error('attacked')</script>\"'&$x^{2}$\u202e\x07 穿針"
 TOKEN = "hf_" + "aB3dE6gH9" * 4
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -154,41 +157,57 @@ def closed_loop() -> dict[str, Any]:
 
 
 def ablation() -> dict[str, Any]:
-    phases = ["approach", "search", "insert"]
+    phases = {"approach": (0.5, 0.2), "search": (0.35, 2.0), "insert": (0.1, 0.4)}
 
-    def kind(name: str, change: float) -> dict[str, Any]:
-        def part(value: float) -> dict[str, float]:
-            return {"change": value, "low": value - 0.003, "high": value + 0.003}
+    def rate(successes: float) -> Rate:
+        return Rate.of([episode < round(successes) for episode in range(100)])
 
-        by_phase = {phase: part(change * weight) for phase, weight in zip(phases, (0.2, 2, 0.8), strict=True)}
-        success = {"rate": 0.93 - 9 * change, "low": 0.8 - 9 * change, "high": 0.97 - 9 * change, "episodes": 100}
-        return {"kind": name, "error": 0.02 + change, **part(change), "by_phase": by_phase, "success": success}
+    def part(value: float) -> Change:
+        return Change(change=value, low=value - 0.03, high=value + 0.03)
 
-    def entry(name: str, verdict: str, change: float) -> dict[str, Any]:
+    def finding(name: str, verdict: Verdict, change: float) -> Finding:
+        ways: tuple[tuple[Kind, float], ...] = (("zeroed", 1.2), ("shuffled", 1), ("delayed", 0.4), ("frozen", 0.6))
         kinds = [
-            kind(way, change * weight)
-            for way, weight in (("zeroed", 1.2), ("shuffled", 1), ("delayed", 0.4), ("frozen", 0.6))
+            Effect(
+                kind=way,
+                error=0.4 + change * weight,
+                **vars(part(change * weight)),
+                moved=2 * change,
+                by_phase={phase: part(change * weight * factor) for phase, (_, factor) in phases.items()},
+                success=rate(93 - 90 * change * weight),
+            )
+            for way, weight in ways
         ]
-        return {"input": name, "verdict": verdict, "sentence": f"The error changes by {change:+.3f}.", "kinds": kinds}
+        return Finding(input=name, verdict=verdict, sentence=f"The error changes by {change:+.3f}.", kinds=kinds)
 
-    inputs = [
-        entry("sensor", "used", 0.025),
-        entry("observation.images.front", "used", 0.04),
-        entry(HOSTILE, "not used", 0.001),
-    ]
-    inputs += [entry("state", "not shown", 0.004)]
-    return {
-        "policy": "runs/made/policy", "samples": 1000, "episodes": 50, "phases": phases, "inputs": inputs,
-        "baseline": {"error": 0.019, "success": {"rate": 0.93, "low": 0.86, "high": 0.97, "episodes": 100}},
-        "control": {
-            "sensor": {
-                "input": "sensor", "verdict": "needed", "policy": "runs/made/control/policy", "error": 0.041,
-                "sentence": "sensor is needed: trained without it, success falls from 93% to 13%",
-                "change": 0.022, "low": 0.018, "high": 0.025, "by_phase": {},
-                "success": {"rate": 0.13, "low": 0.07, "high": 0.21, "episodes": 100},
-            }
-        },
-    }  # fmt: skip
+    control = Control(
+        input="sensor",
+        policy="runs/made/control/policy",
+        verdict="needed",
+        sentence="sensor is needed: trained without it, success falls from 93% to 13%",
+        error=0.62,
+        **vars(part(0.22)),
+        by_phase={phase: part(0.22 * factor) for phase, (_, factor) in phases.items()},
+        success=rate(13),
+    )
+    return Ablation(
+        policy="runs/made/policy",
+        samples=1000,
+        episodes=50,
+        margin=0.05,
+        fall=0.1,
+        delay_s=0.25,
+        phases=[*phases],
+        baseline=Baseline(error=0.4, by_phase={phase: error for phase, (error, _) in phases.items()}, success=rate(93)),
+        inputs=[
+            finding("sensor", "used", 0.2),
+            finding("observation.images.front", "used", 0.3),
+            finding(HOSTILE, "not used", 0.001),
+            finding("state", "not shown", 0.04),
+        ],
+        control=[control],
+        where=Where(environment="needle", settings={"error-mm": "2"}, within=40, seed=7, executed=1),
+    ).to_json()
 
 
 def rollout(episode: int, channels: int = 6) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from vla.batch import DataContract, Sample
 from vla.data.episode import CorruptData
 from vla.evaluation.open_loop import Predictions
 from vla.report import markup, words
+from vla.report.ablated import ablation_section
 from vla.report.curves import smooth, thin
 from vla.report.episodes import episode_arrays
 from vla.report.folder import read_metrics, read_run
@@ -244,6 +245,22 @@ def test_every_section_of_a_finished_run(made: Path) -> None:
     assert told.index("Episode 0, success") < told.index("Episode 1, "), "a failure beside a success"
     assert "lora at 1e-05" in told
     assert "backbone at" not in told, "with --finetune-vl lora the backbone itself does not train"
+
+
+def test_changes_of_the_error_are_in_percent_of_it(made: Path, tmp_path: Path) -> None:
+    ablation = read_run(made).evaluation.ablation
+    told = texts(*ablation_section(ablation))
+    assert "With every input the error is 0.4 of the error of always answering the mean action, and 93 %" in told
+    assert "change of the error [%]" in told
+    assert "data units" not in told
+    assert "those of an input hold together with 95 %" in told
+    # Shuffled, it is 0.2 +- 0.03 more than 0.4; in the search 0.4 +- 0.03 more than 0.35, frozen 0.6 times that.
+    assert "sensor shuffled all 50 42.5 to 57.5 75 % " in told
+    assert "sensor shuffled search 114 106 to 123 -" in told
+    assert "sensor frozen search 68.6 60 to 77.1 -" in told
+    assert ablation is not None
+    still = dict(ablation) | {"baseline": {"error": 0.0, "by_phase": {}, "success": None}}
+    assert "Change of the action error" not in texts(*ablation_section(still)), "a share of nothing"
 
 
 def test_texts_of_others_are_shown_and_do_nothing(made: Path) -> None:

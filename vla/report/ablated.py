@@ -1,5 +1,8 @@
 """What the policy uses: how much worse it is without an input."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import matplotlib as mpl
 import numpy as np
 
@@ -10,6 +13,9 @@ from vla.report.plots import DRAWING, Frame, cards, color, decorate, legend, pan
 
 VERDICTS = {"used": "good", "not used": "bad", "not shown": "open", "needed": "good", "not needed": "bad"}
 """A verdict's class in the style sheet."""
+
+TOGETHER = "Intervals resample episodes; those of an input hold together with 95 % (but zeroed, which decides nothing)."
+"""What the intervals of changes say."""
 
 
 def inputs(ablation: Json | None) -> list[Json]:
@@ -29,11 +35,12 @@ def ablation_section(ablation: Json | None) -> list[Html]:
         return []
     entries = inputs(ablation)
     baseline = ablation.get("baseline") or {}
+    phases = [str(phase) for phase in ablation.get("phases", ())]
     rows = [[str(entry.get("input")), verdict(entry), str(entry.get("sentence", ""))] for entry in entries]
     told = (
         f"Each input was taken away at test time, on {words.number(ablation.get('samples'))} samples of "
         f"{words.plural(int(ablation.get('episodes', 0)), 'episode')}, and the actions compared again with those "
-        f"recorded. With every input the error is {words.number(baseline.get('error'), 3)}"
+        f"recorded. With every input the error is {words.number(baseline.get('error'), 3)} {ablation.get('unit', '')}"
         + success_words(baseline.get("success"), ", and {} of the episodes succeed")
         + "."
     )
@@ -43,9 +50,9 @@ def ablation_section(ablation: Json | None) -> list[Html]:
             "ablation",
             paragraph(told),
             table(("input", "verdict", "why"), rows, label="Verdict on each input", stacked=True),
-            *forests(entries, [str(phase) for phase in ablation.get("phases", ())]),
+            *forests(entries, phases, baseline),
             *control(ablation),
-            details("Numbers", number_table(entries)),
+            details("Numbers", number_table(entries, phases, baseline)),
         )
     ]
 
@@ -63,55 +70,60 @@ def kinds_of(entry: Json) -> list[Json]:
     return [kind for kind in entry.get("kinds", ()) if isinstance(kind, dict) and "change" in kind]
 
 
-def forests(entries: list[Json], phases: list[str]) -> list[Html]:
+class Part(NamedTuple):
+    """A change of the error in percent of what it is with every input."""
+
+    place: int
+    """Of the phase; -1 for all frames."""
+    change: float
+    low: float
+    high: float
+
+
+def parts(kind: Json, phases: list[str], baseline: Json) -> Iterator[Part]:
+    """The changes in all frames and by phase, where the error is more than none."""
+    within, errors = kind.get("by_phase") or {}, baseline.get("by_phase") or {}
+    scopes = [(kind, baseline.get("error")), *((within.get(phase), errors.get(phase)) for phase in phases)]
+    for place, (entry, error) in enumerate(scopes, start=-1):
+        if entry and error:
+            change = entry["change"]
+            ends = (change, entry.get("low", change), entry.get("high", change))
+            yield Part(place, *(100 * value / error for value in ends))
+
+
+def forests(entries: list[Json], phases: list[str], baseline: Json) -> list[Html]:
     """One plot an input, all with the same axis."""
-    drawn = [entry for entry in entries if kinds_of(entry)]
-    if not drawn:
+    drawn = [(entry, [[*parts(kind, phases, baseline)] for kind in kinds_of(entry)]) for entry in entries]
+    ends = [end for _, rows in drawn for row in rows for part in row for end in (part.low, part.high)]
+    if not ends:
         return []
-    ends = [
-        value
-        for entry in drawn
-        for kind in kinds_of(entry)
-        for part in (kind, *(kind.get("by_phase") or {}).values())
-        for value in (part.get("low", part["change"]), part.get("high", part["change"]))
-    ]
     low, high = min(0.0, *ends), max(0.0, *ends)
     room = 0.05 * (high - low or 1.0)
-    figures = [forest(entry, phases, (low - room, high + room)) for entry in drawn]
+    figures = [forest(entry, rows, (low - room, high + room)) for entry, rows in drawn if any(rows)]
     key = legend(
         [("all frames", -1), *((phase, place) for place, phase in enumerate(phases))], ["solid"] * (1 + len(phases))
     )
     return [
         element("h3", "Change of the action error"),
-        paragraph("Right of 0 the policy is worse without the input. Bars are 95 % intervals over the episodes."),
+        paragraph(f"In percent of the error with every input in the same frames; right of 0 it is larger. {TOGETHER}"),
         key,
         cards(*figures),
     ]
 
 
-def forest(entry: Json, phases: list[str], ends: tuple[float, float]) -> Html:
+def forest(entry: Json, rows: list[list[Part]], ends: tuple[float, float]) -> Html:
     """Change of the error for each way to take an input away, over all frames and by phase."""
     kinds = kinds_of(entry)
     with mpl.rc_context(DRAWING):
-        figure, axes = panel(0.8 + 0.42 * len(kinds) * (1 + 0.35 * len(phases)))
+        figure, axes = panel(0.8 + 0.42 * len(kinds) * (1 + 0.35 * (max(map(len, rows)) - 1)))
         axes.axvline(0, color=color(-1), linewidth=0.9)
-        for row, kind in enumerate(kinds):
-            parts = [
-                (-1, kind),
-                *(
-                    (place, part)
-                    for place, phase in enumerate(phases)
-                    if (part := (kind.get("by_phase") or {}).get(phase))
-                ),
-            ]
-            offsets = np.linspace(-0.3, 0.3, len(parts)) if len(parts) > 1 else [0.0]
-            for offset, (index, part) in zip(offsets, parts, strict=True):
-                change = part["change"]
-                bars = [[max(change - part.get("low", change), 0)], [max(part.get("high", change) - change, 0)]]
-                axes.errorbar(
-                    change, row + offset, xerr=bars, color=color(index), marker="o", markersize=4, linewidth=1.4
-                )
-        decorate(axes, Frame(label="", x="change of the error [data units]", y=""))
+        for row, drawn in enumerate(rows):
+            offsets = np.linspace(-0.3, 0.3, len(drawn)) if len(drawn) > 1 else [0.0] * len(drawn)
+            for offset, part in zip(offsets, drawn, strict=True):
+                bars = [[max(part.change - part.low, 0)], [max(part.high - part.change, 0)]]
+                ink = color(part.place)
+                axes.errorbar(part.change, row + offset, xerr=bars, color=ink, marker="o", markersize=4, linewidth=1.4)
+        decorate(axes, Frame(label="", x="change of the error [%]", y=""))
         axes.set_yticks(range(len(kinds)), [str(kind.get("kind")) for kind in kinds])
         axes.yaxis.set_major_formatter(mpl.ticker.FixedFormatter([str(kind.get("kind")) for kind in kinds]))
         axes.set_ylim(len(kinds) - 0.5, -0.5)
@@ -155,23 +167,23 @@ def control(ablation: Json) -> list[Html]:
     ]
 
 
-def number_table(entries: list[Json]) -> Html:
+def number_table(entries: list[Json], phases: list[str], baseline: Json) -> Html:
     """Every change with its interval."""
     rows = [
         [
             str(entry.get("input")),
             str(kind.get("kind")),
-            phase,
-            words.number(part.get("change"), 3),
-            f"{words.number(part.get('low'), 3)} to {words.number(part.get('high'), 3)}",
-            success_words(part.get("success"), "{}") or "-",
+            "all" if part.place < 0 else phases[part.place],
+            words.number(part.change, 3),
+            f"{words.number(part.low, 3)} to {words.number(part.high, 3)}",
+            (success_words(kind.get("success"), "{}") or "-") if part.place < 0 else "-",
         ]
         for entry in entries
         for kind in kinds_of(entry)
-        for phase, part in (("all", kind), *(kind.get("by_phase") or {}).items())
+        for part in parts(kind, phases, baseline)
     ]
     return table(
-        ("input", "taken away by", "phase", "change of the error", "95 % interval", "success"),
+        ("input", "taken away by", "phase", "change of the error [%]", "interval [%]", "success"),
         rows,
-        label="Changes of the error",
+        label=f"Changes of the error in percent of what it is with every input. {TOGETHER}",
     )
