@@ -1,5 +1,6 @@
 """`vla` on the command line: measure, merge, examine, convert. Training starts with `accelerate launch`."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from vla import commandline, printing
-from vla.commandline import UsageError
+from vla.commandline import ProgramFailed, UsageError
 from vla.commands.ablate import Ablate, ablate
 from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
@@ -16,12 +17,20 @@ from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
 
-DONE, USAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 65, 78, 130
+DONE, USAGE, STORAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 34, 65, 78, 130
 """Exit codes."""
+FULL = {errno.ENOSPC, errno.EDQUOT}
+OWN_LIMITS = {errno.EACCES, errno.EMFILE, errno.ENFILE}
+"""What the system refuses for other reasons than its storage."""
+UNSUITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""What the system says of a path that was given."""
 DESCRIPTION = """Tools around trained policies and their data.
 
 Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
-2 usage, 65 a file is corrupt, 78 refused (the message says how to fix it)."""
+2 usage, 34 storage failed, 65 a file is corrupt, 78 refused (it says why)."""
 
 Command = (
     Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
@@ -61,33 +70,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         printing.install()
     try:
-        match parse(sys.argv[1:] if arguments is None else arguments):
-            case Evaluate() as command:
-                evaluate(command)
-            case Ablate() as command:
-                ablate(command)
-            case Merge() as command:
-                merge(command)
-            case Doctor() as command:
-                doctor(command)
-            case Import() as command:
-                convert(command)
-            case NeedleDemos() as command:
-                record(command)
-            case Report() as command:
-                report(command)
-    except UsageError as error:
-        print(f"usage: {error}", file=sys.stderr)
-        return USAGE
-    except ValueError as error:
-        from vla.data.episode import CorruptData
-
-        print(f"error: {error}", file=sys.stderr)
-        return CORRUPT if isinstance(error, CorruptData) else REFUSED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        run(parse(sys.argv[1:] if arguments is None else arguments))
+    except (UsageError, ProgramFailed, ValueError, OSError, KeyboardInterrupt) as error:
+        code, sentence = told(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
+        return code
     return DONE
+
+
+def run(command: Command) -> None:
+    """Do what a command says."""
+    match command:
+        case Evaluate():
+            evaluate(command)
+        case Ablate():
+            ablate(command)
+        case Merge():
+            merge(command)
+        case Doctor():
+            doctor(command)
+        case Import():
+            convert(command)
+        case NeedleDemos():
+            record(command)
+        case Report():
+            report(command)
+
+
+def told(error: BaseException) -> tuple[int, str | None]:
+    """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
+    if isinstance(error, UsageError):
+        return USAGE, f"usage: {error}"  # at once: what is below loads heavy packages
+
+    from vla.data.episode import CorruptData
+    from vla.data.reading import REFUSALS, StorageFault
+
+    code, sentence = 1, None
+    match error:
+        case ProgramFailed():
+            code, sentence = error.code, f"error: {error}"
+        case CorruptData():
+            code, sentence = CORRUPT, f"error: {error}"
+        case ValueError():
+            code, sentence = REFUSED, f"error: {error}"
+        case StorageFault():
+            code, sentence = STORAGE, f"error: {error}"
+        case OSError() if error.errno in FULL | (REFUSALS - OWN_LIMITS):
+            code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
+        case OSError() if error.errno in UNSUITABLE and error.filename is not None:
+            reason = f"error: {error.filename} cannot be used ({error.strerror})"
+            code, sentence = REFUSED, f"{reason}; give another, or change its permissions"
+        case KeyboardInterrupt():
+            code, sentence = INTERRUPTED, "interrupted"
+    return code, sentence
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ class UsageError(Exception):
     """The command line is incomplete."""
 
 
+class ProgramFailed(Exception):
+    """A program that the command has started failed, and has said why; its exit code is the command's."""
+
+    def __init__(self, sentence: str, code: int) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
 def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: Any) -> tuple[Any, list[str]]:
     """The value of type `kind` that the arguments describe, and the arguments it does not know.
 

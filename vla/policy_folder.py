@@ -167,12 +167,12 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
     if content["policy"]["lora"] is None and not (source / BLOCKS).exists():
         raise ValueError(f"policy {source} has no adapter, so there is nothing to merge; use it as it is")
     check_replaceable(destination)
-    policy = load_policy(source, backbone_path)
     destination.parent.mkdir(parents=True, exist_ok=True)
     beside = destination.parent / f".{destination.name}.{uuid.uuid4().hex[:8]}"
     folder = beside / MERGED
+    folder.mkdir(parents=True)
     try:
-        folder.mkdir(parents=True)
+        policy = load_policy(source, backbone_path)
         for file in resolve(policy.config.backbone.path).iterdir():
             if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".pt")):
                 shutil.copyfile(file, folder / file.name)

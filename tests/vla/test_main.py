@@ -1,6 +1,8 @@
 """`vla` on the command line: results, pictures, exit codes, one sentence for a mistake."""
 
+import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import vla.__main__
+import vla.commands.ablate
+import vla.commands.evaluate
 from tests.vla.test_policy import CONFIG
 from tests.vla.test_policy_folder import opened
 from vla.__main__ import main
 from vla.data import DataConfig, open_dataset
+from vla.data.reading import StorageFault
 from vla.policy import build_policy
 from vla.policy_folder import HeldOut, load_policy, save_policy
 
@@ -113,6 +119,13 @@ def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys
         (["ablate", "x", "--data.roots", "y", "--margin", "0"], 78, "--margin is 0"),
         (["ablate", "x", "--data.roots", "y", "--fall", "10"], 78, "--fall is 10"),
         (["ablate", "no/such", "--data.roots", "y"], 78, "no policy folder"),
+        (["ablate", "x", "--data.roots", "y", "--within", "9", "--workers", "1"], 78, "--workers and --within would"),
+        (["evaluate", "x", "--data.roots", "y", "--env-settings", "a=1"], 78, "--env-settings would have no effect"),
+        (["evaluate", "x", "--data.roots", "y", "--record", "0"], 78, "name one with --env needle"),
+        (["evaluate", "x", "--env", "y", "--phase", "z"], 78, "--phase would have no effect without recordings"),
+        (["evaluate", "x", "--env", "y", "--data.episodes", "3"], 78, "--data.episodes would have no effect"),
+        (["evaluate", "x", "--env", "y", "--samples", "1000"], 78, "x is no policy folder"),  # the default
+        (["needle", "demos", "--out", f"{__file__}/x"], 78, f"{__file__} cannot be used"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -138,6 +151,55 @@ def test_mistakes_with_data(written: Path, needle: Path, tmp_path: Path, capsys:
     assert evaluate(broken, needle) == 65
     assert "damaged" in capsys.readouterr().err
     assert not (tmp_path / "policy-evaluation").exists()
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(
+    written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    def measure(*_: object) -> None:
+        raise AssertionError("it is measured")
+
+    monkeypatch.setattr(vla.commands.evaluate, "open_recordings", measure)
+    monkeypatch.setattr(vla.commands.ablate, "open_recordings", measure)
+    for out in (file, file / "below"):
+        for command in ("evaluate", "ablate"):
+            assert main([command, str(written), "--data.roots", str(needle), "--out", str(out)]) == 78
+            said = capsys.readouterr().err
+            assert f"{out} cannot be written to" in said
+            assert said.count("\n") == 1
+    assert main(["merge", str(written), str(file / "merged")]) == 78
+    assert "cannot be used" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/report.json"), 34, "make room"),
+        (OSError(errno.EIO, "Input/output error"), 34, "mend the storage"),
+        (StorageFault(errno.EACCES, "front.mp4 could not be read"), 34, "error: front.mp4 could not be read\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "data"), 78, "error: data cannot be used"),
+        (OSError("the hub does not answer"), None, ""),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), None, ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(
+    error: OSError, code: int | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(vla.__main__, "evaluate", fail)
+    if code is None:  # a mistake of ours, or one that nothing here can explain
+        with pytest.raises(OSError, match=re.escape(str(error))):
+            main(["evaluate", "policy", "--data.roots", "data"])
+        return
+    assert main(["evaluate", "policy", "--data.roots", "data"]) == code
+    assert said in (printed := capsys.readouterr().err)
+    assert printed.count("\n") == 1
 
 
 def test_doctor_and_import(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vla.commandline import UsageError, progress
 from vla.commands import control
-from vla.commands.measuring import Measuring, check_numbers, choose_arena, processes_of
+from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def ablate(command: Ablate) -> None:
     check_settings(command)
     device = choose_device(command.device)
     contract, split = describe(command.policy)
+    check_results(command)
     inputs = choose_inputs("--inputs", command.inputs, contract) or inputs_of(contract)
     left_out = choose_inputs("--control", command.control, contract)
     trained = control.trainings(command.policy) if left_out else []
@@ -223,12 +224,13 @@ def check_settings(command: Ablate) -> None:
     """Refuse what cannot be, before anything is loaded.
 
     Raises:
-        ValueError: a number is too small.
+        ValueError: a number is out of range, or a setting would have no effect.
         UsageError: there is nothing to measure on.
     """
     if not command.data.roots:
         raise UsageError("give recordings with --data.roots DIR")
     check_numbers(command, {"--within": (command.within, 1)})
+    check_consumers(command)
     if not 0 < command.margin < 1:
         raise ValueError(f"--margin is {command.margin:g}; give a share of the error between 0 and 1, e.g. 0.05")
     if not 0 < command.fall < 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla.commandline import UsageError, progress
-from vla.commands.measuring import Measuring, check_numbers, choose_arena, processes_of
+from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def evaluate(command: Evaluate) -> None:
     check_settings(command)
     device = choose_device(command.device)
     contract, split = describe(command.policy)
+    check_results(command)
     results: dict[str, Report | ClosedLoop] = {}
     if command.data.roots:
         results["open_loop"] = against_recordings(command, contract, split, device)
@@ -137,10 +138,10 @@ def write(file: Path, content: dict[str, Any]) -> None:
 
 
 def check_settings(command: Evaluate) -> None:
-    """Refuse numbers out of range, before anything is loaded.
+    """Refuse what cannot be, before anything is loaded.
 
     Raises:
-        ValueError: a number is too small.
+        ValueError: a number is too small, or a setting would have no effect.
         UsageError: there is nothing to measure on.
     """
     if not command.data.roots and command.env is None:
@@ -153,3 +154,4 @@ def check_settings(command: Evaluate) -> None:
             "--within": (min(command.within, default=0), 1),
         },
     )
+    check_consumers(command)

@@ -1,8 +1,11 @@
 """What the commands that measure a policy are told: on which recordings, in which environment, how."""
 
-from dataclasses import dataclass, field
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -11,6 +14,10 @@ from vla.commands.recordings import Device, EvaluationData
 if TYPE_CHECKING:
     from vla.batch import DataContract
     from vla.evaluation.closed_loop import Arena, RolloutConfig
+
+OF_ENVIRONMENT = ("env_settings", "episodes", "within", "execute", "workers", "group", "record")
+OF_RECORDINGS = ("samples", "phase", "phase_names", "batch_size")
+"""Settings that only the one or the other uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,57 @@ def check_numbers(command: Measuring, further: dict[str, tuple[int, int]]) -> No
     for flag, (value, least) in (lowest | further).items():
         if value < least:
             raise ValueError(f"{flag} is {value}; give {least} or more")
+
+
+def check_consumers(command: Measuring) -> None:
+    """Refuse what was set and nothing would use: settings of recordings or of an environment that is not given.
+
+    Raises:
+        ValueError: names the flags.
+    """
+    if command.env is None and (idle := changed(command, OF_ENVIRONMENT)):
+        raise ValueError(
+            f"{' and '.join(idle)} would have no effect without an environment: name one with --env needle, or leave "
+            "that out"
+        )
+    if command.data.roots:
+        return
+    of_data = [entry.name for entry in fields(command.data)]
+    if idle := changed(command, OF_RECORDINGS) + changed(command.data, of_data, "--data."):
+        raise ValueError(
+            f"{' and '.join(idle)} would have no effect without recordings: give some with --data.roots DIR, or leave "
+            "that out"
+        )
+
+
+def changed(settings: Any, names: Sequence[str], prefix: str = "--") -> list[str]:
+    """The flags, among those of some names, whose value is not the default."""
+    defaults = {
+        entry.name: entry.default for entry in fields(settings) if entry.name in names and entry.default is not MISSING
+    }
+    return [
+        f"{prefix}{name.replace('_', '-')}" for name, default in defaults.items() if getattr(settings, name) != default
+    ]
+
+
+def check_results(command: Measuring) -> None:
+    """Refuse a folder that results cannot be written to, before anything is measured; it is made when they are.
+
+    Raises:
+        ValueError: a file has its name, or the system refuses it.
+    """
+    folder = command.results
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}); give another folder with --out") from error
+    finally:
+        for place in missing:
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def processes_of(command: Measuring, device: str) -> int:
