@@ -5,14 +5,20 @@ that never had it can say.
 """
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vla.commandline import ProgramFailed
 from vla.report.folder import Json, check, read_manifests, read_object
 from vla.report.reproduce import recipe
 
@@ -20,10 +26,12 @@ if TYPE_CHECKING:
     from vla.batch import DataContract
 
 PROJECT = "run `vla ablate --control` in the project's root, where training/ and accelerate_configs/ lie"
-
-
 TOLD = "commands.json"
 """File with the launches of a control, beside its runs."""
+CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
+"""Names the file into which a training writes its exit code."""
+WATCH_S = 12.0
+"""How long a lease is watched: a training that lives counts in it every 5 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,8 @@ class Training:
     config: Json
     ranks: int
     zero_stage: int
+    stop_after: int | None = None
+    """Step after which it ended: as it was told, or that of the checkpoint which the next run started from."""
 
     @property
     def recipe(self) -> str:
@@ -55,7 +65,7 @@ def trainings(policy: Path) -> list[Training]:
             raise ValueError(
                 f"{runs[0].run} started from {start}, which lies in no run: it cannot be trained again without an input"
             )
-        runs.insert(0, read_training(holding[0]))
+        runs.insert(0, read_training(holding[0], step_taken(place, holding[0])))
         if runs[0].run in [training.run for training in runs[1:]]:
             raise ValueError(f"{runs[0].run} says that it started from itself; its config.json is not that of its run")
     return runs
@@ -70,16 +80,34 @@ def is_run(folder: Path) -> bool:
     return True
 
 
-def read_training(folder: Path) -> Training:
-    """What a run was. ValueError where the folder is none."""
+def step_taken(place: Path, run: Path) -> int | None:
+    """The step of the checkpoint that weights came from; None where they were those that the run ended with."""
+    if (place / "manifest.json").exists():
+        return int(read_object(place / "manifest.json")["step"])
+    if found := re.fullmatch(r"step-(\d+)", place.name):  # the run has pruned it since
+        return int(found[1])
+    if place == run and not exported(run):
+        return max((int(manifest["step"]) for manifest in read_manifests(run / "checkpoints")), default=None)
+    return None
+
+
+def exported(run: Path) -> bool:
+    """Whether a run has ended with a policy."""
+    return (run / "policy" / "config.json").exists()
+
+
+def read_training(folder: Path, step: int | None = None) -> Training:
+    """What a run was, up to a step where one is given. ValueError where the folder is none."""
     check(folder)
     manifests = list(read_manifests(folder / "checkpoints"))
     last = manifests[-1] if manifests else {}
+    config = read_object(folder / "config.json")
     return Training(
         run=folder,
-        config=read_object(folder / "config.json"),
+        config=config,
         ranks=int(last.get("ranks", 1)),
         zero_stage=int(last.get("zero_stage", 0)),
+        stop_after=config.get("stop_after") if step is None else step,
     )
 
 
@@ -117,7 +145,7 @@ def commands(trained: Sequence[Training], name: str, contract: "DataContract", o
                 raise ValueError(f"{file} is not here: {PROJECT}")
         words = ["--config_file", str(topology), "--num_processes", str(ranks_of(training)), "--main_process_port", "0"]
         words += [str(entry), "--config", str(training.run / "config.json"), *removal(name, contract, training.config)]
-        words += ["--out", str(run_folder(out, place, training)), "--stop-after", "None"]
+        words += ["--out", str(run_folder(out, place, training)), "--stop-after", str(training.stop_after)]
         found.append([sys.executable, "-m", "accelerate.commands.launch", *words])
     return found
 
@@ -169,8 +197,9 @@ def train(trained: Sequence[Training], name: str, contract: "DataContract", out:
     """Train the control, or go on where it was interrupted; the policy. One that is there is used again.
 
     Raises:
-        ValueError: another control lies there, or the training failed.
+        ValueError: another control lies there, or another process trains it.
         CorruptData: what lies there cannot be read.
+        ProgramFailed: the training ended early.
     """
     launches = commands(trained, name, contract, out)
     check_place(launches, out)
@@ -178,26 +207,65 @@ def train(trained: Sequence[Training], name: str, contract: "DataContract", out:
     (out / TOLD).write_text(json.dumps(launches, indent=1) + "\n", encoding="utf-8")
     runs = [run_folder(out, place, training) for place, training in enumerate(trained)]
     for run, before, launch in zip(runs, [None, *runs], launches, strict=False):
-        if (run / "policy" / "config.json").exists():
+        if exported(run):
             print(f"{run} is there already", file=sys.stderr)
             continue
-        resumed = (run / "checkpoints").exists()
-        words = [*launch, "--resume-from", "auto" if resumed else "None"]
-        words += ["--init-from", "None" if resumed else str(before)]
+        words = [*launch, *beginning(run, before)]
         print(f"+ {shlex.join(words[2:])}", file=sys.stderr, flush=True)
         if code := call(words):
-            raise ValueError(
+            raise ProgramFailed(
                 f"the training of the control without {name} ended with code {code}, see above; "
-                f"the same command goes on with it"
+                f"the same command goes on with it",
+                code,
             )
     return runs[-1] / "policy"
 
 
+def beginning(run: Path, before: Path | None) -> list[str]:
+    """The flags that begin a run of the control, or go on with it where it has a checkpoint.
+
+    One that was stopped before its first checkpoint has nothing to go on from, and training refuses a folder that holds
+    a run: that folder is set aside.
+
+    Raises:
+        ValueError: another process trains it.
+    """
+    checkpoints = run / "checkpoints"
+    if any(checkpoints.glob("step-*/manifest.json")):
+        return ["--resume-from", "auto", "--init-from", "None"]
+    if (run / "metrics.jsonl").exists() or any(checkpoints.glob("step-*")):
+        if lives(run):
+            raise ValueError(f"another process trains {run}; wait until it has ended")
+        run.rename(run.with_name(f"{run.name}.unsaved-{uuid.uuid4().hex[:8]}"))
+    return ["--resume-from", "None", "--init-from", str(before)]
+
+
+def lives(run: Path) -> bool:
+    """Whether a process trains into a folder: its lease, which one that was killed leaves behind, still counts."""
+    lease = run / "lease.json"
+    if not lease.exists():
+        return False
+    before = lease.read_bytes()
+    time.sleep(WATCH_S)
+    return lease.exists() and lease.read_bytes() != before
+
+
 def call(words: Sequence[str]) -> int:
-    """Run a command, its output on standard error; its exit code. Ctrl-C reaches it too, and is waited for."""
-    with subprocess.Popen(words, stdout=sys.stderr) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
+    """Run a training, its output on standard error; its exit code, 128 + N where signal N ended it.
+
+    `accelerate launch` may replace the code, which the training therefore writes into a file too. Ctrl-C reaches the
+    training as well, and is waited for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "exit-code"
+        environment = os.environ | {CODE_FILE: str(file)}
+        with subprocess.Popen(words, stdout=sys.stderr, env=environment) as process:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                process.wait()
+                raise
+        told = file.read_text() if code and file.exists() else ""
+    if told.isdecimal() and int(told):
+        return int(told)
+    return code if code >= 0 else 128 - code

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+import vla.__main__
 from tests.training import launch
 from tests.vla.evaluation.standins import CONTRACT, FRONT
+from training import recipes
+from training.config import parse, to_json
+from vla.__main__ import main
+from vla.commandline import ProgramFailed
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
 from vla.data.episode import CorruptData
@@ -33,6 +38,38 @@ def test_the_runs_that_led_to_a_policy_are_found_oldest_first(tmp_path: Path) ->
     found = trainings(third / "policy")
     assert [training.run for training in found] == [first, second, third]
     assert [training.recipe for training in found] == ["stage1", "stage1", "stage2"]
+
+
+def save(run: Path, step: int) -> Path:
+    """A checkpoint of a run, as far as a control looks at it."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"step": step}))
+    return folder
+
+
+def export(run: Path) -> None:
+    """A policy, as far as a control looks at it."""
+    (run / "policy").mkdir()
+    (run / "policy" / "config.json").write_text("{}")
+
+
+def test_a_control_takes_as_many_steps_as_what_it_is_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_run(tmp_path / "first", stop_after=90)
+    kept = save(first, 40).rename(first / "best")
+    save(first, 90)
+    export(first)
+    unfinished = make_run(tmp_path / "unfinished")
+    save(unfinished, 20)
+    save(unfinished, 70)
+    origins = {kept: 40, first / "checkpoints" / "step-00000060": 60, first: 90, first / "policy": 90, unfinished: 70}
+    monkeypatch.chdir(launch.ROOT)
+    for place, (origin, step) in enumerate(origins.items()):
+        last = make_run(tmp_path / f"last-{place}", init_from=str(origin), stage=STAGE2, stop_after=5)
+        launches = commands(trainings(last / "policy"), "sensor", CONTRACT, tmp_path / "out")
+        assert [words[words.index("--stop-after") + 1] for words in launches] == [str(step), "5"], origin
 
 
 def test_a_policy_of_no_run_has_no_control(tmp_path: Path) -> None:
@@ -82,36 +119,84 @@ def test_a_chain_of_runs_is_trained_again_one_after_the_other(tmp_path: Path, mo
 
     def call(words: list[str]) -> int:
         called.append(words)
-        (Path(words[words.index("--out") + 1]) / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if len(called) == 2:
+        run = Path(words[words.index("--out") + 1])
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / "metrics.jsonl").touch()
+        if len(called) == 2:  # killed before its first checkpoint
             return 33
-        policy = Path(words[words.index("--out") + 1]) / "policy"
-        policy.mkdir()
-        (policy / "config.json").write_text("{}")
+        if len(called) == 3:
+            save(run, 7)
+            return 75
+        export(run)
         return 0
 
     monkeypatch.setattr(control, "call", call)
     out = tmp_path / "controls" / "sensor"
-    with pytest.raises(ValueError, match="without sensor ended with code 33"):
-        control.train(chain(tmp_path), "sensor", CONTRACT, out)
+    for code in (33, 75):
+        with pytest.raises(ProgramFailed, match=f"without sensor ended with code {code}") as failure:
+            control.train(chain(tmp_path), "sensor", CONTRACT, out)
+        assert failure.value.code == code
     assert control.train(chain(tmp_path), "sensor", CONTRACT, out) == out / "2-stage2" / "policy"
     entries = [next(word for word in words if word.startswith("training/")) for words in called]
-    assert entries == ["training/stage1.py", "training/stage2.py", "training/stage2.py"]
+    assert entries == ["training/stage1.py", "training/stage2.py", "training/stage2.py", "training/stage2.py"]
     starts = [words[words.index("--resume-from") + 1 :] for words in called]
     assert starts == [
         ["None", "--init-from", "None"],
         ["None", "--init-from", str(out / "1-stage1")],
+        ["None", "--init-from", str(out / "1-stage1")],
         ["auto", "--init-from", "None"],
     ]
+    assert len(list(out.glob("2-stage2.unsaved-*/metrics.jsonl"))) == 1
     assert all(words[words.index("--num_processes") + 1] == "2" for words in called)
     # What is there is used again; what was trained otherwise is not.
     assert control.train(chain(tmp_path), "sensor", CONTRACT, out) == out / "2-stage2" / "policy"
-    assert len(called) == 3
+    assert len(called) == 4
     with pytest.raises(ValueError, match="holds a control that was trained otherwise"):
         control.train(chain(tmp_path), "state", CONTRACT, out)
     (out / "commands.json").write_text("[")
     with pytest.raises(CorruptData, match="commands.json is damaged"):
         control.train(chain(tmp_path), "sensor", CONTRACT, out)
+
+
+def test_a_run_that_is_being_trained_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, lease = tmp_path / "1-stage1", tmp_path / "1-stage1" / "lease.json"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "metrics.jsonl").touch()
+    lease.write_text("1")
+    monkeypatch.setattr(control.time, "sleep", lambda _: lease.write_text("2"))
+    with pytest.raises(ValueError, match="another process trains"):
+        control.beginning(run, None)
+    assert run.exists()
+    monkeypatch.setattr(control.time, "sleep", lambda _: None)  # its holder is dead: it stands still
+    assert control.beginning(run, None) == ["--resume-from", "None", "--init-from", "None"]
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("pass", 0),
+        ("import sys; sys.exit(78)", 78),
+        (
+            "import os, pathlib, sys; pathlib.Path(os.environ['TOUCHSTONE_EXIT_CODE_FILE']).write_text('75'); exit(1)",
+            75,
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137),
+    ],
+)
+def test_the_exit_code_is_the_one_that_the_training_had_a_reason_for(script: str, code: int) -> None:
+    assert control.call([sys.executable, "-c", script]) == code
+
+
+def test_the_command_ends_with_the_code_of_the_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise ProgramFailed("the training was pre-empted", 75)
+
+    monkeypatch.setattr(vla.__main__, "ablate", fail)
+    assert main(["ablate", "policy", "--data.roots", "data"]) == 75
+    assert capsys.readouterr().err == "error: the training was pre-empted\n"
 
 
 def test_training_starts_from_the_root_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
