@@ -124,7 +124,9 @@ def removal(name: str, contract: "DataContract", config: Json) -> list[str]:
         case "instruction" | "state":
             return ["--data.without", *data.get("without", ()), name, *kept]
         case "sensor":
-            return ["--data.sensor", "none", *kept]
+            window = [key for key in ("sensor_samples", "sensor_rate_hz") if data.get(key) is not None]
+            unset = [word for key in window for word in (f"--data.{key.replace('_', '-')}", "None")]
+            return ["--data.sensor", "none", *unset, *kept]
     others = [camera for camera in contract.cameras if camera != name]
     if not others:
         raise ValueError(f"{name} is the only camera of the policy, and none can be trained without a picture")

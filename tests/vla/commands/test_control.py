@@ -19,6 +19,7 @@ from vla.__main__ import main
 from vla.commandline import ProgramFailed
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
+from vla.data import open_dataset
 from vla.data.episode import CorruptData
 
 CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {"name": "stage1"}, "init_from": None}
@@ -90,6 +91,11 @@ def test_a_policy_of_no_run_has_no_control(tmp_path: Path) -> None:
         ("sensor", {}, "--data.sensor none"),
         ("sensor", {"compand": ["actions", "sensor"]}, "--data.sensor none --data.compand actions"),
         ("sensor", {"compand": ["sensor"]}, "--data.sensor none --data.compand"),
+        (
+            "sensor",
+            {"sensor_samples": 32, "sensor_rate_hz": 500.0},
+            "--data.sensor none --data.sensor-samples None --data.sensor-rate-hz None",
+        ),
         ("state", {"without": ["instruction"]}, "--data.without instruction state"),
         ("instruction", {"compand": ["actions"]}, "--data.without instruction"),
         (FRONT, {}, "--data.cameras observation.images.wrist"),
@@ -97,6 +103,15 @@ def test_a_policy_of_no_run_has_no_control(tmp_path: Path) -> None:
 )
 def test_an_input_is_left_out_and_nothing_else(name: str, data: dict[str, Any], flags: str) -> None:
     assert removal(name, CONTRACT, CONFIG | {"data": data}) == flags.split()
+
+
+def test_a_training_without_its_sensor_is_accepted(needle: Path) -> None:
+    """Whatever window of it the run was told to read."""
+    given = ["--data.roots", str(needle), "--data.sensor-samples", "5", "--data.sensor-rate-hz", "500"]
+    data = to_json(parse(recipes.stage1(), given))["data"]
+    flags = removal("sensor", CONTRACT, {"data": data})
+    config = parse(recipes.stage1(), [*given, *flags])
+    assert open_dataset(config.data, 0).contract.sensor is None
 
 
 def test_the_only_camera_stays() -> None:
