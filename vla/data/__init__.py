@@ -15,6 +15,7 @@ from vla.data.checks import check_episode, check_selected, finite_chunks, fit_st
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import CorruptData, Episode, Reader
 from vla.data.mixture import DataConfig, agree, check_config, split
+from vla.data.named import distinguish
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
@@ -92,9 +93,9 @@ def open_dataset(
     """
     check_config(config)
     quarantine = config.quarantine > 0
-    readers = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
-    if "state" in config.without:
-        readers = [WithoutState(reader) for reader in readers]
+    whole = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
+    whole = distinguish(config.roots, whole)
+    readers = [WithoutState(reader) for reader in whole] if "state" in config.without else whole
     for reader in readers:
         check_selected(reader.layout, reader.episodes, config.episodes)
     contract = agree([reader.layout for reader in readers], config)

@@ -54,7 +54,7 @@ class Episode:
     """One demonstration. Streams share one clock and keep their own rates; units are SI or the data's named ones."""
 
     name: str
-    """Unique and readable: `<root folder>/episode_000012`; errors use it."""
+    """Unique among the roots given, and readable: `<root folder>/episode_000012`; errors use it."""
     index: int
     """The episode's index in its root."""
     instruction: str

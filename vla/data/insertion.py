@@ -15,6 +15,7 @@ from jaxtyping import Float32, Float64, UInt8
 
 from vla.data.arrays import stored_array
 from vla.data.episode import ACTION, STATE, CorruptData, Episode, Frames, Layout, Stream
+from vla.data.named import distinct
 from vla.data.recordings import (
     FILES,
     JOINTS,
@@ -114,6 +115,7 @@ def inspect_insertion(
     unknown = sorted(set(episodes) - set(paths))
     if unknown:
         raise ValueError(f"{root} has no episode {some_values(unknown)}; it has 0 to {len(paths) - 1}")
+    names = distinct([name_of(path) for path in paths.values()], list(paths.values()))
     recordings = {}
     for index in sorted(set(episodes)) or paths:
         try:
@@ -127,7 +129,7 @@ def inspect_insertion(
     built = []
     for index, recording in recordings.items():
         try:
-            built.append(build_episode(recording, f"{root.name}/{recording.name}", index, chosen, sensor))
+            built.append(build_episode(recording, f"{root.name}/{names[index]}", index, chosen, sensor))
         except ValueError as problem:
             report(problem)
     lost = [f"{episode.name}: {key}" for episode in built for key in chosen if key not in episode.cameras]
@@ -147,9 +149,19 @@ def inspect_insertion(
     return InsertionReader(layout=layout, episodes=tuple(built), reopen=reopen)
 
 
+def name_of(path: Path) -> str:
+    """What a recording is called, as long as no other of its root is called so."""
+    return path.stem if is_file(path) else path.name
+
+
+def is_file(path: Path) -> bool:
+    """Whether a recording is a file, and not a folder."""
+    return any(path.match(pattern) for pattern in FILES)
+
+
 def read_recording(path: Path) -> Recording:
     """Read a recording of any layout."""
-    if not any(path.match(pattern) for pattern in FILES):
+    if not is_file(path):
         return read_folder(path)
     try:
         from vla.data.recordings_hdf5 import read_hdf5  # h5py is needed for this layout alone

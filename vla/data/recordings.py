@@ -60,7 +60,6 @@ class CameraTrack:
 class Recording:
     """One demonstration as it was recorded, every stream on its own clock ticks."""
 
-    name: str
     layout: str
     instruction: str
     state: Track
@@ -117,7 +116,6 @@ def read_folder(folder: Path) -> Recording:
     views = camera_folders(folder / "images" if (folder / "images").is_dir() else folder)
     cameras = {key: track for key, path in views.items() if (track := read_images(path)) is not None}
     return Recording(
-        name=folder.name,
         layout="windows" if windows else "streams",
         instruction=instruction_of(metadata, folder.parent.name),
         state=read_robot(folder),

@@ -62,7 +62,6 @@ def read_hdf5(path: Path) -> Recording:
     times, order = np.unique(stamps, return_index=True)
     rows = tuple(order.tolist())
     return Recording(
-        name=path.stem,
         layout="HDF5",
         instruction=instruction_of(attributes, path.parent.name),
         state=in_order(stamps, state, path),

@@ -8,6 +8,7 @@ import numpy as np
 
 from vla.data import detect
 from vla.data.lerobot import open_lerobot
+from vla.data.named import distinguish
 
 MOST_PHASES = 12
 
@@ -31,12 +32,16 @@ def read_phases(roots: Sequence[str], column: str, names: Sequence[str] = (), ep
     Raises:
         ValueError: there is no such column, it is no phase, or the names do not fit.
     """
-    values: dict[str, np.ndarray] = {}
     for root in roots:
         if detect(Path(root)) != "lerobot":
             raise ValueError(f"{root} is of the insertion recorder, which has no columns; convert it with `vla import`")
-        reader = open_lerobot(Path(root), episodes=episodes, sensor="none", columns=(column,), keep_damaged=True)
-        values |= {episode.name: episode.columns[column] for episode in reader.episodes}
+    readers = [
+        open_lerobot(Path(root), episodes=episodes, sensor="none", columns=(column,), keep_damaged=True)
+        for root in roots
+    ]
+    values: dict[str, np.ndarray] = {
+        episode.name: episode.columns[column] for reader in distinguish(roots, readers) for episode in reader.episodes
+    }
     widths = {found.shape[1] for found in values.values()}
     if widths != {1}:
         raise ValueError(f"column {column} has {max(widths)} values a frame, a phase is one; choose another --phase")

@@ -13,12 +13,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, noise, opener
+from tests.vla.data.recordings import write_v2
 from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
 from vla.data import DataConfig, Dataset, detect, open_dataset, open_root
 from vla.data.episode import CorruptData, Episode, Stream
 from vla.data.lerobot import open_lerobot
 from vla.data.withheld import WithoutState
+from vla.evaluation.phases import read_phases
 
 ROOT = FakeRoot()
 
@@ -248,6 +250,20 @@ def test_episodes_are_chosen_of_every_root() -> None:
     assert names == {f"{root}/episode_00000{index}" for root in ("root", "other") for index in (3, 5)}
     with pytest.raises(ValueError, match="other has no episode 8: --data.episodes may name"):
         opened(first, second, episodes=(3, 8))
+
+
+def test_episodes_of_roots_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    roots = tuple(str(write_v2(tmp_path / name, lengths=(9, 10))) for name in ("a/pick", "b/pick", "place"))
+    dataset = open_dataset(DataConfig(roots=roots, validation_share=0.5), 0)
+    parts = (dataset.validation, dataset.everything)
+    found = {samples.locate(index)[0] for samples in parts for index in range(len(samples))}
+    assert found == {f"{root}/episode_00000{index}" for root in ("a/pick", "b/pick", "place") for index in (0, 1)}
+    again = ForkingPickler.loads(ForkingPickler.dumps(dataset.validation))
+    assert [again.locate(index) for index in range(len(again))] == [
+        dataset.validation.locate(index) for index in range(len(again))
+    ]
+    assert_same(again[3], dataset.validation[3])
+    assert set(read_phases(roots, "task_index").by_episode) == found
 
 
 def test_missing_cameras_are_masked_on_request() -> None:

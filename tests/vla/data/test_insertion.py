@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,15 @@ def test_instructions_and_names(tmp_path: Path) -> None:
     assert old.layout.action_names[-2:] == ("dr_deg", "gripper")
     again = pickle.loads(pickle.dumps(new))
     assert again.layout == new.layout
+
+
+def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    first = write_windows(tmp_path)
+    shutil.copytree(first / "needle_insertion", first / "second")
+    second, third = (episode.name for episode in open_insertion(tmp_path).episodes)
+    assert second == f"{tmp_path.name}/needle_insertion/episode_20251101_120000"
+    assert third == f"{tmp_path.name}/second/episode_20251101_120000"
+    assert open_insertion(tmp_path, episodes=(1,)).episodes[0].name == third
 
 
 def test_both_folder_layouts_in_one_root(tmp_path: Path) -> None:
