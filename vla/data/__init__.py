@@ -126,7 +126,7 @@ def open_dataset(
     validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
     for part in (*train, *validation):
         _check_usable(part)
-    pools, weights = divided(train, config) if config.emphasis else (train, config.weights)
+    pools, weights = divided(train, whole, config) if config.emphasis else (train, config.weights)
     order = SampleOrder([len(pool) for pool in pools], weights, seed)
     return Dataset(
         contract=contract,
@@ -138,22 +138,23 @@ def open_dataset(
     )
 
 
-def divided(train: Sequence[Part], config: DataConfig) -> tuple[list[Part], list[float]]:
+def divided(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> tuple[list[Part], list[float]]:
     """Two pools a root, the frames of --data.emphasis and the others, and the positions of each in a block.
 
+    The condition is on what the roots record, what is withheld from the policy too.
     ValueError where a root has no frame of the one or the other, or a block no position for it.
     """
     condition, share = parse_condition(config.emphasis), config.emphasis_share
     pools: list[Part] = []
     places: list[float] = []
     totals = apportion(config.weights or [float(len(part)) for part in train], BLOCK)
-    for part, total in zip(train, totals, strict=True):
-        both, counts = part.divide(condition.holds), apportion((share, 1 - share), total)
+    for part, reader, total in zip(train, whole, totals, strict=True):
+        both, counts = part.divide(condition.holds, reader.episodes), apportion((share, 1 - share), total)
         root = part.reader.layout.root
         if not all(map(len, both)):
             raise ValueError(
                 f"--data.emphasis '{condition.sentence}' holds in {len(both[0]):,} of {len(part):,} training frames of "
-                f"{root}, expected some but not all ({_extent(part, condition)}): correct the condition"
+                f"{root}, expected some but not all ({_extent(part, reader, condition)}): correct the condition"
             )
         if 0 in counts:
             raise ValueError(
@@ -166,9 +167,9 @@ def divided(train: Sequence[Part], config: DataConfig) -> tuple[list[Part], list
     return pools, places
 
 
-def _extent(part: Part, condition: Condition) -> str:
+def _extent(part: Part, whole: Reader, condition: Condition) -> str:
     """Of the values that a condition compares."""
-    values = np.concatenate([condition.values(part.reader.episodes[place]) for place in part.places])
+    values = np.concatenate([condition.values(whole.episodes[place]) for place in part.places])
     found = values[~np.isnan(values)]
     return f"the values are {found.min():g} to {found.max():g}" if len(found) else "no value is a number"
 

@@ -45,11 +45,12 @@ class Part:
             reader=reader, window=window, places=places, frames=frames, ends=ends_of(frames), quarantine=quarantine
         )
 
-    def divide(self, holds: Callable[[Episode], Bool[np.ndarray, " N"]]) -> tuple["Part", "Part"]:
-        """The samples at the frames of which something holds, and the others."""
+    def divide(
+        self, holds: Callable[[Episode], Bool[np.ndarray, " N"]], episodes: Sequence[Episode]
+    ) -> tuple["Part", "Part"]:
+        """The samples at the frames of which something holds, and the others; `episodes` are the reader's, whole."""
         marks = [
-            holds(self.reader.episodes[place])[np.asarray(usable)]
-            for place, usable in zip(self.places, self.frames, strict=True)
+            holds(episodes[place])[np.asarray(usable)] for place, usable in zip(self.places, self.frames, strict=True)
         ]
 
         def those(wanted: bool) -> Part:

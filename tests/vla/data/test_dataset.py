@@ -207,6 +207,15 @@ def test_emphasis_that_no_data_satisfies(config: dict[str, object], said: str) -
     assert "\n" not in str(refusal.value)
 
 
+def test_emphasis_may_name_what_is_withheld() -> None:
+    plain = opened(ROOT, emphasis="observation.state[0] < 0.5").train
+    bare = opened(ROOT, emphasis="observation.state[0] < 0.5", without=("state",)).train
+    assert [bare.locate(position) for position in range(50)] == [plain.locate(position) for position in range(50)]
+    assert bare[3].state.shape == (0,)
+    with pytest.raises(ValueError, match=r"observation.state\[0\] < 1e9' holds in (\d+) of \1 .*values are 0 to \d"):
+        opened(ROOT, emphasis="observation.state[0] < 1e9", without=("state",))
+
+
 def test_emphasis_on_the_shipped_data(needle: Path) -> None:
     config = DataConfig(roots=(str(needle),), emphasis="abs(action[2]) > 0.5", emphasis_share=0.2)
     train = open_dataset(config, 0).train
