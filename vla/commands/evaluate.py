@@ -102,7 +102,7 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
 
 def in_environment(command: Evaluate, contract: "DataContract", seed: int, device: str) -> "ClosedLoop":
     """Closed loop: closed_loop.json, and videos and traces of some episodes."""
-    from vla.evaluation import closed_loop
+    from vla.evaluation import closed_loop, recording
 
     assert command.env is not None
     config = closed_loop.RolloutConfig(
@@ -116,6 +116,9 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
     )
     arena = choose_arena(command, command.policy, config, contract, device)
     workers = processes_of(command, device)
+    out = command.results
+    (out / "closed_loop.json").unlink(missing_ok=True)  # what was recorded belongs to what is told
+    recording.clear(out)
     with progress(config.episodes, "episodes") as bar, closed_loop.processes(workers) as spread:
         rollouts = closed_loop.run(arena, spread, bar.update)
     result = closed_loop.summarize(
@@ -126,8 +129,8 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
         settings=command.env_settings,
         policy=str(command.policy),
     )
-    write(command.results / "closed_loop.json", result.to_json())
-    print(f"closed_loop.json, videos and traces are in {command.results}", file=sys.stderr)
+    write(out / "closed_loop.json", result.to_json())
+    print(f"closed_loop.json, videos and traces are in {out}", file=sys.stderr)
     return result
 
 

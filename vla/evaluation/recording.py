@@ -1,6 +1,7 @@
 """What is kept of an episode for people to look at: a video, and the traces behind it."""
 
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,6 +82,13 @@ class Recorder:
         if self.pictures:
             (folder / "videos").mkdir(exist_ok=True)
             write_video(folder / "videos" / f"{name}.mp4", self.pictures, self.contract.fps)
+
+
+def clear(folder: Path) -> None:
+    """Remove what `Recorder.write` wrote below a folder, of another evaluation: it may have recorded more episodes."""
+    for file in (*(folder / "rollouts").glob("*.npz"), *(folder / "videos").glob("*.mp4")):
+        if re.fullmatch(r"episode-\d{5,}", file.stem):
+            file.unlink()
 
 
 def write_video(file: Path, pictures: list[UInt8[np.ndarray, "height width 3"]], fps: float) -> None:

@@ -313,6 +313,11 @@ def test_evaluate_in_an_environment(policy: Policy, tmp_path: Path, capsys: pyte
     assert (printed["episodes"], printed["max_steps"], printed["seed"]) == (2, 2, 5)
     assert [entry["steps"] for entry in printed["success"]] == [1, 2]
     assert (out / "videos" / "episode-00000.mp4").exists()
+    (out / "videos" / "mine.mp4").touch()
+    assert main([*command, *settings, "--record", "0", "--episodes", "1"]) == 0
+    assert [path.name for path in (*(out / "rollouts").iterdir(), *(out / "videos").iterdir())] == ["mine.mp4"]
+    assert json.loads((out / "closed_loop.json").read_text())["episodes"] == 1
+    capsys.readouterr()
     assert main([*command, "--execute", "9"]) == 78
     assert "a chunk of the policy has 5 actions" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "policy")]) == 2
