@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from vla.batch import Batch, Observation, Sample, collate
 from vla.data.order import derive
 from vla.evaluation.alteration import Alteration, Blank, Kind, alike, kinds_of, swap
+from vla.evaluation.loading import batches
 from vla.evaluation.open_loop import Predictions, Progress, Samples, randomness
 from vla.policy import Policy
 
@@ -112,7 +112,7 @@ def episode_frames(samples: Samples) -> dict[str, dict[int, int]]:
     return frames
 
 
-class Together(Dataset[tuple[Sample, ...]]):
+class Together:
     """Each sample with those that stand in for it: itself, shuffled, delayed, frozen."""
 
     def __init__(self, samples: Samples, indices: Sequence[int], others: Sequence[StandIns]) -> None:
@@ -157,18 +157,18 @@ def answer(
     changed: set[Alteration] = set()
     recorded, valid = [], []
     together = Together(samples, indices, others)
-    loader = DataLoader(together, batch_size=config.batch_size, collate_fn=collate_each, num_workers=config.workers)
     size = config.batch_size
-    for start, batches in zip(range(0, len(indices), size), loader, strict=True):
+    read = batches(together.__getitem__, range(len(together)), collate_each, batch_size=size, workers=config.workers)
+    for start, made in zip(range(0, len(indices), size), read, strict=True):
         rows, stands = indices[start : start + size], others[start : start + size]
-        observed = [batch.observation.to(device) for batch in batches]
+        observed = [batch.observation.to(device) for batch in made]
         for alteration, observation in versions(policy, observed, stands, alterations):
             if alteration is not None and not alike(observation, observed[0]):
                 changed.add(alteration)
             noise, generator = randomness(config.seed, rows, policy.contract)
             chunks[alteration].append(policy.act(observation, noise.to(device), config.steps, generator).cpu().numpy())
-        recorded.append(batches[0].actions.numpy())
-        valid.append(batches[0].action_valid.numpy())
+        recorded.append(made[0].actions.numpy())
+        valid.append(made[0].action_valid.numpy())
         if progress is not None:
             progress(len(rows))
     places = [samples.locate(index) for index in indices]

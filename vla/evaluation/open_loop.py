@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from vla.batch import DataContract, Sample, collate
 from vla.data import Dataset
 from vla.data.order import derive, torch_seed
+from vla.evaluation.loading import batches
 from vla.evaluation.phases import Phases
 from vla.evaluation.units import unit_of
 from vla.policy import Policy
@@ -226,14 +226,8 @@ def predict(
     device = torch.device("cpu") if device is None else device
     predicted, recorded, valid, losses = [], [], [], []
     policy.to(device).set_mode(training=False)
-    loader: DataLoader[Sample] = DataLoader(
-        samples,  # type: ignore[arg-type]  # a sequence, as the loader's documentation allows
-        batch_size=batch_size,
-        sampler=indices,
-        collate_fn=collate,
-        num_workers=workers,
-    )
-    for batch, rows in zip(loader, chunked(indices, batch_size), strict=True):
+    read = batches(samples.__getitem__, indices, collate, batch_size=batch_size, workers=workers)
+    for batch, rows in zip(read, chunked(indices, batch_size), strict=True):
         noise, generator = randomness(seed, rows, policy.contract)
         there = batch.to(device)
         with torch.no_grad():

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.vla.evaluation.standins import CONTRACT, FRAMES, FRONT, Known, Recordings
+from vla.batch import Sample
+from vla.data.episode import CorruptData
 from vla.evaluation.ablation import AblationConfig, Answers, answer, stand_ins
 from vla.evaluation.alteration import Alteration, Kind, inputs_of
 from vla.evaluation.figures import draw_ablation
@@ -134,6 +136,18 @@ def test_altered_chunks_start_from_the_same_noise_and_see_the_stand_ins() -> Non
         shift = np.asarray(sources)[:, None, None] * np.array([1, 1000], dtype=np.float32)
         assert np.allclose(altered.predicted - made.plain.predicted, shift, rtol=1e-3, atol=1e-3)
     assert np.array_equal(made.plain.recorded[1], data[47].actions)
+
+
+def test_what_cannot_be_read_is_one_sentence_from_a_loader_process_too() -> None:
+    class Damaged(Recordings):
+        def __getitem__(self, index: int, /) -> Sample:
+            if index == 47:
+                raise CorruptData("front.mp4 is damaged; copy it again")
+            return super().__getitem__(index)
+
+    for workers in (0, 1):
+        with pytest.raises(CorruptData, match=r"^front.mp4 is damaged; copy it again$"):
+            answer(Known(), Damaged(), [30, 47], (), dataclasses.replace(CONFIG, workers=workers))
 
 
 def test_the_change_is_the_mean_paired_difference(result: Ablation) -> None:

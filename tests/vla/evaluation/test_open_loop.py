@@ -1,6 +1,7 @@
 """Open-loop evaluation: numbers against hand-made ones, and real data end to end."""
 
 import dataclasses
+import errno
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
 from vla.batch import DataContract, Sample
 from vla.data import DataConfig, open_dataset
+from vla.data.episode import CorruptData
 from vla.data.order import derive
+from vla.data.reading import StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
 from vla.evaluation.open_loop import (
     Predictions,
@@ -58,6 +61,18 @@ class Recorded:
 
     def locate(self, index: int, /) -> tuple[str, int]:
         return f"root/episode_{index // 7}", index % 7
+
+
+class Damaged(Recorded):
+    """Frame 9 cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, index: int, /) -> Sample:
+        if index == 9:
+            raise self.error
+        return super().__getitem__(index)
 
 
 def predictions(count: int = 40, contract: DataContract = CONTRACT, seed: int = 0) -> Predictions:
@@ -154,6 +169,16 @@ def test_noise_follows_from_seed_and_index_alone() -> None:
     assert alone.shape == (1, H, A)
     assert whole.episodes[6:8] == ["root/episode_0", "root/episode_1"]
     assert np.array_equal(whole.recorded[5], samples[5].actions)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error", [CorruptData("front.mp4 is damaged; copy it again"), StorageFault(errno.EIO, "front.mp4 is out of reach")]
+)
+def test_what_cannot_be_read_is_one_sentence_from_a_loader_process_too(error: Exception, workers: int) -> None:
+    policy = build(dataclasses.replace(CONFIG, lora=None), BARE)
+    with pytest.raises(type(error), match=f"^{error}$"):
+        predict(policy, Damaged(error), [0, 9], batch_size=2, workers=workers)
 
 
 def test_a_limit_spreads_the_samples() -> None:
