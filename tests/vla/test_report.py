@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from vla.__main__ import main
 from vla.batch import DataContract, Sample
 from vla.data.episode import CorruptData
 from vla.evaluation.open_loop import Predictions
-from vla.report import markup, words
+from vla.report import markup, reproduce, words
 from vla.report.ablated import ablation_section
 from vla.report.curves import smooth, thin
 from vla.report.episodes import episode_arrays
@@ -176,6 +177,29 @@ def test_a_line_being_written_is_left_out_and_a_damaged_one_is_told(tmp_path: Pa
 
 def report(*arguments: str | Path) -> int:
     return main(["report", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"init_from": "runs/stage 1", "resume_from": None}, ["--init-from", "runs/stage 1"]),
+        ({"resume_from": "auto"}, ["--resume-from", "None"]),
+        ({"init_from": "runs/a", "resume_from": "b"}, ["--resume-from", "None", "--init-from", "runs/a"]),
+        ({"init_from": f"runs/{TOKEN}"}, ["--init-from", "runs/HIDDEN"]),
+    ],
+)
+def test_the_same_training_starts_from_where_it_started(
+    changes: dict[str, str | None], words: list[str], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "config.json").write_text(json.dumps(CONFIG | changes))
+    said = shlex.split(reproduce.command(read_run(run)).replace("\\\n", ""))
+    assert said[:7] == [
+        *("accelerate", "launch", "--config_file", "accelerate_configs/zero2.yaml", "--num_processes", "2"),
+        "training/two_stage.py",
+    ]
+    assert said[7:] == ["--config", str(run / "config.json"), *words, "--out", f"{run}-again"]
 
 
 def test_exit_codes(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

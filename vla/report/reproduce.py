@@ -27,15 +27,21 @@ def reproduce_section(run: Run) -> Html:
 
 
 def command(run: Run) -> str:
-    """What starts the training again."""
+    """What starts the training again, from where it started and not from where it was resumed."""
+    config = redaction.hide_tree(run.config)
+    beginning = ["--resume-from None"] if config.get("resume_from") else []
+    if start := config.get("init_from"):
+        beginning.append(f"--init-from {shlex.quote(str(start))}")
     last = run.checkpoints[-1] if run.checkpoints else {}
     ranks, zero = int(last.get("ranks", 1)), int(last.get("zero_stage", 0))
     topology = f"zero{zero}" if zero else "ddp" if ranks > 1 else "single"
-    return (
-        f"accelerate launch --config_file accelerate_configs/{topology}.yaml --num_processes {ranks} \\\n"
-        f"    training/{recipe(run.config)}.py --config {shlex.quote(str(run.folder / 'config.json'))} \\\n"
-        f"    --out {shlex.quote(str(run.folder) + '-again')}"
-    )
+    lines = [
+        f"accelerate launch --config_file accelerate_configs/{topology}.yaml --num_processes {ranks}",
+        f"training/{recipe(config)}.py --config {shlex.quote(str(run.folder / 'config.json'))}",
+        *([" ".join(beginning)] if beginning else []),
+        f"--out {shlex.quote(str(run.folder) + '-again')}",
+    ]
+    return " \\\n    ".join(lines)
 
 
 def recipe(config: Json) -> str:
