@@ -34,6 +34,7 @@ from training.watchdog import Watchdog
 from vla.backbone import fingerprint
 from vla.batch import Batch, collate
 from vla.data import Dataset, open_dataset
+from vla.data.episode import mark_of
 from vla.normalize import Normalizer
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
@@ -327,7 +328,11 @@ class Session:
         """Write RUN/policy with the averaged weights."""
         tensors = engine.gather("ema") | engine.frozen(self.kept)
         if self.accelerator.is_main_process:
-            held_out = HeldOut(seed=self.config.seed, validation_share=self.config.data.validation_share)
+            held_out = HeldOut(
+                seed=self.config.seed,
+                validation_share=self.config.data.validation_share,
+                episodes=tuple(mark_of(episode) for root in self.data.validation.episodes() for episode in root),
+            )
             save_policy(self.policy, self.out / "policy", tensors, held_out)
             print(f"policy: {self.out / 'policy'}")
         self.accelerator.wait_for_everyone()

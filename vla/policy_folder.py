@@ -55,6 +55,15 @@ class HeldOut:
 
     seed: int = 0
     validation_share: float = 0.1
+    episodes: tuple[str, ...] | None = None
+    """What each of them is known by (vla/data/episode.py, mark_of). None: a policy of an earlier version, of which seed
+    and share find them among the same roots and episodes alone."""
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> "HeldOut":
+        """As config.json has it."""
+        episodes = content.get("episodes")
+        return HeldOut(**{**content, "episodes": None if episodes is None else tuple(episodes)})
 
 
 def save_policy(
@@ -184,7 +193,7 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
         policy.config = dataclasses.replace(policy.config, backbone=backbone, lora=None)
         learned = policy.learned()
         write_parts(policy, beside, learned)
-        write_description(policy, beside, learned, HeldOut(**content["held_out"]))
+        write_description(policy, beside, learned, HeldOut.from_json(content["held_out"]))
         replace_folder(destination, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -17,7 +17,7 @@ from vla import tiny
 from vla.backbone import fingerprint
 from vla.data.episode import CorruptData
 from vla.policy import Policy
-from vla.policy_folder import load_policy, merge_policy, save_policy
+from vla.policy_folder import HeldOut, load_policy, merge_policy, read_description, save_policy
 
 
 def opened(policy: Policy) -> Policy:
@@ -69,6 +69,16 @@ def test_a_policy_of_an_earlier_version_companded_nothing(policy: Policy, folder
     save_file({name: tensor for name, tensor in scales.items() if name != "actions.offset"}, file)
     with pytest.raises(ValueError, match="actions.offset is missing"):
         load_policy(folder)
+
+
+def test_what_training_held_out_is_kept(policy: Policy, folder: Path, tmp_path: Path) -> None:
+    known = HeldOut(seed=3, validation_share=0.2, episodes=("episode_000004 9f86d081884c7d65",))
+    save_policy(policy, folder, held_out=known)
+    merge_policy(folder, tmp_path / "merged")
+    for place in (folder, tmp_path / "merged"):
+        assert HeldOut.from_json(read_description(place)["held_out"]) == known
+    earlier = HeldOut.from_json({"seed": 3, "validation_share": 0.2})
+    assert earlier == HeldOut(seed=3, validation_share=0.2, episodes=None)
 
 
 def test_the_folder_holds_what_the_interface_names(written: Path, policy: Policy) -> None:

@@ -145,7 +145,7 @@ class Bench:
 
         command = self.command
         contract, _ = describe(folder)
-        samples = open_recordings(command.data, contract, self.split, self.config.seed)
+        samples = open_recordings(command.data, contract, self.split, self.config.seed, remark=False)
         index_of = {samples.locate(index): index for index in range(len(samples))}
         chosen = [index_of[place] for place in zip(plain.episodes, plain.frames, strict=True)]
         policy = open_policy(folder, command.backbone, self.device)

@@ -47,7 +47,7 @@ class Measuring:
     workers: int = 2
     """Processes that run episodes, >= 1; on a GPU one."""
     seed: int | None = None
-    """Of noise, split and episodes. None: as in training, which finds the episodes it held out."""
+    """Of noise and of the episodes in the environment. None: as in training."""
     steps: int | None = None
     """Sampling steps; None: as the policy says."""
     device: Device = "auto"

@@ -1,12 +1,15 @@
 """The recordings that a policy is measured on."""
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from vla.batch import DataContract
+    from vla.data.episode import Episode
     from vla.evaluation.open_loop import Samples
     from vla.evaluation.phases import Phases
     from vla.policy import Policy
@@ -24,7 +27,7 @@ class EvaluationData:
     episodes: tuple[int, ...] = ()
     """Episode indices to use, of every root; none: all."""
     validation_share: float | None = None
-    """Share of the episodes to hold out; only these are evaluated. None: as in training. 0: all episodes are."""
+    """Share of the episodes to hold out; only these are evaluated. None: what training did. 0: all episodes are."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or show the policy nothing there."""
     workers: int = 2
@@ -49,7 +52,7 @@ def describe(folder: Path) -> "tuple[DataContract, HeldOut]":
     from vla.policy_folder import HeldOut, read_config, read_description
 
     description = read_description(folder)
-    return read_config(description, folder)[1], HeldOut(**description["held_out"])
+    return read_config(description, folder)[1], HeldOut.from_json(description["held_out"])
 
 
 def open_policy(folder: Path, backbone: str | None, device: str) -> "Policy":
@@ -61,16 +64,22 @@ def open_policy(folder: Path, backbone: str | None, device: str) -> "Policy":
     return load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32)
 
 
-def open_recordings(data: EvaluationData, contract: "DataContract", split: "HeldOut", seed: int) -> "Samples":
-    """The frames of the held-out episodes, with the inputs of the policy; of all episodes where none is held out."""
+def open_recordings(
+    data: EvaluationData, contract: "DataContract", split: "HeldOut", seed: int, *, remark: bool = True
+) -> "Samples":
+    """The frames of the episodes to measure on, with the inputs of the policy; `seed` is that of times and noise.
+
+    With `remark`, what training may have seen of them is told on standard error.
+
+    Raises:
+        ValueError: the recordings do not suit the policy, or none of them was held out in training.
+    """
     from vla.data import DataConfig, open_dataset
     from vla.evaluation import open_loop
 
-    share = data.validation_share
-    given = dataclasses.asdict(data) | {"validation_share": split.validation_share if share is None else share}
     dataset = open_dataset(
         DataConfig(
-            **given,
+            **dataclasses.asdict(data) | {"validation_share": 0.0},
             cameras=contract.cameras,
             horizon=contract.horizon,
             sensor=contract.sensor or "none",
@@ -81,7 +90,43 @@ def open_recordings(data: EvaluationData, contract: "DataContract", split: "Held
         seed,
     )
     open_loop.check_contract(contract, dataset.contract)
-    return open_loop.held_out(dataset)
+    everything = dataset.everything
+    episodes = everything.episodes()
+    unseen = held_out(episodes, split)
+    share = data.validation_share
+    chosen = unseen if share is None else apart(episodes, share, split.seed)
+    if share is None and split.episodes and not unseen:
+        raise ValueError(
+            f"none of the {sum(map(len, episodes))} episodes was held out in training, so which of them the policy has "
+            "seen cannot be told; give the --data.roots of the training, or measure on all with "
+            "--data.validation-share 0"
+        )
+    samples = everything.only(chosen) if chosen else everything
+    measured = {episode.name for root in samples.episodes() for episode in root}
+    if remark and (seen := measured - unseen):
+        print(
+            f"training did not hold out {len(seen)} of these {len(measured)} episodes and may have seen them",
+            file=sys.stderr,
+        )
+    return samples
+
+
+def held_out(episodes: "Sequence[Sequence[Episode]]", split: "HeldOut") -> set[str]:
+    """The names of the episodes, by root, that training held out."""
+    from vla.data.episode import mark_of
+
+    if split.episodes is None:
+        return apart(episodes, split.validation_share, split.seed)
+    known = set(split.episodes)
+    return {episode.name for root in episodes for episode in root if mark_of(episode) in known}
+
+
+def apart(episodes: "Sequence[Sequence[Episode]]", share: float, seed: int) -> set[str]:
+    """The names of those that a training on these episodes, by root, would hold out."""
+    from vla.data.mixture import split
+
+    places = split([len(root) for root in episodes], share, seed)
+    return {root[place].name for root, own in zip(episodes, places, strict=True) for place in own}
 
 
 def open_phases(data: EvaluationData, column: str | None, names: tuple[str, ...]) -> "Phases | None":

@@ -1,5 +1,6 @@
 """Episode: what every reader yields, whatever the format on disk."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -71,6 +72,12 @@ class Episode:
     """By camera key, e.g. `observation.images.front`; a camera missing in this episode is absent."""
     columns: Mapping[str, Float32[np.ndarray, "N _"]] = field(default_factory=dict)
     """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
+
+
+def mark_of(episode: Episode) -> str:
+    """What an episode is known by wherever its root lies and whatever that is called: its own name and its actions."""
+    actions = np.asarray(episode.actions.values, dtype="<f4").tobytes()
+    return f"{episode.name.rpartition('/')[2]} {hashlib.sha256(actions).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)

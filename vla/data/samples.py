@@ -6,7 +6,7 @@ stream, so that every other position stays what it was, and its weight is 0, so 
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -61,6 +61,12 @@ class Part:
             return replace(self, frames=frames, ends=ends_of(frames))
 
         return those(True), those(False)
+
+    def only(self, names: Collection[str]) -> "Part":
+        """The samples of the episodes of these names."""
+        rows = [row for row, place in enumerate(self.places) if self.reader.episodes[place].name in names]
+        frames = tuple(self.frames[row] for row in rows)
+        return replace(self, places=tuple(self.places[row] for row in rows), frames=frames, ends=ends_of(frames))
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -178,6 +184,14 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
         root, inside = self._find(index)
         place, frame = self._parts[root].locate(inside)
         return self._parts[root].reader.episodes[place].name, frame
+
+    def episodes(self) -> tuple[tuple[Episode, ...], ...]:
+        """Of each root, the episodes whose frames they are."""
+        return tuple(tuple(part.reader.episodes[place] for place in part.places) for part in self._parts)
+
+    def only(self, names: Collection[str]) -> "ValidationSamples":
+        """The frames of the episodes of these names, each with the time and noise of its new place."""
+        return ValidationSamples([part.only(names) for part in self._parts], self._seed)
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void, read anew; None where it can be read."""

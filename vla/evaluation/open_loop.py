@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from vla.batch import DataContract, Sample, collate
-from vla.data import Dataset
 from vla.data.order import derive, torch_seed
 from vla.evaluation.loading import batches
 from vla.evaluation.phases import Phases
@@ -196,11 +195,6 @@ def check_contract(policy: DataContract, data: DataContract) -> None:
                 f"the policy expects {word} to be {ours[key]}, but the data has {theirs[key]}; "
                 "evaluate on data recorded like that which the policy was trained on"
             )
-
-
-def held_out(dataset: Dataset) -> Samples:
-    """The held-out episodes; where nothing is held out, all of them."""
-    return dataset.validation if len(dataset.validation) else dataset.everything
 
 
 def spread(count: int, limit: int) -> list[int]:

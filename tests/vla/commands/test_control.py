@@ -246,5 +246,9 @@ def test_a_control_is_trained_and_measured(needle: Path, tmp_path: Path) -> None
     del original["data"]["sensor"], original["data"]["compand"]
     different = {key for key in config if config[key] != original[key]}
     assert different == {"out"}
-    assert json.loads((folder / "policy" / "config.json").read_text())["contract"]["sensor"] is None
+    described = json.loads((folder / "policy" / "config.json").read_text())
+    assert described["contract"]["sensor"] is None
+    held_out = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())["held_out"]
+    assert described["held_out"] == held_out
+    assert printed["episodes"] == len(held_out["episodes"]) == 6
     assert found["change"] == pytest.approx(found["error"] - printed["baseline"]["error"])

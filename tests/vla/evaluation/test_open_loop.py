@@ -22,7 +22,6 @@ from vla.evaluation.open_loop import (
     Predictions,
     check_contract,
     episode_indices,
-    held_out,
     measure,
     open_loop,
     predict,
@@ -222,7 +221,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 def test_the_demonstration_data_end_to_end(needle: Path) -> None:
     dataset = open_dataset(DataConfig(roots=(str(needle),), validation_share=0.2), seed=0)
     policy = build_policy(CONFIG, dataset.contract, dataset.statistics, torch.float32, seed=0)
-    report = open_loop(policy, held_out(dataset), limit=6)
+    report = open_loop(policy, dataset.validation, limit=6)
     assert report.samples == 6
     assert report.episodes == 2
     assert math.isfinite(report.mae)
@@ -234,7 +233,7 @@ def test_the_demonstration_data_end_to_end(needle: Path) -> None:
 def test_everything_is_every_frame_once(needle: Path) -> None:
     config = DataConfig(roots=(str(needle),), validation_share=0.0, emphasis="action[2] == -1", emphasis_share=0.01)
     dataset = open_dataset(config, seed=0)
-    samples = held_out(dataset)
+    samples = dataset.everything
     places = [samples.locate(index) for index in range(len(samples))]
     assert len(places) == dataset.train.num_samples == len(set(places))
     assert places == sorted(places)
