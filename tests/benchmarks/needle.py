@@ -9,8 +9,8 @@ Every policy is trained by examples/needle.json on demonstrations alone and meas
 scripted references are the expert with and without its force, and a random walk, on the same episodes. Policies with
 the sensor are also let loose where they were not trained: other hidden errors, held-out sentences, moved cameras.
 
-What a policy did in each episode is recorded in docs/benchmarks/needle/ and not measured again; an unfinished policy
-goes on from what the work folder holds. The result is put together from all records.
+What a policy did in each episode is recorded in docs/benchmarks/needle/ and not measured again; what is missing goes on
+from what the work folder holds. The result is put together from all records. Everything is computed on the CPU.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +96,8 @@ ELSEWHERE = {
     "cameras_moved_10mm": ("camera-shift-mm=10",),
 }
 """Settings of the environment that no policy was trained with."""
-ROWS = (*ARMS, "stage1_only", "scripted_with_force", "scripted_without_force", "random")
+SCRIPTED = ("scripted_with_force", "scripted_without_force", "random")
+ROWS = (*ARMS, "stage1_only", *SCRIPTED)
 """Of the result; everything else is further."""
 
 
@@ -131,15 +132,6 @@ class Plan:
         """A name that no other plan has."""
         return f"{self.demonstrations}-{self.steps[0]}-{self.steps[1]}-{self.episodes}"
 
-    @property
-    def command(self) -> str:
-        """What measures by it."""
-        words = ["python", "-m", "tests.benchmarks.needle"]
-        for part in fields(self):
-            if (value := getattr(self, part.name)) != part.default:
-                words += [f"--{part.name}", *map(str, value if isinstance(value, tuple) else (value,))]
-        return shlex.join(words)
-
 
 @dataclass(frozen=True)
 class Bench:
@@ -150,7 +142,7 @@ class Bench:
     records: Path
     ranks: int
     elsewhere: bool = True
-    """Whether policies with the sensor are also let loose where they were not trained."""
+    """Whether the policy with the sensor is also let loose where it was not trained."""
 
 
 def call(made: Path, *words: str) -> None:
@@ -158,6 +150,7 @@ def call(made: Path, *words: str) -> None:
     if made.exists():
         return
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | os.environ
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # the records say that no GPU was used
     print(f"+ {shlex.join(words)}", file=sys.stderr, flush=True)
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", *words], cwd=REPOSITORY, env=environment, check=True, stdout=sys.stderr)
@@ -208,7 +201,7 @@ def evaluate(bench: Bench, policy: Path, settings: Sequence[str] = (), name: str
     """Let a policy loose; `name` tells apart where."""
     folder = policy.with_name(f"policy-evaluation{f'-{name}' if name else ''}")
     words = ["--episodes", str(bench.plan.episodes), "--seed", str(EVALUATION_SEED), "--env", "needle"]
-    words += ["--workers", str(bench.ranks), "--out", str(folder)]
+    words += ["--workers", str(bench.ranks), "--device", "cpu", "--out", str(folder)]
     words += ["--env-settings", *settings] if settings else []
     results = folder / "closed_loop.json"
     call(results, "vla", "evaluate", str(policy), *words)
@@ -255,23 +248,34 @@ def measure_scripts(bench: Bench) -> tuple[Outcomes, float]:
     return outcomes, (time.monotonic() - began) / 60
 
 
-def record(bench: Bench, name: str, make: Callable[[], tuple[Outcomes, float]]) -> None:
-    """Write down what was measured, unless it has been.
+def rows_of(bench: Bench, name: str) -> tuple[str, ...]:
+    """Where the policy of an arm is let loose."""
+    if name != "with_sensor":
+        return (name,)
+    return (name, "stage1_only", *(ELSEWHERE if bench.elsewhere else ()))
+
+
+def record(bench: Bench, name: str, rows: Sequence[str], make: Callable[[], tuple[Outcomes, float]]) -> None:
+    """Write down what was measured, unless all these rows have been.
 
     Raises:
         ValueError: it was measured by another plan.
     """
     file, plan = bench.records / f"{name}.json", json.loads(json.dumps(asdict(bench.plan)))
+    known: Outcomes = {}
     if file.exists():
-        if json.loads(file.read_text())["plan"] != plan:
+        before = json.loads(file.read_text())
+        if before["plan"] != plan:
             raise ValueError(f"{file} was measured by another plan; move it away, or give its numbers")
-        return
+        known = before["episodes"]
+        if known.keys() >= set(rows):
+            return
     outcomes, minutes = make()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
     content = {"plan": plan, "machine": machine, "minutes": round(minutes, 1)}
-    rows = ",\n  ".join(f'"{row}": {json.dumps(episodes)}' for row, episodes in outcomes.items())
+    told = ",\n  ".join(f'"{row}": {json.dumps(episodes)}' for row, episodes in (known | outcomes).items())
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f'{json.dumps(content, indent=1)[:-2]},\n "episodes": {{\n  {rows}\n }}\n}}\n')
+    file.write_text(f'{json.dumps(content, indent=1)[:-2]},\n "episodes": {{\n  {told}\n }}\n}}\n')
 
 
 def summary(records: Path, command: str) -> dict[str, Any]:
@@ -308,8 +312,8 @@ def result(seeds: Sequence[Episodes], within: int = WITHIN) -> Result:
     return Result(sum(successes) / len(successes), low, high, len(successes), len(seeds))
 
 
-def main() -> None:
-    """Train, measure, write."""
+def options() -> argparse.ArgumentParser:
+    """What can be asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "needle")
@@ -317,18 +321,46 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *FURTHER], default=list(ARMS))
     parser.add_argument("--demonstrations", type=int, default=Plan.demonstrations)
-    parser.add_argument("--steps", type=int, nargs=2, default=Plan.steps)
+    parser.add_argument("--steps", type=int, nargs=2, default=list(Plan.steps))
     parser.add_argument("--episodes", type=int, default=Plan.episodes)
     parser.add_argument("--ranks", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--elsewhere", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    return parser
+
+
+def spell(given: argparse.Namespace) -> str:
+    """The command that gives this result: what decides it and is not the benchmark's own."""
+    words = ["python", "-m", "tests.benchmarks.needle"]
+    for name in ("seeds", "demonstrations", "steps", "episodes", "elsewhere", "records", "arms"):
+        value, usual = vars(given)[name], options().get_default(name)
+        if name == "records":
+            value, usual = (path.resolve() for path in (value, usual))
+        if value == usual:
+            continue
+        match value:
+            case bool():
+                words.append(f"--no-{name}")
+            case Path():
+                shown = value.relative_to(REPOSITORY) if value.is_relative_to(REPOSITORY) else value
+                words += [f"--{name}", str(shown)]
+            case list():
+                words += [f"--{name}", *map(str, value)]
+            case _:
+                words += [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def main() -> None:
+    """Train, measure, write."""
+    given = options().parse_args()
     plan = Plan(given.demonstrations, tuple(given.steps), given.episodes)
     bench = Bench(plan, given.work.resolve(), given.records.resolve(), given.ranks, given.elsewhere)
-    record(bench, "scripts", lambda: measure_scripts(bench))
+    record(bench, "scripts", SCRIPTED, lambda: measure_scripts(bench))
     for seed in given.seeds:
         for name in given.arms:
-            record(bench, f"{name}-{seed}", lambda name=name, seed=seed: measure(bench, name, seed))
-    text = json.dumps(summary(bench.records, plan.command), indent=1)
+            rows = rows_of(bench, name)
+            record(bench, f"{name}-{seed}", rows, lambda name=name, seed=seed: measure(bench, name, seed))
+    text = json.dumps(summary(bench.records, spell(given)), indent=1)
     print(text)
     if given.json is not None:
         given.json.write_text(text + "\n")
