@@ -29,6 +29,7 @@ def test_it_trains_on_two_cores_where_there_are_two(tmp_path: Path) -> None:
     for line, stage in zip(lines[1:3], ("stage1", "stage2"), strict=True):
         assert f"--config_file accelerate_configs/cpu.yaml --main_process_port 0 --num_processes {ranks} " in line
         assert f"training/{stage}.py" in line
+        assert f"--config examples/needle.json --data.roots {tmp_path}/runs/demonstrations " in line
 
 
 def test_one_gpu_trains_in_one_process(tmp_path: Path) -> None:
