@@ -6,24 +6,34 @@ from typing import Any
 
 import numpy as np
 
+from vla.batch import DataContract
 from vla.evaluation.alteration import Kind
 from vla.evaluation.findings import Ablation, Baseline, Change, Control, Effect, Finding, Rate, Verdict, Where
 
 HOSTILE = "<script>console.error('attacked')</script>\"'&$x^{2}$\u202e\x07 穿針"
 TOKEN = "hf_" + "aB3dE6gH9" * 4
 CAMERAS = ("observation.images.front", "observation.images.wrist")
+CONTRACT = DataContract(
+    cameras=CAMERAS, state_dim=3, action_dim=3, horizon=8, fps=20.0, sensor="observation.ft", sensor_channels=6,
+    sensor_samples=50, sensor_rate_hz=1000.0, state_names=(), action_names=(), action_periods=(0.0, 0.0, 0.0),
+    sensor_names=("push_N", "pull_N", HOSTILE, "x_Nm", "y_Nm", "z_Nm"),
+)  # fmt: skip
 CONFIG: dict[str, Any] = {
     "out": "runs/made",
     "data": {"roots": ["data/needle", HOSTILE], "horizon": 8},
     "backbone": {"path": "tiny", "api_key": "not-for-anyone-0815"},
+    "camera": {"width": 0},
     "finetune_vl": "lora",
     "batch_size": 16,
     "seed": 3,
     "note": TOKEN,
-    "stage1": {"name": "stage1", "steps": 120, "epochs": None, "lr": {"sensor": 1e-4, "expert": 1e-4, "lora": None}},
+    "stage1": {
+        "name": "stage1", "steps": 120, "epochs": None,
+        "lr": {"sensor": 1e-4, "camera": 1e-4, "expert": 1e-4, "lora": None},
+    },
     "stage2": {
         "name": "stage2", "steps": 80, "epochs": None,
-        "lr": {"sensor": 1e-4, "expert": 1e-4, "lora": 1e-5, "backbone": 1e-5},
+        "lr": {"sensor": 1e-4, "camera": 1e-4, "expert": 1e-4, "lora": 1e-5, "backbone": 1e-5},
     },
 }  # fmt: skip
 
@@ -70,19 +80,14 @@ def write_run(folder: Path, *, steps: int = 200) -> Path:
     write_lines(folder / "validation.jsonl", validations)
     write_lines(folder / "quarantine.jsonl", [{"episode": HOSTILE, "frame": 4, "step": 9, "reason": "cut off"}])
     for step in (100, 200):
-        write_manifest(folder / "checkpoints" / f"step-{step:08d}", step)
+        write_checkpoint(folder / "checkpoints" / f"step-{step:08d}", step)
     policy = folder / "policy"
     policy.mkdir()
-    contract = {
-        "cameras": CAMERAS, "state_dim": 3, "action_dim": 3, "horizon": 8, "fps": 20.0, "sensor": "observation.ft",
-        "sensor_channels": 6, "sensor_samples": 50, "sensor_rate_hz": 1000.0,
-        "sensor_names": ["push_N", "pull_N", HOSTILE, "x_Nm", "y_Nm", "z_Nm"],
-    }  # fmt: skip
-    (policy / "config.json").write_text(json.dumps({"backbone": {"id": "tiny"}, "contract": contract}))
+    (policy / "config.json").write_text(json.dumps({"backbone": {"id": "tiny"}, "contract": CONTRACT.to_json()}))
     return folder
 
 
-def write_manifest(folder: Path, step: int) -> None:
+def write_checkpoint(folder: Path, step: int) -> None:
     folder.mkdir(parents=True)
     manifest = {
         "step": step, "stage": "stage2" if step > 120 else "stage1", "samples_seen": step * 16, "seed": 3,
@@ -92,6 +97,8 @@ def write_manifest(folder: Path, step: int) -> None:
         "files": [{"name": "shard-00000-of-00001.safetensors", "bytes": 23574488, "sha256": "0"}],
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    described = {"identity": {"seed": 3, "number of training samples": 640}, "contract": CONTRACT.to_json()}
+    (folder / "policy.json").write_text(json.dumps(described | {"normalizer": {}}))
 
 
 def write_evaluation(run: Path) -> Path:

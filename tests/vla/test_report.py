@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from tests import browser
 from tests.fabricated import (
     CAMERAS,
     CONFIG,
+    CONTRACT,
     HOSTILE,
     TOKEN,
     metrics_line,
@@ -34,9 +35,9 @@ from vla.report import markup, reproduce, words
 from vla.report.ablated import ablation_section
 from vla.report.curves import smooth, thin
 from vla.report.episodes import episode_arrays
-from vla.report.folder import read_metrics, read_run
+from vla.report.folder import Json, read_metrics, read_run
 from vla.report.learning import curve
-from vla.report.page import page, write_report
+from vla.report.page import interface, page, trained, write_report
 from vla.report.recorded import open_loop_section
 from vla.report.traces import strongest, trace_section
 
@@ -228,7 +229,8 @@ def test_exit_codes(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "name",
     ["metrics.jsonl", "validation.jsonl", "config.json", "policy-evaluation/closed_loop.json",
-     "checkpoints/step-00000100/manifest.json", "policy-evaluation/rollouts/episode-00000.npz"],
+     "checkpoints/step-00000100/manifest.json", "checkpoints/step-00000200/policy.json",
+     "policy-evaluation/rollouts/episode-00000.npz"],
 )  # fmt: skip
 def test_damage_ends_with_65(made: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = Path(shutil.copytree(made, tmp_path / "run"))
@@ -320,6 +322,61 @@ def test_a_run_under_way(made: Path, tmp_path: Path) -> None:
     assert "Under way or stopped, at step 40 of 200" in told
     assert "Closed loop" not in told
     assert "Open loop" not in told
+    # --stop-after exports a policy, and it stays while the run goes on.
+    shutil.copytree(made / "policy", run / "policy")
+    assert "Under way or stopped, at step 40 of 200" in shown(run)
+
+
+def change_config(run: Path, **changes: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_a_length_in_epochs_is_one_in_steps_once_the_samples_are_known(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "run", ignore=shutil.ignore_patterns("policy-evaluation", "*.html")))
+    change_config(run, stage2=CONFIG["stage2"] | {"epochs": 2.01})
+    assert "Finished after 200 steps" not in shown(run)
+    assert "at step 200 of 201" in shown(run), "120 steps, and 2.01 passes over 640 samples by 16"
+    change_config(run, stage2=CONFIG["stage2"] | {"epochs": 2.0})
+    assert "Finished after 200 steps" in shown(run)
+    shutil.rmtree(run / "checkpoints")
+    assert "Under way or stopped, at step 200." in shown(run), "nothing tells of how many samples an epoch is"
+
+
+@pytest.mark.parametrize(
+    ("changes", "contract", "groups"),
+    [
+        ({}, {}, "sensor expert; sensor expert lora"),
+        ({"finetune_vl": "none"}, {}, "sensor expert; sensor expert"),
+        ({"finetune_vl": "full"}, {}, "sensor expert; sensor expert backbone"),
+        ({"camera": {"width": 8}}, {}, "sensor camera expert; sensor camera expert lora"),
+        ({"camera": {"width": 8}}, {"cameras": ()}, "sensor expert; sensor expert lora"),
+        ({}, {"sensor": None}, "expert; expert lora"),
+        ({"data": {"sensor": "none"}}, None, "expert; expert lora"),
+    ],
+)
+def test_a_stage_is_told_with_the_groups_it_trains(
+    made: Path, tmp_path: Path, changes: Json, contract: Json | None, groups: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(made / "config.json", run)
+    change_config(run, **changes)
+    if contract is not None:
+        (run / "policy").mkdir()
+        content = {"contract": replace(CONTRACT, **contract).to_json()}
+        (run / "policy" / "config.json").write_text(json.dumps(content))
+    told = [row for name, row in trained(read_run(run)) if name.startswith("stage")]
+    found = [[part.split(" at ")[0] for part in row.split(": ")[1].split(", ")] for row in told]
+    assert "; ".join(map(" ".join, found)) == groups
+
+
+def test_an_instruction_that_is_withheld_is_no_input() -> None:
+    assert "camera wrist; instruction; state of 3 numbers" in interface(CONTRACT.to_json())
+    withheld = interface(replace(CONTRACT, instructed=False).to_json())
+    assert "camera wrist; state of 3 numbers" in withheld
+    earlier = {key: value for key, value in CONTRACT.to_json().items() if key != "instructed"}
+    assert "instruction" in interface(earlier)
 
 
 def test_a_long_run_gives_a_small_file(made: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -80,8 +81,10 @@ class Run:
     validations: tuple[Json, ...]
     checkpoints: tuple[Json, ...]
     """Their manifests, oldest first."""
+    described: Json
+    """What the newest checkpoint says of its weights (policy.json): settings, data contract; empty without one."""
     policy: Json | None
-    """The policy's config.json; None before the run has ended."""
+    """The policy's config.json; None before one has been exported, at the end or at --stop-after."""
     left_out: tuple[Json, ...]
     """Samples that could not be read."""
     evaluation: Evaluation
@@ -89,9 +92,30 @@ class Run:
     """When the run last wrote."""
 
     @property
-    def stages(self) -> list[Json]:
-        """The stages of the configuration, in order."""
-        return [self.config[key] for key in ("stage", "stage1", "stage2") if isinstance(self.config.get(key), Mapping)]
+    def stages(self) -> dict[str, Json]:
+        """The stages of the configuration by their key in it, in order."""
+        keys = ("stage", "stage1", "stage2")
+        return {key: self.config[key] for key in keys if isinstance(self.config.get(key), Mapping)}
+
+    @property
+    def contract(self) -> Json:
+        """What the policy looks at and answers; empty before there is a checkpoint or a policy."""
+        return (self.policy or self.described).get("contract") or {}
+
+    @property
+    def planned(self) -> int | None:
+        """Steps of all stages; None where they are counted in epochs and no checkpoint tells of how many samples."""
+        samples = (self.described.get("identity") or {}).get("number of training samples")
+        total = 0
+        for stage in self.stages.values():
+            epochs = stage.get("epochs")
+            if epochs is None:
+                total += int(stage.get("steps", 0))
+            elif isinstance(samples, int):
+                total += max(1, math.ceil(epochs * samples / self.config["batch_size"]))
+            else:
+                return None
+        return total
 
 
 def read_run(folder: Path) -> Run:
@@ -111,6 +135,7 @@ def read_run(folder: Path) -> Run:
         metrics=read_metrics(metrics),
         validations=tuple(read_lines(folder / "validation.jsonl", ("step", "loss"))),
         checkpoints=tuple(read_manifests(folder / "checkpoints")),
+        described=read_described(folder / "checkpoints"),
         policy=read_object(policy) if policy.exists() else None,
         left_out=tuple(read_lines(folder / "quarantine.jsonl", ())),
         evaluation=read_evaluation(folder / "policy-evaluation"),
@@ -208,6 +233,14 @@ def read_manifests(folder: Path) -> Iterator[Json]:
     for path in sorted(folder.glob("step-*/manifest.json")):
         with contextlib.suppress(FileNotFoundError):
             yield read_object(path)
+
+
+def read_described(folder: Path) -> Json:
+    """What the newest checkpoint says of its weights."""
+    for path in sorted(folder.glob("step-*/policy.json"), reverse=True):
+        with contextlib.suppress(FileNotFoundError):
+            return read_object(path)
+    return {}
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -95,12 +95,9 @@ def moment(time: datetime) -> str:
 
 
 def state(run: Run) -> str:
-    """Whether the run has ended."""
-    done = int(run.metrics.last("step") or 0)
-    planned = None
-    if run.stages and all(stage.get("epochs") is None for stage in run.stages):
-        planned = sum(int(stage.get("steps", 0)) for stage in run.stages)
-    if run.policy is not None:
+    """Whether the run has ended; a policy alone does not say so, because --stop-after exports one too."""
+    done, planned = int(run.metrics.last("step") or 0), run.planned
+    if run.policy is not None and planned is not None and done >= planned:
         return f"Finished after {words.plural(done, 'step')}."
     goal = f" of {planned:,}" if planned else ""
     return f"Under way or stopped, at step {done:,}{goal}." if done else "Has not made a step yet."
@@ -160,31 +157,44 @@ def verdicts(run: Run) -> list[Html]:
 def trained(run: Run) -> list[tuple[str, str]]:
     """Stages, backbone and data in a line each."""
     rows = []
-    for stage in run.stages:
-        rates = {group: rate for group, rate in (stage.get("lr") or {}).items() if rate is not None}
-        if "lora" in rates and "backbone" in rates:
-            rates.pop("backbone" if run.config.get("finetune_vl") == "lora" else "lora")
+    for key, stage in run.stages.items():
         epochs = stage.get("epochs")
         length = (
             f"{epochs:g} epochs"
             if isinstance(epochs, int | float)
             else words.plural(int(stage.get("steps", 0)), "step")
         )
-        groups = ", ".join(f"{group} at {words.number(rate, 3)}" for group, rate in rates.items())
+        groups = ", ".join(f"{group} at {words.number(rate, 3)}" for group, rate in rates(run, key).items())
         rows.append((str(stage.get("name", "stage")), f"{length}: {groups}"))
     data, backbone = run.config.get("data") or {}, run.config.get("backbone") or {}
     rows.append(("data", ", ".join(map(str, data.get("roots", ()))) or "-"))
     rows.append(("backbone", str(backbone.get("path", "-"))))
-    contract = (run.policy or {}).get("contract") or {}
-    if contract:
-        rows.append(("inputs", interface(contract)))
+    if run.contract:
+        rows.append(("inputs", interface(run.contract)))
     return rows
+
+
+def rates(run: Run, key: str) -> dict[str, float]:
+    """The rate of each group that a stage trains: those of parts the policy has, and of what --finetune-vl opens."""
+    config, contract = run.config, run.contract
+    absent = set()
+    if not contract.get("sensor", (config.get("data") or {}).get("sensor") != "none"):
+        absent.add("sensor")
+    if not ((config.get("camera") or {}).get("width") and contract.get("cameras", True)):
+        absent.add("camera")
+    if key != "stage1":  # the first of two stages opens nothing but what has a rate
+        opened = {"lora": "lora", "full": "backbone"}.get(str(config.get("finetune_vl")))
+        absent |= {"lora", "backbone"} - {opened}
+    given = run.stages[key].get("lr") or {}
+    return {group: rate for group, rate in given.items() if rate is not None and group not in absent}
 
 
 def interface(contract: Json) -> str:
     """The policy's inputs and outputs in words."""
     cameras = contract.get("cameras") or ()
-    parts = [f"camera {str(camera).rsplit('.', 1)[-1]}" for camera in cameras] + ["instruction"]
+    parts = [f"camera {str(camera).rsplit('.', 1)[-1]}" for camera in cameras]
+    if contract.get("instructed", True):
+        parts.append("instruction")
     if contract.get("state_dim"):
         parts.append(f"state of {contract['state_dim']} numbers")
     if contract.get("sensor"):
