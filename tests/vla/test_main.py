@@ -88,6 +88,23 @@ def test_ablate_writes_a_table_and_a_picture(
     assert "phases are at most 12" in capsys.readouterr().err
 
 
+def test_ablate_in_an_environment_keeps_what_became_of_each_episode(
+    written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["ablate", str(written), "--data.roots", str(needle), "--data.workers", "0", "--samples", "6", "--json"]
+    asked += ["--data.validation-share", "0.2", "--steps", "1", "--out", str(tmp_path), "--inputs", "state"]
+    asked += ["--env", "tests.vla.evaluation.world:timed", "--env-settings", "goal=0.5", "--within", "2"]
+    assert main([*asked, "--episodes", "4", "--workers", "1", "--fall", "0.2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fall"] == 0.2
+    rates = [found["baseline"]["success"], *(kind["success"] for kind in found["inputs"][0]["kinds"])]
+    assert len(rates) == 5
+    for rate in rates:
+        assert rate["episodes"] == len(rate["outcomes"]) == 4
+        assert rate["rate"] == rate["outcomes"].count("1") / 4
+    assert "success goes from" in found["inputs"][0]["sentence"]
+
+
 def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(written), str(tmp_path / "merged")]) == 0
     assert "merged" in capsys.readouterr().out

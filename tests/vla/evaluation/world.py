@@ -62,7 +62,7 @@ class Line:
         return {
             **{camera: np.full((32, 32, 3), len(self.taken), dtype=np.uint8) for camera in contract.cameras},
             "observation.state": state,
-            SENSOR: np.repeat(times[:, None], contract.sensor_channels, axis=1).astype(np.float32),
+            contract.sensor or SENSOR: np.repeat(times[:, None], contract.sensor_channels, axis=1).astype(np.float32),
             "task": "come to the goal",
         }
 
@@ -78,6 +78,13 @@ def slow(contract: DataContract) -> Line:
     """One whose clock is not the policy's."""
     world = Line(contract)
     world.fps = 5.0
+    return world
+
+
+def timed(contract: DataContract, **settings: str) -> Line:
+    """One whose clock is the policy's, whatever that is."""
+    world = Line(contract, **settings)
+    world.fps = contract.fps
     return world
 
 
