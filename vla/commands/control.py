@@ -11,8 +11,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +28,6 @@ TOLD = "commands.json"
 """File with the launches of a control, beside its runs."""
 CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
 """Names the file into which a training writes its exit code."""
-WATCH_S = 12.0
-"""How long a lease is watched: a training that lives counts in it every 5 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +195,7 @@ def train(trained: Sequence[Training], name: str, contract: "DataContract", out:
     """Train the control, or go on where it was interrupted; the policy. One that is there is used again.
 
     Raises:
-        ValueError: another control lies there, or another process trains it.
+        ValueError: another control lies there.
         CorruptData: what lies there cannot be read.
         ProgramFailed: the training ended early.
     """
@@ -224,32 +220,9 @@ def train(trained: Sequence[Training], name: str, contract: "DataContract", out:
 
 
 def beginning(run: Path, before: Path | None) -> list[str]:
-    """The flags that begin a run of the control, or go on with it where it has a checkpoint.
-
-    One that was stopped before its first checkpoint has nothing to go on from, and training refuses a folder that holds
-    a run: that folder is set aside.
-
-    Raises:
-        ValueError: another process trains it.
-    """
-    checkpoints = run / "checkpoints"
-    if any(checkpoints.glob("step-*/manifest.json")):
-        return ["--resume-from", "auto", "--init-from", "None"]
-    if (run / "metrics.jsonl").exists() or any(checkpoints.glob("step-*")):
-        if lives(run):
-            raise ValueError(f"another process trains {run}; wait until it has ended")
-        run.rename(run.with_name(f"{run.name}.unsaved-{uuid.uuid4().hex[:8]}"))
-    return ["--resume-from", "None", "--init-from", str(before)]
-
-
-def lives(run: Path) -> bool:
-    """Whether a process trains into a folder: its lease, which one that was killed leaves behind, still counts."""
-    lease = run / "lease.json"
-    if not lease.exists():
-        return False
-    before = lease.read_bytes()
-    time.sleep(WATCH_S)
-    return lease.exists() and lease.read_bytes() != before
+    """The flags that begin a run of the control, or go on with it: one that has begun remembers where."""
+    begun = (run / "config.json").exists()
+    return ["--resume-from", "auto" if begun else "None", "--init-from", "None" if begun else str(before)]
 
 
 def call(words: Sequence[str]) -> int:
