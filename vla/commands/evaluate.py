@@ -121,15 +121,15 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
     recording.clear(out)
     with progress(config.episodes, "episodes") as bar, closed_loop.processes(workers) as spread:
         rollouts = closed_loop.run(arena, spread, bar.update)
-    result = closed_loop.summarize(
-        rollouts,
-        config,
-        within=sorted(command.within),
-        environment=command.env,
-        settings=command.env_settings,
-        policy=str(command.policy),
-    )
-    write(out / "closed_loop.json", result.to_json())
+        result = closed_loop.summarize(
+            rollouts,
+            config,
+            within=sorted(command.within),
+            environment=command.env,
+            settings=command.env_settings,
+            policy=str(command.policy),
+        )
+        write(out / "closed_loop.json", result.to_json())  # before environments are closed, which may fail
     print(f"closed_loop.json, videos and traces are in {out}", file=sys.stderr)
     return result
 

@@ -302,6 +302,20 @@ def test_settings_are_pairs() -> None:
     assert parse_settings(("goal=1", "words=a=b")) == {"goal": "1", "words": "a=b"}
 
 
+def test_a_robot_that_cannot_be_closed_loses_no_result(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def jammed() -> None:
+        raise RuntimeError("the gripper is jammed")
+
+    monkeypatch.setattr("vla.evaluation.closed_loop.close_arenas", jammed)
+    save_policy(policy, tmp_path / "policy")
+    command = ["evaluate", str(tmp_path / "policy"), "--env", WORLD, "--episodes", "1", "--within", "1", "--steps", "2"]
+    with pytest.raises(RuntimeError, match="the gripper is jammed"):
+        main([*command, "--workers", "1", "--record", "0"])
+    assert json.loads((tmp_path / "policy-evaluation" / "closed_loop.json").read_text())["episodes"] == 1
+
+
 def test_evaluate_in_an_environment(policy: Policy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_policy(policy, tmp_path / "policy")
     command = ["evaluate", str(tmp_path / "policy"), "--env", WORLD, "--episodes", "2", "--within", "1", "2"]
