@@ -147,7 +147,10 @@ def test_lora(server: ForkServer, needle: Path, adapted: Path, tmp_path: Path) -
     for words, said in (
         (["--lora.rank", 8], "lora.rank is 8, the checkpoint has 4"),
         (["--lora.alpha", 16], "lora.alpha is 16, the checkpoint has 8"),
-        (["--finetune-vl", "full", "--stage.lr.backbone", 1e-4], "finetune_vl is 'full', the checkpoint has 'lora'"),
+        (
+            ["--finetune-vl", "full", "--stage.lr.backbone", 1e-4, "--stage.lr.lora", None],
+            "finetune_vl is 'full', the checkpoint has 'lora'",
+        ),
     ):
         life = server.start([*argv, *words], recipe="stage2")
         assert life.wait() == [REFUSED], life.report()
