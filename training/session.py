@@ -127,6 +127,8 @@ class Session:
             self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
             accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
         elif (place := self._folder.began_from) is not None:
+            if config.resume_from is not None:
+                accelerator.print(f"{self.out} has no checkpoint: it begins with the weights of {place}, as before")
             origin = read_origin(place, config.backbone.path, accelerator)
             check_origin(origin, place, config.data, self.data.contract, self.fingerprint)
             self.initial, self.normalizers = origin.weights, origin.normalizers

@@ -188,7 +188,7 @@ def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: 
             Session(other).__enter__()
 
 
-def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also one that ended before its first checkpoint: it begins where it had begun, without being told again."""
     flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
     origin, run, straight = (tmp_path / name for name in ("origin", "run", "straight"))
@@ -201,6 +201,7 @@ def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path) -> Non
     for step in (1, 2):
         AcceleratorState._reset_state(True)
         loop.train(config(needle, run, *flags, "--resume-from", "auto", "--stop-after", str(step)))
+        assert (f"begins with the weights of {origin}, as before" in capsys.readouterr().out) == (step == 1)
         told = json.loads((run / "config.json").read_text())
         assert (told["init_from"], told["resume_from"]) == (str(origin), None)
         assert checkpoint.read(checkpoint.path_of(run, step)).manifest["init_from"] == str(origin)
