@@ -33,16 +33,22 @@ class MetaWorld:
     """One of Meta-World's tasks, e.g. peg-insert-side-v3; every seed lays it out anew.
 
     `instruction` is what the policy is told, and `pixels` the height and width of its images. `settings` come as the
-    command line gives them, as strings.
+    command line gives them, as strings. `max_steps` is after how many steps the caller ends an episode.
+
+    Raises:
+        ValueError: a setting is unknown or does not fit, the policy acts otherwise, or Meta-World ends episodes sooner.
     """
 
-    def __init__(self, contract: DataContract, **settings: str) -> None:
+    def __init__(self, contract: DataContract, max_steps: int | None = None, /, **settings: str) -> None:
         if unknown := sorted(settings.keys() - set(SETTINGS)):
             raise ValueError(f"Meta-World has no setting {unknown[0]}; it takes {', '.join(SETTINGS)}")
         check_contract(contract, action_dim=NUM_ACTIONS)
         self.task = settings.get("task", "peg-insert-side-v3")
         self.instruction = settings.get("instruction", self.task.removesuffix("-v3").replace("-", " "))
-        self.pixels = int(settings.get("pixels", "128"))
+        pixels = settings.get("pixels", "128")
+        if not (pixels.isdecimal() and int(pixels) > 0):
+            raise ValueError(f"pixels of Meta-World is {pixels!r}; give the height and width of its images, e.g. 128")
+        self.pixels = int(pixels)
         key = f"{self.task}-goal-observable"
         if key not in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE:
             known = sorted(name.removesuffix("-goal-observable") for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE)
@@ -56,6 +62,12 @@ class MetaWorld:
         known = [self._world.model.camera(place).name for place in range(self._world.model.ncam)]
         if strange := sorted(set(self.cameras.values()) - set(known)):
             raise ValueError(f"Meta-World has no camera {strange[0]}; it has {', '.join(known)}")
+        longest = self._world.max_path_length
+        if max_steps is not None and max_steps > longest:
+            raise ValueError(
+                f"Meta-World ends an episode after {longest} steps, so that nothing is known of {max_steps}; "
+                f"give --within {longest} at most"
+            )
 
     def _open(self, seed: int) -> None:
         """Build the world of a seed: Meta-World lays a task out once, when it is made."""

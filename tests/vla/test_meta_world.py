@@ -65,6 +65,8 @@ def test_an_episode_is_decided_by_its_seed() -> None:
     [
         (CONTRACT, ("task=peg-insert",), "has no task 'peg-insert'; it has"),
         (CONTRACT, ("error-mm=2",), "has no setting error-mm; it takes task, instruction, pixels"),
+        (CONTRACT, ("max_steps=600",), "has no setting max_steps"),
+        (CONTRACT, ("pixels=large",), "pixels of Meta-World is 'large'"),
         (
             dataclasses.replace(CONTRACT, cameras=("observation.images.wrist",)),
             (),
@@ -77,3 +79,9 @@ def test_an_episode_is_decided_by_its_seed() -> None:
 def test_what_does_not_suit_is_refused(contract: object, settings: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_environment("metaworld", contract, settings)  # type: ignore[arg-type]
+
+
+def test_steps_that_it_does_not_take_are_refused() -> None:
+    open_environment("metaworld", CONTRACT, (), max_steps=500).close()
+    with pytest.raises(ValueError, match="after 500 steps, .* give --within 500 at most"):
+        open_environment("metaworld", CONTRACT, (), max_steps=501)

@@ -41,7 +41,7 @@ def build(name: str, contract: DataContract, settings: Mapping[str, str], max_st
     if name == "metaworld":
         from vla.meta_world import MetaWorld
 
-        return MetaWorld(contract, **settings)
+        return MetaWorld(contract, max_steps, **settings)
     module, colon, factory = name.partition(":")
     if not colon:
         raise ValueError(f"there is no environment {name!r}; give needle, metaworld, or module:factory of your own")
