@@ -80,7 +80,7 @@ class Preemption:
         self._thread.start()
         self._earlier_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._earlier = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        _give_up_in_children(self)
+        _in_force.append(self)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             # A launcher that is killed outright ends nobody: its ranks would go on, holding the GPU and the run folder.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -98,7 +98,7 @@ class Preemption:
             self._thread.join()
         os.close(self._pipe[0])
         self._earlier, self._pipe = {}, (-1, -1)
-        _give_up_in_children(None)
+        _in_force.clear()
 
     def give_up(self) -> None:
         """In a forked child: die of SIGTERM as any process does, and leave what a terminal sends to the parent."""
@@ -164,24 +164,16 @@ class Preemption:
             self._leave(runtime.PREEMPTED)
 
 
-_installed: Preemption | None = None
-_hooked = False
-
-
-def _give_up_in_children(preemption: Preemption | None) -> None:
-    """Make `preemption` the one that forked children give up; a hook at fork cannot be taken back, so there is one."""
-    global _installed, _hooked  # noqa: PLW0603  (signals and forks belong to the process)
-    _installed = preemption
-    if not _hooked:
-        os.register_at_fork(after_in_child=_after_fork)
-        _hooked = True
+_in_force: list[Preemption] = []
+"""The one that is installed, if any."""
 
 
 def _after_fork() -> None:
-    global _installed  # noqa: PLW0603  (as above)
-    if _installed is not None:
-        _installed.give_up()
-        _installed = None  # the child's own children find nothing to give up
+    while _in_force:  # the child's own children find nothing to give up
+        _in_force.pop().give_up()
+
+
+os.register_at_fork(after_in_child=_after_fork)  # once, for it cannot be taken back
 
 
 def outlive_the_job(_: int) -> None:
