@@ -6,6 +6,7 @@ docs/security.md says what is promised; the parts of vla/ have tests of their ow
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -318,8 +319,9 @@ def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) 
     script.write_text(textwrap.dedent(REFUSALS))
     command = ["env", f"ROOT={ROOT}", "COLUMNS=80", sys.executable, str(script), str(needle), str(tmp_path / "run")]
     result = launch.execute([*command, json.dumps(REFUSED)], 600)
-    assert result.stdout.count("exit 78") == len(REFUSED), result.stdout
-    assert result.stdout.count("error: ") == len(REFUSED), result.stdout
+    codes = re.findall(r"^exit (\d+)$", result.stdout, re.MULTILINE)
+    assert codes == ["2" if "sensr" in flags[0] else "78" for flags in REFUSED], result.stdout
+    assert result.stdout.count("error: ") + result.stdout.count("usage: ") == len(REFUSED), result.stdout
     assert result.stdout.count("HIDDEN") >= len(REFUSED), result.stdout
     assert "Traceback" not in result.stdout
     assert leaks(tmp_path, result.stdout.replace(str(tmp_path), "")) == []

@@ -277,7 +277,8 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
     """The configuration of the command line: recipe < file (--config FILE) < flag.
 
     Raises:
-        ValueError: an unknown flag or group, with the nearest known one, or a value that does not fit.
+        ValueError: a value does not fit.
+        UsageError: an unknown flag or group, with the nearest known one, or a flag without its value.
     """
     arguments = list(argv)
     if "--config" in arguments:
@@ -299,13 +300,10 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
             raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
         if steps in given:
             arguments += [epochs, "None"]  # the file's would take the place of the steps
-    try:
-        config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
+    config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
     if unknown:
         hint = commandline.nearest(unknown[0], commandline.flags(type(recipe)), "--help lists them all")
-        raise ValueError(f"unknown flag {unknown[0]}; {hint}")
+        raise UsageError(f"unknown flag {unknown[0]}; {hint}")
     parsed: Config = config
     for stage, (group, mode) in itertools.product(("stage", "stage2"), OPENING.items()):
         flag = f"--{stage}.lr.{group}"

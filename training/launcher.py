@@ -26,7 +26,7 @@ PID = "TOUCHSTONE_LAUNCHER_PID"
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
 HUNG, PREEMPTED = 33, 75
 """As in training/runtime.py, which a launcher would need seconds to import."""
-TELLING = (34, 65, 70, 78)
+TELLING = (2, 34, 65, 70, 78)
 """What a rank ends with for a reason of its own, never because of another rank."""
 
 

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from training import storage
 from vla import printing
+from vla.commandline import UsageError
 from vla.data.episode import CorruptData
 from vla.data.reading import StorageFault
 
-DONE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 33, 34, 65, 70, 75, 78
-"""Exit codes: done; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were not
-finite; pre-empted, resumable; configuration refused."""
+DONE, USAGE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 2, 33, 34, 65, 70, 75, 78
+"""Exit codes: done; usage; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were
+not finite; pre-empted, resumable; configuration refused."""
 
 
 class StorageFailed(RuntimeError):
@@ -175,6 +176,8 @@ def told(error: Exception) -> tuple[int, str | None]:
     """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
     code, sentence = 1, None
     match error:
+        case UsageError():
+            code, sentence = USAGE, f"usage: {error}"
         case CorruptData():
             code, sentence = CORRUPT, f"error: {error}"
         case ValueError():

@@ -47,8 +47,8 @@ def parse(arguments: Sequence[str]) -> Command:
     """The command of a command line.
 
     Raises:
-        ValueError: a flag is unknown, or a value does not fit.
-        UsageError: something is missing.
+        ValueError: a value does not fit.
+        UsageError: something is missing, or unknown.
     """
     commands = {"evaluate", "ablate", "merge", "doctor", "import", "needle", "report"}
     if not arguments:
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> Command:
     command, unknown = commandline.parse(Command, arguments, help_command, prog="vla", description=DESCRIPTION)
     if unknown:
         hint = commandline.nearest(unknown[0], commandline.flags(type(command)), f"`{help_command}` lists all")
-        raise ValueError(f"unknown argument {unknown[0]}: {hint}")
+        raise UsageError(f"unknown argument {unknown[0]}: {hint}")
     return command
 
 
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printing.install()
     try:
         run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (UsageError, ProgramFailed, ValueError, OSError, KeyboardInterrupt) as error:
+    except (ProgramFailed, ValueError, OSError, KeyboardInterrupt) as error:
         code, sentence = told(error)
         if sentence is None:
             raise

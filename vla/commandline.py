@@ -14,8 +14,8 @@ from tqdm import tqdm
 from vla import redaction
 
 
-class UsageError(Exception):
-    """The command line is incomplete."""
+class UsageError(ValueError):
+    """The command line is incomplete, or names what there is not."""
 
 
 class ProgramFailed(Exception):
@@ -47,12 +47,12 @@ def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: An
         if hidden != list(arguments):
             # The box breaks its lines within long words: what is broken, nobody can find and hide any more.
             parse(kind, hidden, help_command, **settings)
-            raise UsageError(f"an argument with a secret in it does not fit; `{help_command}` explains") from None
+            raise ValueError(f"an argument with a secret in it does not fit; `{help_command}` explains") from None
         raise complaint(printed.getvalue(), help_command) from None
     return value, unknown
 
 
-def complaint(printed: str, help_command: str) -> ValueError | UsageError:
+def complaint(printed: str, help_command: str) -> ValueError:
     """What tyro's box says, as one sentence."""
     words = re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e]+|-{5,}", " ", printed)).strip()
     words = re.split(r" (?:For full helptext|Argument helptext|Usage:)", words)[0]

@@ -19,7 +19,7 @@ from tests.faults import runs
 from tests.faults.forkserver import ForkServer
 from tests.training.launch import ROOT
 
-HUNG, REFUSED = 33, 78
+USAGE, HUNG, REFUSED = 2, 33, 78
 SECRETS = {
     "HF_TOKEN": "hf_CanaryCanaryCanaryCanaryCanary0001",
     "WANDB_API_KEY": "canary" + "0" * 33 + "2",
@@ -66,7 +66,7 @@ def test_secrets(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
         "address": (["--backbone.path", url], {}, REFUSED),
         "root": (["--data.roots", url, typed], {}, REFUSED),
         "both": (["--data.roots", typed], {}, REFUSED),
-        "unknown": ([f"--wandb.api-key={SECRETS['WANDB_API_KEY']}"], {}, REFUSED),
+        "unknown": ([f"--wandb.api-key={SECRETS['WANDB_API_KEY']}"], {}, USAGE),
         "value": (["--seed", token], {}, REFUSED),
         "typed": (["--finetune-vl", typed], {}, REFUSED),
     }

@@ -8,6 +8,7 @@ import torch
 
 from training import recipes
 from training.config import StageConfig, both_stages, flatten, parse, to_json
+from vla.commandline import UsageError
 
 DATA = ["--data.roots", "somewhere"]
 
@@ -88,6 +89,8 @@ def test_mistakes_are_one_sentence(argv: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words) as mistake:
         parse(recipes.stage1(), [*DATA, *argv])
     assert "\n" not in str(mistake.value)
+    unknown_or_incomplete = "unknown flag" in words or "did you mean" in words or "Missing value" in words
+    assert isinstance(mistake.value, UsageError) == unknown_or_incomplete, "exit 2 is for usage, 78 for the rest"
 
 
 def test_help_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def test_it_leaves_everything_else_alone() -> None:
 
 
 def test_its_codes_are_those_of_the_interface() -> None:
-    named = {runtime.STORAGE, runtime.CORRUPT, runtime.NOT_FINITE, runtime.REFUSED}
+    named = {runtime.USAGE, runtime.STORAGE, runtime.CORRUPT, runtime.NOT_FINITE, runtime.REFUSED}
     assert named == set(launcher.TELLING)
     assert runtime.HUNG == launcher.HUNG
 
@@ -56,8 +56,8 @@ def test_its_codes_are_those_of_the_interface() -> None:
         (33, [33, 75], 33),
         (None, [-signal.SIGALRM], 33),
         (75, [-signal.SIGALRM, 75], 33),
-        (None, [1, 2], 1),
-        (None, [2, -signal.SIGTERM], 2),
+        (None, [1, 3], 1),
+        (None, [3, -signal.SIGTERM], 3),
         (None, [-signal.SIGTERM], 75),  # before it answered signals
         (None, [-signal.SIGTERM, -signal.SIGTERM], 75),
         (33, [33, -signal.SIGTERM], 33),  # the rank that hung came first, the launcher then ended the other

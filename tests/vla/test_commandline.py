@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pytest
 
 from vla import commandline
-from vla.commandline import UsageError
 from vla.redaction import HIDDEN
 
 
@@ -36,7 +35,7 @@ def test_a_refused_value_is_hidden_even_where_its_line_is_broken(monkeypatch: py
 
 def test_a_secret_that_looks_like_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET_TOKEN", "--canary7f3a9c51")
-    with pytest.raises(UsageError, match="with a secret in it") as refusal:
+    with pytest.raises(ValueError, match="with a secret in it") as refusal:
         commandline.parse(Settings, ["--name", "--canary7f3a9c51"], "--help", default=Settings())
     assert "canary" not in str(refusal.value)
 
