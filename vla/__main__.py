@@ -16,8 +16,9 @@ from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
+from vla.processes import Terminated, answer_sigterm
 
-DONE, USAGE, STORAGE, CORRUPT, REFUSED, INTERRUPTED = 0, 2, 34, 65, 78, 130
+DONE, USAGE, STORAGE, CORRUPT, REFUSED, INTERRUPTED, TERMINATED = 0, 2, 34, 65, 78, 130, 143
 """Exit codes."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OWN_LIMITS = {errno.EACCES, errno.EMFILE, errno.ENFILE}
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code; a user's mistake is one sentence on standard error."""
     if arguments is None:
         printing.install()
+        answer_sigterm()
     try:
         run(parse(sys.argv[1:] if arguments is None else arguments))
     except (ProgramFailed, ValueError, OSError, KeyboardInterrupt) as error:
@@ -122,6 +124,8 @@ def told(error: BaseException) -> tuple[int, str | None]:
         case OSError() if error.errno in UNSUITABLE and error.filename is not None:
             reason = f"error: {error.filename} cannot be used ({error.strerror})"
             code, sentence = REFUSED, f"{reason}; give another, or change its permissions"
+        case Terminated():
+            code, sentence = TERMINATED, "terminated"
         case KeyboardInterrupt():
             code, sentence = INTERRUPTED, "interrupted"
     return code, sentence

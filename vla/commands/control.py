@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla.commandline import ProgramFailed
+from vla.processes import Terminated
 from vla.report.folder import Json, check, read_manifests, read_object
 from vla.report.reproduce import recipe
 
@@ -229,7 +230,7 @@ def call(words: Sequence[str]) -> int:
     """Run a training, its output on standard error; its exit code, 128 + N where signal N ended it.
 
     `accelerate launch` may replace the code, which the training therefore writes into a file too. Ctrl-C reaches the
-    training as well, and is waited for.
+    training as well, SIGTERM is passed on to it; both are waited for, while it saves.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "exit-code"
@@ -237,7 +238,9 @@ def call(words: Sequence[str]) -> int:
         with subprocess.Popen(words, stdout=sys.stderr, env=environment) as process:
             try:
                 code = process.wait()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interruption:
+                if isinstance(interruption, Terminated):
+                    process.terminate()
                 process.wait()
                 raise
         told = file.read_text() if code and file.exists() else ""

@@ -4,10 +4,7 @@ Episodes run in groups, in lockstep, so that one forward pass serves those of a 
 form a group follows from their number alone, so the result depends on the seed and on no number of processes.
 """
 
-import multiprocessing
-import multiprocessing.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -27,6 +24,7 @@ from vla.evaluation.intervals import wilson
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import load_policy
+from vla.processes import pool
 from vla.redaction import hide_tree
 
 Spread = Callable[[Callable[[range], list["Rollout"]], Iterable[range]], Iterable[list["Rollout"]]]
@@ -309,14 +307,6 @@ def close_arenas() -> None:
     OPENED.close()
 
 
-def close_at_the_end() -> None:
-    """Have a process of a pool close its environments when it ends.
-
-    A finalizer of multiprocessing comes before what is registered with atexit, by which MuJoCo ends EGL.
-    """
-    multiprocessing.util.Finalize(None, close_arenas, exitpriority=0)
-
-
 def run_group(arena: Arena, episodes: range) -> list[Rollout]:
     """The episodes of a group; the first of them all are recorded."""
     policy, environments = open_arena(replace(arena, alteration=None))
@@ -334,8 +324,7 @@ def run_group(arena: Arena, episodes: range) -> list[Rollout]:
 def processes(workers: int) -> Iterator[Spread]:
     """Something like `map` that runs in this process or in several, which end with the block.
 
-    So do the environments that were opened in it. Processes are spawned: a forked child must not use the threads and
-    graphics contexts of its parent.
+    So do the environments that were opened in it.
     """
     if workers == 1:
         try:
@@ -343,14 +332,8 @@ def processes(workers: int) -> Iterator[Spread]:
         finally:
             close_arenas()
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=close_at_the_end)
-    try:
-        yield pool.map
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+    with pool(workers, close_arenas) as executor:
+        yield executor.map
 
 
 def run(arena: Arena, spread: Spread, progress: Callable[[int], object] = lambda _: None) -> list[Rollout]:

@@ -8,11 +8,9 @@ successful attempts are kept in the order of their numbers: the data do not depe
 
 import functools
 import itertools
-import multiprocessing
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from vla.data.writer import write_lerobot
 from vla.needle.config import ACTION_NAMES, FPS, NeedleConfig
 from vla.needle.environment import Needle
 from vla.needle.expert import APPROACH, Expert
+from vla.processes import pool
 
 BURST_SHARE, BURST_STEPS = 0.06, (2, 5)
 """Chance a step that a burst of noise begins, and its shortest and longest length."""
@@ -97,15 +96,11 @@ def record_all(config: NeedleConfig, seed: int, spool: Path, workers: int) -> It
     if workers == 1:
         yield from map(record, itertools.count())
         return
-    # Spawned, not forked: an OpenGL context does not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        waiting = deque(pool.submit(record, number) for number in range(3 * workers))
+    with pool(workers) as executor:
+        waiting = deque(executor.submit(record, number) for number in range(3 * workers))
         for number in itertools.count(len(waiting)):
             yield waiting.popleft().result()
-            waiting.append(pool.submit(record, number))
-    finally:
-        pool.shutdown(cancel_futures=True)
+            waiting.append(executor.submit(record, number))
 
 
 @functools.cache

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
 from vla.data import open_dataset
 from vla.data.episode import CorruptData
+from vla.processes import Terminated, answer_sigterm
 
 CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {"name": "stage1"}, "init_from": None}
 STAGE2 = {"name": "stage2"}
@@ -186,6 +190,36 @@ def test_a_chain_of_runs_is_trained_again_one_after_the_other(tmp_path: Path, mo
 )
 def test_the_exit_code_is_the_one_that_the_training_had_a_reason_for(script: str, code: int) -> None:
     assert control.call([sys.executable, "-c", script]) == code
+
+
+SAVING = """
+import os, pathlib, signal, sys, time
+begun, saved = map(pathlib.Path, sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), saved.touch(), os._exit(75)))
+begun.touch()
+time.sleep(600)
+"""
+
+
+def test_sigterm_is_passed_on_to_the_training_which_may_save(tmp_path: Path) -> None:
+    begun, saved = tmp_path / "begun", tmp_path / "saved"
+
+    def terminate() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    earlier = signal.getsignal(signal.SIGTERM)
+    answer_sigterm()
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    try:
+        with pytest.raises(Terminated):
+            control.call([sys.executable, "-c", SAVING, str(begun), str(saved)])
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    thread.join()
+    assert saved.exists()
 
 
 def test_the_command_ends_with_the_code_of_the_training(
