@@ -1,8 +1,5 @@
 """Videos of many episodes, one after the other in files of bounded size."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,8 +14,10 @@ from vla.data.places import check_folder_name
 FILE_BYTES = 200_000_000
 """A file that has become this large is followed by another."""
 FILES_PER_CHUNK = 1000
-KEYFRAME_EVERY = 2
-"""Frames: random access decodes at most this many."""
+CODEC = "libx264"
+"""H.264. lerobot writes AV1 by SVT-AV1, which now and then waits for itself for ever when a file ends (4.1 did)."""
+OPTIONS = {"g": "2", "crf": "18", "preset": "veryfast", "bf": "0", "threads": "1"}
+"""Random access decodes at most two frames; one thread gives the same bytes on every machine."""
 
 
 class VideoWriter:
@@ -32,7 +31,6 @@ class VideoWriter:
         self._number = -1
         self._frames = 0
         self._bytes = 0
-        self.codec = ""
         self.size = (0, 0)
         """Height and width of the frames."""
 
@@ -65,16 +63,14 @@ class VideoWriter:
         self._number += 1
         self._frames = self._bytes = 0
         self._path().parent.mkdir(parents=True, exist_ok=True)
-        self.codec = choose_codec(height, width)
-        with quiet_encoder():
-            self._container = av.open(str(self._path()), "w")
-            stream = self._container.add_stream(self.codec, rate=self._fps, options=encoder_options(self.codec))
-            assert isinstance(stream, VideoStream)
-            stream.height, stream.width = height, width
-            stream.pix_fmt = pixel_format(height, width)
-            stream.time_base = Fraction(1, self._fps)
-            stream.codec_context.open()
-            self._stream = stream
+        self._container = av.open(str(self._path()), "w")
+        stream = self._container.add_stream(CODEC, rate=self._fps, options=OPTIONS)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = height, width
+        stream.pix_fmt = pixel_format(height, width)
+        stream.time_base = Fraction(1, self._fps)
+        stream.codec_context.open()
+        self._stream = stream
 
     def write(self, image: UInt8[np.ndarray, "3 height width"]) -> None:
         """Append a frame."""
@@ -100,33 +96,6 @@ class VideoWriter:
         return self._root / f"videos/{self._camera}/chunk-{self.chunk:03d}/file-{self.file:03d}.mp4"
 
 
-def choose_codec(height: int, width: int) -> str:
-    """AV1, as lerobot writes, where this build can encode it; it takes even sizes of 64 pixels and more."""
-    av1 = "libsvtav1" in av.codecs_available and height % 2 == width % 2 == 0 and min(height, width) >= 64
-    return "libsvtav1" if av1 else "libx264"
-
-
 def pixel_format(height: int, width: int) -> str:
     """Half the colour resolution, unless the size is odd."""
     return "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
-
-
-def encoder_options(codec: str) -> dict[str, str]:
-    """Quality and key frames."""
-    if codec == "libsvtav1":
-        return {"g": str(KEYFRAME_EVERY), "crf": "26", "preset": "10"}
-    return {"g": str(KEYFRAME_EVERY), "crf": "20", "preset": "veryfast", "bf": "0"}
-
-
-@contextmanager
-def quiet_encoder() -> Iterator[None]:
-    """SVT-AV1 writes its settings to the terminal unless this variable says no."""
-    before = os.environ.get("SVT_LOG")
-    os.environ["SVT_LOG"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SVT_LOG"]
-        else:
-            os.environ["SVT_LOG"] = before

@@ -27,7 +27,7 @@ from jaxtyping import Float64, Int64
 from vla.data.episode import Reader
 from vla.data.lerobot_statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
 from vla.data.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
-from vla.data.video_writer import FILES_PER_CHUNK, VideoWriter
+from vla.data.video_writer import FILES_PER_CHUNK, VideoWriter, pixel_format
 
 DATA_FILE_BYTES = 100_000_000
 FRAMES_AT_ONCE = 16
@@ -217,8 +217,6 @@ class _Writer:
         (meta / "episodes/chunk-000").mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(list(rows)), meta / "episodes/chunk-000/file-000.parquet")
         pq.write_table(task_table(self.tasks), meta / "tasks.parquet")
-        for camera, video in self.videos.items():
-            self.features[camera]["info"]["video.codec"] = "av1" if video.codec == "libsvtav1" else "h264"
         info = {
             "codebase_version": "v3.0",
             "robot_type": None,
@@ -276,7 +274,8 @@ def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
             info={
                 "video.height": height,
                 "video.width": width,
-                "video.pix_fmt": "yuv420p",
+                "video.codec": "h264",
+                "video.pix_fmt": pixel_format(height, width),
                 "video.is_depth_map": False,
                 "video.fps": writer.fps,
                 "video.channels": 3,
