@@ -46,7 +46,8 @@ def parse(argv: Sequence[str]) -> tuple[Verification, list[str]]:
     """What is wanted, and the flags of the entry point.
 
     Raises:
-        ValueError: an unknown flag, or a value that does not fit.
+        ValueError: a value does not fit.
+        UsageError: a flag is unknown or lacks its value.
     """
     words = list(argv)
     at = words.index("--") if "--" in words else len(words)

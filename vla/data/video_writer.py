@@ -15,9 +15,9 @@ FILE_BYTES = 200_000_000
 """A file that has become this large is followed by another."""
 FILES_PER_CHUNK = 1000
 CODEC = "libx264"
-"""H.264. lerobot writes AV1 by SVT-AV1, which now and then waits for itself for ever when a file ends (4.1 did)."""
+"""H.264: SVT-AV1 (4.1), by which lerobot writes AV1, may wait for itself for ever when a file ends."""
 OPTIONS = {"g": "2", "crf": "18", "preset": "veryfast", "bf": "0", "threads": "1"}
-"""Random access decodes at most two frames; one thread gives the same bytes on every machine."""
+"""Random access decodes at most two frames; one thread gives the same bytes on any number of cores."""
 
 
 class VideoWriter:
