@@ -4,8 +4,8 @@
 
 FLAGS are those of the recipe's entry point (`--config FILE` too): a run can be tried on its own configuration before a
 cluster is rented. The reference uses the first topology; the interrupted run uses the topologies in turn, one a leg.
-Ends with 0 when what is promised holds, 1 when it does not, 2 when a flag is unknown, 78 when the
-configuration is refused.
+Ends with 0 when what is promised holds, 1 when it does not, 2 when a flag is unknown, 78 when the configuration is
+refused.
 
 Promised: every step once, at its positions of the stream, in every case. Where the topology stays the same, everything
 bit for bit. Where it changes, ranks add gradients in another order: losses to 1e-5, and tensors to 1e-3 of their
