@@ -9,7 +9,7 @@ from jaxtyping import Float64, UInt8
 
 from vla.data import DataConfig
 from vla.data.episode import Episode, Layout, Stream
-from vla.data.order import derive
+from vla.randomness import derive
 
 SENSOR = "observation.ft"
 

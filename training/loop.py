@@ -15,7 +15,7 @@ from training.session import Ending, Session
 from training.sharding import Engine
 from training.validation import validate
 from vla.batch import Batch, Losses
-from vla.data.order import torch_seed
+from vla.randomness import torch_seed
 
 
 def train(config: RunConfig) -> None:

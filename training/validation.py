@@ -11,8 +11,8 @@ from training.quarantine import num_void
 from training.sharding import Engine
 from vla.batch import Batch, collate
 from vla.data import ValidationSamples
-from vla.data.order import torch_seed
 from vla.policy import Policy
+from vla.randomness import torch_seed
 
 
 def validate(

@@ -10,8 +10,8 @@ import numpy as np
 from vla.batch import DataContract
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
-from vla.data.order import derive
 from vla.normalize import Normalization
+from vla.randomness import derive
 
 SAME_RATE = 0.01
 """Sensor rates of two roots this close are the same: free clocks, measured."""

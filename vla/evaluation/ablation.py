@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from vla.batch import Batch, Observation, Sample, collate
-from vla.data.order import derive
 from vla.evaluation.alteration import Alteration, Blank, Kind, alike, kinds_of, swap
 from vla.evaluation.loading import batches
 from vla.evaluation.open_loop import Predictions, Progress, Samples, randomness
 from vla.policy import Policy
+from vla.randomness import derive
 
 
 @dataclass(frozen=True, kw_only=True)

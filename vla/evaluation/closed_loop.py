@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float32
 
 from vla.batch import Observation
-from vla.data.order import derive, torch_seed
 from vla.environment import Environment, Observed, observe
 from vla.evaluation.alteration import Alter, Alteration
 from vla.evaluation.environments import open_environment, parse_settings
@@ -25,6 +24,7 @@ from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import load_policy
 from vla.processes import pool
+from vla.randomness import derive, torch_seed
 from vla.redaction import hide_tree
 
 Spread = Callable[[Callable[[range], list["Rollout"]], Iterable[range]], Iterable[list["Rollout"]]]

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from vla.data.order import derive
+from vla.randomness import derive
 
 LEVEL = 0.95
 """Share of experiments whose interval contains the truth."""

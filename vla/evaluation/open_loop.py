@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from vla.batch import DataContract, Sample, collate
-from vla.data.order import derive, torch_seed
 from vla.evaluation.loading import batches
 from vla.evaluation.phases import Phases
 from vla.evaluation.units import unit_of
 from vla.policy import Policy
+from vla.randomness import derive, torch_seed
 
 Progress = Callable[[int], object]
 """Told the number of samples done since the last call."""

@@ -21,12 +21,12 @@ from jaxtyping import Float32, Float64, UInt8
 
 from vla.commandline import progress
 from vla.data.episode import Episode, Layout, Stream
-from vla.data.order import derive
 from vla.data.writer import write_lerobot
 from vla.needle.config import ACTION_NAMES, FPS, NeedleConfig
 from vla.needle.environment import Needle
 from vla.needle.expert import APPROACH, Expert
 from vla.processes import pool
+from vla.randomness import derive
 
 BURST_SHARE, BURST_STEPS = 0.06, (2, 5)
 """Chance a step that a burst of noise begins, and its shortest and longest length."""

@@ -17,11 +17,11 @@ except ModuleNotFoundError as missing:
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
-from vla.data.order import derive
 from vla.needle import scene
 from vla.needle.config import ACTION_NAMES, FPS, PHYSICS_HZ, NeedleConfig, SensorWindow
 from vla.needle.instructions import COLOURS, instruct
 from vla.needle.sensing import Sensor
+from vla.randomness import derive
 from vla.rendering import Renderer
 
 ACTION_SCALE_M = 0.005

@@ -15,7 +15,6 @@ from tests.vla.test_policy import statistics
 from vla.__main__ import main
 from vla.data import DataConfig
 from vla.data.mixture import agree
-from vla.data.order import derive
 from vla.data.window import Window
 from vla.environment import observe
 from vla.evaluation.environments import open_environment
@@ -24,6 +23,7 @@ from vla.needle.demonstrations import Disturbance, Recordings, describe, record_
 from vla.needle.expert import APPROACH
 from vla.policy import build_policy
 from vla.policy_folder import save_policy
+from vla.randomness import derive
 
 CONFIG = NeedleConfig(cameras=())
 TRAINED = agree([describe(CONFIG, "demonstrations")], DataConfig(horizon=4))

@@ -15,7 +15,6 @@ from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
 from vla.batch import DataContract, Sample
 from vla.data import DataConfig, open_dataset
 from vla.data.episode import CorruptData
-from vla.data.order import derive
 from vla.data.reading import StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
 from vla.evaluation.open_loop import (
@@ -29,6 +28,7 @@ from vla.evaluation.open_loop import (
 )
 from vla.evaluation.phases import Phases, read_phases
 from vla.policy import build_policy
+from vla.randomness import derive
 
 H, A = CONTRACT.horizon, CONTRACT.action_dim
 

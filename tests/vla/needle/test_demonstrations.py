@@ -13,11 +13,11 @@ from tqdm import tqdm
 from tests.vla.needle.test_environment import needs_drawing
 from vla.__main__ import main
 from vla.data import DataConfig, open_dataset
-from vla.data.order import derive
 from vla.needle.config import NeedleConfig
 from vla.needle.demonstrations import Disturbance, record_attempt, write_demonstrations
 from vla.needle.environment import Needle
 from vla.needle.expert import APPROACH, Expert
+from vla.randomness import derive
 
 CONFIG = NeedleConfig(cameras=("front",), pixels=16)
 SEED = 3

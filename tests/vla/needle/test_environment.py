@@ -10,11 +10,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from vla import rendering
-from vla.data.order import derive
 from vla.needle.config import FPS, NeedleConfig
 from vla.needle.environment import LOST_M, PICTURE_PIXELS, Needle
 from vla.needle.expert import SEARCH, Expert, centre_of_pressure
 from vla.needle.instructions import COLOURS, PHRASINGS
+from vla.randomness import derive
 
 BLIND = NeedleConfig(cameras=())
 
