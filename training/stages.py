@@ -111,6 +111,8 @@ def group_of(parameter: str, tail: Collection[str]) -> str:
     match part:
         case "sensor" | "camera" | "expert":
             return part
+        case "state":
+            return "expert"  # it is small, and as new as the expert that reads it
         case "backbone" if "lora_" in rest:
             return "lora"
         case "backbone":

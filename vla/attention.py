@@ -20,7 +20,9 @@ class Attention(nn.Module):
         check_heads(width, heads)
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        # A bias of the keys cancels in the softmax: it would learn rounding errors, of full size under Adam. One of the
+        # values is a constant behind weights that add up to 1: `out` has it.
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def forward(

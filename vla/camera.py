@@ -102,7 +102,7 @@ class View(nn.Module):
         self.film = nn.Linear(QUERIES * VALUES, 2 * third)
         self.look = nn.Sequential(nn.Conv2d(third, fourth, 3, padding=1), nn.ReLU())
         self.maps = nn.Linear(fourth, POINTS)
-        self.contrast = nn.GroupNorm(POINTS, POINTS)
+        self.contrast = nn.GroupNorm(POINTS, POINTS, bias=False)  # a bias would cancel in the softmax behind it
         nn.init.constant_(self.contrast.weight, CONTRAST)
         self.choose = nn.Linear(QUERIES * VALUES, 3 * POINTS)
         self.out = nn.Linear(3 * POINTS, config.tokens * config.width)

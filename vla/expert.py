@@ -1,6 +1,7 @@
 """The action expert: a transformer over the chunk that undoes noise, given context and the diffusion time."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,15 +9,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla.attention import Attention, FeedForward, KeysValues, check_dropout, check_heads
+from vla.randomness import seeded
 
-BackboneTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
-"""Tokens of the backbone, and which of them may be looked at."""
-SensorTokens = tuple[Float[Tensor, "B N E"], Bool[Tensor, "B N"]]
-"""Tokens of the sensor encoder, and which of them may be looked at."""
-CameraTokens = tuple[Float[Tensor, "B K F"], Bool[Tensor, "B K"]]
-"""Tokens of the camera encoder, and which of them may be looked at."""
-ContextTokens = tuple[Float[Tensor, "B M W"], Bool[Tensor, "B M"]]
-"""All of them at the width of the expert."""
+Tokens = tuple[Float[Tensor, "B _ _"], Bool[Tensor, "B _"]]
+"""Tokens of a part of the policy, and which of them may be looked at."""
+ContextTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
+"""Those of all parts at the width of the expert."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A part as the context knows it."""
+
+    width: int
+    """Width of its tokens."""
+    normalize: bool = False
+    """Whether they come in any scale, and are brought to one; otherwise their scale says something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,48 +68,28 @@ class Time(nn.Module):
 
 
 class Context(nn.Module):
-    """What the expert looks at: the tokens of all parts in one sequence, told apart by a type embedding."""
+    """What the expert looks at: the tokens of all parts in one sequence, told apart by a type embedding.
 
-    def __init__(self, width: int, backbone_width: int, sensor_width: int, state_dim: int) -> None:
+    Each part has a projection and a type of its own, whose fresh values follow from the seed and the part's name: a
+    further part changes nothing of the others.
+    """
+
+    def __init__(self, width: int, sources: Mapping[str, Source], seed: int) -> None:
         super().__init__()
-        self.scene = nn.Sequential(nn.LayerNorm(backbone_width), nn.Linear(backbone_width, width))
-        self.sensor = nn.Linear(sensor_width, width) if sensor_width else None
-        self.state = (
-            nn.Sequential(nn.Linear(state_dim, width), nn.SiLU(), nn.Linear(width, width)) if state_dim else None
-        )
-        self.types = nn.Parameter(0.02 * torch.randn(3, width))
+        self.projections, self.types = nn.ModuleDict(), nn.ParameterDict()
+        for part, source in sources.items():
+            with seeded(seed, f"context/{part}"):
+                scaled = [nn.LayerNorm(source.width)] if source.normalize else []
+                self.projections[part] = nn.Sequential(*scaled, nn.Linear(source.width, width))
+                self.types[part] = nn.Parameter(0.02 * torch.randn(width))
         self.norm = nn.LayerNorm(width)
-        self.camera: nn.Linear | None = None
-        self.camera_type: nn.Parameter | None = None
 
-    def add_camera(self, camera_width: int) -> None:
-        """Look at the tokens of a camera encoder too."""
-        width = self.types.shape[1]
-        self.camera = nn.Linear(camera_width, width)
-        self.camera_type = nn.Parameter(0.02 * torch.randn(width))
-
-    def forward(
-        self,
-        backbone: BackboneTokens,
-        sensor: SensorTokens | None,
-        state: Float[Tensor, "B P"],
-        camera: CameraTokens | None = None,
-    ) -> ContextTokens:
-        """Put the sources the expert is built for behind one another."""
-        tokens, mask = backbone
-        parts, masks = [self.scene(tokens.float()) + self.types[0]], [mask]
-        if self.sensor is not None:
-            assert sensor is not None, "this expert is built for a sensor"
-            parts.append(self.sensor(sensor[0]) + self.types[1])
-            masks.append(sensor[1])
-        if self.state is not None:
-            parts.append((self.state(state) + self.types[2])[:, None])
-            masks.append(torch.ones_like(mask[:, :1]))
-        if self.camera is not None:
-            assert camera is not None, "this expert is built for a camera encoder"
-            parts.append(self.camera(camera[0]) + self.camera_type)
-            masks.append(camera[1])
-        return self.norm(torch.cat(parts, dim=1)), torch.cat(masks, dim=1)
+    def forward(self, tokens: Mapping[str, Tokens]) -> ContextTokens:
+        """Put the tokens of the parts it is built for behind one another."""
+        assert tokens.keys() == self.projections.keys(), f"tokens of {[*tokens]}, built for {[*self.projections]}"
+        seen = [project(tokens[part][0].float()) + self.types[part] for part, project in self.projections.items()]
+        masks = [tokens[part][1] for part in self.projections]
+        return self.norm(torch.cat(seen, dim=1)), torch.cat(masks, dim=1)
 
 
 class Block(nn.Module):
@@ -155,26 +143,27 @@ class ActionExpert(nn.Module):
         *,
         horizon: int,
         action_dim: int,
-        state_dim: int,
-        backbone_width: int,
-        sensor_width: int,
-        camera_width: int = 0,
+        sources: Mapping[str, Source],
         config: ExpertConfig,
+        seed: int,
     ) -> None:
         super().__init__()
         self.horizon, self.action_dim = horizon, action_dim
-        self.context = Context(config.width, backbone_width, sensor_width, state_dim)
+        self.context = Context(config.width, sources, seed)
+        with seeded(seed, "expert"):
+            self._build(config)
+
+    def _build(self, config: ExpertConfig) -> None:
+        """What does not depend on the parts."""
         self.time = Time(config.width)
-        self.embed = nn.Linear(action_dim, config.width)
-        self.positions = nn.Parameter(0.02 * torch.randn(horizon, config.width))
+        self.embed = nn.Linear(self.action_dim, config.width)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.horizon, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, action_dim)
+        self.out = nn.Linear(config.width, self.action_dim)
         # Small, so that the first predictions are near zero; not zero, so that gradients pass it at once.
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
-        if camera_width:
-            self.context.add_camera(camera_width)  # drawn last: the rest starts as without a camera encoder
 
     def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
         """What each block computes of the context alone, whatever the chunks and times."""

@@ -1,6 +1,5 @@
 """The policy: observation -> context -> diffusion expert; a batch becomes losses, an observation actions."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +13,12 @@ from vla.backbone import Backbone, BackboneConfig, load_backbone
 from vla.batch import Batch, DataContract, Losses, Observation
 from vla.camera import CameraConfig, CameraEncoder
 from vla.diffusion import DiffusionConfig, Watch
-from vla.expert import ActionExpert, ExpertConfig
+from vla.expert import ActionExpert, ContextTokens, ExpertConfig, Source, Tokens
 from vla.lora import LoraConfig
 from vla.normalize import Normalization, Normalizer, Statistics
+from vla.randomness import seeded
 from vla.sensor import SensorConfig, SensorEncoder
+from vla.state import StateEncoder
 
 NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""
@@ -44,8 +45,9 @@ class PolicyConfig:
 
 
 class Policy(nn.Module):
-    """Backbone, sensor and camera encoder, action expert and the normalisers between them and the data's units.
+    """Backbone, sensor, state and camera encoder, action expert and the normalisers between them and the data's units.
 
+    Fresh weights of each follow from the seed and its name alone; the global random state is neither used nor changed.
     Frozen weights may be bfloat16; trained ones are float32 and computed with in `compute_dtype`; normalisation,
     diffusion and losses are float32 always. Parameters are used by their own module's forward alone, and all trained
     ones by every forward: so DDP and ZeRO need no special case.
@@ -59,27 +61,32 @@ class Policy(nn.Module):
         backbone: Backbone,
         normalizers: Mapping[str, Normalizer],
         compute_dtype: torch.dtype,
+        seed: int,
     ) -> None:
         super().__init__()
         self.config, self.contract, self.compute_dtype = config, contract, compute_dtype
         self.tuned: frozenset[str] = frozenset()
         """Backbone parameters, adapters left out, that training changed; they are saved with the policy."""
         self.backbone = backbone
+        sources = {"backbone": Source(width=backbone.width, normalize=True)}
         self.sensor: SensorEncoder | None = None
         if contract.sensor is not None:
-            self.sensor = SensorEncoder(contract.sensor_samples, contract.sensor_channels, config.sensor)
-        self.expert = ActionExpert(
-            horizon=contract.horizon,
-            action_dim=contract.action_dim,
-            state_dim=contract.state_dim,
-            backbone_width=backbone.width,
-            sensor_width=0 if self.sensor is None else config.sensor.width,
-            camera_width=config.camera.width if contract.cameras else 0,
-            config=config.expert,
-        )
+            with seeded(seed, "sensor"):
+                self.sensor = SensorEncoder(contract.sensor_samples, contract.sensor_channels, config.sensor)
+            sources["sensor"] = Source(width=config.sensor.width)
+        self.state: StateEncoder | None = None
+        if contract.state_dim:
+            with seeded(seed, "state"):
+                self.state = StateEncoder(contract.state_dim, config.expert.width)
+            sources["state"] = Source(width=config.expert.width)
         self.camera: CameraEncoder | None = None
         if config.camera.width and contract.cameras:
-            self.camera = CameraEncoder(len(contract.cameras), backbone.width, config.camera)
+            with seeded(seed, "camera"):
+                self.camera = CameraEncoder(len(contract.cameras), backbone.width, config.camera)
+            sources["camera"] = Source(width=config.camera.width)
+        self.expert = ActionExpert(
+            horizon=contract.horizon, action_dim=contract.action_dim, sources=sources, config=config.expert, seed=seed
+        )
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
     def forward(self, batch: Batch) -> Losses:
@@ -130,20 +137,19 @@ class Policy(nn.Module):
         )
         return undo(x0)
 
-    def encode(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+    def encode(self, observation: Observation) -> ContextTokens:
         """Context tokens for the expert, and which of them may be looked at."""
         if not self.contract.instructed:
             observation = replace(observation, instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions))
-        state, sensor, camera = observation.state, None, None
-        if self.contract.state_dim:
-            state = self.normalize("state", state)
         with self.autocast(observation.state.device):
+            tokens: dict[str, Tokens] = {"backbone": self.backbone(observation)}
             if self.sensor is not None:
-                sensor = self.sensor(self.normalize("sensor", observation.sensor), observation.sensor_valid)
-            tokens = self.backbone(observation)
+                tokens["sensor"] = self.sensor(self.normalize("sensor", observation.sensor), observation.sensor_valid)
+            if self.state is not None:
+                tokens["state"] = self.state(self.normalize("state", observation.state))
             if self.camera is not None:
-                camera = self.camera(observation.images, observation.image_valid, tokens)
-            context: tuple[Tensor, Tensor] = self.expert.context(tokens, sensor, state, camera)
+                tokens["camera"] = self.camera(observation.images, observation.image_valid, tokens["backbone"])
+            context: ContextTokens = self.expert.context(tokens)
         return context
 
     def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
@@ -168,6 +174,11 @@ class Policy(nn.Module):
     def autocast(self, device: torch.device) -> torch.autocast:
         """bfloat16 where the policy computes in it; otherwise full precision, whatever surrounds the call."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16)
+
+    def fresh_parts(self) -> dict[str, nn.Module]:
+        """What begins with fresh weights, by name: every part but the backbone."""
+        parts = {"sensor": self.sensor, "state": self.state, "camera": self.camera, "expert": self.expert}
+        return {part: module for part, module in parts.items() if module is not None}
 
     def normalizer_of(self, stream: str) -> Normalizer:
         """The normaliser of `actions`, `state` or `sensor`."""
@@ -215,7 +226,7 @@ def build_policy(
     """A policy with fresh encoders, expert and adapters that follow from the seed alone.
 
     `statistics` has `actions`, and `state` and `sensor` where the contract has them. `dtype` is that of the frozen
-    backbone and of the arithmetic. The global random state is neither used nor changed.
+    backbone and of the arithmetic.
 
     Raises:
         ValueError: the backbone cannot be loaded, or the adapter does not fit it.
@@ -238,17 +249,12 @@ def assemble(
     backbone = load_backbone(config.backbone, dtype)
     if config.lora is not None:
         lora.add(backbone, config.lora, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(init_seed(seed))
-        return Policy(config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype)
+    return Policy(
+        config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype, seed=seed
+    )
 
 
 def streams(contract: DataContract) -> dict[str, int]:
     """The streams a policy normalises, and their widths."""
     widths = {"actions": contract.action_dim, "state": contract.state_dim, "sensor": contract.sensor_channels}
     return {stream: width for stream, width in widths.items() if width}
-
-
-def init_seed(seed: int) -> int:
-    """Seed of the fresh weights, apart from every other use of the run's seed."""
-    return int.from_bytes(hashlib.sha256(f"policy weights {seed}".encode()).digest()[:8], "big") >> 1

@@ -3,6 +3,7 @@
 POLICY/config.json                    settings, data contract, backbone and its fingerprint
 POLICY/normalizer.safetensors         of actions, state and sensor
 POLICY/sensor_encoder.safetensors     where the data has a sensor
+POLICY/state_encoder.safetensors      where the data has a state
 POLICY/camera_encoder.safetensors     where the policy has one
 POLICY/action_expert.safetensors
 POLICY/adapter/                       LoRA, as plain peft loads it; where the policy has one
@@ -39,6 +40,7 @@ from vla.sensor import SensorConfig
 SCHEMA = 1
 PARTS = {
     "sensor": "sensor_encoder.safetensors",
+    "state": "state_encoder.safetensors",
     "camera": "camera_encoder.safetensors",
     "expert": "action_expert.safetensors",
 }
@@ -149,9 +151,8 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     unchanged = {f"{stream}.companded": policy.normalizer_of(stream).companded for stream in normalizers}
     scales = unchanged | read(folder / "normalizer.safetensors")  # earlier versions companded nothing
     fill(policy.normalizer, scales, folder / "normalizer.safetensors")
-    for part, module in {"sensor": policy.sensor, "camera": policy.camera, "expert": policy.expert}.items():
-        if module is not None:
-            fill(module, read(folder / PARTS[part]), folder / PARTS[part])
+    for part, module in policy.fresh_parts().items():
+        fill(module, read(folder / PARTS[part]), folder / PARTS[part])
     if config.lora is not None:
         lora.load(policy.backbone, folder / "adapter")
     if (folder / BLOCKS).exists():

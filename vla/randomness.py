@@ -1,8 +1,11 @@
 """All randomness, as pure functions of (seed, purpose, position): nothing depends on what was drawn before."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 
 def derive(seed: int, purpose: str, position: int = 0) -> np.random.Generator:
@@ -22,6 +25,14 @@ def derive(seed: int, purpose: str, position: int = 0) -> np.random.Generator:
 def torch_seed(seed: int, purpose: str, position: int = 0) -> int:
     """A 63-bit seed for torch, from the same (seed, purpose, position)."""
     return int(derive(seed, purpose, position).integers(2**63))
+
+
+@contextlib.contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Draw what torch draws on the CPU from (seed, name) alone, within the block; the global state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch_seed(seed, f"weights/{name}"))
+        yield
 
 
 def _hash(purpose: str) -> int:

@@ -1,10 +1,12 @@
 """The action expert: steps have places, masks hold, gradients reach everything."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from vla.attention import Attention
-from vla.expert import LARGE, ActionExpert, ExpertConfig, Time
+from vla.expert import LARGE, ActionExpert, ExpertConfig, Source, Time, Tokens
 
 H, A, P, L, D, N, E = 6, 3, 4, 5, 20, 2, 12
 
@@ -13,31 +15,40 @@ Noised = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Chunks, times, and which steps are valid."""
 
 
-def expert(state_dim: int = P, sensor_width: int = E, dropout: float = 0.0) -> ActionExpert:
-    torch.manual_seed(0)
+SOURCES = {"backbone": Source(width=D, normalize=True), "sensor": Source(width=E), "state": Source(width=P)}
+SHAPES = {"backbone": (L, D), "sensor": (N, E), "state": (1, P)}
+"""Tokens of each part, and their width."""
+
+
+def expert(parts: Sequence[str] = tuple(SOURCES), dropout: float = 0.0) -> ActionExpert:
     return ActionExpert(
         horizon=H,
         action_dim=A,
-        state_dim=state_dim,
-        backbone_width=D,
-        sensor_width=sensor_width,
+        sources={part: SOURCES[part] for part in parts},
         config=ExpertConfig(width=32, depth=2, heads=4, dropout=dropout),
+        seed=0,
     )
 
 
-def trained(**sizes: int) -> ActionExpert:
+def trained() -> ActionExpert:
     """An expert whose gates are open, as after some training."""
-    model = expert(**sizes)
+    model = expert()
+    torch.manual_seed(0)
     for block in model.blocks:
         torch.nn.init.normal_(block.get_parameter("modulation.weight"), std=0.1)
     return model
 
 
-def context(model: ActionExpert, batch: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def sources(parts: Sequence[str] = tuple(SOURCES), batch: int = 2, seed: int = 1) -> dict[str, Tokens]:
     generator = torch.Generator().manual_seed(seed)
-    backbone = torch.randn(batch, L, D, generator=generator), torch.ones(batch, L, dtype=bool)
-    sensor = torch.randn(batch, N, E, generator=generator), torch.ones(batch, N, dtype=bool)
-    return model.context(backbone, sensor, torch.randn(batch, P, generator=generator))
+    return {
+        part: (torch.randn(batch, *SHAPES[part], generator=generator), torch.ones(batch, SHAPES[part][0], dtype=bool))
+        for part in parts
+    }
+
+
+def context(model: ActionExpert, batch: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    return model.context(sources(batch=batch, seed=seed))
 
 
 def answer(model: ActionExpert, noised: Noised, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -95,43 +106,38 @@ def test_masked_context_reaches_nothing_and_padding_changes_nothing() -> None:
 
 @pytest.mark.parametrize("part", ["backbone", "sensor", "state", "time"])
 def test_every_source_is_heard(part: str) -> None:
-    model = trained()
+    model, seen = trained(), sources()
     x_t, t, valid = chunk()
-    backbone = [torch.randn(2, L, D), torch.ones(2, L, dtype=bool)]
-    sensor = [torch.randn(2, N, E), torch.ones(2, N, dtype=bool)]
-    state = torch.randn(2, P)
-    before = answer(model, (x_t, t, valid), *model.context(tuple(backbone), tuple(sensor), state))
-    match part:
-        case "backbone":
-            backbone[0] = torch.randn(2, L, D)
-        case "sensor":
-            sensor[0] = torch.randn(2, N, E)
-        case "state":
-            state = torch.randn(2, P)
-        case "time":
-            t = 1 - t
-    after = answer(model, (x_t, t, valid), *model.context(tuple(backbone), tuple(sensor), state))
+    before = answer(model, (x_t, t, valid), *model.context(seen))
+    if part == "time":
+        t = 1 - t
+    else:
+        seen[part] = sources(seed=5)[part]
+    after = answer(model, (x_t, t, valid), *model.context(seen))
     assert (after - before).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("state_dim", "sensor_width"), [(P, E), (0, E), (P, 0), (0, 0)])
-def test_every_parameter_learns_within_two_steps(state_dim: int, sensor_width: int) -> None:
-    model = expert(state_dim, sensor_width)
+def test_a_scale_is_kept_or_brought_to_one() -> None:
+    model, seen = expert(), sources()
+    for part, source in SOURCES.items():
+        scaled = model.context(seen | {part: (3 * seen[part][0], seen[part][1])})[0]
+        assert torch.allclose(scaled, model.context(seen)[0], atol=1e-4) == source.normalize, part
+
+
+@pytest.mark.parametrize("parts", [SOURCES, ("backbone", "state"), ("backbone", "sensor"), ("backbone",)])
+def test_every_parameter_learns_within_two_steps(parts: Sequence[str]) -> None:
+    model, seen = expert(tuple(parts)), sources(tuple(parts))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    x_t, t, valid = chunk()
-    backbone = (torch.randn(2, L, D, requires_grad=True), torch.ones(2, L, dtype=bool))
-    sensor = (torch.randn(2, N, E, requires_grad=True), torch.ones(2, N, dtype=bool)) if sensor_width else None
+    for tokens, _ in seen.values():
+        tokens.requires_grad_()
     for step in range(2):
         optimizer.zero_grad()
-        tokens = model.context(backbone, sensor, torch.randn(2, state_dim))
-        answer(model, (x_t, t, valid), *tokens).square().sum().backward()
+        answer(model, chunk(), *model.context(seen)).square().sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert step == 0 or parameter.grad.any(), name
         # What feeds the context learns from the first step on.
-        assert backbone[0].grad is not None
-        assert backbone[0].grad.any()
-        assert sensor is None or (sensor[0].grad is not None and sensor[0].grad.any())
+        assert all(tokens.grad is not None and tokens.grad.any() for tokens, _ in seen.values())
         optimizer.step()
 
 
@@ -151,7 +157,7 @@ def test_attention_equals_torchs() -> None:
     ours, theirs = Attention(32, 4), torch.nn.MultiheadAttention(32, 4, batch_first=True)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, torch.zeros(64)]))
     theirs.out_proj.load_state_dict(ours.out.state_dict())
     x, tokens, mask = torch.randn(2, H, 32), torch.randn(2, L, 32), torch.rand(2, L) < 0.6
     mask[:, 0] = True
@@ -166,13 +172,12 @@ def test_times_are_told_apart() -> None:
 
 def test_sizes() -> None:
     def count(config: ExpertConfig, backbone_width: int) -> int:
+        parts = {"backbone": Source(width=backbone_width, normalize=True), "sensor": Source(width=512)}
         with torch.device("meta"):
-            model = ActionExpert(
-                horizon=8, action_dim=7, state_dim=7, backbone_width=backbone_width, sensor_width=512, config=config
-            )
+            model = ActionExpert(horizon=8, action_dim=7, sources=parts, config=config, seed=0)
         return sum(parameter.numel() for parameter in model.parameters())
 
-    assert count(ExpertConfig(), 64) == 1_217_927
-    assert count(LARGE, 2048) == 144_356_359
+    assert count(ExpertConfig(), 64) == 1_198_727
+    assert count(LARGE, 2048) == 143_272_967
     with pytest.raises(ValueError, match="depth is 0"):
         ExpertConfig(depth=0)

@@ -33,9 +33,8 @@ CONTRACT = DataContract(
     action_names=("x", "y", "gripper"),
     action_periods=(0.0, 0.0, 0.0),
 )
-BARE = dataclasses.replace(
-    CONTRACT, cameras=(), state_dim=0, sensor=None, sensor_channels=0, sensor_samples=0, sensor_rate_hz=0.0
-)
+NO_SENSOR = {"sensor": None, "sensor_channels": 0, "sensor_samples": 0, "sensor_rate_hz": 0.0}
+BARE = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, **NO_SENSOR)
 CONFIG = PolicyConfig(
     backbone=BackboneConfig(path="tiny", max_pixels=3136),
     sensor=SensorConfig(width=16, heads=2),
@@ -114,8 +113,8 @@ def train_all(policy: Policy) -> None:
 
 
 def test_children_have_the_names_that_groups_are_made_of(policy: Policy) -> None:
-    assert [name for name, _ in policy.named_children()] == ["backbone", "sensor", "expert", "normalizer"]
-    assert {name.split(".")[0] for name, _ in policy.named_parameters()} == {"backbone", "sensor", "expert"}
+    assert [name for name, _ in policy.named_children()] == ["backbone", "sensor", "state", "expert", "normalizer"]
+    assert {name.split(".")[0] for name, _ in policy.named_parameters()} == {"backbone", "sensor", "state", "expert"}
     bare = build(contract=BARE)
     assert [name for name, _ in bare.named_children()] == ["backbone", "expert", "normalizer"]
     assert bare.sensor is None
@@ -134,17 +133,53 @@ def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) ->
     assert torch.allclose(policy(data)["diffusion"], torch.stack(alone).mean(dim=0), atol=1e-6)
 
 
-def test_a_camera_encoder_leaves_the_other_weights_as_they_are(policy: Policy, shared_policy: Policy) -> None:
-    seeing = build(SEEING)
-    assert [name for name, _ in seeing.named_children()] == ["backbone", "sensor", "expert", "camera", "normalizer"]
-    plain, more = dict(shared_policy.named_parameters()), dict(seeing.named_parameters())
-    assert all(torch.equal(parameter, more[name]) for name, parameter in plain.items())
-    added = more.keys() - plain.keys()
-    assert {name for name in added if not name.startswith("camera.")} == {
-        "expert.context.camera.weight",
-        "expert.context.camera.bias",
-        "expert.context.camera_type",
-    }
+@pytest.mark.parametrize(
+    ("part", "fewer"),
+    [
+        ("camera", (CONFIG, CONTRACT)),
+        ("sensor", (SEEING, dataclasses.replace(CONTRACT, **NO_SENSOR))),
+        ("state", (SEEING, dataclasses.replace(CONTRACT, state_dim=0))),
+    ],
+)
+def test_fresh_weights_follow_from_the_names_of_the_parts(part: str, fewer: tuple[PolicyConfig, DataContract]) -> None:
+    """A part more changes no weight of the others, and brings its own projection and type into the context."""
+    torch.manual_seed(3)
+    some, all_parts = dict(build(*fewer).named_parameters()), dict(build(SEEING).named_parameters())
+    assert all(torch.equal(parameter, all_parts[name]) for name, parameter in some.items())
+    added = {name for name in all_parts.keys() - some.keys() if not name.startswith(f"{part}.")}
+    own = (f"projections.{part}.0.weight", f"projections.{part}.0.bias", f"types.{part}")
+    assert added == {f"expert.context.{name}" for name in own}
+    other = dict(build(SEEING, seed=1).named_parameters())
+    fresh = {name: weight for name, weight in all_parts.items() if not name.startswith("backbone.")}
+    assert not any(
+        torch.equal(weight, other[name]) for name, weight in fresh.items() if weight.ndim > 1 and weight.any()
+    )
+
+
+def test_no_trained_number_has_a_gradient_of_rounding_errors_alone() -> None:
+    """A number that cancels in exact arithmetic has none but that, and Adam makes steps of full size of it."""
+    policy = build(SEEING)
+    train_all(policy)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    policy.set_mode(training=False)
+    squares = {name: torch.zeros(parameter.shape) for name, parameter in policy.named_parameters()}
+    for seed in range(6):
+        policy.zero_grad()
+        policy(batch(seed=seed, sensor_share=0.8 * (seed % 2)))["diffusion"].mean().backward()
+        for name, parameter in policy.named_parameters():
+            if parameter.grad is not None:
+                squares[name] += parameter.grad.square()
+    least = 1e-7 * max(square.max() for square in squares.values()).sqrt()
+    for name, square in squares.items():
+        lost = ((square > 0) & (square.sqrt() < least)).sum()
+        assert lost <= 0.001 * square.numel(), f"{lost} of {square.numel()} numbers of {name}"
+
+
+def test_without_cameras_there_is_no_camera_encoder() -> None:
     blind = build(SEEING, dataclasses.replace(CONTRACT, cameras=()))
     assert blind.camera is None
     assert not any("camera" in name for name, _ in blind.named_parameters())

@@ -90,6 +90,7 @@ def test_the_folder_holds_what_the_interface_names(written: Path, policy: Policy
         "config.json",
         "normalizer.safetensors",
         "sensor_encoder.safetensors",
+        "state_encoder.safetensors",
     ]
     content = json.loads((written / "config.json").read_text())
     assert content["contract"]["cameras"] == list(CONTRACT.cameras)

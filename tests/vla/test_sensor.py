@@ -16,7 +16,7 @@ def encoder(samples: int = 50, channels: int = 6, config: SensorConfig = SMALL) 
 
 
 @pytest.mark.parametrize(
-    ("preset", "num_tokens", "num_parameters"), [(WRENCH, 13, 300_672), (FORCE_AND_ASCAN, 11, 11_567_104)]
+    ("preset", "num_tokens", "num_parameters"), [(WRENCH, 13, 300_416), (FORCE_AND_ASCAN, 11, 11_565_056)]
 )
 def test_presets(preset: SensorPreset, num_tokens: int, num_parameters: int) -> None:
     model = encoder(preset.samples, preset.channels, preset.config)
