@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from vla.data import DataConfig
 from vla.data.episode import Episode, Layout, Stream
 from vla.randomness import derive
+from vla.settings import DataConfig
 
 SENSOR = "observation.ft"
 

@@ -16,15 +16,17 @@ from training.guard import GuardConfig
 from training.stages import Stage
 from training.tracking import Tracker
 from vla import commandline
-from vla.backbone import BackboneConfig
-from vla.camera import CameraConfig
 from vla.commandline import UsageError
-from vla.data import DataConfig
-from vla.diffusion import DiffusionConfig
-from vla.expert import ExpertConfig
-from vla.lora import LoraConfig
-from vla.policy import PolicyConfig
-from vla.sensor import SensorConfig
+from vla.settings import (
+    BackboneConfig,
+    CameraConfig,
+    DataConfig,
+    DiffusionConfig,
+    ExpertConfig,
+    LoraConfig,
+    PolicyConfig,
+    SensorConfig,
+)
 
 FinetuneVl = Literal["none", "lora", "full"]
 

@@ -14,11 +14,11 @@ from training.sharding import State
 from training.stages import Group
 from vla.backbone import fingerprint
 from vla.batch import DataContract
-from vla.data import DataConfig
 from vla.data.episode import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import streams
 from vla.policy_folder import load_policy
+from vla.settings import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla.settings import check_heads
+
 KeysValues = tuple[Float[Tensor, "B heads L d"], Float[Tensor, "B heads L d"]]
 """What an attention computes of its context alone."""
 
@@ -53,19 +55,3 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Refuse a width that the heads do not share evenly."""
-    if heads < 1:
-        raise ValueError(f"attention with {heads} heads was asked for; give at least 1")
-    if width < 1 or width % (2 * heads):
-        raise ValueError(
-            f"width {width} does not divide into {heads} heads of even size; give a multiple of {2 * heads}"
-        )
-
-
-def check_dropout(rate: float) -> None:
-    """Refuse a dropout rate outside [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout is {rate}; give a rate in [0, 1), e.g. 0.1")

@@ -12,10 +12,8 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -31,6 +29,7 @@ from vla import tiny
 from vla.batch import Observation
 from vla.images import read_image_processor
 from vla.processor import Inputs, Processor
+from vla.settings import BackboneConfig
 from vla.vision import pack_attention
 
 MODEL_TYPE = "qwen2_5_vl"
@@ -52,22 +51,6 @@ ELSEWHERE = {"transformers_weights", "quantization_config"}
 """Entries of config.json that name other files than those fingerprinted, or need packages that read them otherwise."""
 CHUNK = 1 << 26
 """Bytes a thread hashes at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which Qwen2.5-VL, and what it is shown and gives back."""
-
-    path: str = "tiny"
-    """Folder of a Qwen2.5-VL checkpoint, its id on the Hugging Face hub, or `tiny` for a small random one."""
-    min_pixels: int = 3136
-    """Smallest area of a frame in pixels; smaller ones are enlarged."""
-    max_pixels: int = 50176
-    """Largest area of a frame in pixels; larger ones are shrunk. A token is 784 pixels."""
-    output: Literal["tokens", "mean"] = "tokens"
-    """Context for the expert: every token, or the mean over the tokens that may be looked at."""
-    gradient_checkpointing: bool = False
-    """Compute the language model twice instead of keeping its activations; for training LoRA in little memory."""
 
 
 class Backbone(nn.Module):

@@ -6,7 +6,6 @@ point it looks at (spatial softmax, Levine et al. 2016, section 5).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
@@ -14,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla.images import LUMINANCE, resize
+from vla.settings import CameraConfig
 
 CHANNELS = (24, 32, 48, 64)
 """Of the three convolutions that halve the frame, and of the one behind the instruction."""
-STRIDE = 8
-"""Pixels of a cell of the maps, along a side."""
 POINTS = 48
 """Maps of a camera; each gives a point and its mean."""
 QUERIES = 8
@@ -27,26 +25,6 @@ VALUES = 32
 """Numbers read at each of them."""
 CONTRAST = 2.0
 """Deviation of a map before its softmax, at first: sharp enough that a point moves with what its map sees."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraConfig:
-    """Size of the camera encoder."""
-
-    width: int = 0
-    """Width of its tokens; 0: the policy has no camera encoder."""
-    pixels: int = 64
-    """Frames are resized to a square of this side; a multiple of 8."""
-    tokens: int = 4
-    """Tokens of each camera, at least 1."""
-
-    def __post_init__(self) -> None:
-        if self.width < 0 or self.tokens < 1:
-            raise ValueError(
-                f"camera.width is {self.width} and camera.tokens {self.tokens}; give at least 0 (no encoder) and 1"
-            )
-        if self.pixels < STRIDE or self.pixels % STRIDE:
-            raise ValueError(f"camera.pixels is {self.pixels}; give a multiple of {STRIDE}, e.g. 64")
 
 
 class Instruction(nn.Module):

@@ -11,15 +11,13 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-PathName = Literal["cosine", "linear", "straight"]
-Prediction = Literal["noise", "data", "velocity"]
-Sampler = Literal["ddim", "ddpm", "euler"]
+from vla.settings import DiffusionConfig, PathName, Prediction, check_steps
+
 Chunk = Float32[Tensor, "B H A"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t "B H A", t " B") -> the network's output "B H A"."""
@@ -28,37 +26,6 @@ Watch = Callable[[Tensor, Tensor], None]
 
 SMALLEST_DIVISOR = 1e-2
 """Below this alpha (or sigma) a noise (or data) prediction says nothing of the other part, which then fades to zero."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """How actions are noised, what the expert predicts, and how chunks are sampled."""
-
-    path: PathName = "cosine"
-    """From data to noise: cosine (circle), linear (the DDPM linear-beta schedule) or straight (flow matching)."""
-    prediction: Prediction = "velocity"
-    """What the expert's output means: the noise, the clean actions, or the velocity."""
-    sampler: Sampler = "ddim"
-    """ddim and euler are deterministic given the first noise; ddpm draws fresh noise in each step."""
-    sampling_steps: int = 10
-    """Network calls for one chunk, at least 1; the first is always at t = 1."""
-    clip: float = 5.0
-    """Sampled clean actions stay within plus or minus this, in normalised units."""
-    draws: int = 1
-    """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"diffusion.draws is {self.draws}; give at least 1")
-        check_steps(self.sampling_steps)
-        if not self.clip > 0:
-            raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
-
-
-def check_steps(steps: int) -> None:
-    """Refuse a number of sampling steps below 1."""
-    if steps < 1:
-        raise ValueError(f"{steps} sampling steps were asked for; give at least 1, e.g. 10")
 
 
 @dataclass(frozen=True)

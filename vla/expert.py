@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla.attention import Attention, FeedForward, KeysValues, check_dropout, check_heads
+from vla.attention import Attention, FeedForward, KeysValues
 from vla.randomness import seeded
+from vla.settings import ExpertConfig
 
 Tokens = tuple[Float[Tensor, "B _ _"], Bool[Tensor, "B _"]]
 """Tokens of a part of the policy, and which of them may be looked at."""
@@ -25,26 +26,6 @@ class Source:
     """Width of its tokens."""
     normalize: bool = False
     """Whether they come in any scale, and are brought to one; otherwise their scale says something."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertConfig:
-    """Size of the action expert. The defaults suit small data on a CPU; `LARGE` suits a 3B backbone."""
-
-    width: int = 128
-    """Width of its layers."""
-    depth: int = 3
-    """Transformer blocks, at least 1."""
-    heads: int = 4
-    """Attention heads; twice this number divides the width."""
-    dropout: float = 0.1
-    """Share of activations dropped in training, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        check_heads(self.width, self.heads)
-        check_dropout(self.dropout)
-        if self.depth < 1:
-            raise ValueError(f"expert.depth is {self.depth}; give at least 1 block")
 
 
 LARGE = ExpertConfig(width=1024, depth=6, heads=16)

@@ -10,7 +10,6 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vla.backbone import Backbone
+from vla.settings import LoraConfig
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 PROJECTIONS = 4
@@ -38,24 +38,6 @@ INCIDENTAL = {
     "revision",
 }
 """Fields of peft's configuration in which an adapter may differ from ours and still compute the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Size and regularisation of the adapter."""
-
-    rank: int = 16
-    """Rank of each update, at least 1."""
-    alpha: int = 32
-    """The update is scaled by alpha / rank."""
-    dropout: float = 0.05
-    """Share of the adapter's inputs dropped in training, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha < 1:
-            raise ValueError(f"LoRA of rank {self.rank} and alpha {self.alpha} cannot learn; give 1 or more for both")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA dropout is {self.dropout}; give a share from 0 up to, not including, 1")
 
 
 def add(backbone: Backbone, config: LoraConfig, seed: int) -> None:

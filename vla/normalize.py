@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
-Normalization = Literal["quantile", "z-score", "min-max"]
+from vla.settings import Normalization
 
 EXACT_VALUES = 2**26
 """Values (rows times dimensions) up to which quantiles are exact; 256 MiB of float32."""

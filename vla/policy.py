@@ -1,7 +1,7 @@
 """The policy: observation -> context -> diffusion expert; a batch becomes losses, an observation actions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Float32
@@ -9,39 +9,19 @@ from torch import Tensor, nn
 
 from vla import diffusion, lora
 from vla.attention import KeysValues
-from vla.backbone import Backbone, BackboneConfig, load_backbone
+from vla.backbone import Backbone, load_backbone
 from vla.batch import Batch, DataContract, Losses, Observation
-from vla.camera import CameraConfig, CameraEncoder
-from vla.diffusion import DiffusionConfig, Watch
-from vla.expert import ActionExpert, ContextTokens, ExpertConfig, Source, Tokens
-from vla.lora import LoraConfig
-from vla.normalize import Normalization, Normalizer, Statistics
+from vla.camera import CameraEncoder
+from vla.diffusion import Watch
+from vla.expert import ActionExpert, ContextTokens, Source, Tokens
+from vla.normalize import Normalizer, Statistics
 from vla.randomness import seeded
-from vla.sensor import SensorConfig, SensorEncoder
+from vla.sensor import SensorEncoder
+from vla.settings import PolicyConfig
 from vla.state import StateEncoder
 
 NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-    """Everything that decides what a policy computes, but its weights and the data it is made for."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The vision-language model."""
-    sensor: SensorConfig = field(default_factory=SensorConfig)
-    """The sensor encoder; without a sensor in the data there is none."""
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    """The camera encoder; with width 0, or without a camera in the data, there is none."""
-    expert: ExpertConfig = field(default_factory=ExpertConfig)
-    """The diffusion action expert."""
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    """Path, prediction and sampler."""
-    lora: LoraConfig | None = None
-    """Adapters on the backbone's language model, or none."""
-    normalization: Normalization = "quantile"
-    """How actions, state and sensor were made unitless."""
 
 
 class Policy(nn.Module):

@@ -26,16 +26,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla import lora, redaction
-from vla.backbone import BackboneConfig, fingerprint, resolve
+from vla.backbone import fingerprint, resolve
 from vla.batch import DataContract
-from vla.camera import CameraConfig
 from vla.data.episode import CorruptData
-from vla.diffusion import DiffusionConfig
-from vla.expert import ExpertConfig
-from vla.lora import LoraConfig
 from vla.normalize import Normalizer
-from vla.policy import Policy, PolicyConfig, assemble, streams
-from vla.sensor import SensorConfig
+from vla.policy import Policy, assemble, streams
+from vla.settings import (
+    BackboneConfig,
+    CameraConfig,
+    DiffusionConfig,
+    ExpertConfig,
+    LoraConfig,
+    PolicyConfig,
+    SensorConfig,
+)
 
 SCHEMA = 1
 PARTS = {

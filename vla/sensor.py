@@ -8,31 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla.attention import Attention, FeedForward, check_dropout, check_heads
-
-
-@dataclass(frozen=True, kw_only=True)
-class SensorConfig:
-    """Size of the sensor encoder."""
-
-    width: int = 128
-    """Width of its layers and of the tokens it gives."""
-    max_tokens: int = 16
-    """The window is halved in time until it is at most this many tokens, at least 1."""
-    depth: int = 1
-    """Self-attention blocks over the tokens, at least 0."""
-    heads: int = 4
-    """Attention heads; twice this number divides the width."""
-    dropout: float = 0.1
-    """Share of activations dropped in training, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        check_heads(self.width, self.heads)
-        check_dropout(self.dropout)
-        if self.max_tokens < 1 or self.depth < 0:
-            raise ValueError(
-                f"sensor.max_tokens is {self.max_tokens} and sensor.depth {self.depth}; give at least 1 and 0"
-            )
+from vla.attention import Attention, FeedForward
+from vla.settings import SensorConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from tests.faults import runs
 from tests.faults.forkserver import ForkServer
 from training import checkpoint
-from vla.backbone import BackboneConfig, load_backbone
+from vla.backbone import load_backbone
 from vla.data.episode import CorruptData
+from vla.settings import BackboneConfig
 
 CORRUPT, REFUSED = 65, 78
 LAST, BEFORE = runs.STEPS, runs.STEPS - runs.SAVE_EVERY

@@ -9,7 +9,8 @@ import pytest
 
 from tests.faults import runs
 from tests.faults.forkserver import ForkServer
-from vla.data import DataConfig, open_dataset
+from vla.data import open_dataset
+from vla.settings import DataConfig
 
 REFUSED = 78
 

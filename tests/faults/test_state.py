@@ -20,7 +20,8 @@ from tests.faults.test_damage import adopt, edit
 from tests.training.launch import ROOT
 from training import recipes
 from training.config import parse
-from vla.backbone import BackboneConfig, load_backbone
+from vla.backbone import load_backbone
+from vla.settings import BackboneConfig
 
 CORRUPT, REFUSED = 65, 78
 STOP = 10

@@ -17,13 +17,11 @@ from tests.fakes import FakeRoot, opener
 from training import quarantine, runtime
 from training.loading import batches
 from training.quarantine import Quarantine, num_void, void_positions
-from vla.backbone import BackboneConfig
 from vla.batch import Batch, Sample, collate
-from vla.data import DataConfig, Dataset, TrainSamples, open_dataset
+from vla.data import Dataset, TrainSamples, open_dataset
 from vla.data.episode import CorruptData
-from vla.expert import ExpertConfig
-from vla.policy import PolicyConfig, build_policy
-from vla.sensor import SensorConfig
+from vla.policy import build_policy
+from vla.settings import BackboneConfig, DataConfig, ExpertConfig, PolicyConfig, SensorConfig
 
 ALONE: Any = SimpleNamespace(num_processes=1, is_main_process=True, process_index=0)
 

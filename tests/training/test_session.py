@@ -17,10 +17,11 @@ from training.ledger import Step, Stopwatch
 from training.session import Session
 from training.sharding import MOMENTS
 from vla.batch import Sample
-from vla.data import DataConfig, TrainSamples, open_dataset
+from vla.data import TrainSamples, open_dataset
 from vla.data.episode import CorruptData, Episode
 from vla.data.window import Window
 from vla.policy_folder import load_policy
+from vla.settings import DataConfig
 
 FLAGS = ["--backbone.path", "tiny", "--stage.steps", "2", "--tracker", "jsonl", "--validation-samples", "2"]
 FLAGS += ["--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32"]

@@ -10,8 +10,9 @@ from vla import lora
 from vla.batch import DataContract
 from vla.expert import LARGE
 from vla.normalize import Normalizer
-from vla.policy import Policy, PolicyConfig, streams
+from vla.policy import Policy, streams
 from vla.sensor import FORCE_AND_ASCAN
+from vla.settings import LoraConfig, PolicyConfig
 
 CONTRACT = DataContract(
     cameras=("left", "right"),
@@ -31,10 +32,10 @@ CONTRACT = DataContract(
 
 def policy_3b() -> Policy:
     """The policy that the README's commands train on the 3B model, without its memory."""
-    settings = PolicyConfig(sensor=FORCE_AND_ASCAN.config, expert=LARGE, lora=lora.LoraConfig())
+    settings = PolicyConfig(sensor=FORCE_AND_ASCAN.config, expert=LARGE, lora=LoraConfig())
     backbone = large()
     with torch.device("meta"):
-        lora.add(backbone, lora.LoraConfig(), 0)
+        lora.add(backbone, LoraConfig(), 0)
         normalizers = {stream: Normalizer(width) for stream, width in streams(CONTRACT).items()}
         return Policy(
             config=settings,

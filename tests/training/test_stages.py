@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from training.stages import FROZEN, Rates, Stage, enter, group_of, table, without
-from vla.camera import CameraConfig, CameraEncoder
+from vla.camera import CameraEncoder
+from vla.settings import CameraConfig
 
 
 def policy() -> nn.Module:

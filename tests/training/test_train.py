@@ -17,8 +17,9 @@ from tests.training import launch
 from training import checkpoint
 from vla.backbone import load_backbone
 from vla.batch import collate
-from vla.data import DataConfig, open_dataset
+from vla.data import open_dataset
 from vla.policy_folder import load_policy
+from vla.settings import DataConfig
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 

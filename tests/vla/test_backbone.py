@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vla import tiny
-from vla.backbone import Backbone, BackboneConfig, fingerprint, load_backbone, resolve
+from vla.backbone import Backbone, fingerprint, load_backbone, resolve
 from vla.batch import Observation
+from vla.settings import BackboneConfig
 
 SIZES = ((60, 80), (100, 40), (56, 56))
 INSTRUCTIONS = ("Go.", "Pick up the red cube and place it in the blue bowl.", "Open the drawer, then close it again.")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vla.camera import CameraConfig, CameraEncoder, coordinates, points, squares
+from vla.camera import CameraEncoder, coordinates, points, squares
 from vla.images import resize
+from vla.settings import CameraConfig
 
 CONFIG = CameraConfig(width=16, pixels=32, tokens=3)
 SIZES = ((32, 32), (48, 64), (20, 30))

@@ -8,22 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.diffusion import (
-    Coefficients,
-    DiffusionConfig,
-    PathName,
-    Prediction,
-    Sampler,
-    coefficients,
-    column,
-    euler,
-    jump,
-    mix,
-    multiply,
-    sample,
-    split,
-    target,
-)
+from vla.diffusion import Coefficients, coefficients, column, euler, jump, mix, multiply, sample, split, target
+from vla.settings import DiffusionConfig, PathName, Prediction, Sampler
 
 PATHS = get_args(PathName)
 PREDICTIONS = get_args(Prediction)

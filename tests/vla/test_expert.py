@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vla.attention import Attention
-from vla.expert import LARGE, ActionExpert, ExpertConfig, Source, Time, Tokens
+from vla.expert import LARGE, ActionExpert, Source, Time, Tokens
+from vla.settings import ExpertConfig
 
 H, A, P, L, D, N, E = 6, 3, 4, 5, 20, 2, 12
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vla import lora
-from vla.backbone import Backbone, BackboneConfig, load_backbone
+from vla.backbone import Backbone, load_backbone
 from vla.batch import Observation
+from vla.settings import BackboneConfig, LoraConfig
 
-CONFIG = lora.LoraConfig(rank=4, alpha=8, dropout=0.0)
+CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0)
 # peft 0.21 asks transformers 5.23 by a name that version 6 will drop; not ours to change.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -38,7 +39,7 @@ def fresh(dtype: torch.dtype = torch.float32, *, gradient_checkpointing: bool = 
     return load_backbone(BackboneConfig(gradient_checkpointing=gradient_checkpointing), dtype)
 
 
-def adapted(seed: int = 0, config: lora.LoraConfig = CONFIG) -> Backbone:
+def adapted(seed: int = 0, config: LoraConfig = CONFIG) -> Backbone:
     backbone = fresh()
     lora.add(backbone, config, seed)
     return backbone.eval()
@@ -89,7 +90,7 @@ def large() -> Backbone:
 
 def test_on_the_3b_model_it_has_288_tensors_and_7372800_parameters() -> None:
     backbone = large()
-    lora.add(backbone, lora.LoraConfig(), 0)
+    lora.add(backbone, LoraConfig(), 0)
     parameters = lora.adapter_parameters(backbone)
     assert len(parameters) == 288
     assert sum(parameter.numel() for parameter in parameters.values()) == 7_372_800
@@ -151,7 +152,7 @@ def test_two_adapters_are_refused() -> None:
 @pytest.mark.parametrize("setting", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
 def test_settings_that_cannot_learn(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"LoRA"):
-        lora.LoraConfig(**setting)
+        LoraConfig(**setting)
 
 
 def gradients(backbone: Backbone, observation: Observation) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vla.normalize import Normalization, Normalizer, Statistics, fit, fit_chunks
+from vla.normalize import Normalizer, Statistics, fit, fit_chunks
+from vla.settings import Normalization
 
 MODES: tuple[Normalization, ...] = ("quantile", "z-score", "min-max")
 mode_of = pytest.mark.parametrize("mode", MODES)

@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from vla import diffusion
-from vla.backbone import BackboneConfig
 from vla.batch import Batch, DataContract, Sample, collate
-from vla.camera import CameraConfig
-from vla.diffusion import DiffusionConfig, coefficients, multiply
-from vla.expert import ExpertConfig
-from vla.lora import LoraConfig
+from vla.diffusion import coefficients, multiply
 from vla.normalize import Statistics, fit
-from vla.policy import NEUTRAL_INSTRUCTION, Policy, PolicyConfig, build_policy
-from vla.sensor import SensorConfig
+from vla.policy import NEUTRAL_INSTRUCTION, Policy, build_policy
+from vla.settings import (
+    BackboneConfig,
+    CameraConfig,
+    DiffusionConfig,
+    ExpertConfig,
+    LoraConfig,
+    PolicyConfig,
+    SensorConfig,
+)
 
 CONTRACT = DataContract(
     cameras=("observation.images.front", "observation.images.wrist"),

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vla.backbone import Backbone, BackboneConfig, load_backbone
+from vla.backbone import Backbone, load_backbone
 from vla.batch import Observation
 from vla.processor import Conversation, check_instruction
+from vla.settings import BackboneConfig
 
 CASES = [
     *(f"single_{size}_{limits}" for size in ("224x224", "640x480", "128x128", "97x53", "1280x720", "28x28")

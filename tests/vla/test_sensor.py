@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.sensor import FORCE_AND_ASCAN, WRENCH, SensorConfig, SensorEncoder, SensorPreset
+from vla.sensor import FORCE_AND_ASCAN, WRENCH, SensorEncoder, SensorPreset
+from vla.settings import SensorConfig
 
 SMALL = SensorConfig(width=16, heads=2, dropout=0.0)
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vla import tiny
-from vla.backbone import BackboneConfig, load_backbone
+from vla.backbone import load_backbone
+from vla.settings import BackboneConfig
 from vla.vision import PackedAttention, pack_attention, windows
 
 GRIDS = ([[1, 16, 16]], [[1, 12, 18], [1, 2, 2], [1, 12, 18]], [[1, 34, 46], [1, 4, 8]])

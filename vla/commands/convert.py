@@ -23,8 +23,9 @@ class Import:
 
 def convert(command: Import) -> None:
     """`vla import`."""
-    from vla.data import DataConfig, detect, open_root
+    from vla.data import detect, open_root
     from vla.data.writer import write_lerobot
+    from vla.settings import DataConfig
 
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")

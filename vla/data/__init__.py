@@ -14,7 +14,7 @@ from vla.data import insertion, lerobot
 from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import CorruptData, Episode, Reader
-from vla.data.mixture import DataConfig, agree, check_config, split
+from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
@@ -22,8 +22,9 @@ from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
 from vla.normalize import Statistics
+from vla.settings import DataConfig
 
-__all__ = ["DataConfig", "Dataset", "TrainSamples", "ValidationSamples", "detect", "open_dataset", "open_root"]
+__all__ = ["Dataset", "TrainSamples", "ValidationSamples", "detect", "open_dataset", "open_root"]
 
 
 def detect(root: Path) -> Literal["lerobot", "insertion"]:

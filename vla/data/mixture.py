@@ -1,62 +1,18 @@
 """Several roots as one source of training data: the configuration, what the roots must agree on, the split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from vla.batch import DataContract
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
-from vla.normalize import Normalization
 from vla.randomness import derive
+from vla.settings import DataConfig
 
 SAME_RATE = 0.01
 """Sensor rates of two roots this close are the same: free clocks, measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What is trained on."""
-
-    roots: tuple[str, ...] = ()
-    """Dataset folders: LeRobot v3.0, v2.1 or v2.0, or the insertion recorder's; at least one."""
-    weights: tuple[float, ...] = ()
-    """Share of the samples that comes from each root, in any unit, > 0; none: proportional to the roots' sizes."""
-    emphasis: str = ""
-    """Frames to see more often, e.g. `phase == 1` or `abs(action[2]) > 0.5`: a column, comparison and number."""
-    emphasis_share: float = 0.5
-    """Share of each root's samples that come from the frames of --data.emphasis, 0 < share < 1."""
-    episodes: tuple[int, ...] = ()
-    """Episode indices to use, of every root; none: all."""
-    cameras: tuple[str, ...] = ()
-    """Camera keys to use, in this order; none: all."""
-    horizon: int = 8
-    """Action steps of a chunk, on the clock of the frames, >= 1."""
-    sensor: str = "auto"
-    """Key of the high-rate sensor; auto: the only one there is; none: no sensor."""
-    sensor_samples: int | None = None
-    """Samples of a sensor window, >= 1; None: as the data stores it."""
-    sensor_rate_hz: float | None = None
-    """Samples per second of a sensor window, > 0; None: the sensor's own rate."""
-    sensor_weight: float = 2.0
-    """Weight in the loss of a sample that has sensor data, against 1 for one without, > 0."""
-    missing_cameras: Literal["refuse", "mask"] = "refuse"
-    """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
-    normalization: Normalization = "quantile"
-    """Of actions, state and sensor, fitted on the training episodes."""
-    compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
-    """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
-    without: tuple[Literal["state", "instruction"], ...] = ()
-    """Inputs to withhold from the policy, in training and after; cameras and sensor have settings of their own."""
-    validation_share: float = 0.1
-    """Share of the episodes held out for validation, 0 <= share < 1."""
-    quarantine: int = 0
-    """Samples that may be left out because they cannot be read; 0: the first one ends the run."""
-    workers: int = 2
-    """Loader processes per rank, >= 0; 0: in the training process."""
 
 
 def check_config(config: DataConfig) -> None:

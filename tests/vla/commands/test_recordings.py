@@ -9,10 +9,11 @@ import pytest
 from tests.vla.data.recordings import write_v2
 from vla.batch import DataContract
 from vla.commands.recordings import EvaluationData, open_recordings
-from vla.data import DataConfig, Dataset, open_dataset
+from vla.data import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.evaluation.open_loop import Samples
 from vla.policy_folder import HeldOut
+from vla.settings import DataConfig
 
 SEED, SHARE = 3, 0.4
 

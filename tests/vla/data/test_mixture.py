@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fakes import SENSOR, FakeRoot
 from vla.batch import DataContract
-from vla.data.mixture import DataConfig, agree, check_config, split
+from vla.data.mixture import agree, check_config, split
+from vla.settings import DataConfig
 
 A, B = FakeRoot(name="a"), FakeRoot(name="b")
 

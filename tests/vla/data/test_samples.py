@@ -20,9 +20,10 @@ from tests.vla.data.recordings import CAMERA, numbered_frame, write_v2
 from tests.vla.data.test_dataset import assert_same, nan_in
 from tests.vla.data.test_insertion import write_windows
 from vla.batch import Sample
-from vla.data import DataConfig, Dataset, TrainSamples, open_dataset, reading
+from vla.data import Dataset, TrainSamples, open_dataset, reading
 from vla.data.episode import CorruptData, Stream
 from vla.data.reading import StorageFault
+from vla.settings import DataConfig
 
 ROOT = FakeRoot(lengths=(40, 40, 40, 40))
 FRONT = "videos/observation.images.front/chunk-000/file-000.mp4"

@@ -13,7 +13,6 @@ from torch import Tensor
 from tests.vla.test_policy import CONFIG as POLICY
 from tests.vla.test_policy import statistics
 from vla.__main__ import main
-from vla.data import DataConfig
 from vla.data.mixture import agree
 from vla.data.window import Window
 from vla.environment import observe
@@ -24,6 +23,7 @@ from vla.needle.expert import APPROACH
 from vla.policy import build_policy
 from vla.policy_folder import save_policy
 from vla.randomness import derive
+from vla.settings import DataConfig
 
 CONFIG = NeedleConfig(cameras=())
 TRAINED = agree([describe(CONFIG, "demonstrations")], DataConfig(horizon=4))

@@ -13,22 +13,15 @@ from PIL import Image
 
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
 from vla.batch import DataContract, Sample
-from vla.data import DataConfig, open_dataset
+from vla.data import open_dataset
 from vla.data.episode import CorruptData
 from vla.data.reading import StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
-from vla.evaluation.open_loop import (
-    Predictions,
-    check_contract,
-    episode_indices,
-    measure,
-    open_loop,
-    predict,
-    spread,
-)
+from vla.evaluation.open_loop import Predictions, check_contract, episode_indices, measure, open_loop, predict, spread
 from vla.evaluation.phases import Phases, read_phases
 from vla.policy import build_policy
 from vla.randomness import derive
+from vla.settings import DataConfig
 
 H, A = CONTRACT.horizon, CONTRACT.action_dim
 

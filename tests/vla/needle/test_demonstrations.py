@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from tests.vla.needle.test_environment import needs_drawing
 from vla.__main__ import main
-from vla.data import DataConfig, open_dataset
+from vla.data import open_dataset
 from vla.needle.config import NeedleConfig
 from vla.needle.demonstrations import Disturbance, record_attempt, write_demonstrations
 from vla.needle.environment import Needle
 from vla.needle.expert import APPROACH, Expert
 from vla.randomness import derive
+from vla.settings import DataConfig
 
 CONFIG = NeedleConfig(cameras=("front",), pixels=16)
 SEED = 3

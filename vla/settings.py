@@ -1,0 +1,218 @@
+"""What can be set of the data and of a policy's parts; nothing heavy is imported here, so that help answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Normalization = Literal["quantile", "z-score", "min-max"]
+PathName = Literal["cosine", "linear", "straight"]
+Prediction = Literal["noise", "data", "velocity"]
+Sampler = Literal["ddim", "ddpm", "euler"]
+CAMERA_STRIDE = 8
+"""Pixels of a cell of the camera encoder's maps, along a side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on."""
+
+    roots: tuple[str, ...] = ()
+    """Dataset folders: LeRobot v3.0, v2.1 or v2.0, or the insertion recorder's; at least one."""
+    weights: tuple[float, ...] = ()
+    """Share of the samples that comes from each root, in any unit, > 0; none: proportional to the roots' sizes."""
+    emphasis: str = ""
+    """Frames to see more often, e.g. `phase == 1` or `abs(action[2]) > 0.5`: a column, comparison and number."""
+    emphasis_share: float = 0.5
+    """Share of each root's samples that come from the frames of --data.emphasis, 0 < share < 1."""
+    episodes: tuple[int, ...] = ()
+    """Episode indices to use, of every root; none: all."""
+    cameras: tuple[str, ...] = ()
+    """Camera keys to use, in this order; none: all."""
+    horizon: int = 8
+    """Action steps of a chunk, on the clock of the frames, >= 1."""
+    sensor: str = "auto"
+    """Key of the high-rate sensor; auto: the only one there is; none: no sensor."""
+    sensor_samples: int | None = None
+    """Samples of a sensor window, >= 1; None: as the data stores it."""
+    sensor_rate_hz: float | None = None
+    """Samples per second of a sensor window, > 0; None: the sensor's own rate."""
+    sensor_weight: float = 2.0
+    """Weight in the loss of a sample that has sensor data, against 1 for one without, > 0."""
+    missing_cameras: Literal["refuse", "mask"] = "refuse"
+    """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
+    normalization: Normalization = "quantile"
+    """Of actions, state and sensor, fitted on the training episodes."""
+    compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
+    """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
+    without: tuple[Literal["state", "instruction"], ...] = ()
+    """Inputs to withhold from the policy, in training and after; cameras and sensor have settings of their own."""
+    validation_share: float = 0.1
+    """Share of the episodes held out for validation, 0 <= share < 1."""
+    quarantine: int = 0
+    """Samples that may be left out because they cannot be read; 0: the first one ends the run."""
+    workers: int = 2
+    """Loader processes per rank, >= 0; 0: in the training process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which Qwen2.5-VL, and what it is shown and gives back."""
+
+    path: str = "tiny"
+    """Folder of a Qwen2.5-VL checkpoint, its id on the Hugging Face hub, or `tiny` for a small random one."""
+    min_pixels: int = 3136
+    """Smallest area of a frame in pixels; smaller ones are enlarged."""
+    max_pixels: int = 50176
+    """Largest area of a frame in pixels; larger ones are shrunk. A token is 784 pixels."""
+    output: Literal["tokens", "mean"] = "tokens"
+    """Context for the expert: every token, or the mean over the tokens that may be looked at."""
+    gradient_checkpointing: bool = False
+    """Compute the language model twice instead of keeping its activations; for training LoRA in little memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorConfig:
+    """Size of the sensor encoder."""
+
+    width: int = 128
+    """Width of its layers and of the tokens it gives."""
+    max_tokens: int = 16
+    """The window is halved in time until it is at most this many tokens, at least 1."""
+    depth: int = 1
+    """Self-attention blocks over the tokens, at least 0."""
+    heads: int = 4
+    """Attention heads; twice this number divides the width."""
+    dropout: float = 0.1
+    """Share of activations dropped in training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        check_heads(self.width, self.heads)
+        check_dropout(self.dropout)
+        if self.max_tokens < 1 or self.depth < 0:
+            raise ValueError(
+                f"sensor.max_tokens is {self.max_tokens} and sensor.depth {self.depth}; give at least 1 and 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraConfig:
+    """Size of the camera encoder."""
+
+    width: int = 0
+    """Width of its tokens; 0: the policy has no camera encoder."""
+    pixels: int = 64
+    """Frames are resized to a square of this side; a multiple of 8."""
+    tokens: int = 4
+    """Tokens of each camera, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.width < 0 or self.tokens < 1:
+            raise ValueError(
+                f"camera.width is {self.width} and camera.tokens {self.tokens}; give at least 0 (no encoder) and 1"
+            )
+        if self.pixels < CAMERA_STRIDE or self.pixels % CAMERA_STRIDE:
+            raise ValueError(f"camera.pixels is {self.pixels}; give a multiple of {CAMERA_STRIDE}, e.g. 64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """Size of the action expert. The defaults suit small data on a CPU; `LARGE` suits a 3B backbone."""
+
+    width: int = 128
+    """Width of its layers."""
+    depth: int = 3
+    """Transformer blocks, at least 1."""
+    heads: int = 4
+    """Attention heads; twice this number divides the width."""
+    dropout: float = 0.1
+    """Share of activations dropped in training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        check_heads(self.width, self.heads)
+        check_dropout(self.dropout)
+        if self.depth < 1:
+            raise ValueError(f"expert.depth is {self.depth}; give at least 1 block")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """How actions are noised, what the expert predicts, and how chunks are sampled."""
+
+    path: PathName = "cosine"
+    """From data to noise: cosine (circle), linear (the DDPM linear-beta schedule) or straight (flow matching)."""
+    prediction: Prediction = "velocity"
+    """What the expert's output means: the noise, the clean actions, or the velocity."""
+    sampler: Sampler = "ddim"
+    """ddim and euler are deterministic given the first noise; ddpm draws fresh noise in each step."""
+    sampling_steps: int = 10
+    """Network calls for one chunk, at least 1; the first is always at t = 1."""
+    clip: float = 5.0
+    """Sampled clean actions stay within plus or minus this, in normalised units."""
+    draws: int = 1
+    """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"diffusion.draws is {self.draws}; give at least 1")
+        check_steps(self.sampling_steps)
+        if not self.clip > 0:
+            raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Size and regularisation of the adapter."""
+
+    rank: int = 16
+    """Rank of each update, at least 1."""
+    alpha: int = 32
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.05
+    """Share of the adapter's inputs dropped in training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1:
+            raise ValueError(f"LoRA of rank {self.rank} and alpha {self.alpha} cannot learn; give 1 or more for both")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA dropout is {self.dropout}; give a share from 0 up to, not including, 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Everything that decides what a policy computes, but its weights and the data it is made for."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model."""
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+    """The sensor encoder; without a sensor in the data there is none."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    """The camera encoder; with width 0, or without a camera in the data, there is none."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """The diffusion action expert."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Path, prediction and sampler."""
+    lora: LoraConfig | None = None
+    """Adapters on the backbone's language model, or none."""
+    normalization: Normalization = "quantile"
+    """How actions, state and sensor were made unitless."""
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a width that the heads do not share evenly."""
+    if heads < 1:
+        raise ValueError(f"attention with {heads} heads was asked for; give at least 1")
+    if width < 1 or width % (2 * heads):
+        raise ValueError(
+            f"width {width} does not divide into {heads} heads of even size; give a multiple of {2 * heads}"
+        )
+
+
+def check_dropout(rate: float) -> None:
+    """Refuse a dropout rate outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is {rate}; give a rate in [0, 1), e.g. 0.1")
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of sampling steps below 1."""
+    if steps < 1:
+        raise ValueError(f"{steps} sampling steps were asked for; give at least 1, e.g. 10")
