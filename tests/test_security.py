@@ -275,7 +275,7 @@ CRASH = """
     import os, sys
     sys.path.insert(0, os.environ["ROOT"])
     from training import loop, recipes, records, runtime
-    from training.config import parse
+    from training.flags import parse
 
     def fail(self, line):
         secret = os.environ["MY_SECRET_TOKEN"]
@@ -331,7 +331,7 @@ REFUSALS = """
     import json, os, sys
     sys.path.insert(0, os.environ["ROOT"])
     from training import loop, recipes, runtime
-    from training.config import parse
+    from training.flags import parse
 
     needle, out, cases = sys.argv[1:]
     for flags in json.loads(cases):

@@ -1,22 +1,14 @@
-"""The configuration of a run: the tree of everyone's settings, its cross-checks, and the command line over it."""
+"""The configuration of a run: the tree of everyone's settings, its cross-checks, and what a resumed run must share."""
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import torch
-
-from training.guard import GuardConfig
-from training.stages import Stage
-from training.tracking import Tracker
-from vla import commandline
-from vla.commandline import UsageError
+from training.settings import FinetuneVl, GuardConfig, Precision, Stage, Tracker
 from vla.settings import (
     BackboneConfig,
     CameraConfig,
@@ -27,8 +19,6 @@ from vla.settings import (
     PolicyConfig,
     SensorConfig,
 )
-
-FinetuneVl = Literal["none", "lora", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +59,7 @@ class RunConfig:
     """Largest L2 norm of the gradient over all groups."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are evaluated and exported."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of frozen weights and of the arithmetic; trained weights are always fp32. auto: bf16 on GPU, fp32 on CPU."""
     validate_every: int = 500
     """Steps between validations on the held-out episodes; one at the start and one at the end besides."""
@@ -133,11 +123,6 @@ class RunConfig:
                 f"; use {hint}--batch-size {larger}"
             )
         return self.batch_size // (self.micro_batch * ranks)
-
-    def dtype(self) -> torch.dtype:
-        """Of frozen weights and arithmetic."""
-        on_gpu = torch.cuda.is_available()
-        return torch.bfloat16 if self.precision == "bf16" or (self.precision == "auto" and on_gpu) else torch.float32
 
     def policy(self, stage: Stage) -> PolicyConfig:
         """The policy of a stage: with adapters where the stage trains them."""
@@ -251,86 +236,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def digest(tree: Mapping[str, Any]) -> str:
     """SHA-256 of a tree of JSON values."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-OPENING = {"lora": "lora", "backbone": "full"}
-"""The --finetune-vl that trains each group of the backbone."""
-Config = TypeVar("Config", bound=RunConfig)
-DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
---config FILE replays the config.json of a run; flags change it further."""
-
-
-def as_flags(tree: Mapping[str, Any]) -> list[str]:
-    """A configuration file as the flags that say the same, so that both are checked by one and the same code."""
-    words: list[str] = []
-    for name, value in flatten(tree).items():
-        *path, last = name.replace("_", "-").split(".")
-        match value:
-            case bool():
-                words.append("--" + ".".join([*path, last if value else f"no-{last}"]))
-            case list():
-                words += [f"--{'.'.join([*path, last])}", *map(str, value)]
-            case _:
-                words += [f"--{'.'.join([*path, last])}", str(value)]
-    return words
-
-
-def parse(recipe: Config, argv: Sequence[str]) -> Config:
-    """The configuration of the command line: recipe < file (--config FILE) < flag.
-
-    Raises:
-        ValueError: a value does not fit.
-        UsageError: an unknown flag or group, with the nearest known one, or a flag without its value.
-    """
-    arguments = list(argv)
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise ValueError("--config needs a file: the config.json of a run")
-        path = Path(arguments[at + 1])
-        try:
-            tree = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"--config {path} cannot be read as JSON: {error}") from error
-        if not isinstance(tree, dict):
-            raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
-        arguments = as_flags(tree) + arguments[:at] + arguments[at + 2 :]
-    given = {word.partition("=")[0] for word in argv}
-    for stage in ("stage", "stage1", "stage2"):
-        steps, epochs = f"--{stage}.steps", f"--{stage}.epochs"
-        if {steps, epochs} <= given:
-            raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
-        if steps in given:
-            arguments += [epochs, "None"]  # the file's would take the place of the steps
-    config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
-    if unknown:
-        hint = commandline.nearest(unknown[0], commandline.flags(type(recipe)), "--help lists them all")
-        raise UsageError(f"unknown flag {unknown[0]}; {hint}")
-    parsed: Config = config
-    for stage, (group, mode) in itertools.product(("stage", "stage2"), OPENING.items()):
-        flag = f"--{stage}.lr.{group}"
-        idle = flag in given and getattr(parsed, stage).name == "stage2" and parsed.finetune_vl != mode
-        if idle and getattr(getattr(parsed, stage).lr, group) is not None:
-            raise ValueError(
-                f"{flag} has no effect with --finetune-vl {parsed.finetune_vl}: leave it out, "
-                f"or give --finetune-vl {mode}"
-            )
-    return parsed
-
-
-def both_stages(argv: Sequence[str]) -> list[str]:
-    """`--stage.X value` for a run of two stages: in both of them, or in stage 2 where only that one trains X."""
-    spread: list[str] = []
-    words = list(argv)
-    while words:
-        flag = words.pop(0)
-        values = []
-        while words and not words[0].startswith("--"):
-            values.append(words.pop(0))
-        stages = ["stage"]
-        if flag.startswith("--stage."):
-            stage2_only = flag.startswith(("--stage.lr.lora", "--stage.lr.backbone"))
-            stages = ["stage2"] if stage2_only else ["stage1", "stage2"]
-        for stage in stages:
-            spread += [flag.replace("--stage.", f"--{stage}.", 1), *values]
-    return spread

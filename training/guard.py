@@ -6,32 +6,15 @@ for it. Everything it depends on is stored with a checkpoint, so a resumed run d
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from training.settings import GuardConfig
+
 WARMUP, MEMORY = 50, 100
 """Steps before a loss can be called a spike, and steps that the running average of the loss looks back on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuardConfig:
-    """What happens to steps that would do harm."""
-
-    max_skipped: int = 10
-    """Skipped steps in a row after which the run goes back to its last good checkpoint, once, and then ends."""
-    spike_factor: float = 10.0
-    """A loss above this many times its running average is a spike, > 1."""
-    spike: Literal["log", "skip"] = "log"
-    """What a spike is: told, or skipped like a loss that is not finite."""
-
-    def __post_init__(self) -> None:
-        if self.max_skipped < 1:
-            raise ValueError(f"--guard.max-skipped is {self.max_skipped}; it must be at least 1")
-        if not self.spike_factor > 1:
-            raise ValueError(f"--guard.spike-factor is {self.spike_factor}; it must be greater than 1")
 
 
 class Guard:

@@ -10,7 +10,7 @@ import numpy as np
 from training import stages
 from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest
-from training.stages import Stage
+from training.settings import Stage
 from vla.data import Dataset
 
 

@@ -1,7 +1,7 @@
 """Whole configurations by name; the command line may change any leaf of them."""
 
 from training.config import StageConfig, TwoStageConfig
-from training.stages import Rates, Stage
+from training.settings import Rates, Stage
 
 STAGE1 = Stage(name="stage1", steps=20_000, lr=Rates(sensor=1e-4, camera=1e-4, expert=1e-4))
 """The backbone is frozen; sensor encoder, camera encoder where there is one, and expert learn."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.tracking import Tracker, Wandb, wandb_available
+from training.settings import Tracker
+from training.tracking import Wandb, wandb_available
 from vla.redaction import hide_tree
 
 

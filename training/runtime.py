@@ -20,6 +20,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, Ini
 from torch import Tensor
 
 from training import storage
+from training.settings import Precision
 from vla import printing
 from vla.commandline import UsageError
 from vla.data.episode import CorruptData
@@ -92,6 +93,12 @@ def skip_shared_memory_build() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Of frozen weights and arithmetic."""
+    on_gpu = torch.cuda.is_available()
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and on_gpu) else torch.float32
 
 
 @functools.cache

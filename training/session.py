@@ -160,8 +160,9 @@ class Session:
         """Build the policy of a stage with the weights reached so far, freeze, print the groups, build the engine."""
         config = self.config
         self.watchdog.beat("building the stage", START_ALLOWANCE)
+        dtype = runtime.dtype_of(config.precision)
         self.policy = policy = assemble(
-            config.policy(row.stage), self.data.contract, self.normalizers, dtype=config.dtype(), seed=config.seed
+            config.policy(row.stage), self.data.contract, self.normalizers, dtype=dtype, seed=config.seed
         )
         tail = policy.backbone.last_layer_names(config.finetune_layers) if row.stage.lr.backbone is not None else set()
         groups = stages.enter(row.stage, policy, {f"backbone.{name}" for name in tail})

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import loop, recipes, runtime
-from training.config import parse
+from training.flags import parse
 
 if __name__ == "__main__":
     runtime.main(lambda: loop.train(parse(recipes.stage2(), sys.argv[1:])))

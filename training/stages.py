@@ -4,91 +4,15 @@ A group is named once. A stage gives a learning rate to the groups it trains; a 
 So what is frozen and what is learned cannot disagree, and a smaller rate for LoRA is a row, not a feature.
 """
 
-import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
+from training.settings import Stage
+
 FROZEN = "frozen"
 """The group of the pretrained weights that no stage trains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Peak learning rate of each group; None keeps the group frozen."""
-
-    sensor: float | None = None
-    """Sensor encoder."""
-    camera: float | None = None
-    """Camera encoder; without one (--camera.width 0) its rate has no effect."""
-    expert: float | None = None
-    """Diffusion action expert."""
-    lora: float | None = None
-    """LoRA adapters on the backbone's language model."""
-    backbone: float | None = None
-    """The last language-model blocks themselves, with --finetune-vl full."""
-
-    def __post_init__(self) -> None:
-        for group, rate in self.by_group().items():
-            if not (math.isfinite(rate) and rate > 0):
-                raise ValueError(
-                    f"the learning rate of group {group!r} is {rate}; give a positive number, or None to freeze it"
-                )
-
-    def by_group(self) -> dict[str, float]:
-        """The groups that train."""
-        rates = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {group: rate for group, rate in rates.items() if rate is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One row of the schedule: how long, which groups, how fast."""
-
-    name: str
-    """Written into metrics and manifest."""
-    steps: int
-    """Optimizer steps."""
-    epochs: float | None = None
-    """Passes over the training samples, or with weights or emphasis as many samples; it takes the place of steps."""
-    lr: Rates = field(default_factory=Rates)
-    """Peak learning rate by group."""
-    weight_decay: float = 0.01
-    """Of the matrices; biases, norms, tables and tokens have none."""
-    warmup: float = 0.03
-    """Share of the steps in which the rate rises to its peak."""
-    hold: float = 0.02
-    """Share of the steps at the peak after that."""
-    floor: float = 0.01
-    """Last rate as a share of the peak, the same for every group: so the groups' ratio never changes."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"--stage.steps is {self.steps}; a stage has at least 1 step")
-        if self.epochs is not None and not self.epochs > 0:
-            raise ValueError(f"--stage.epochs is {self.epochs}; give a positive number of passes over the data")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"--stage.weight-decay is {self.weight_decay}; give a number of at least 0")
-        if self.warmup < 0 or self.hold < 0 or self.warmup + self.hold > 1 or not 0 <= self.floor <= 1:
-            raise ValueError("warmup, hold and floor are shares in [0, 1], and warmup + hold is at most 1")
-
-    def total(self, num_samples: int, batch_size: int) -> int:
-        """Optimizer steps of the stage."""
-        if self.epochs is not None:
-            return max(1, math.ceil(self.epochs * num_samples / batch_size))
-        return self.steps
-
-    def factor(self, step: int, total: int) -> float:
-        """Share of the peak rate at step `step` of the stage, counted from 0: warm-up, hold, cosine."""
-        warmup = math.ceil(self.warmup * total)
-        hold = warmup + math.ceil(self.hold * total)
-        if step < warmup:
-            return (step + 1) / warmup
-        if step < hold:
-            return 1.0
-        progress = (step - hold + 1) / max(1, total - hold)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,12 @@ import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
+from training.settings import Tracker
 from vla.redaction import hide, hide_tree
-
-Tracker = Literal["auto", "jsonl", "wandb"]
 
 START_S, FINISH_S = 30.0, 60.0
 """How long the service may take to answer at first, and to take what is left at the end."""

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from training import checkpoint, recipes, runtime
 from training.comparison import EXACT, Row, Tolerance, compare
-from training.config import RunConfig, StageConfig, TwoStageConfig, both_stages, parse, to_json
+from training.config import RunConfig, StageConfig, TwoStageConfig, to_json
+from training.flags import both_stages, parse
 from training.legs import ROOT, Leg, last_step
 from vla.data.episode import CorruptData
 

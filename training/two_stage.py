@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import loop, recipes, runtime
-from training.config import both_stages, parse
+from training.flags import both_stages, parse
 
 if __name__ == "__main__":
     runtime.main(lambda: loop.train(parse(recipes.two_stage(), both_stages(sys.argv[1:]))))

@@ -40,12 +40,13 @@ class Clock:
 
 def session(root: str, out: str, steps: int, batch_size: int) -> Any:
     """A run of stage 1 on the tiny backbone, not yet begun."""
-    from training import config, recipes
+    from training import recipes
+    from training.flags import parse
     from training.session import Session
 
     flags = ["--data.roots", root, "--data.workers", "0", "--backbone.path", "tiny", "--out", out, "--tracker", "jsonl"]
     flags += ["--stage.steps", str(steps), "--batch-size", str(batch_size), "--micro-batch", str(batch_size)]
-    return Session(config.parse(recipes.stage1(), [*flags, "--data.validation-share", "0"]))
+    return Session(parse(recipes.stage1(), [*flags, "--data.validation-share", "0"]))
 
 
 def ours(root: str, out: str, steps: int, batch_size: int) -> float:

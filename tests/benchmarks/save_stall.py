@@ -96,7 +96,8 @@ def steps(session: Any, engine: Any, row: Any) -> Iterator[None]:
 def work(arguments: argparse.Namespace) -> dict[str, Any]:
     """One rank: seconds of every step, by contender and by place in the interval."""
     sys.path[0] = str(REPOSITORY)
-    from training import config, recipes
+    from training import recipes
+    from training.flags import parse
     from training.session import Session
 
     folder = Path(arguments.worker)
@@ -104,7 +105,7 @@ def work(arguments: argparse.Namespace) -> dict[str, Any]:
     flags += ["--out", str(folder / "run"), "--tracker", "jsonl", "--stage.steps", "1000000", "--keep", "1"]
     flags += ["--batch-size", str(RANKS * arguments.micro_batch), "--micro-batch", str(arguments.micro_batch)]
     flags += ["--expert.width", str(arguments.width), "--expert.depth", str(arguments.depth), "--expert.heads", "16"]
-    with Session(config.parse(recipes.stage1(), flags)) as session:
+    with Session(parse(recipes.stage1(), flags)) as session:
         row = session.next_row()
         assert row is not None
         engine = session.enter(row)

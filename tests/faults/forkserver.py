@@ -244,7 +244,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
 
     from tests.training.train_worker import RECIPES, use
     from training import faults, loop, runtime
-    from training.config import both_stages, parse
+    from training.flags import both_stages, parse
 
     size = str(len(request["logs"]))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)

@@ -19,7 +19,7 @@ from tests.faults.forkserver import ForkServer, Life
 from tests.faults.test_damage import adopt, edit
 from tests.training.launch import ROOT
 from training import recipes
-from training.config import parse
+from training.flags import parse
 from vla.backbone import load_backbone
 from vla.settings import BackboneConfig
 

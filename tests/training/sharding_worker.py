@@ -11,8 +11,9 @@ from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
 
 from training import runtime
+from training.settings import Rates, Stage
 from training.sharding import MOMENTS, Engine, State
-from training.stages import Rates, Stage, enter
+from training.stages import enter
 
 ROWS, STEPS, ACCUMULATION = 12, 4, 2
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from training import recipes
-from training.config import StageConfig, both_stages, flatten, parse, to_json
+from training.config import StageConfig, flatten, to_json
+from training.flags import both_stages, parse
+from training.runtime import dtype_of
 from vla.commandline import UsageError
 
 DATA = ["--data.roots", "somewhere"]
@@ -191,5 +193,5 @@ def test_a_run_without_a_camera_encoder_is_the_run_it_was_before_there_was_one()
 def test_precision_is_fp32_without_a_gpu() -> None:
     config = parse(recipes.stage1(), DATA)
     assert isinstance(config, StageConfig)
-    assert config.dtype() == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-    assert parse(recipes.stage1(), [*DATA, "--precision", "bf16"]).dtype() == torch.bfloat16
+    assert dtype_of(config.precision) == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    assert dtype_of(parse(recipes.stage1(), [*DATA, "--precision", "bf16"]).precision) == torch.bfloat16

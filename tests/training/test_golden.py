@@ -8,7 +8,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes
-from training.config import both_stages, parse
+from training.flags import both_stages, parse
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.json"
 FLAGS = ["--backbone.path", "tiny", "--batch-size", "4", "--micro-batch", "2", "--stage.steps", "20", "--seed", "7"]

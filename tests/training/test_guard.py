@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from training import guard
-from training.guard import Guard, GuardConfig
+from training.guard import Guard
+from training.settings import GuardConfig
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes
-from training.config import parse
+from training.flags import parse
 from training.records import Records, cut_back, read_lines
 from training.tracking import check_tracker
 

@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 from tests.training import launch
 from training import loop, recipes
-from training.config import RunConfig, parse
+from training.config import RunConfig
+from training.flags import parse
 from vla.data.episode import CorruptData
 
 FLAGS = ["--backbone.path", "tiny", "--batch-size", "4", "--micro-batch", "2", "--stage.steps", "1"]

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState, GradientState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training import checkpoint, guard, loop, recipes, runtime
-from training.config import RunConfig, parse
+from training.config import RunConfig
+from training.flags import parse
 from training.ledger import Step, Stopwatch
 from training.session import Session
 from training.sharding import MOMENTS

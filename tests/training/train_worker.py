@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes, runtime
-from training.config import both_stages, parse
+from training.flags import both_stages, parse
 from training.session import Session
 from vla.backbone import load_backbone
 
@@ -39,7 +39,9 @@ def compare_frozen(session: Session, engine: Any) -> None:
     names = [name for name, parameter in named if name.startswith("backbone.") and not parameter.requires_grad]
     now = engine.frozen(names)
     if session.accelerator.is_main_process:
-        original = dict(load_backbone(session.config.backbone, session.config.dtype()).named_parameters())
+        original = dict(
+            load_backbone(session.config.backbone, runtime.dtype_of(session.config.precision)).named_parameters()
+        )
         plain = {
             name.removeprefix("backbone.").replace("base_model.model.", "").replace("base_layer.", ""): name
             for name in names

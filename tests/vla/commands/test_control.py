@@ -17,7 +17,8 @@ import vla.__main__
 from tests.training import launch
 from tests.vla.evaluation.standins import CONTRACT, FRONT
 from training import recipes
-from training.config import parse, to_json
+from training.config import to_json
+from training.flags import parse
 from vla.__main__ import main
 from vla.commandline import ProgramFailed
 from vla.commands import control
