@@ -19,7 +19,7 @@ import torch
 
 from tests.training import launch
 from training import checkpoint
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(

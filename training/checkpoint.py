@@ -27,7 +27,7 @@ from torch import Tensor
 
 from training import faults, runtime, storage
 from training.sharding import KEYS, MOMENTS, State
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 SCHEMA = 2
 NAME = re.compile(r"step-\d{8,}")

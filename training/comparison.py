@@ -15,7 +15,7 @@ from training import checkpoint
 from training.config import flatten
 from training.records import read_lines
 from training.sharding import State
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 NOTHING = 1e-3
 """Tensors smaller than this share of the largest one of their kind are measured against that share: a gradient that is

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from training.config import RunConfig, flatten
 from vla import commandline
-from vla.commandline import UsageError
+from vla.errors import UsageError
 
 OPENING = {"lora": "lora", "backbone": "full"}
 """The --finetune-vl that trains each group of the backbone."""

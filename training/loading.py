@@ -24,7 +24,7 @@ from training.packing import Packed, pack, room, tensors_of, unpack
 from training.prefetch import Fault, OriginalError, Prefetch, Samples, Task, Trouble, make
 from training.runtime import LoaderFailed
 from vla.batch import Batch, Sample
-from vla.data.reading import StorageFault
+from vla.errors import StorageFault
 
 RESTARTS = 2
 """How often a run starts its loader processes again."""

@@ -14,7 +14,7 @@ from training.sharding import State
 from training.stages import Group
 from vla.backbone import fingerprint
 from vla.batch import DataContract
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import streams
 from vla.policy_folder import load_policy

@@ -26,8 +26,7 @@ from torch import Tensor
 from training.packing import Packed, pack
 from training.preemption import SIGNALS, outlive_the_job
 from vla.batch import Batch, Sample
-from vla.data.episode import CorruptData
-from vla.data.reading import StorageFault
+from vla.errors import CorruptData, StorageFault
 
 LOOK_S = 1.0
 """Longest wait at once: a process that was stopped meanwhile has waited this long, whatever the clock says."""

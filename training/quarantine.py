@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from training import runtime
 from vla.batch import Batch
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.redaction import hide_tree
 
 

@@ -22,9 +22,7 @@ from torch import Tensor
 from training import storage
 from training.settings import Precision
 from vla import printing
-from vla.commandline import UsageError
-from vla.data.episode import CorruptData
-from vla.data.reading import StorageFault
+from vla.errors import CorruptData, StorageFault, UsageError
 
 DONE, USAGE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 2, 33, 34, 65, 70, 75, 78
 """Exit codes: done; usage; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were

@@ -15,7 +15,7 @@ from training.comparison import EXACT, Row, Tolerance, compare
 from training.config import RunConfig, StageConfig, TwoStageConfig, to_json
 from training.flags import both_stages, parse
 from training.legs import ROOT, Leg, last_step
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
 OWNED = (

@@ -35,8 +35,7 @@ from training.comparison import Row, compare
 from training.legs import TimeUp
 from training.trial import Trial, Verification
 from vla import commandline
-from vla.commandline import UsageError
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData, UsageError
 
 BROKEN, INTERRUPTED = 1, 130
 """Exit codes: the promise does not hold; Ctrl-C."""

@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from vla import commandline, printing
-from vla.commandline import ProgramFailed, UsageError
 from vla.commands.ablate import Ablate, ablate
 from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
@@ -16,10 +15,21 @@ from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
+from vla.errors import (
+    CORRUPT,
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    STORAGE,
+    TERMINATED,
+    USAGE,
+    CorruptData,
+    ProgramFailed,
+    StorageFault,
+    UsageError,
+)
 from vla.processes import Terminated, answer_sigterm
 
-DONE, USAGE, STORAGE, CORRUPT, REFUSED, INTERRUPTED, TERMINATED = 0, 2, 34, 65, 78, 130, 143
-"""Exit codes."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OWN_LIMITS = {errno.EACCES, errno.EMFILE, errno.ENFILE}
 """What the system refuses for other reasons than its storage."""
@@ -103,14 +113,10 @@ def run(command: Command) -> None:
 
 def told(error: BaseException) -> tuple[int, str | None]:
     """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
-    if isinstance(error, UsageError):
-        return USAGE, f"usage: {error}"  # at once: what is below loads heavy packages
-
-    from vla.data.episode import CorruptData
-    from vla.data.reading import REFUSALS, StorageFault
-
     code, sentence = 1, None
     match error:
+        case UsageError():
+            code, sentence = USAGE, f"usage: {error}"
         case ProgramFailed():
             code, sentence = error.code, f"error: {error}"
         case CorruptData():
@@ -119,7 +125,7 @@ def told(error: BaseException) -> tuple[int, str | None]:
             code, sentence = REFUSED, f"error: {error}"
         case StorageFault():
             code, sentence = STORAGE, f"error: {error}"
-        case OSError() if error.errno in FULL | (REFUSALS - OWN_LIMITS):
+        case OSError() if of_storage(error):
             code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
         case OSError() if error.errno in UNSUITABLE and error.filename is not None:
             reason = f"error: {error.filename} cannot be used ({error.strerror})"
@@ -129,6 +135,13 @@ def told(error: BaseException) -> tuple[int, str | None]:
         case KeyboardInterrupt():
             code, sentence = INTERRUPTED, "interrupted"
     return code, sentence
+
+
+def of_storage(error: OSError) -> bool:
+    """Whether the storage is full, or does not answer."""
+    from vla.data.reading import REFUSALS
+
+    return error.errno in FULL | (REFUSALS - OWN_LIMITS)
 
 
 if __name__ == "__main__":

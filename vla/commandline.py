@@ -12,18 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from vla import redaction
-
-
-class UsageError(ValueError):
-    """The command line is incomplete, or names what there is not."""
-
-
-class ProgramFailed(Exception):
-    """A program that the command has started failed, and has said why; its exit code is the command's."""
-
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
-        self.code = code
+from vla.errors import UsageError
 
 
 def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: Any) -> tuple[Any, list[str]]:

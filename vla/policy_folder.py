@@ -28,7 +28,7 @@ from torch import Tensor
 from vla import lora, redaction
 from vla.backbone import fingerprint, resolve
 from vla.batch import DataContract
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import Policy, assemble, streams
 from vla.settings import (

@@ -17,7 +17,7 @@ from tests.faults import runs
 from tests.faults.forkserver import ForkServer
 from training import checkpoint
 from vla.backbone import load_backbone
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.settings import BackboneConfig
 
 CORRUPT, REFUSED = 65, 78

@@ -23,8 +23,9 @@ from training import session, storage, tracking
 from training.saving import Outcome, Saver
 from vla.batch import Sample
 from vla.data import TrainSamples
-from vla.data.episode import CorruptData, Episode
+from vla.data.episode import Episode
 from vla.data.window import Window
+from vla.errors import CorruptData
 
 
 def on_sample(act: Callable[[TrainSamples, int, Sample], Sample]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from accelerate import Accelerator
 
 from training import checkpoint, storage
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 
 @pytest.fixture

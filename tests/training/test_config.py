@@ -10,7 +10,7 @@ from training import recipes
 from training.config import StageConfig, flatten, to_json
 from training.flags import both_stages, parse
 from training.runtime import dtype_of
-from vla.commandline import UsageError
+from vla.errors import UsageError
 
 DATA = ["--data.roots", "somewhere"]
 

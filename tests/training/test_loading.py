@@ -26,8 +26,7 @@ from training.prefetch import OriginalError
 from training.runtime import LoaderFailed
 from vla.batch import Batch, Sample, collate
 from vla.data import TrainSamples, open_dataset
-from vla.data.episode import CorruptData
-from vla.data.reading import StorageFault
+from vla.errors import CorruptData, StorageFault
 from vla.settings import DataConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 and newer, beside any thread

@@ -19,7 +19,7 @@ from training.loading import batches
 from training.quarantine import Quarantine, num_void, void_positions
 from vla.batch import Batch, Sample, collate
 from vla.data import Dataset, TrainSamples, open_dataset
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.policy import build_policy
 from vla.settings import BackboneConfig, DataConfig, ExpertConfig, PolicyConfig, SensorConfig
 

@@ -16,7 +16,7 @@ from tests.training import launch
 from training import loop, recipes
 from training.config import RunConfig
 from training.flags import parse
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 FLAGS = ["--backbone.path", "tiny", "--batch-size", "4", "--micro-batch", "2", "--stage.steps", "1"]
 FLAGS += ["--tracker", "jsonl", "--data.workers", "0", "--validation-samples", "2", "--expert.width", "32"]

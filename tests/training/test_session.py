@@ -19,8 +19,9 @@ from training.session import Session
 from training.sharding import MOMENTS
 from vla.batch import Sample
 from vla.data import TrainSamples, open_dataset
-from vla.data.episode import CorruptData, Episode
+from vla.data.episode import Episode
 from vla.data.window import Window
+from vla.errors import CorruptData
 from vla.policy_folder import load_policy
 from vla.settings import DataConfig
 

@@ -18,7 +18,7 @@ from tests.vla.test_policy import CONFIG
 from tests.vla.test_policy_folder import opened
 from vla.__main__ import main
 from vla.data import open_dataset
-from vla.data.reading import StorageFault
+from vla.errors import StorageFault
 from vla.policy import build_policy
 from vla.policy_folder import HeldOut, load_policy, save_policy
 from vla.settings import DataConfig

@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, SEEING, batch, build
 from vla import tiny
 from vla.backbone import fingerprint
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.policy import Policy
 from vla.policy_folder import HeldOut, load_policy, merge_policy, read_description, save_policy
 

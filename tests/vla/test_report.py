@@ -29,7 +29,7 @@ from tests.fabricated import (
 )  # fmt: skip
 from vla.__main__ import main
 from vla.batch import DataContract, Sample
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.evaluation.open_loop import Predictions
 from vla.report import markup, reproduce, words
 from vla.report.ablated import ablation_section

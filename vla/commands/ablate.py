@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.commandline import UsageError, progress
+from vla.commandline import progress
 from vla.commands import control
 from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
+from vla.errors import UsageError
 
 if TYPE_CHECKING:
     from vla.batch import DataContract

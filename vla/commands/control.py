@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.commandline import ProgramFailed
+from vla.errors import CorruptData, ProgramFailed
 from vla.processes import Terminated
 from vla.report.folder import Json, check, read_manifests, read_object
 from vla.report.reproduce import recipe
@@ -184,8 +184,6 @@ def check_place(launches: list[list[str]], out: Path) -> None:
 
 def read_launches(told: Path) -> object:
     """The launches of the control that lies there. CorruptData where the file is no JSON."""
-    from vla.data.episode import CorruptData
-
     try:
         return json.loads(told.read_text())
     except ValueError as error:

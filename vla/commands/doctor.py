@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from vla.commandline import UsageError
+from vla.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vla.commandline import UsageError, progress
+from vla.commandline import progress
 from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
+from vla.errors import UsageError
 
 if TYPE_CHECKING:
     from vla.batch import DataContract

@@ -13,7 +13,7 @@ from vla.batch import DataContract
 from vla.data import insertion, lerobot
 from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
 from vla.data.emphasis import Condition, parse_condition
-from vla.data.episode import CorruptData, Episode, Reader
+from vla.data.episode import Episode, Reader
 from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
 from vla.data.order import BLOCK, SampleOrder, apportion
@@ -21,6 +21,7 @@ from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
+from vla.errors import CorruptData
 from vla.normalize import Statistics
 from vla.settings import DataConfig
 

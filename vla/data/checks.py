@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vla.batch import DataContract, Sample
-from vla.data.episode import CorruptData, Episode, Layout, Stream, check_instruction
+from vla.data.episode import Episode, Layout, Stream, check_instruction
+from vla.errors import CorruptData
 from vla.normalize import Statistics, fit_chunks
 
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from vla.data.episode import Episode, Layout, MissingFiles, Reader, Stream, check_instruction
+from vla.data.episode import Episode, Layout, Reader, Stream, check_instruction
 from vla.data.insertion import inspect_insertion, is_insertion
 from vla.data.lerobot import inspect_lerobot
+from vla.errors import MissingFiles
 
 OUTLIER_Z = 8.0
 """Robust standard deviations from the median beyond which a value is called an outlier."""

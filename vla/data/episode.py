@@ -12,18 +12,6 @@ ACTION, STATE = "action", "observation.state"
 """Feature keys that every format has."""
 
 
-class CorruptData(ValueError):
-    """A file of the data set is damaged or contradicts itself: no other option of the user makes it readable."""
-
-
-class MissingFiles(ValueError):
-    """Files that the metadata name are not there."""
-
-    def __init__(self, sentence: str, files: Sequence[str]) -> None:
-        super().__init__(sentence)
-        self.files = tuple(files)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """Values with a clock of their own.

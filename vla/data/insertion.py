@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla.data.arrays import stored_array
-from vla.data.episode import ACTION, STATE, CorruptData, Episode, Frames, Layout, Stream
+from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
 from vla.data.named import distinct
 from vla.data.recordings import (
     FILES,
@@ -28,6 +28,7 @@ from vla.data.recordings import (
     read_folder,
     some_values,
 )
+from vla.errors import CorruptData
 
 SENSOR = "observation.sensor"
 """Force first, then the A-scan."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from vla.data.angles import angle_periods
 from vla.data.arrays import stored_array
-from vla.data.episode import ACTION, STATE, CorruptData, Episode, Frames, Layout, Stream
+from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
 from vla.data.lerobot_checks import Problems, check_videos, episode_rows, with_sound_files
 from vla.data.lerobot_choices import choose_cameras, choose_columns, choose_episodes, choose_sensor, table_columns
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
@@ -23,6 +23,7 @@ from vla.data.places import below
 from vla.data.recordings import decode_image
 from vla.data.tables import double_rows, float_rows, load_table
 from vla.data.video import VideoFrames
+from vla.errors import CorruptData
 
 __all__ = ["LerobotReader", "inspect_lerobot", "is_lerobot", "open_lerobot"]
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from vla.data.episode import CorruptData, MissingFiles
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata
 from vla.data.tables import check_parquet, double_rows, integer_column
 from vla.data.video import VideoSummary, summarize_video
+from vla.errors import CorruptData, MissingFiles
 
 Problems = Callable[[ValueError], None]
 """Told of every problem; raises at the first one, or collects them."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vla.data.episode import CorruptData
 from vla.data.places import check_folder_name, filled
 from vla.data.tables import read_small_table
+from vla.errors import CorruptData
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 

@@ -4,7 +4,7 @@ import re
 import string
 from pathlib import Path, PurePosixPath
 
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 
 FIELD = re.compile(r"(0?\d{0,2}d)?")
 """Formats of a number in a template: `{chunk_index:03d}`."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData, StorageFault
 
 DELAYS_S = (0.1, 0.5, 2.0)
 """Seconds before the second, third and fourth attempt."""
@@ -44,13 +44,6 @@ HDF5_ERRNO = re.compile(r"\berrno = (\d+)")
 """HDF5 gives the system's error in its text alone."""
 
 Result = TypeVar("Result")
-
-
-class StorageFault(OSError):
-    """The storage did not give the data; they may be whole. Its text is one sentence."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 def refused(error: BaseException) -> int | None:

@@ -14,8 +14,8 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float32, Float64, UInt8
 
-from vla.data.episode import CorruptData
 from vla.data.reading import unreadable
+from vla.errors import CorruptData
 
 FOLDERS = ("recv_all_*", "episode_*", "data_collection_*")
 FILES = ("*.h5", "*.hdf5")

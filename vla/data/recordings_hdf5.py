@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from vla.data.episode import CorruptData
 from vla.data.reading import unreadable
 from vla.data.recordings import CameraTrack, Recording, Track, decode_image, in_order, instruction_of
+from vla.errors import CorruptData
 
 DAMAGED_HDF5 = (OSError, KeyError, TypeError, ValueError, RuntimeError, IndexError)
 """What h5py raises for damaged content."""

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float32, Int64
 
 from vla.batch import Sample
 from vla.data.checks import check_finite
-from vla.data.episode import CorruptData, Episode, Reader
+from vla.data.episode import Episode, Reader
 from vla.data.order import SampleOrder
 from vla.data.reading import read_again
 from vla.data.window import Window
+from vla.errors import CorruptData
 from vla.randomness import derive
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from jaxtyping import Float32, Float64, Int64
 
-from vla.data.episode import CorruptData
 from vla.data.reading import refused, unreadable
+from vla.errors import CorruptData
 
 ONE_BATCH = 1 << 30
 """Rows of a record batch of the cache: as many as a row group has, so that an episode's rows lie side by side."""

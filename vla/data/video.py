@@ -25,8 +25,9 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float64, UInt8
 
-from vla.data.episode import CorruptData, Frames
+from vla.data.episode import Frames
 from vla.data.reading import unreadable
+from vla.errors import CorruptData
 
 MAX_DECODERS = 16
 """Open decoders a process keeps between reads; one of a 640 x 480 AV1 file holds 1 to 2 MB."""

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from vla.batch import DataContract, Sample
-from vla.data.episode import CorruptData, Episode, Frames, Stream
+from vla.data.episode import Episode, Frames, Stream
 from vla.data.video import read_frames
+from vla.errors import CorruptData
 
 FRAME_TOLERANCE_S = 1e-3
 """How much later than now a frame may be stamped and still be now's own, where that is below a quarter frame period.

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vla.errors import CorruptData
+
 Json = Mapping[str, Any]
 NESTED = ("losses", "lr", "grad_norm")
 """Objects of a line of metrics.jsonl; their numbers are columns `lr.expert` and so on."""
@@ -160,8 +162,6 @@ def check(folder: Path) -> None:
 
 def corrupt(path: Path, what: str) -> ValueError:
     """The error for a damaged file."""
-    from vla.data.episode import CorruptData
-
     return CorruptData(f"{path} is damaged: {what}; restore it from a copy, or move it away to report without it")
 
 

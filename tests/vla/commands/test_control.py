@@ -20,11 +20,10 @@ from training import recipes
 from training.config import to_json
 from training.flags import parse
 from vla.__main__ import main
-from vla.commandline import ProgramFailed
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
 from vla.data import open_dataset
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData, ProgramFailed
 from vla.processes import Terminated, answer_sigterm
 
 CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {"name": "stage1"}, "init_from": None}

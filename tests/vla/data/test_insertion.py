@@ -14,9 +14,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vla.data.episode import CorruptData, Episode, Frames
+from vla.data.episode import Episode, Frames
 from vla.data.insertion import SENSOR, InsertionReader, is_insertion, open_insertion
 from vla.data.lerobot import is_lerobot
+from vla.errors import CorruptData
 
 START = 1761551500.0
 """Unix time at which the robot starts; every clock below is shifted by a fraction of its period against it."""

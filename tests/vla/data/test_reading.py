@@ -12,10 +12,10 @@ import PIL.Image
 import pytest
 
 from vla.data import reading
-from vla.data.episode import CorruptData
-from vla.data.reading import StorageFault, read_again, refused, unreadable
+from vla.data.reading import read_again, refused, unreadable
 from vla.data.recordings import decode_image
 from vla.data.recordings_hdf5 import StoredImage
+from vla.errors import CorruptData, StorageFault
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from tests.vla.data.test_dataset import assert_same, nan_in
 from tests.vla.data.test_insertion import write_windows
 from vla.batch import Sample
 from vla.data import Dataset, TrainSamples, open_dataset, reading
-from vla.data.episode import CorruptData, Stream
-from vla.data.reading import StorageFault
+from vla.data.episode import Stream
+from vla.errors import CorruptData, StorageFault
 from vla.settings import DataConfig
 
 ROOT = FakeRoot(lengths=(40, 40, 40, 40))

@@ -13,9 +13,8 @@ import pytest
 
 from tests.vla.data.recordings import number_of, write_video
 from vla.data import video
-from vla.data.episode import CorruptData
-from vla.data.reading import StorageFault
 from vla.data.video import DecoderPool, VideoFrames, read_frames, summarize_video
+from vla.errors import CorruptData, StorageFault
 
 ENCODINGS: dict[str, tuple[str, Mapping[str, str]]] = {
     "h264, two frames a group": ("libx264", {"g": "2"}),

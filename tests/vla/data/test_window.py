@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeFrames, FakeRoot, clock, encoded
 from vla.batch import DataContract, Sample
-from vla.data.episode import CorruptData, Episode, Stream
+from vla.data.episode import Episode, Stream
 from vla.data.mixture import agree
 from vla.data.window import FRAME_TOLERANCE_S, Window
+from vla.errors import CorruptData
 from vla.settings import DataConfig
 
 RATES_HZ = (5.0, 100.0, 650.0, 1000.0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.vla.evaluation.standins import CONTRACT, FRAMES, FRONT, Known, Recordings
 from vla.batch import Sample
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
 from vla.evaluation.ablation import AblationConfig, Answers, answer, stand_ins
 from vla.evaluation.alteration import Alteration, Kind, inputs_of
 from vla.evaluation.figures import draw_ablation

@@ -14,8 +14,7 @@ from PIL import Image
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
 from vla.batch import DataContract, Sample
 from vla.data import open_dataset
-from vla.data.episode import CorruptData
-from vla.data.reading import StorageFault
+from vla.errors import CorruptData, StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
 from vla.evaluation.open_loop import Predictions, check_contract, episode_indices, measure, open_loop, predict, spread
 from vla.evaluation.phases import Phases, read_phases
