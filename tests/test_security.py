@@ -274,7 +274,7 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
 CRASH = """
     import os, sys
     sys.path.insert(0, os.environ["ROOT"])
-    from training import loop, recipes, records, runtime
+    from training import exits, loop, recipes, records
     from training.flags import parse
 
     def fail(self, line):
@@ -284,7 +284,7 @@ CRASH = """
         raise RuntimeError(f"401 for https://user:{secret}@host with {dict(os.environ)}")
 
     records.Records.add_step = fail
-    runtime.main(lambda: loop.train(parse(recipes.stage1(), sys.argv[1:])))
+    exits.main(lambda: loop.train(parse(recipes.stage1(), sys.argv[1:])))
 """
 
 
@@ -330,13 +330,13 @@ def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) 
 REFUSALS = """
     import json, os, sys
     sys.path.insert(0, os.environ["ROOT"])
-    from training import loop, recipes, runtime
+    from training import exits, loop, recipes
     from training.flags import parse
 
     needle, out, cases = sys.argv[1:]
     for flags in json.loads(cases):
         given = ["--data.roots", needle, "--out", out, "--backbone.path", "tiny", "--data.workers", "0", *flags]
         if (child := os.fork()) == 0:
-            runtime.main(lambda: loop.train(parse(recipes.stage1(), given)))
+            exits.main(lambda: loop.train(parse(recipes.stage1(), given)))
         print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from training import checkpoint, runtime, storage
+from training import checkpoint, exits, runtime, storage
 from training.checkpoint import Checkpoint
 from training.config import RunConfig, to_json
 from training.lease import Lease
@@ -151,11 +151,11 @@ class RunFolder:
         """Whether this rank knows of too many failed saves in a row."""
         return self.saver.failures >= self.config.save_failures
 
-    def give_up(self) -> runtime.StorageFailed:
+    def give_up(self) -> exits.StorageFailed:
         """The error of a run that cannot save."""
         count = self.saver.failures
         what = "a checkpoint" if count < self.config.save_failures else f"{count} checkpoints in a row"
-        return runtime.StorageFailed(
+        return exits.StorageFailed(
             f"{what} could not be written ({self._last_error}); the last one is {self.last()}; make room or mend the "
             "storage, and go on with --resume-from auto"
         )

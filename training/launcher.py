@@ -18,15 +18,15 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from vla.errors import CORRUPT, HUNG, NOT_FINITE, PREEMPTED, REFUSED, STORAGE, USAGE
+
 HERE = Path(__file__).resolve().parent
 CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
 """Names the file into which a training process writes its exit code; the processes inherit it."""
 PID = "TOUCHSTONE_LAUNCHER_PID"
 """The process number of the launcher; a training process of another parent has lost it."""
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
-HUNG, PREEMPTED = 33, 75
-"""As in training/runtime.py, which a launcher would need seconds to import."""
-TELLING = (2, 34, 65, 70, 78)
+TELLING = (USAGE, STORAGE, CORRUPT, NOT_FINITE, REFUSED)
 """What a rank ends with for a reason of its own, never because of another rank."""
 
 

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from training import processes, runtime
+from training import exits, processes
 from training.processes import Identity
+from vla import errors
 
 SIZE = 1024
 """Bytes of a lease, padded: a heartbeat writes in place and at once. A new file could replace the lease of a process
@@ -54,7 +55,7 @@ class Record:
 def leave_to_the_other(sentence: str) -> None:
     """What a process does that has lost its lease: it leaves at once, resumable, and writes nothing more."""
     print(sentence, file=sys.stderr)
-    runtime.leave(runtime.PREEMPTED)
+    exits.leave(errors.PREEMPTED)
 
 
 class Lease:

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from training.exits import LoaderFailed
 from training.packing import Packed, pack, room, tensors_of, unpack
 from training.prefetch import Fault, OriginalError, Prefetch, Samples, Task, Trouble, make
-from training.runtime import LoaderFailed
 from vla.batch import Batch, Sample
 from vla.errors import StorageFault
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from training import launcher, outcry, runtime
+from training import exits, launcher, outcry
+from vla import errors
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ONE_DELIVERY_S = 0.05
@@ -36,7 +37,7 @@ class Preemption:
         rank: int,
         say_expired: Callable[[], str],
         *,
-        leave: Callable[[int], None] = runtime.leave,
+        leave: Callable[[int], None] = exits.leave,
         clock: Callable[[], float] = time.monotonic,
         passed_on: Callable[[], int] = launcher.passed_on,
     ) -> None:
@@ -161,7 +162,7 @@ class Preemption:
         try:
             outcry.say(f"rank {self.rank}: {sentence()}")
         finally:
-            self._leave(runtime.PREEMPTED)
+            self._leave(errors.PREEMPTED)
 
 
 _in_force: list[Preemption] = []

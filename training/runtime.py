@@ -1,17 +1,11 @@
-"""The process around the training: accelerator, agreement between ranks, exit codes."""
+"""The process around the training: accelerator, arithmetic, agreement between ranks."""
 
-import contextlib
 import functools
 import json
 import os
-import sys
-import threading
-import time
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,26 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
-from training import storage
 from training.settings import Precision
-from vla import printing
-from vla.errors import CorruptData, StorageFault, UsageError
 
-DONE, USAGE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 2, 33, 34, 65, 70, 75, 78
-"""Exit codes: done; usage; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were
-not finite; pre-empted, resumable; configuration refused."""
-
-
-class StorageFailed(RuntimeError):
-    """Checkpoints could not be written several times in a row."""
-
-
-class LoaderFailed(RuntimeError):
-    """Loader processes died or hung too often, or making a sample raised an error; its text is one sentence."""
-
-
-FLUSH_S = 1.0
-"""How long a process that ends waits for its output to be taken."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -141,102 +117,6 @@ def collect(accelerator: Accelerator, value: Any) -> list[Any]:
     boxes = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
     dist.all_gather(boxes, torch.nn.functional.pad(text, (0, longest - len(text))), group=host_group())
     return [json.loads(bytes(box[: int(size)].tolist())) for box, size in zip(boxes, sizes, strict=True)]
-
-
-def main(entry: Callable[[], None]) -> None:
-    """Run an entry point and end the process with the exit code of the interface.
-
-    A user's mistake (ValueError) becomes one sentence and no traceback. The process leaves through os._exit: after a
-    finished gloo job the interpreter's own exit sometimes aborts, and a rank that fails must not wait for the others.
-    """
-    printing.install()
-    rank = int(os.environ.get("RANK", "0"))
-    code = DONE
-    try:
-        entry()
-    except (ValueError, FloatingPointError, StorageFailed, OSError, RuntimeError) as error:
-        code, sentence = told(error)
-        if sentence is None:
-            sys.excepthook(*sys.exc_info())
-        else:
-            if rank > 0:
-                # What all ranks share is rank 0's to print, and what it fails at alone, it says; the launcher ends this
-                # process before the sentence comes.
-                time.sleep(2)
-            print(sentence, file=sys.stderr)
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
-    except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and no rank may hang at exit because of it)
-        code = 1
-        sys.excepthook(*sys.exc_info())
-    leave(code)
-
-
-def lost_peer(error: BaseException) -> bool:
-    """Whether an error only says that another rank is gone."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def told(error: Exception) -> tuple[int, str | None]:
-    """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
-    code, sentence = 1, None
-    match error:
-        case UsageError():
-            code, sentence = USAGE, f"usage: {error}"
-        case CorruptData():
-            code, sentence = CORRUPT, f"error: {error}"
-        case ValueError():
-            code, sentence = REFUSED, f"error: {error}"
-        case FloatingPointError():
-            code, sentence = NOT_FINITE, f"error: {error}"
-        case StorageFailed() | StorageFault():
-            code, sentence = STORAGE, f"error: {error}"
-        case OSError() if storage.is_full(error) or storage.is_transient(error):
-            code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
-        case LoaderFailed():
-            sentence = f"error: {error}"
-        case RuntimeError() if lost_peer(error):
-            code = HUNG
-            sentence = f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"
-    return code, sentence
-
-
-def leave(code: int) -> NoReturn:
-    """End the process at once, with everything written.
-
-    `accelerate launch` replaces exit codes; whoever needs them names a file in TOUCHSTONE_EXIT_CODE_FILE. The first
-    failure stands there: the ranks that the launcher ends because of it have nothing to add.
-    """
-    with contextlib.suppress(OSError):  # nothing may keep a process from ending
-        tell(code)
-    # Nobody may be reading what is printed any more.
-    last_words = threading.Thread(target=flush, daemon=True)
-    last_words.start()
-    last_words.join(FLUSH_S)
-    os._exit(code)
-
-
-def flush() -> None:
-    """Write what is left to be printed, also what was held back as the possible start of a secret."""
-    printing.uninstall()
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-def tell(code: int) -> None:
-    """Write the exit code where TOUCHSTONE_EXIT_CODE_FILE says, unless a failure stands there already."""
-    path = os.environ.get("TOUCHSTONE_EXIT_CODE_FILE")
-    if path and code_told() in (None, DONE) and (code != DONE or os.environ.get("RANK", "0") == "0"):
-        Path(path).write_text(str(code))
-
-
-def code_told() -> int | None:
-    """The exit code that a rank of this machine has written there; None while there is none."""
-    try:
-        text = Path(os.environ["TOUCHSTONE_EXIT_CODE_FILE"]).read_text()
-    except (KeyError, OSError):
-        return None
-    return int(text) if text.isdecimal() else None
 
 
 def memory_mb(accelerator: Accelerator) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, Self
 
 from torch import Tensor
 
-from training import checkpoint, faults, runtime, stages
+from training import checkpoint, exits, faults, runtime, stages
 from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten, to_json
 from training.folder import RunFolder
@@ -31,6 +31,7 @@ from training.quarantine import num_void
 from training.sharding import Engine, State
 from training.tracking import check_tracker
 from training.watchdog import Watchdog
+from vla import errors
 from vla.backbone import fingerprint
 from vla.batch import Batch, collate
 from vla.data import Dataset, open_dataset
@@ -94,9 +95,9 @@ class Session:
         if self._folder is not None:
             self._folder.close()
         # A rank whose grace time is over in the middle of a step leaves before the others know that it was signalled.
-        asked = self.preemption.requested or runtime.code_told() == runtime.PREEMPTED
-        if isinstance(error, RuntimeError) and runtime.lost_peer(error) and asked:
-            raise SystemExit(runtime.PREEMPTED) from error
+        asked = self.preemption.requested or exits.code_told() == errors.PREEMPTED
+        if isinstance(error, RuntimeError) and exits.lost_peer(error) and asked:
+            raise SystemExit(errors.PREEMPTED) from error
 
     def _open(self) -> None:
         """Read the data and what to go on from; refuse what cannot be trained or would overwrite something."""
@@ -366,7 +367,7 @@ class Session:
         folder.say(f"{signal} at step {self.step}: {how}; the last checkpoint is {folder.last()}")
         folder.records.close()
         self.accelerator.wait_for_everyone()  # the launcher ends the others as soon as one has left
-        raise SystemExit(runtime.PREEMPTED)
+        raise SystemExit(errors.PREEMPTED)
 
     def _say_expired(self) -> str:
         """What is said when the grace time is over before the run could end; called from a thread."""

@@ -1,4 +1,4 @@
-"""What can be set of a run's parts; nothing heavy is imported here, so that help answers at once."""
+"""What can be set of a run and of its verification; nothing heavy is imported here, so that help answers at once."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -102,3 +102,33 @@ class GuardConfig:
             raise ValueError(f"--guard.max-skipped is {self.max_skipped}; it must be at least 1")
         if not self.spike_factor > 1:
             raise ValueError(f"--guard.spike-factor is {self.spike_factor}; it must be greater than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What is tried. Flags of the entry point follow after `--`."""
+
+    recipe: Literal["stage1", "stage2", "two_stage"] = "two_stage"
+    """Entry point."""
+    steps: int = 12
+    """Optimizer steps of each stage."""
+    kills: int = 3
+    """How often the interrupted run is ended."""
+    kill_at: tuple[int, ...] = ()
+    """After which steps; drawn from --seed unless given."""
+    signal: Literal["kill", "term", "mixed"] = "mixed"
+    """kill: SIGKILL to every process at once. term: SIGTERM to the launcher, as a scheduler does. mixed: drawn."""
+    topologies: tuple[str, ...] = ("zero2:2",)
+    """NAME:RANKS or NAME:RANKS:MICRO-BATCH; NAME is a file of accelerate_configs."""
+    seed: int = 0
+    """Of the kills."""
+    work: str | None = None
+    """Empty or new folder for the runs; by default a temporary one. A checkpoint has 16 bytes a trained parameter."""
+    keep_runs: bool = False
+    """Keep the runs; they are kept in any case when the promise does not hold."""
+    json: str | None = None
+    """File for the result in machine-readable form."""
+    leg_seconds: float = 1800.0
+    """A launch that takes longer counts as hung."""
+    compare: tuple[str, ...] = ()
+    """Two run folders: compare these and launch nothing."""

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from training import checkpoint, recipes, runtime
+from training import checkpoint, recipes
 from training.comparison import EXACT, Row, Tolerance, compare
 from training.config import RunConfig, StageConfig, TwoStageConfig, to_json
 from training.flags import both_stages, parse
 from training.legs import ROOT, Leg, last_step
+from training.settings import Verification
+from vla import errors
 from vla.errors import CorruptData
 
 RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
@@ -28,36 +30,6 @@ OWNED = (
 
 LAG = 3
 """Steps that a run may be ahead of its metrics: a kill drawn later would often find it at its end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """What is tried. Flags of the entry point follow after `--`."""
-
-    recipe: Literal["stage1", "stage2", "two_stage"] = "two_stage"
-    """Entry point."""
-    steps: int = 12
-    """Optimizer steps of each stage."""
-    kills: int = 3
-    """How often the interrupted run is ended."""
-    kill_at: tuple[int, ...] = ()
-    """After which steps; drawn from --seed unless given."""
-    signal: Literal["kill", "term", "mixed"] = "mixed"
-    """kill: SIGKILL to every process at once. term: SIGTERM to the launcher, as a scheduler does. mixed: drawn."""
-    topologies: tuple[str, ...] = ("zero2:2",)
-    """NAME:RANKS or NAME:RANKS:MICRO-BATCH; NAME is a file of accelerate_configs."""
-    seed: int = 0
-    """Of the kills."""
-    work: str | None = None
-    """Empty or new folder for the runs; by default a temporary one. A checkpoint has 16 bytes a trained parameter."""
-    keep_runs: bool = False
-    """Keep the runs; they are kept in any case when the promise does not hold."""
-    json: str | None = None
-    """File for the result in machine-readable form."""
-    leg_seconds: float = 1800.0
-    """A launch that takes longer counts as hung."""
-    compare: tuple[str, ...] = ()
-    """Two run folders: compare these and launch nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +168,10 @@ class Trial:
             return "SIGKILL"
         leg.terminate()
         code = leg.wait()
-        if code == runtime.DONE:
+        if code == errors.DONE:
             return None
-        if code != runtime.PREEMPTED:
-            self.failures.append(f"exit code {code} after SIGTERM instead of {runtime.PREEMPTED}; see {leg.log}")
+        if code != errors.PREEMPTED:
+            self.failures.append(f"exit code {code} after SIGTERM instead of {errors.PREEMPTED}; see {leg.log}")
         return f"SIGTERM and exit code {code}"
 
     def end(self, leg: Leg, name: str) -> None:
@@ -210,9 +182,9 @@ class Trial:
             CorruptData: it failed.
         """
         code = leg.wait()
-        if code == runtime.REFUSED:
+        if code == errors.REFUSED:
             raise ValueError(leg.last_words(1).removeprefix("error: "))
-        if code != runtime.DONE:
+        if code != errors.DONE:
             raise CorruptData(f"{name} ended with exit code {code}:\n{leg.last_words()}")
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 # accelerate puts this file's folder first on the path; our packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from training import loop, recipes, runtime
+from training import exits, recipes
 from training.flags import both_stages, parse
 
 if __name__ == "__main__":
-    runtime.main(lambda: loop.train(parse(recipes.two_stage(), both_stages(sys.argv[1:]))))
+    config = exits.answer(lambda: parse(recipes.two_stage(), both_stages(sys.argv[1:])))
+
+    from training import loop  # it loads torch, which neither help nor a mistake needs
+
+    exits.main(lambda: loop.train(config))

@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 # Python puts this file's folder first on the path; our packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -30,15 +31,17 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from rich.console import Console
 from rich.table import Table
 
-from training import runtime
-from training.comparison import Row, compare
+from training import exits
 from training.legs import TimeUp
-from training.trial import Trial, Verification
-from vla import commandline
+from training.settings import Verification
+from vla import commandline, errors
 from vla.errors import CorruptData, UsageError
 
-BROKEN, INTERRUPTED = 1, 130
-"""Exit codes: the promise does not hold; Ctrl-C."""
+if TYPE_CHECKING:
+    from training.comparison import Row
+
+BROKEN = 1
+"""Exit code: the promise does not hold."""
 
 
 def parse(argv: Sequence[str]) -> tuple[Verification, list[str]]:
@@ -76,7 +79,7 @@ def work_folder(wanted: Verification) -> Path:
     return folder
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: "Sequence[Row]") -> Table:
     """What was compared, and what was found."""
     grid = Table("compared", "count", "verdict", box=None, padding=(0, 2, 0, 0))
     for row in rows:
@@ -91,6 +94,10 @@ def verify(argv: Sequence[str], say: Console) -> int:
         ValueError: the request or the configuration is refused.
     """
     wanted, flags = parse(argv)
+
+    from training.comparison import compare  # it loads torch, which neither help nor a mistake needs
+    from training.trial import Trial
+
     folder, finished = None, False
     try:
         if wanted.compare:
@@ -117,11 +124,11 @@ def verify(argv: Sequence[str], say: Console) -> int:
         raise
     except KeyboardInterrupt:
         say.print("\ninterrupted; what was started has been ended")
-        return INTERRUPTED
+        return errors.INTERRUPTED
     finally:
         if folder is not None and finished and not wanted.keep_runs:
             shutil.rmtree(folder)
-    return runtime.DONE if holds else BROKEN
+    return errors.DONE if holds else BROKEN
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -132,7 +139,7 @@ def interrupt(_number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Command line."""
     signal.signal(signal.SIGTERM, interrupt)
-    runtime.main(lambda: sys.exit(verify(sys.argv[1:], Console(width=80, highlight=False))))
+    exits.main(lambda: sys.exit(verify(sys.argv[1:], Console(width=80, highlight=False))))
 
 
 if __name__ == "__main__":

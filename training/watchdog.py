@@ -15,7 +15,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training import outcry, runtime
+from training import exits, outcry
+from vla import errors
 
 WRITING_S, FOR_THE_OTHERS_S = 4.0, 4.0
 """How long the stacks may take to be written, and how long an overdue rank then waits before it leaves: the others are
@@ -34,7 +35,7 @@ class Watchdog:
         limit_s: float,
         folder: Path,
         rank: int,
-        leave: Callable[[int], None] = runtime.leave,
+        leave: Callable[[int], None] = exits.leave,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Watch for `limit_s` seconds without progress; stacks go to `folder`/rank-00001.txt."""
@@ -114,7 +115,7 @@ class Watchdog:
         at = "" if self._step is None else f" at step {self._step}"
         outcry.say(f"rank {self.rank}: no progress for {idle_s:.1f} s in {section!r}{at}; {place}")
         time.sleep(FOR_THE_OTHERS_S)
-        self._leave(runtime.HUNG)
+        self._leave(errors.HUNG)
 
     def _write(self, section: str, idle_s: float, written: threading.Event) -> None:
         """Write the header and the stacks of all threads, over those of an earlier run."""

@@ -1,7 +1,7 @@
 """Runs trainings that are meant to die, without the ten seconds that starting Python and its libraries takes.
 
 A server process imports everything once. Each *life* is a number of ranks that it forks, with an environment of their
-own; they train, and end as a launched process would: through `runtime.main`, by a signal, or killed at a time limit,
+own; they train, and end as a launched process would: through `exits.main`, by a signal, or killed at a time limit,
 and then every rank's stacks stand in what the test prints.
 
     with ForkServer(folder) as server:
@@ -243,7 +243,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     faulthandler.register(STACKS, all_threads=True)
 
     from tests.training.train_worker import RECIPES, use
-    from training import faults, loop, runtime
+    from training import exits, faults, loop
     from training.flags import both_stages, parse
 
     size = str(len(request["logs"]))
@@ -259,7 +259,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
         argv = request["argv"]
         loop.train(parse(RECIPES[request["recipe"]](), both_stages(argv) if request["recipe"] == "two_stage" else argv))
 
-    runtime.main(train)
+    exits.main(train)
 
 
 def import_all() -> None:

@@ -27,9 +27,10 @@ from typing import Any
 
 from tests.faults.forkserver import ForkServer, Life
 from tests.training.launch import ROOT
-from training import checkpoint, runtime
+from training import checkpoint
 from training.comparison import compare
 from training.records import Records
+from vla import errors
 
 KINDS = {
     "SIGKILL to all": 4,
@@ -142,7 +143,7 @@ class Soak:
         out = self.folder / "golden"
         life, _ = self.start(out, None)
         codes = life.wait(limit_s=LIMIT_S + self.total)
-        if codes != [runtime.DONE] * RANKS:
+        if codes != [errors.DONE] * RANKS:
             raise AssertionError(f"the undisturbed run ended with {codes}\n{life.report()}")
         return out
 
@@ -235,7 +236,7 @@ class Soak:
             self.outcomes.append(outcome)
             with (self.folder / "lives.jsonl").open("a") as lines:
                 lines.write(json.dumps(asdict(outcome)) + "\n")
-            if outcome.codes == [runtime.DONE] * RANKS:
+            if outcome.codes == [errors.DONE] * RANKS:
                 return out
             kills -= outcome.struck
             kind = outcome.plan.kind if outcome.plan else "nothing"
@@ -291,9 +292,9 @@ def complaint(outcome: Outcome, life: Life) -> str | None:
     if "skipped:" in printed:
         return "a checkpoint that was killed into being is damaged"
     if plan is None or not outcome.struck:
-        return None if codes == {runtime.DONE} else "a life that nobody disturbed failed"
+        return None if codes == {errors.DONE} else "a life that nobody disturbed failed"
     if "SIGTERM" in plan.kind and "SIGKILL" not in plan.kind and outcome.step > outcome.start:
-        allowed = {runtime.PREEMPTED}, {runtime.DONE}
+        allowed = {errors.PREEMPTED}, {errors.DONE}
         return None if codes in allowed else "SIGTERM must end every rank with 75"
     return None
 

@@ -14,7 +14,7 @@ RANK = int(os.environ["RANK"])
 
 
 def leave(code: int) -> None:
-    """As runtime.leave."""
+    """As exits.leave."""
     file = Path(os.environ["TOUCHSTONE_EXIT_CODE_FILE"])
     if not file.exists() or not file.read_text():
         file.write_text(str(code))
@@ -45,8 +45,9 @@ def train(folder: Path, workers: int) -> None:
     from torch import arange
     from torch.utils.data import DataLoader, TensorDataset
 
-    from training import runtime
+    from training import exits
     from training.preemption import Preemption, outlive_the_job
+    from vla import errors
 
     preemption = Preemption(20, RANK, lambda: "expired")
     preemption.install()
@@ -57,7 +58,7 @@ def train(folder: Path, workers: int) -> None:
             ready(folder)
         if preemption.requested:
             print(f"rank {RANK} gives way to {preemption.name}", flush=True)
-            runtime.leave(runtime.PREEMPTED)
+            exits.leave(errors.PREEMPTED)
         time.sleep(0.01)
 
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
 
-from training import runtime
+from training import exits, runtime
 from training.settings import Rates, Stage
 from training.sharding import MOMENTS, Engine, State
 from training.stages import enter
@@ -141,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(main)
+    exits.main(main)

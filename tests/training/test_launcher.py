@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.children import Child, child, wait_until
-from training import launcher, runtime
+from training import launcher
 
 HERE = Path(launcher.__file__).resolve().parent
 STUB = Path(__file__).resolve().parent / "launched.py"
@@ -32,12 +32,6 @@ def test_it_leaves_everything_else_alone() -> None:
     assert not launcher.launches_ours([str(HERE / "stage1.py"), "--out", "run"])
     assert not launcher.launches_ours(["/venv/bin/pytest", str(HERE / "stage1.py")])
     assert not launcher.launches_ours([])
-
-
-def test_its_codes_are_those_of_the_interface() -> None:
-    named = {runtime.USAGE, runtime.STORAGE, runtime.CORRUPT, runtime.NOT_FINITE, runtime.REFUSED}
-    assert named == set(launcher.TELLING)
-    assert runtime.HUNG == launcher.HUNG
 
 
 @pytest.mark.parametrize(

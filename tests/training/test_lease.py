@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from tests.training.children import CONTEXT, LIMIT_S, wait_until
-from training import processes, runtime
+from training import processes
 from training.lease import Lease, Record
 from training.processes import Identity
+from vla import errors
 
 FAST = {"takeover_s": 1.0, "beat_s": 0.1}
 
@@ -272,7 +273,7 @@ def test_a_stopped_process_that_was_followed_ends_on_waking(tmp_path: Path, make
         second.acquire()
         os.kill(first.process.pid, signal.SIGCONT)
         first.process.join(LIMIT_S)
-        assert first.process.exitcode == runtime.PREEMPTED
+        assert first.process.exitcode == errors.PREEMPTED
         time.sleep(3 * FAST["beat_s"])
         assert second.held()
 

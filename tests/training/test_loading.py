@@ -20,10 +20,10 @@ import torch
 
 from tests.fakes import FakeRoot, opener
 from training import loading, prefetch
+from training.exits import LoaderFailed
 from training.loading import Restarts, batches
 from training.packing import pack, tensors_of, unpack
 from training.prefetch import OriginalError
-from training.runtime import LoaderFailed
 from vla.batch import Batch, Sample, collate
 from vla.data import TrainSamples, open_dataset
 from vla.errors import CorruptData, StorageFault
@@ -393,7 +393,7 @@ FULL = """
     import numpy as np
     from tests.training.test_loading import Faulty, stream
     from training.loading import Restarts
-    from training.runtime import LoaderFailed
+    from training.exits import LoaderFailed
     from vla.batch import collate, Sample
     import dataclasses
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.training.children import child, wait_until
-from training import launcher, runtime
+from training import launcher
 from training.preemption import ONE_DELIVERY_S, SHARE_OF_GRACE, Preemption, outlive_the_job
+from vla import errors
 
 
 def expired() -> str:
@@ -79,7 +80,7 @@ def test_a_signal_sent_twice_at_once_is_one(left: list[int], later: float, numbe
     preemption._receive(signal.SIGTERM)
     now += later
     preemption._receive(number)
-    assert left == [runtime.PREEMPTED] * ends
+    assert left == [errors.PREEMPTED] * ends
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_signals_of_a_scheduler_and_its_launcher_are_one(
     for end in ends:
         now += 1  # on a machine that does other work
         preemption._receive(signal.SIGTERM)
-        assert left == [runtime.PREEMPTED] * end
+        assert left == [errors.PREEMPTED] * end
 
 
 def test_a_signal_after_the_first_one_ends(preemption: Preemption, left: list[int]) -> None:
@@ -107,7 +108,7 @@ def test_a_signal_after_the_first_one_ends(preemption: Preemption, left: list[in
     wait_until(lambda: preemption._heard == 1)
     time.sleep(2 * ONE_DELIVERY_S)
     os.kill(os.getpid(), signal.SIGTERM)
-    wait_until(lambda: left == [runtime.PREEMPTED])
+    wait_until(lambda: left == [errors.PREEMPTED])
 
 
 def test_earlier_handlers_come_back() -> None:
@@ -153,7 +154,7 @@ def test_a_run_that_is_not_through_in_time_is_ended(tmp_path: Path, how: str) ->
         run.wait_for("ready")
         began = time.monotonic()
         os.kill(run.pid, signal.SIGTERM)
-        assert run.code() == runtime.PREEMPTED
+        assert run.code() == errors.PREEMPTED
         assert time.monotonic() - began >= 0.85
         if how in ("python", "native"):
             assert run.said().splitlines() == [
@@ -172,7 +173,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, how: str, second: signa
         run.wait_for("rank 1: SIGTERM")
         time.sleep(2 * ONE_DELIVERY_S)
         os.kill(run.pid, second)
-        assert run.code() == runtime.PREEMPTED
+        assert run.code() == errors.PREEMPTED
         assert f"rank 1: {second.name} while it ends; leaving at once" in run.said()
 
 

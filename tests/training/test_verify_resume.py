@@ -17,10 +17,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from training import checkpoint, legs, runtime, storage
+from training import checkpoint, legs, storage
 from training.comparison import Tolerance, compare, compare_values
-from training.trial import Trial, Verification, draw_kills
-from training.verify_resume import BROKEN, INTERRUPTED, verify
+from training.settings import Verification
+from training.trial import Trial, draw_kills
+from training.verify_resume import BROKEN, verify
+from vla import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -126,7 +128,7 @@ def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[
     words += ["--work", str(work), "--keep-runs", "--json", str(result), "--leg-seconds", "600", "--", *FLAGS]
     process = start(*words, "--micro-batch", "1", "--dropout", "0.1")
     printed, _ = process.communicate(timeout=1800)
-    assert process.returncode == runtime.DONE, printed
+    assert process.returncode == errors.DONE, printed
     return work, printed, json.loads(result.read_text())
 
 
@@ -160,7 +162,7 @@ class TestVerification:
         wrong = [line for line in shown.read_text().splitlines() if "DIFFERS" in line]
         assert len(wrong) == 1
         assert wrong[0].startswith("second moments")
-        assert verify(["--compare", str(work / "reference"), str(work / "interrupted")], quiet()) == runtime.DONE
+        assert verify(["--compare", str(work / "reference"), str(work / "interrupted")], quiet()) == errors.DONE
 
     def test_another_seed_is_another_run(self, verified: tuple[Path, str, dict[str, Any]], tmp_path: Path) -> None:
         work, _, _ = verified
@@ -173,7 +175,7 @@ class TestVerification:
             log=tmp_path / "log",
             limit_s=600,
         ) as leg:
-            assert leg.wait() == runtime.DONE, leg.last_words()
+            assert leg.wait() == errors.DONE, leg.last_words()
         held = {row.name: row.holds for row in compare(work / "reference", tmp_path / "other", Tolerance())}
         assert not any(held[name] for name in ("losses", "parameters", "first moments", "second moments"))
         assert held["steps"] and held["positions"]
@@ -183,7 +185,7 @@ class TestVerification:
         words += ["--topologies", "zero2:2:1", "cpu:1:3", "zero3:3:2", "--work", str(tmp_path / "runs")]
         process = start(*words, "--json", str(tmp_path / "result.json"), "--", *FLAGS, "--dropout", "0")
         printed, _ = process.communicate(timeout=1800)
-        assert process.returncode == runtime.DONE, printed
+        assert process.returncode == errors.DONE, printed
         rows = {row["name"]: row for row in json.loads((tmp_path / "result.json").read_text())["rows"]}
         assert 0 < rows["losses"]["difference"] < 1e-5, "other ranks add in another order"
         assert rows["positions"]["verdict"] == "bitwise equal"
@@ -201,7 +203,7 @@ class TestVerification:
             printed, _ = process.communicate(timeout=600)
         finally:
             process.kill()
-        assert process.returncode == INTERRUPTED, printed
+        assert process.returncode == errors.INTERRUPTED, printed
         assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(arguments(p))]
 
 

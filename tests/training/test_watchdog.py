@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.children import LIMIT_S, child, wait_until
-from training import runtime, watchdog
+from training import watchdog
 from training.watchdog import Watchdog
+from vla import errors
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_without_progress_it_ends_and_shows_all_stacks(
     dog.beat("forward", step=12)
     wait_until(lambda: bool(left))
     other.join()
-    assert left == [runtime.HUNG]
+    assert left == [errors.HUNG]
     path = tmp_path / "stacks" / "rank-00001.txt"
     header, _, stacks = path.read_text().partition("\n\n")
     fields = dict(line.split(": ", 1) for line in header.splitlines())
@@ -144,7 +145,7 @@ def test_stacks_that_cannot_be_written_are_printed(
     os.mkfifo(tmp_path / "stacks" / "rank-00001.txt")  # opening it waits for a reader, like a volume that is gone
     start(0.2)
     wait_until(lambda: bool(left))
-    assert left == [runtime.HUNG]
+    assert left == [errors.HUNG]
     said = capfd.readouterr().err
     assert "test_stacks_that_cannot_be_written_are_printed" in said
     assert "could not be written" in said
@@ -192,7 +193,7 @@ def clog(descriptor: int) -> None:
 
 def test_a_hung_process_ends_with_its_code(tmp_path: Path) -> None:
     with child(tmp_path, run, tmp_path, 0.5, "sleeping") as hung:
-        assert hung.code() == runtime.HUNG
+        assert hung.code() == errors.HUNG
         assert "no progress for" in hung.said()
 
 
@@ -205,7 +206,7 @@ def test_where_python_cannot_run_the_system_ends_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["deaf stderr", "deaf stdout"])
 def test_an_output_that_nobody_reads_stops_no_end(tmp_path: Path, how: str) -> None:
     with child(tmp_path, run, tmp_path, 0.5, how) as hung:
-        assert hung.code() in (runtime.HUNG, -signal.SIGALRM)  # whichever way; the launcher makes 33 of both
+        assert hung.code() in (errors.HUNG, -signal.SIGALRM)  # whichever way; the launcher makes 33 of both
     assert "section: start" in (tmp_path / "stacks" / "rank-00001.txt").read_text()
 
 
@@ -216,6 +217,6 @@ def test_a_stopped_process_is_no_hung_one(tmp_path: Path) -> None:
         time.sleep(2.5)
         began = time.monotonic()
         os.kill(stopped.pid, signal.SIGCONT)
-        assert stopped.code() == runtime.HUNG
+        assert stopped.code() == errors.HUNG
         # Of its 2 s it had lived through next to none. One that counts the stop leaves at once after waking.
         assert time.monotonic() - began > 1

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from training import loop, recipes, runtime
+from training import exits, loop, recipes, runtime
 from training.flags import both_stages, parse
 from training.session import Session
 from vla.backbone import load_backbone
@@ -67,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.main(main)
+    exits.main(main)
