@@ -1,7 +1,10 @@
 """The command line of a run: the settings of a recipe, of a file, and of the flags given."""
 
+import contextlib
+import io
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +62,9 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
             raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
         if steps in given:
             arguments += [epochs, "None"]  # the file's would take the place of the steps
-    config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
+    first = os.environ.get("RANK", "0") == "0"
+    with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help
+        config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
     if unknown:
         hint = commandline.nearest(unknown[0], commandline.flags(type(recipe)), "--help lists them all")
         raise UsageError(f"unknown flag {unknown[0]}; {hint}")

@@ -1,9 +1,10 @@
 """`vla` on the command line: measure, merge, examine, convert. Training starts with `accelerate launch`."""
 
 import errno
+import importlib.metadata
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -38,42 +39,47 @@ UNSUITABLE = {
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 """What the system says of a path that was given."""
+DISTRIBUTION = "touchstone-vla"
 DESCRIPTION = """Tools around trained policies and their data.
 
 Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
 2 usage, 34 storage failed, 65 a file is corrupt, 78 refused (it says why)."""
 
-Command = (
-    Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
-    | Annotated[Merge, tyro.conf.subcommand("merge")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    | Annotated[Import, tyro.conf.subcommand("import")]
-    | Annotated[NeedleDemos, tyro.conf.subcommand("needle")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-)
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "evaluate": (Evaluate, evaluate),
+    "ablate": (Ablate, ablate),
+    "merge": (Merge, merge),
+    "doctor": (Doctor, doctor),
+    "import": (Import, convert),
+    "needle": (NeedleDemos, record),
+    "report": (Report, report),
+}
+"""The settings of each command, and what does it. Heavy packages are loaded by the latter."""
 
 
-def parse(arguments: Sequence[str]) -> Command:
-    """The command of a command line.
+def parse(arguments: Sequence[str]) -> Any:
+    """The settings of the command of a command line. Help and version are printed and end the process.
 
     Raises:
         ValueError: a value does not fit.
         UsageError: something is missing, or unknown.
     """
-    commands = {"evaluate", "ablate", "merge", "doctor", "import", "needle", "report"}
     if not arguments:
-        raise UsageError(f"give a command, one of {', '.join(sorted(commands))}; `vla --help` explains them")
-    if arguments[0] not in commands and not arguments[0].startswith("-"):
-        hint = commandline.nearest(arguments[0], commands, f"give one of {', '.join(sorted(commands))}")
-        raise UsageError(f"there is no command {arguments[0]!r}: {hint}")
-    help_command = f"vla {arguments[0]} --help"
-    command: Command
-    command, unknown = commandline.parse(Command, arguments, help_command, prog="vla", description=DESCRIPTION)
+        raise UsageError(f"give a command, one of {', '.join(sorted(COMMANDS))}; `vla --help` explains them")
+    name = arguments[0]
+    if name == "--version":
+        print(f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}")
+        raise SystemExit
+    if name not in COMMANDS and not name.startswith("-"):
+        hint = commandline.nearest(name, COMMANDS, f"give one of {', '.join(sorted(COMMANDS))}")
+        raise UsageError(f"there is no command {name!r}: {hint}")
+    help_command = f"vla {name} --help"
+    known: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(of)] for of, (kind, _) in COMMANDS.items())]  # noqa: UP007
+    settings, unknown = commandline.parse(known, arguments, help_command, prog="vla", description=DESCRIPTION)
     if unknown:
-        hint = commandline.nearest(unknown[0], commandline.flags(type(command)), f"`{help_command}` lists all")
+        hint = commandline.nearest(unknown[0], commandline.flags(type(settings)), f"`{help_command}` lists all")
         raise UsageError(f"unknown argument {unknown[0]}: {hint}")
-    return command
+    return settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,23 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def run(command: Command) -> None:
+def run(settings: Any) -> None:
     """Do what a command says."""
-    match command:
-        case Evaluate():
-            evaluate(command)
-        case Ablate():
-            ablate(command)
-        case Merge():
-            merge(command)
-        case Doctor():
-            doctor(command)
-        case Import():
-            convert(command)
-        case NeedleDemos():
-            record(command)
-        case Report():
-            report(command)
+    next(command for kind, command in COMMANDS.values() if kind is type(settings))(settings)
 
 
 def told(error: BaseException) -> tuple[int, str | None]:

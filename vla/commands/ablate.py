@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla.commandline import progress
-from vla.commands import control
 from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 from vla.errors import UsageError
@@ -50,6 +49,7 @@ class Ablate(Measuring):
 
 def ablate(command: Ablate) -> None:
     """`vla ablate`: table, ablation.json and a picture; then the controls."""
+    from vla.commands import control
     from vla.evaluation.ablation import AblationConfig
     from vla.evaluation.alteration import inputs_of
     from vla.evaluation.findings import short
