@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.config import RunConfig, flatten
+from training.foreign import refuse_foreign
 from vla import commandline
 from vla.errors import UsageError
 
@@ -55,6 +56,8 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
         if not isinstance(tree, dict):
             raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
         arguments = as_flags(tree) + arguments[:at] + arguments[at + 2 :]
+    known = commandline.flags(type(recipe))
+    refuse_foreign(arguments, known)
     given = {word.partition("=")[0] for word in argv}
     for stage in ("stage", "stage1", "stage2"):
         steps, epochs = f"--{stage}.steps", f"--{stage}.epochs"
@@ -66,7 +69,7 @@ def parse(recipe: Config, argv: Sequence[str]) -> Config:
     with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help
         config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
     if unknown:
-        hint = commandline.nearest(unknown[0], commandline.flags(type(recipe)), "--help lists them all")
+        hint = commandline.nearest(unknown[0], known, "--help lists them all")
         raise UsageError(f"unknown flag {unknown[0]}; {hint}")
     parsed: Config = config
     for stage, (group, mode) in itertools.product(("stage", "stage2"), OPENING.items()):

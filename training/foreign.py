@@ -1,0 +1,40 @@
+"""Flags of other trainers: refused by name, with what says the same here."""
+
+from collections.abc import Collection, Sequence
+from types import MappingProxyType
+
+from vla.errors import UsageError
+
+INSTEAD = MappingProxyType(
+    {
+        "--batch_size": "--micro-batch, per rank; --batch-size counts samples per optimizer step over all ranks",
+        "--grad_accum": "--batch-size, over all ranks: --micro-batch x ranks x accumulation",
+        "--epochs": "--stage.epochs, or --stage.steps",
+        "--lr": "--stage.lr.expert, --stage.lr.sensor and --stage.lr.camera, a rate for each group",
+        "--vl-lr": "--stage.lr.lora, or --stage.lr.backbone where --finetune-vl is full",
+        "--lora-r": "--lora.rank",
+        "--lora-alpha": "--lora.alpha",
+        "--lora-dropout": "--lora.dropout",
+        "--dataset_dir": "--data.roots",
+        "--stage1-checkpoint": "--init-from, with the stage-1 run",
+        "--resume": "--resume-from",
+        "--checkpoint": "--resume-from to go on, --init-from for its weights; `vla evaluate POLICY` measures",
+        "--training-stage": "training/stage1.py, training/stage2.py or, for both, training/two_stage.py",
+        "--stage": "training/stage1.py, training/stage2.py or, for both, training/two_stage.py",
+        "--nproc_per_node": "--num_processes of `accelerate launch`, before the name of the script",
+    }
+)
+"""Each flag as it is written elsewhere, with what to give instead."""
+
+
+def refuse_foreign(arguments: Sequence[str], known: Collection[str]) -> None:
+    """Refuse the flags of other trainers, with dashes or underscores; `known` are ours, which are spelled with dashes.
+
+    Raises:
+        UsageError: names the flag, and what to give instead.
+    """
+    by_dashes = {flag.replace("_", "-"): instead for flag, instead in INSTEAD.items()}
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag not in known and (instead := by_dashes.get(flag.replace("_", "-"))) is not None:
+            raise UsageError(f"there is no flag {flag} here; give {instead}")
