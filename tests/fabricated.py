@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from vla.batch import DataContract
+from tests.policies import manifest
+from vla import documents
+from vla.contract import DataContract
 from vla.evaluation.alteration import Kind
 from vla.evaluation.findings import Ablation, Baseline, Change, Control, Effect, Finding, Rate, Verdict, Where
+from vla.run_folder import BackboneName, GroupSize, Schedule, ScheduledStage, StoredFile
 
 HOSTILE = "<script>console.error('attacked')</script>\"'&$x^{2}$\u202e\x07 穿針"
 TOKEN = "hf_" + "aB3dE6gH9" * 4
@@ -36,6 +39,17 @@ CONFIG: dict[str, Any] = {
         "lr": {"sensor": 1e-4, "camera": 1e-4, "expert": 1e-4, "lora": 1e-5, "backbone": 1e-5},
     },
 }  # fmt: skip
+
+RATES = {"sensor": 1e-4, "expert": 1e-4}
+SCHEDULE = Schedule(
+    entry="two_stage",
+    stages=(
+        ScheduledStage(name="stage1", start=0, end=120, rates=RATES),
+        ScheduledStage(name="stage2", start=120, end=200, rates=RATES | {"lora": 1e-5}),
+    ),
+    contract=CONTRACT,
+    backbone=BackboneName(id="tiny", fingerprint="61e901c999934372263a9cb6ff5c6c8097330d99d1ae8c25a2ba6399fc798560"),
+)
 
 
 def metrics_line(step: int, stage: str, loss: float | None, rate: float = 120.0) -> dict[str, Any]:
@@ -66,6 +80,7 @@ def write_run(folder: Path, *, steps: int = 200) -> Path:
     """The training's part of a run folder."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "schedule.json").write_bytes(documents.to_bytes(SCHEDULE))
     random = np.random.default_rng(0)
     losses = 0.1 + 0.5 * np.exp(-np.arange(1, steps + 1) / 60) * random.uniform(0.7, 1.3, steps)
     lines = [
@@ -83,22 +98,20 @@ def write_run(folder: Path, *, steps: int = 200) -> Path:
         write_checkpoint(folder / "checkpoints" / f"step-{step:08d}", step)
     policy = folder / "policy"
     policy.mkdir()
-    (policy / "config.json").write_text(json.dumps({"backbone": {"id": "tiny"}, "contract": CONTRACT.to_json()}))
+    (policy / "config.json").write_text(json.dumps({"contract": documents.to_json(CONTRACT)}))
     return folder
 
 
 def write_checkpoint(folder: Path, step: int) -> None:
     folder.mkdir(parents=True)
-    manifest = {
-        "step": step, "stage": "stage2" if step > 120 else "stage1", "samples_seen": step * 16, "seed": 3,
-        "config": "840b17796cb0977c35d82186468abda6e19ab859b15c8da782b43557d796feca", "ranks": 2, "zero_stage": 2,
-        "backbone": {"id": "tiny", "fingerprint": "61e901c999934372263a9cb6ff5c6c8097330d99d1ae8c25a2ba6399fc798560"},
-        "groups": {"expert/decay": {"tensors": 35, "parameters": 1158400, "lr": 1e-4, "weight_decay": 0.01}},
-        "files": [{"name": "shard-00000-of-00001.safetensors", "bytes": 23574488, "sha256": "0"}],
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    described = {"identity": {"seed": 3, "number of training samples": 640}, "contract": CONTRACT.to_json()}
-    (folder / "policy.json").write_text(json.dumps(described | {"normalizer": {}}))
+    described = manifest(
+        step, stage="stage2" if step > 120 else "stage1", samples_seen=step * 16, seed=3,
+        config="840b17796cb0977c35d82186468abda6e19ab859b15c8da782b43557d796feca", ranks=2, zero_stage=2,
+        backbone=SCHEDULE.backbone,
+        groups={"expert/decay": GroupSize(tensors=35, parameters=1158400, lr=1e-4, weight_decay=0.01)},
+        files=(StoredFile(name="shard-00000-of-00001.safetensors", bytes=23574488, sha256="0"),),
+    )  # fmt: skip
+    (folder / "manifest.json").write_bytes(documents.to_bytes(described))
 
 
 def write_evaluation(run: Path) -> Path:

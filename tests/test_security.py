@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.policies import manifest
 from tests.training import launch
 from training import checkpoint
+from vla import documents
 from vla.errors import CorruptData
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,10 +159,9 @@ def test_a_manifest_names_files_of_its_own_folder_only(tmp_path: Path, name: obj
     folder = tmp_path / "checkpoints" / "step-00000001"
     folder.mkdir(parents=True)
     (tmp_path / "checkpoints" / "policy.json").write_text("{}")
-    manifest = {"schema": 1, "step": 1, "stage": "stage1", "adam_steps": {}, "groups": {}}
-    manifest["files"] = [{"name": name, "bytes": 2, "sha256": ""}]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CorruptData):
+    content = documents.to_json(manifest(1)) | {"files": [{"name": name, "bytes": 2, "sha256": ""}]}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(CorruptData, match="outside its directory" if isinstance(name, str) else "files.0.name"):
         checkpoint.read(folder)
 
 

@@ -11,14 +11,13 @@ Every rank writes its share (training/saving.py). The files are written beside t
 directory, so a directory called step-* is whole or damaged from outside, never half written. Loading runs no code.
 """
 
-import json
+import dataclasses
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,9 +26,10 @@ from torch import Tensor
 
 from training import faults, runtime, storage
 from training.sharding import KEYS, MOMENTS, State
+from vla import documents
 from vla.errors import CorruptData
+from vla.run_folder import Manifest, Meaning, StoredFile, read_manifest, read_meaning
 
-SCHEMA = 2
 NAME = re.compile(r"step-\d{8,}")
 FILE = re.compile(r"\w[\w.-]*", re.ASCII)
 """Names of files in a checkpoint: none is a path."""
@@ -42,17 +42,11 @@ class Checkpoint:
     """A checkpoint whose manifest has been read; `verify` it before its tensors are used."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps it has behind it."""
-        return int(self.manifest["step"])
-
-    def policy(self) -> dict[str, Any]:
-        """What the weights mean, as `save` was told."""
-        content: dict[str, Any] = json.loads((self.path / "policy.json").read_text())
-        return content
+    def meaning(self) -> Meaning:
+        """What the weights mean. CorruptData where that cannot be read."""
+        return read_meaning(self.path)
 
     def state(self) -> State:
         """All tensors, on the host.
@@ -70,7 +64,7 @@ class Checkpoint:
             if not start:
                 tensors[key][name] = piece
                 continue
-            shape = torch.Size(self.manifest["shapes"][name])
+            shape = torch.Size(self.manifest.shapes[name])
             whole = tensors[key].setdefault(name, torch.empty(shape, dtype=piece.dtype))
             whole.view(-1).narrow(0, int(start), piece.numel()).copy_(piece)
             unfilled[key, name] = unfilled.get((key, name), shape.numel()) - piece.numel()
@@ -89,13 +83,13 @@ class Checkpoint:
         return State(
             weight=tensors["weight"],
             moments={key: tensors[key] for key in MOMENTS},
-            adam_steps=dict(self.manifest["adam_steps"]),
+            adam_steps=dict(self.manifest.adam_steps),
         )
 
     def _stored(self) -> Iterator[tuple[str, Tensor, Path]]:
         """Stored name, tensor and file of everything in the shards."""
-        for entry in self.manifest["files"]:
-            path = self.path / entry["name"]
+        for entry in self.manifest.files:
+            path = self.path / entry.name
             if path.suffix != ".safetensors":
                 continue
             try:
@@ -106,17 +100,17 @@ class Checkpoint:
                 raise CorruptData(f"{path} cannot be read: {error}") from error
 
 
-def commit(staging: Path, manifest: Mapping[str, Any], policy: Mapping[str, Any]) -> Path:
+def commit(staging: Path, manifest: Manifest, meaning: Meaning) -> Path:
     """Make a checkpoint of a folder whose shards are written; one process calls this. Before its rename it is none.
 
     Raises:
         OSError: the storage failed; then there is no new checkpoint, and the earlier ones are as they were.
     """
     folder = staging.parent
-    final = path_of(folder.parent, manifest["step"])
-    files = [*manifest["files"], storage.write(staging / "policy.json", [json.dumps(policy, indent=1).encode()])]
-    content = {"schema": SCHEMA, **manifest, "files": files}
-    storage.write(staging / "manifest.json", [json.dumps(content, indent=1).encode()])
+    final = path_of(folder.parent, manifest.step)
+    described = storage.write(staging / "policy.json", [documents.to_bytes(meaning)])
+    manifest = dataclasses.replace(manifest, files=(*manifest.files, described))
+    storage.write(staging / "manifest.json", [documents.to_bytes(manifest)])
     faults.hit("manifest.written")
     storage.synchronize(staging)
     if final.exists():  # damaged, or it would have been resumed from
@@ -164,9 +158,8 @@ def discard(path: Path) -> bool:
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint's manifest can be read and its files have their sizes; digests are not compared."""
     try:
-        entries = read(path).manifest["files"]
-        return all((path / entry["name"]).stat().st_size == entry["bytes"] for entry in entries)
-    except (CorruptData, OSError):
+        return all((path / entry.name).stat().st_size == entry.bytes for entry in read(path).manifest.files)
+    except (ValueError, OSError):
         return False
 
 
@@ -192,18 +185,10 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         CorruptData: the manifest is missing, torn, of a newer schema, or names a file outside the directory.
+        ValueError: it is of an older schema.
     """
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        schema, names = manifest["schema"], [entry["name"] for entry in manifest["files"]]
-        _ = manifest["step"], manifest["stage"], manifest["adam_steps"], manifest["groups"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CorruptData(f"{path} is no checkpoint: its manifest.json is missing or damaged") from error
-    if not (isinstance(schema, int) and 1 <= schema <= SCHEMA):
-        raise CorruptData(
-            f"{path} has schema {schema}, this version reads schemas up to {SCHEMA}; use the version that wrote it"
-        )
-    if outside := [name for name in names if not (isinstance(name, str) and FILE.fullmatch(name))]:
+    manifest = read_manifest(path)
+    if outside := [entry.name for entry in manifest.files if not FILE.fullmatch(entry.name)]:
         raise CorruptData(f"{path / 'manifest.json'} names a file outside its directory: {outside[0]!r}")
     return Checkpoint(path=path, manifest=manifest)
 
@@ -214,25 +199,25 @@ def verify(checkpoint: Checkpoint, accelerator: Accelerator) -> None:
     Raises:
         CorruptData: on all ranks, when any of them finds a missing or changed file.
     """
-    mine = checkpoint.manifest["files"][accelerator.process_index :: accelerator.num_processes]
+    mine = checkpoint.manifest.files[accelerator.process_index :: accelerator.num_processes]
     problems = [problem for entry in mine if (problem := problem_of(checkpoint.path, entry))]
     found = [problem for problems in runtime.collect(accelerator, problems) for problem in problems]
     if found:
         raise CorruptData(f"checkpoint {checkpoint.path.name} is damaged: {found[0]}; resume from another one")
 
 
-def problem_of(folder: Path, entry: Mapping[str, Any]) -> str | None:
+def problem_of(folder: Path, entry: StoredFile) -> str | None:
     """What is wrong with a file of a checkpoint, looked at twice: a shared file system may show an old state first."""
-    path = folder / entry["name"]
+    path = folder / entry.name
     for pause_s in (STALE_S, 0.0):
         try:
             size = path.stat().st_size
-            if size == entry["bytes"] and storage.digest(path) == entry["sha256"]:
+            if size == entry.bytes and storage.digest(path) == entry.sha256:
                 return None
             problem = (
                 f"{path} does not match its digest"
-                if size == entry["bytes"]
-                else f"{path} has {size} bytes instead of {entry['bytes']}"
+                if size == entry.bytes
+                else f"{path} has {size} bytes instead of {entry.bytes}"
             )
         except FileNotFoundError:
             problem = f"{path} is missing"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.settings import FinetuneVl, GuardConfig, Precision, Stage, Tracker
+from vla.documents import to_json
 from vla.settings import (
     BackboneConfig,
     CameraConfig,
@@ -137,6 +138,11 @@ class RunConfig:
             normalization=self.data.normalization,
         )
 
+    @property
+    def entry(self) -> str:
+        """The entry point that trains by it: training/ENTRY.py."""
+        raise NotImplementedError
+
     def stages(self) -> list[Stage]:
         """The schedule, with the rates that --finetune-vl leaves in effect."""
         raise NotImplementedError
@@ -162,10 +168,7 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The settings a resumed run must share, flat: those that change what is learned, not where or how it runs."""
-        settings = {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
-        if not self.camera.width:  # as in runs from before there was a camera encoder
-            settings = {key: value for key, value in settings.items() if not OF_CAMERA.match(key)}
-        return settings
+        return {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +177,11 @@ class StageConfig(RunConfig):
 
     stage: Stage
     """The stage."""
+
+    @property
+    def entry(self) -> str:
+        """That of its stage."""
+        return self.stage.name
 
     def stages(self) -> list[Stage]:
         """The one stage."""
@@ -190,6 +198,11 @@ class TwoStageConfig(RunConfig):
     """The backbone is frozen."""
     stage2: Stage
     """The backbone is opened."""
+
+    @property
+    def entry(self) -> str:
+        """That of both."""
+        return "two_stage"
 
     def stages(self) -> list[Stage]:
         """Both stages."""
@@ -214,14 +227,6 @@ VOLATILE = re.compile(
     r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
-OF_CAMERA = re.compile(r"camera\.|stage[12]?\.lr\.camera$")
-"""Settings without effect where the policy has no camera encoder."""
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """The tree as plain JSON values."""
-    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return tree
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -14,15 +14,18 @@ from tqdm import tqdm
 
 from training import checkpoint, exits, runtime, storage
 from training.checkpoint import Checkpoint
-from training.config import RunConfig, to_json
+from training.config import RunConfig
 from training.lease import Lease
 from training.quarantine import Quarantine
 from training.records import Records
 from training.saving import Saver
 from training.sharding import KEYS
 from training.stages import Group
+from vla import documents
 from vla.data import Dataset
+from vla.documents import to_json
 from vla.redaction import hide_tree
+from vla.run_folder import Manifest, Meaning, Schedule
 
 Result = TypeVar("Result")
 
@@ -43,7 +46,7 @@ class RunFolder:
         """Step of the checkpoint that the run went on from."""
         self.began_from: str | None = config.init_from
         """Where the weights came from that the run began with, in whichever of its lives."""
-        self._held = self._opened = self._save_is_due = False
+        self._held = self._opened = False
         self._damaged: list[Path] = []
         self._saved_at = -math.inf
         self._last_error = ""
@@ -68,7 +71,9 @@ class RunFolder:
             raise ValueError(f"{self.path} already holds a run; go on with --resume-from auto, or choose another --out")
         return None
 
-    def open(self, step: int, groups: list[Group], kept: Mapping[str, Tensor], data: Dataset) -> None:
+    def open(
+        self, step: int, groups: list[Group], kept: Mapping[str, Tensor], data: Dataset, schedule: Schedule
+    ) -> None:
         """Begin to write; of several stages only the first does. Everything that can be refused has been.
 
         `groups` will be saved by all ranks together, `kept` by this one.
@@ -100,6 +105,7 @@ class RunFolder:
             for path in self._damaged:
                 self.say(f"{path.name} is damaged and set aside as {checkpoint.quarantine(path).name}")
             (self.path / "config.json").write_text(json.dumps(hide_tree(settings), indent=1) + "\n")
+            (self.path / "schedule.json").write_bytes(documents.to_bytes(schedule))
         self.records = Records(self.path, config.tracker, settings, resumed_at=step, active=main)
         self.saver = Saver(self.accelerator, self.path, keep=config.keep, rate=rate, objection=self._objection)
         self.quarantine = Quarantine(
@@ -120,11 +126,17 @@ class RunFolder:
         return self.accelerator.is_main_process and late and not self.saver.busy()
 
     def save(
-        self, pieces: Mapping[str, Tensor], kept: Mapping[str, Tensor], *, check: bool = True, **files: Any
+        self,
+        pieces: Mapping[str, Tensor],
+        kept: Mapping[str, Tensor],
+        manifest: Manifest,
+        meaning: Meaning,
+        *,
+        check: bool = True,
     ) -> None:
-        """Begin to write a checkpoint, after the one in flight; `files` are its manifest and policy."""
+        """Begin to write a checkpoint, after the one in flight."""
         self.finish_save()
-        self.saver.save(pieces, kept, check=check, **files)
+        self.saver.save(pieces, kept, manifest=manifest, meaning=meaning, check=check)
         self._saved_at = time.monotonic()
 
     def finish_save(self, seconds: float | None = None) -> None:
@@ -179,17 +191,16 @@ class RunFolder:
         return checkpoint.find(choice, self.accelerator)
 
     def _read_beginning(self, found: Checkpoint | None) -> str | None:
-        """Where the run began that is gone on with; without a checkpoint, or with an old one, its config.json says."""
-        told: Mapping[str, Any] = {} if found is None else found.manifest
-        if "init_from" not in told:
-            file = (self.path if found is None else found.path.parents[1]) / "config.json"
-            try:
-                told = json.loads(file.read_text())
-            except FileNotFoundError:
-                return None
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file} is no JSON ({error}); restore it, or choose another --out") from error
-        place: str | None = told.get("init_from")
+        """Where the run began that is gone on with; without a checkpoint its config.json says."""
+        if found is not None:
+            return found.manifest.init_from
+        file = self.path / "config.json"
+        try:
+            place: str | None = json.loads(file.read_text()).get("init_from")
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is no JSON ({error}); restore it, or choose another --out") from error
         return place
 
     def _take(self) -> None:

@@ -5,13 +5,12 @@ for it. Everything it depends on is stored with a checkpoint, so a resumed run d
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.settings import GuardConfig
+from vla.run_folder import GuardState
 
 WARMUP, MEMORY = 50, 100
 """Steps before a loss can be called a spike, and steps that the running average of the loss looks back on."""
@@ -20,21 +19,17 @@ WARMUP, MEMORY = 50, 100
 class Guard:
     """Judges every step of a stage. `judge` runs on the device; `observe` counts what the host learns later."""
 
-    def __init__(self, config: GuardConfig, device: torch.device, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: GuardConfig, device: torch.device, state: GuardState | None = None) -> None:
         """Start a stage, or go on from `state`."""
-        state = state or {}
+        state = state or GuardState()
         self.config = config
-        self.average = torch.tensor(state.get("average", 0.0), dtype=torch.float64, device=device)
-        self.count = torch.tensor(float(state.get("count", 0)), dtype=torch.float64, device=device)
-        self.skipped_in_a_row: int = state.get("skipped_in_a_row", 0)
+        self.average = torch.tensor(state.average, dtype=torch.float64, device=device)
+        self.count = torch.tensor(float(state.count), dtype=torch.float64, device=device)
+        self.skipped_in_a_row = state.skipped_in_a_row
 
-    def state(self) -> dict[str, Any]:
-        """What the decisions to come depend on, as JSON values; floats keep every bit."""
-        return {
-            "average": float(self.average),
-            "count": int(self.count),
-            "skipped_in_a_row": self.skipped_in_a_row,
-        }
+    def state(self) -> GuardState:
+        """What the decisions to come depend on."""
+        return GuardState(average=float(self.average), count=int(self.count), skipped_in_a_row=self.skipped_in_a_row)
 
     @torch.no_grad()
     def judge(self, loss: Tensor, gradient_norm: Tensor) -> tuple[Tensor, Tensor]:

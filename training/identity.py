@@ -12,6 +12,7 @@ from training.checkpoint import Checkpoint
 from training.config import RunConfig, digest
 from training.settings import Stage
 from vla.data import Dataset
+from vla.documents import to_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def content_of(data: Dataset) -> dict[str, Any]:
     return {
         "data contract": {
             key: value
-            for key, value in data.contract.to_json().items()
+            for key, value in to_json(data.contract).items()
             if key not in ("instructed", "sensor_names")  # follows from --data.without; says nothing of the numbers
         },
         "statistics of the training episodes": digest(
@@ -68,11 +69,10 @@ def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprin
     Raises:
         ValueError: names each setting, what the checkpoint has and what was given.
     """
-    stored = RunConfig().identity() | resumed.policy()["identity"]  # what it does not know of was as by default
-    stored.setdefault(PLACES, identity.get(PLACES))  # an earlier version did not write it
+    stored = resumed.meaning().identity
     changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
     differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
-    if resumed.manifest["backbone"]["fingerprint"] != fingerprint:
+    if resumed.manifest.backbone.fingerprint != fingerprint:
         differences.append("the backbone's files have another fingerprint")
     if differences:
         raise ValueError(

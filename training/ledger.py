@@ -106,10 +106,6 @@ class Ledger:
         while self._pending:
             self._write(runtime.total(self._accelerator, *self._timings()))
 
-    def drop(self) -> None:
-        """Forget the steps without a line: the run goes back to before them."""
-        self._pending.clear()
-
     def _timings(self) -> list[float]:
         timing = self._pending[0][0].timing
         busy = [0.0] * self._accelerator.num_processes

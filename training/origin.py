@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +12,12 @@ from training import checkpoint
 from training.sharding import State
 from training.stages import Group
 from vla.backbone import fingerprint
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import streams
 from vla.policy_folder import load_policy
+from vla.run_folder import Buffers
 from vla.settings import DataConfig
 
 
@@ -49,13 +49,13 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
             fingerprint=fingerprint(backbone),
         )
     found = checkpoint.find(place, accelerator)
-    meaning, state = found.policy(), found.state()
+    meaning, state = found.meaning(), found.state()
     return Origin(
         weights={**state.weight, **state.moments["ema"]},
-        contract=DataContract.from_json(meaning["contract"]),
-        normalization=meaning["identity"]["data.normalization"],
-        normalizers=normalizers_from_json(meaning["normalizer"]),
-        fingerprint=found.manifest["backbone"]["fingerprint"],
+        contract=meaning.contract,
+        normalization=meaning.identity["data.normalization"],
+        normalizers=normalizers_from_json(meaning.normalizer),
+        fingerprint=found.manifest.backbone.fingerprint,
     )
 
 
@@ -65,18 +65,8 @@ def check_origin(origin: Origin, place: str, data: DataConfig, contract: DataCon
     Raises:
         ValueError: names each difference.
     """
-    given, expected = contract.to_json(), origin.contract.to_json()
-    sensor = ("sensor_channels", "sensor_samples", "sensor_rate_hz")
-    names = ("action_dim", "state_dim", "horizon", "fps", "cameras", *sensor, "instructed")
-    differences = [
-        f"{name.replace('_', ' ')} {expected[name]}, but the data has {given[name]}"
-        for name in names
-        if given[name] != expected[name]
-    ]
-    if differences:
-        raise ValueError(
-            f"{place} was trained with {'; '.join(differences)}; train on matching data, or without --init-from"
-        )
+    if differences := origin.contract.differences(contract):
+        raise ValueError(f"{place} expects {'; '.join(differences)}; train on matching data, or without --init-from")
     if origin.normalization != data.normalization:
         raise ValueError(
             f"{place} was trained with --data.normalization {origin.normalization}, and its scales stay: "
@@ -142,21 +132,21 @@ def check_moments(state: State, groups: Sequence[Group]) -> None:
             raise CorruptData(f"the checkpoint lacks the {what}; resume from another one")
 
 
-def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> dict[str, Any]:
-    """Normalisers as JSON values; floats keep every bit."""
+def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> Buffers:
+    """Normalisers as plain values; floats keep every bit."""
     return {
-        stream: {name: buffer.tolist() for name, buffer in normalizer.state_dict().items()}
+        stream: {name: tuple(buffer.tolist()) for name, buffer in normalizer.state_dict().items()}
         for stream, normalizer in normalizers.items()
     }
 
 
-def normalizers_from_json(tree: Mapping[str, Any]) -> dict[str, Normalizer]:
+def normalizers_from_json(tree: Buffers) -> dict[str, Normalizer]:
     """The normalisers written by `normalizers_to_json`."""
     normalizers = {}
     for stream, buffers in tree.items():
         normalizer = Normalizer(len(buffers["offset"]))
         own = normalizer.state_dict()
-        stored = {"companded": own["companded"].tolist(), **buffers}  # earlier versions companded nothing
-        normalizer.load_state_dict({name: torch.tensor(stored[name], dtype=own[name].dtype) for name in stored})
+        values = {name: torch.tensor(values, dtype=own[name].dtype) for name, values in buffers.items()}
+        normalizer.load_state_dict(values)
         normalizers[stream] = normalizer
     return normalizers

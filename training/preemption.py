@@ -177,8 +177,8 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)  # once, for it cannot be taken back
 
 
-def outlive_the_job(_: int) -> None:
-    """Give this to a DataLoader as `worker_init_fn`: only its own process ends a loader process.
+def outlive_the_job() -> None:
+    """Called in a loader process: only the process it loads for ends it.
 
     torchrun passes a signal on to the process group of a rank, schedulers signal every process of a job. A loader
     process that died of it would be an error in the rank, which still needs its samples to finish the step.

@@ -256,7 +256,7 @@ def begin_work(task: Task, notes: memoryview, parent: int) -> None:
     """What a loader process does first: signals are for the training process, which ends this one."""
     global _worker  # noqa: PLW0603  (a task of a pool gets at what the process holds in no other way)
     _worker = Worker(task, notes)
-    outlive_the_job(0)
+    outlive_the_job()
     torch.set_num_threads(1)
     threading.Thread(target=end_with, args=(parent,), name="parent", daemon=True).start()
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from training import checkpoint, faults, runtime, storage
 from training.board import Board
+from vla.run_folder import Manifest, Meaning, StoredFile
 
 WORD_S, VISIBLE_S = 1800.0, 30.0
 """How long the slowest rank may write, and how long a written file may take to be seen by rank 0."""
@@ -53,8 +54,8 @@ class Job:
     step: int
     staging: Path
     tensors: Mapping[str, Tensor]
-    manifest: Mapping[str, Any]
-    policy: Mapping[str, Any]
+    manifest: Manifest
+    meaning: Meaning
     check: bool
     """Whether to read the shard back from the disk."""
 
@@ -95,8 +96,8 @@ class Saver:
         pieces: Mapping[str, Tensor],
         kept: Mapping[str, Tensor],
         *,
-        manifest: Mapping[str, Any],
-        policy: Mapping[str, Any],
+        manifest: Manifest,
+        meaning: Meaning,
         check: bool = True,
     ) -> None:
         """Copy `pieces`, which training goes on to change, and begin to write them with `kept`, which it does not."""
@@ -107,13 +108,13 @@ class Saver:
         if self.accelerator.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         self._count += 1
-        final = checkpoint.path_of(self.out, manifest["step"])
+        final = checkpoint.path_of(self.out, manifest.step)
         job = Job(
-            step=manifest["step"],
+            step=manifest.step,
             staging=final.with_name(f".staging-{final.name}-{self._nonce}-{self._count}"),
             tensors=self._host | {f"weight/{name}": tensor for name, tensor in kept.items()},
             manifest=manifest,
-            policy=policy,
+            meaning=meaning,
             check=check,
         )
         self._running = self._thread.submit(self._write, job)
@@ -151,7 +152,9 @@ class Saver:
     def _write(self, job: Job) -> Outcome:
         rank, ranks, began = self.accelerator.process_index, self.accelerator.num_processes, time.monotonic()
         try:
-            note: dict[str, Any] = {"file": self._write_shard(job, f"shard-{rank:05d}-of-{ranks:05d}.safetensors")}
+            note: dict[str, Any] = {
+                "file": asdict(self._write_shard(job, f"shard-{rank:05d}-of-{ranks:05d}.safetensors"))
+            }
         except OSError as error:
             note = {"error": f"rank {rank}: {error}"}
         self._board.post(f"{job.staging.name}/{rank}", note)
@@ -161,11 +164,11 @@ class Saver:
         [outcome] = self._board.read([f"{job.staging.name}/outcome"], WORD_S)
         return Outcome(step=job.step, seconds=time.monotonic() - began, **outcome)
 
-    def _write_shard(self, job: Job, name: str) -> dict[str, str | int]:
+    def _write_shard(self, job: Job, name: str) -> StoredFile:
         job.staging.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         entry = storage.write(job.staging / name, safetensors(job.tensors))
-        self.rate = max(1, int(entry["bytes"])) / max(1e-6, time.monotonic() - began)
+        self.rate = max(1, entry.bytes) / max(1e-6, time.monotonic() - began)
         faults.hit("shard.written")
         if job.check and not storage.reread(entry, job.staging):
             raise OSError(errno.EIO, "what was written reads back differently", str(job.staging / name))
@@ -175,14 +178,14 @@ class Saver:
         """Make the checkpoint of what all ranks have written, or nothing; returns the outcome but for step and time."""
         try:
             notes = self._board.read([f"{job.staging.name}/{rank}" for rank in range(ranks)], WORD_S)
-            files = [note["file"] for note in notes if "file" in note]
+            files = [StoredFile(**note["file"]) for note in notes if "file" in note]
             if errors := [note["error"] for note in notes if "error" in note]:
                 raise OSError(errors[0])  # noqa: TRY301  (from another rank; it ends here like one of this rank)
-            if unseen := [f["name"] for f in files if not storage.settled(job.staging / f["name"], VISIBLE_S)]:
+            if unseen := [file.name for file in files if not storage.settled(job.staging / file.name, VISIBLE_S)]:
                 raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")  # noqa: TRY301  (likewise)
             if objection := self._objection():
                 raise OSError(objection)  # noqa: TRY301
-            final = checkpoint.commit(job.staging, {**job.manifest, "files": files}, job.policy)
+            final = checkpoint.commit(job.staging, replace(job.manifest, files=tuple(files)), job.meaning)
         except (OSError, TimeoutError) as error:
             with contextlib.suppress(OSError):  # what it leaves is no checkpoint, and is deleted at the next start
                 storage.remove(job.staging)
@@ -193,7 +196,7 @@ class Saver:
             checkpoint.prune(self.out, self.keep)
         except OSError as error:  # the checkpoint stands; pointer and deletion come again with the next one
             remark = str(error)
-        return {"num_bytes": sum(file["bytes"] for file in files), "error": None, "remark": remark}
+        return {"num_bytes": sum(file.bytes for file in files), "error": None, "remark": remark}
 
 
 def safetensors(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training import checkpoint, exits, faults, runtime, stages
 from training.checkpoint import Checkpoint
-from training.config import RunConfig, digest, flatten, to_json
+from training.config import RunConfig, digest, flatten
 from training.folder import RunFolder
 from training.guard import Guard
 from training.identity import Row, check_resumable, content_of, schedule
@@ -40,6 +40,7 @@ from vla.normalize import Normalizer
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
 from vla.redaction import hide, hide_tree
+from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
 
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
@@ -118,14 +119,14 @@ class Session:
         )
         self.state: State | None = None
         self.initial: Mapping[str, Tensor] | None = None
-        self._guard_state: Mapping[str, Any] = {}
+        self._guard_state = GuardState()
         self._roll_backs = 0
         self.identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(self.data)))
         """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
         if resumed is not None:
             check_resumable(resumed, self.identity, self.fingerprint)
             self._go_on_from(resumed)
-            self.normalizers = normalizers_from_json(resumed.policy()["normalizer"])
+            self.normalizers = normalizers_from_json(resumed.meaning().normalizer)
             accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
         elif (place := self._folder.began_from) is not None:
             if config.resume_from is not None:
@@ -185,7 +186,7 @@ class Session:
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
         self.accelerator.print(*self.data.table(), stages.table(row.stage, groups, num_frozen), sep="\n")
-        self.folder.open(self.step, groups, self._kept_weights, self.data)
+        self.folder.open(self.step, groups, self._kept_weights, self.data, self._schedule())
         policy.to(self.accelerator.device)
         engine = Engine(
             self.accelerator,
@@ -202,6 +203,18 @@ class Session:
         self.ledger = Ledger(self.accelerator, self.folder.records, self.guard, self._hosts)
         self.folder.saver.reserve(engine.pieces())
         return engine
+
+    def _backbone(self) -> BackboneName:
+        return BackboneName(id=hide(self.config.backbone.path), fingerprint=self.fingerprint)
+
+    def _schedule(self) -> Schedule:
+        """What was decided, for those who read the run folder."""
+        stages = tuple(
+            ScheduledStage(name=row.stage.name, start=row.start, end=row.end, rates=row.stage.lr.by_group())
+            for row in self.rows
+        )
+        contract = self.data.contract
+        return Schedule(entry=self.config.entry, stages=stages, contract=contract, backbone=self._backbone())
 
     def batches(self, row: Row) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each remaining step of a stage."""
@@ -302,30 +315,30 @@ class Session:
 
     def _save(self, engine: Engine, row: Row, *, check: bool = True) -> None:
         config = self.config
-        lora = config.policy(row.stage).lora
-        manifest = {
-            "step": self.step,
-            "stage": row.stage.name,
-            "samples_seen": self.step * config.batch_size,
-            "seed": config.seed,
-            "config": digest(self.identity),
-            "backbone": {"id": hide(config.backbone.path), "fingerprint": self.fingerprint},
-            "lora": None if lora is None else to_json(lora),
-            "init_from": self.folder.began_from and hide(self.folder.began_from),
-            "groups": stages.manifest_groups(self.groups),
-            "ranks": self.accelerator.num_processes,
-            "zero_stage": engine.zero_stage,
-            "adam_steps": engine.adam_steps(),
-            "guard": self.guard.state(),
-            "roll_backs": self._roll_backs,
-            "shapes": {name: list(shape) for name, shape in engine.shapes.items()},
-        }
-        policy = {
-            "identity": self.identity,
-            "contract": self.data.contract.to_json(),
-            "normalizer": normalizers_to_json(self.normalizers),
-        }
-        self.folder.save(engine.pieces(), self._kept_weights, check=check, manifest=manifest, policy=policy)
+        manifest = Manifest(
+            schema=SCHEMA,
+            step=self.step,
+            stage=row.stage.name,
+            samples_seen=self.step * config.batch_size,
+            seed=config.seed,
+            config=digest(self.identity),
+            backbone=self._backbone(),
+            lora=config.policy(row.stage).lora,
+            init_from=self.folder.began_from and hide(self.folder.began_from),
+            groups=stages.sizes(self.groups),
+            ranks=self.accelerator.num_processes,
+            zero_stage=engine.zero_stage,
+            adam_steps=engine.adam_steps(),
+            guard=self.guard.state(),
+            roll_backs=self._roll_backs,
+            shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
+        )
+        meaning = Meaning(
+            identity=self.identity,
+            contract=self.data.contract,
+            normalizer=normalizers_to_json(self.normalizers),
+        )
+        self.folder.save(engine.pieces(), self._kept_weights, manifest, meaning, check=check)
         self._save_is_due = False
 
     def export(self, engine: Engine) -> None:
@@ -334,7 +347,6 @@ class Session:
         if self.accelerator.is_main_process:
             held_out = HeldOut(
                 seed=self.config.seed,
-                validation_share=self.config.data.validation_share,
                 episodes=tuple(mark_of(episode) for root in self.data.validation.episodes() for episode in root),
             )
             save_policy(self.policy, self.out / "policy", tensors, held_out)
@@ -386,7 +398,7 @@ class Session:
             raise FloatingPointError(f"{skipped}, after going back to a checkpoint as well: {advice}")
         self.watchdog.beat("going back", SAVE_ALLOWANCE)
         good = checkpoint.newest(
-            self.out, self.accelerator, accept=lambda found: not guard_of(found).get("skipped_in_a_row")
+            self.out, self.accelerator, accept=lambda found: not found.manifest.guard.skipped_in_a_row
         )
         if good is None:
             raise FloatingPointError(f"{skipped}, and there is no checkpoint to go back to: {advice}")
@@ -402,12 +414,7 @@ class Session:
         self.accelerator.wait_for_everyone()
 
     def _go_on_from(self, found: Checkpoint) -> None:
-        self.step, self.state = found.step, found.state()
-        self.folder.resumed_at = found.step
-        self._guard_state, self._roll_backs = guard_of(found), found.manifest.get("roll_backs", 0)
-
-
-def guard_of(found: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint holds of the guard; one of an earlier version holds nothing."""
-    state: dict[str, Any] = found.manifest.get("guard", {})
-    return state
+        manifest = found.manifest
+        self.step, self.state = manifest.step, found.state()
+        self.folder.resumed_at = manifest.step
+        self._guard_state, self._roll_backs = manifest.guard, manifest.roll_backs

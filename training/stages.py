@@ -4,12 +4,13 @@ A group is named once. A stage gives a learning rate to the groups it trains; a 
 So what is frozen and what is learned cannot disagree, and a smaller rate for LoRA is a row, not a feature.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from training.settings import Stage
+from vla.run_folder import GroupSize
 
 FROZEN = "frozen"
 """The group of the pretrained weights that no stage trains."""
@@ -110,14 +111,14 @@ def table(stage: Stage, groups: list[Group], num_frozen: int) -> str:
     return "\n".join(lines)
 
 
-def manifest_groups(groups: list[Group]) -> Mapping[str, Mapping[str, float | int]]:
+def sizes(groups: list[Group]) -> dict[str, GroupSize]:
     """The groups as the manifest keeps them."""
     return {
-        group.name: {
-            "tensors": len(group.parameters),
-            "parameters": group.num_parameters,
-            "lr": group.rate,
-            "weight_decay": group.weight_decay,
-        }
+        group.name: GroupSize(
+            tensors=len(group.parameters),
+            parameters=group.num_parameters,
+            lr=group.rate,
+            weight_decay=group.weight_decay,
+        )
         for group in groups
     }

@@ -16,12 +16,13 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, TypeVar
 
 from training import faults
+from vla.run_folder import StoredFile
 
 CHUNK = 4 * 2**20
 PROBE = 2 * CHUNK
@@ -82,7 +83,7 @@ def is_transient(error: OSError) -> bool:
     return error.errno in TRANSIENT
 
 
-def write(path: Path, parts: Sequence[bytes | memoryview]) -> dict[str, str | int]:
+def write(path: Path, parts: Sequence[bytes | memoryview]) -> StoredFile:
     """Write a file through to the disk, replacing what has its name, and return its entry in a manifest.
 
     The entry of its folder is not synchronised: `synchronize` does that once for all files.
@@ -93,7 +94,7 @@ def write(path: Path, parts: Sequence[bytes | memoryview]) -> dict[str, str | in
     return _retried(lambda: _write_once(path, parts))
 
 
-def _write_once(path: Path, parts: Sequence[bytes | memoryview]) -> dict[str, str | int]:
+def _write_once(path: Path, parts: Sequence[bytes | memoryview]) -> StoredFile:
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
@@ -103,7 +104,7 @@ def _write_once(path: Path, parts: Sequence[bytes | memoryview]) -> dict[str, st
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    return {"name": path.name, "bytes": size, "sha256": sha256}
+    return StoredFile(name=path.name, bytes=size, sha256=sha256)
 
 
 def _temporary(path: Path) -> Path:
@@ -158,13 +159,13 @@ def _digest_once(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def reread(entry: Mapping[str, str | int], folder: Path) -> bool:
+def reread(entry: StoredFile, folder: Path) -> bool:
     """Whether the disk, not the page cache, gives back the file that `write` returned this entry for.
 
     Raises:
         OSError: reading is refused (EACCES, EPERM).
     """
-    path = folder / str(entry["name"])
+    path = folder / entry.name
     try:
         return _retried(lambda: _matches(path, entry))
     except FileNotFoundError:
@@ -175,13 +176,13 @@ def reread(entry: Mapping[str, str | int], folder: Path) -> bool:
         raise
 
 
-def _matches(path: Path, entry: Mapping[str, str | int]) -> bool:
+def _matches(path: Path, entry: StoredFile) -> bool:
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size != entry["bytes"]:
+        if os.fstat(file.fileno()).st_size != entry.bytes:
             return False
         with contextlib.suppress(OSError):  # advice, which a file system may not take
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
+        return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
 
 
 def synchronize(folder: Path) -> None:

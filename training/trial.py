@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from training import checkpoint, recipes
 from training.comparison import EXACT, Row, Tolerance, compare
-from training.config import RunConfig, StageConfig, TwoStageConfig, to_json
+from training.config import RunConfig, StageConfig, TwoStageConfig
 from training.flags import both_stages, parse
 from training.legs import ROOT, Leg, last_step
 from training.settings import Verification
 from vla import errors
+from vla.documents import to_json
 from vla.errors import CorruptData
 
 RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
@@ -264,4 +265,4 @@ def draw_kills(wanted: Verification, total: int) -> list[Kill]:
 
 def newest_step(out: Path) -> int:
     """Step of a run's newest checkpoint, 0 without one."""
-    return max((checkpoint.read(path).step for path in checkpoint.steps(out)), default=0)
+    return max((checkpoint.read(path).manifest.step for path in checkpoint.steps(out)), default=0)

@@ -8,9 +8,8 @@ Axis letters, used in every signature of the package:
 Quantities are in the data's own units and images are uint8: the policy normalises, on its device.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,74 +18,6 @@ from torch import Tensor
 
 Losses = dict[str, Float[Tensor, " B"]]
 """The loss of each sample, by part. The loop weighs them; their sum is what is trained."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataContract:
-    """What the data gives and a policy expects: two of them are compatible when they are equal."""
-
-    cameras: tuple[str, ...]
-    """Camera keys, in the order in which a sample holds their frames."""
-    state_dim: int
-    """Width of the state; 0 without one."""
-    action_dim: int
-    horizon: int
-    """Action steps of a chunk, on the frame clock."""
-    fps: float
-    """Steps of the frame clock per second."""
-    sensor: str | None
-    """Key of the sensor stream; None without one."""
-    sensor_channels: int
-    """0 without a sensor, like the samples and the rate."""
-    sensor_samples: int
-    """Samples of a sensor window; the last one stands at now."""
-    sensor_rate_hz: float
-    """Rate of the samples of a window."""
-    state_names: tuple[str, ...]
-    """One name a dimension; empty when the data names none."""
-    action_names: tuple[str, ...]
-    action_periods: tuple[float, ...]
-    """Per action dimension: the period of an angle that wraps (2*pi or 360), 0 for everything else."""
-    sensor_names: tuple[str, ...] = ()
-    """One name a channel; empty without a sensor and when the data names none."""
-    instructed: bool = True
-    """Whether the policy reads the instruction; otherwise it reads the same sentence always."""
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for json.dump: tuples become lists."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @staticmethod
-    def from_json(values: Mapping[str, object]) -> "DataContract":
-        """The contract written by `to_json`. ValueError when a key or a value's type is wrong."""
-        expected = {field.name: field.type for field in fields(DataContract)}
-        values = {"instructed": True, "sensor_names": [], **values}  # earlier policies say neither
-        if set(values) != set(expected):
-            missing, unknown = sorted(set(expected) - set(values)), sorted(set(values) - set(expected))
-            raise ValueError(
-                f"the data contract lacks {missing} and has unknown keys {unknown}: export the policy again"
-            )
-        return DataContract(**{key: _from_json(key, values[key], kind) for key, kind in expected.items()})
-
-
-def _from_json(key: str, value: object, kind: object) -> Any:
-    """One value of a contract as its field's type."""
-    match value:
-        case bool() if kind is bool:
-            return value
-        case bool():
-            pass
-        case str() | None if kind == str | None:
-            return value
-        case int() if kind is int:
-            return value
-        case int() | float() if kind is float:
-            return float(value)
-        case list() if kind == tuple[str, ...] and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        case list() if kind == tuple[float, ...] and all(isinstance(item, int | float) for item in value):
-            return tuple(float(item) for item in value)
-    raise ValueError(f"the data contract has {key} = {value!r}, expected {kind}: export the policy again")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from vla.batch import DataContract, Observation
+from vla.batch import Observation
+from vla.contract import DataContract
 
 Observed = Mapping[str, Any]
 """What an environment shows, by feature key."""

@@ -28,10 +28,6 @@ class Source:
     """Whether they come in any scale, and are brought to one; otherwise their scale says something."""
 
 
-LARGE = ExpertConfig(width=1024, depth=6, heads=16)
-"""About 144 million parameters, for Qwen2.5-VL 3B and 7B: `--expert.width 1024 --expert.depth 6 --expert.heads 16`."""
-
-
 class Time(nn.Module):
     """Diffusion times in [0, 1] -> vectors: sines and cosines with periods from 0.004 to 4, then two layers."""
 

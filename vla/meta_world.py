@@ -17,7 +17,7 @@ except ModuleNotFoundError as missing:
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.environment import check_contract
 from vla.rendering import Renderer
 

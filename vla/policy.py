@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from vla import diffusion, lora
 from vla.attention import KeysValues
 from vla.backbone import Backbone, load_backbone
-from vla.batch import Batch, DataContract, Losses, Observation
+from vla.batch import Batch, Losses, Observation
 from vla.camera import CameraEncoder
+from vla.contract import DataContract
 from vla.diffusion import Watch
 from vla.expert import ActionExpert, ContextTokens, Source, Tokens
-from vla.normalize import Normalizer, Statistics
+from vla.normalize import Normalizer
 from vla.randomness import seeded
 from vla.sensor import SensorEncoder
 from vla.settings import PolicyConfig
@@ -196,25 +197,6 @@ def enter_mode(module: nn.Module, *, training: bool, parent: bool) -> bool:
     return mode
 
 
-def build_policy(
-    config: PolicyConfig,
-    contract: DataContract,
-    statistics: Mapping[str, Statistics],
-    dtype: torch.dtype,
-    seed: int,
-) -> Policy:
-    """A policy with fresh encoders, expert and adapters that follow from the seed alone.
-
-    `statistics` has `actions`, and `state` and `sensor` where the contract has them. `dtype` is that of the frozen
-    backbone and of the arithmetic.
-
-    Raises:
-        ValueError: the backbone cannot be loaded, or the adapter does not fit it.
-    """
-    normalizers = {stream: Normalizer.of(statistics[stream], config.normalization) for stream in streams(contract)}
-    return assemble(config, contract, normalizers, dtype, seed)
-
-
 def assemble(
     config: PolicyConfig,
     contract: DataContract,
@@ -222,7 +204,13 @@ def assemble(
     dtype: torch.dtype,
     seed: int,
 ) -> Policy:
-    """A policy whose trained parts are fresh, around given normalisers."""
+    """A policy whose trained parts are fresh and follow from the seed alone, around given normalisers.
+
+    `dtype` is that of the frozen backbone and of the arithmetic.
+
+    Raises:
+        ValueError: the backbone cannot be loaded, or the adapter does not fit it.
+    """
     for stream, width in streams(contract).items():
         actual = normalizers[stream].offset.shape[0]
         assert actual == width, f"the normaliser of {stream} is {actual} wide, the contract says {width}"

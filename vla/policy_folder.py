@@ -18,30 +18,25 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla import lora, redaction
+from vla import documents, lora, redaction
 from vla.backbone import fingerprint, resolve
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.policy import Policy, assemble, streams
-from vla.settings import (
-    BackboneConfig,
-    CameraConfig,
-    DiffusionConfig,
-    ExpertConfig,
-    LoraConfig,
-    PolicyConfig,
-    SensorConfig,
-)
+from vla.run_folder import BackboneName
+from vla.settings import PolicyConfig
 
-SCHEMA = 1
+SCHEMA = 2
+"""Raised whenever an earlier version would misread a policy."""
+READ_1 = "a3da51d"
+"""The last commit that reads policies of schema 1."""
 PARTS = {
     "sensor": "sensor_encoder.safetensors",
     "state": "state_encoder.safetensors",
@@ -60,16 +55,21 @@ class HeldOut:
     """What finds the episodes again that training did not see."""
 
     seed: int = 0
-    validation_share: float = 0.1
-    episodes: tuple[str, ...] | None = None
-    """What each of them is known by (vla/data/episode.py, mark_of). None: a policy of an earlier version, of which seed
-    and share find them among the same roots and episodes alone."""
+    episodes: tuple[str, ...] = ()
+    """What each of them is known by (vla/data/episode.py, mark_of)."""
 
-    @staticmethod
-    def from_json(content: Mapping[str, Any]) -> "HeldOut":
-        """As config.json has it."""
-        episodes = content.get("episodes")
-        return HeldOut(**{**content, "episodes": None if episodes is None else tuple(episodes)})
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """config.json."""
+
+    schema: int
+    backbone: BackboneName
+    contract: DataContract
+    prompt: str = PROMPT
+    units: str = "the data's own; normalizer.safetensors makes them unitless"
+    held_out: HeldOut
+    policy: PolicyConfig
 
 
 def save_policy(
@@ -116,17 +116,14 @@ def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> 
 
 def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor], held_out: HeldOut) -> None:
     """config.json and the model card."""
-    backbone = policy.config.backbone
-    content = {
-        "schema": SCHEMA,
-        "backbone": {"id": backbone.path, "fingerprint": fingerprint(str(policy.backbone.folder))},
-        "contract": policy.contract.to_json(),
-        "prompt": PROMPT,
-        "units": "the data's own; normalizer.safetensors makes them unitless",
-        "held_out": dataclasses.asdict(held_out),
-        "policy": dataclasses.asdict(policy.config),
-    }
-    text = json.dumps(redaction.hide_tree(content), indent=2)
+    description = Description(
+        schema=SCHEMA,
+        backbone=BackboneName(id=policy.config.backbone.path, fingerprint=fingerprint(str(policy.backbone.folder))),
+        contract=policy.contract,
+        held_out=held_out,
+        policy=policy.config,
+    )
+    text = json.dumps(redaction.hide_tree(documents.to_json(description)), indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     (folder / "README.md").write_text(redaction.hide(card(policy, learned)), encoding="utf-8")
 
@@ -139,22 +136,21 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
         CorruptData: a file cannot be read.
     """
     folder = Path(folder)
-    content = read_description(folder)
-    config, contract = read_config(content, folder)
-    path = backbone_path or content["backbone"]["id"]
+    description = read_description(folder)
+    contract, trained_on = description.contract, description.backbone
+    path = backbone_path or trained_on.id
     path = str(folder / path) if path == MERGED and (folder / path).is_dir() else path
-    if (found := fingerprint(path)) != content["backbone"]["fingerprint"]:
+    if (found := fingerprint(path)) != trained_on.fingerprint:
         raise ValueError(
-            f"policy {folder} was trained on backbone {content['backbone']['id']!r} "
-            f"({content['backbone']['fingerprint'][:12]}), but {path!r} is another one ({found[:12]}); "
+            f"policy {folder} was trained on backbone {trained_on.id!r} "
+            f"({trained_on.fingerprint[:12]}), but {path!r} is another one ({found[:12]}); "
             "give the folder of the same backbone"
         )
+    config = description.policy
     config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, path=path))
     normalizers = {stream: Normalizer(width) for stream, width in streams(contract).items()}
     policy = assemble(config, contract, normalizers, dtype, seed=0)
-    unchanged = {f"{stream}.companded": policy.normalizer_of(stream).companded for stream in normalizers}
-    scales = unchanged | read(folder / "normalizer.safetensors")  # earlier versions companded nothing
-    fill(policy.normalizer, scales, folder / "normalizer.safetensors")
+    fill(policy.normalizer, read(folder / "normalizer.safetensors"), folder / "normalizer.safetensors")
     for part, module in policy.fresh_parts().items():
         fill(module, read(folder / PARTS[part]), folder / PARTS[part])
     if config.lora is not None:
@@ -177,8 +173,8 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
         ValueError: as `load_policy`; there is nothing to merge; the destination exists and is no policy.
     """
     source, destination = Path(source), Path(destination)
-    content = read_description(source)
-    if content["policy"]["lora"] is None and not (source / BLOCKS).exists():
+    description = read_description(source)
+    if description.policy.lora is None and not (source / BLOCKS).exists():
         raise ValueError(f"policy {source} has no adapter, so there is nothing to merge; use it as it is")
     check_replaceable(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -198,46 +194,34 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
         policy.config = dataclasses.replace(policy.config, backbone=backbone, lora=None)
         learned = policy.learned()
         write_parts(policy, beside, learned)
-        write_description(policy, beside, learned, HeldOut.from_json(content["held_out"]))
+        write_description(policy, beside, learned, description.held_out)
         replace_folder(destination, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """config.json, checked for being one."""
+def read_description(folder: Path) -> Description:
+    """config.json.
+
+    Raises:
+        ValueError: the folder is no policy, or one of another schema.
+        CorruptData: the file is damaged.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(
             f"{folder} is no policy folder: it has no config.json; give one written by training (RUN/policy)"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptData(f"{file} is damaged ({error}); export the policy again") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ValueError(f"{file} does not describe a policy of schema {SCHEMA}; give a folder like RUN/policy")
-    return content
-
-
-def read_config(content: Mapping[str, Any], folder: Path) -> tuple[PolicyConfig, DataContract]:
-    """Settings and data contract of a description."""
-    try:
-        values = content["policy"]
-        config = PolicyConfig(
-            backbone=BackboneConfig(**values["backbone"]),
-            sensor=SensorConfig(**values["sensor"]),
-            camera=CameraConfig(**values.get("camera", {})),  # older policies have none
-            expert=ExpertConfig(**values["expert"]),
-            diffusion=DiffusionConfig(**values["diffusion"]),
-            lora=None if values["lora"] is None else LoraConfig(**values["lora"]),
-            normalization=values["normalization"],
-        )
-        return config, DataContract.from_json(content["contract"])
-    except (KeyError, TypeError) as error:
+    text = file.read_bytes()
+    schema = documents.schema_of(text)
+    if schema == 1:
         raise ValueError(
-            f"{folder / 'config.json'} does not fit this version ({error}); export the policy again"
-        ) from error
+            f"{file} is of schema 1, this version reads schema {SCHEMA}: check out commit {READ_1}, which reads it, or "
+            "export the policy again"
+        )
+    if schema not in (SCHEMA, None):
+        raise ValueError(f"{file} is of schema {schema}, this version reads schema {SCHEMA}; use the one that wrote it")
+    return documents.from_json(Description, text, file, exact=True)
 
 
 def below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,14 +38,10 @@ class Inputs:
     input_ids: Int64[Tensor, "B L"]
     attention_mask: Int64[Tensor, "B L"]
     """1 token, 0 padding."""
-    mm_token_type_ids: Int64[Tensor, "B L"]
-    """1 image, 0 text."""
     image_index: Int64[Tensor, "B L"]
     """Which image of its row a token shows or encloses; -1 text."""
     position_ids: Int64[Tensor, "3 B L"]
     """Time, row and column of the rotary positions; 0 at padding."""
-    rope_deltas: Int64[Tensor, "B 1"]
-    """Next position minus number of tokens."""
     image_grid_thw: Int64[Tensor, "_ 3"]
     pixel_values: Float32[Tensor, "_ _"]
 
@@ -59,10 +55,8 @@ class Row:
     """One tokenised prompt."""
 
     input_ids: Int64[Tensor, " L"]
-    token_types: Int64[Tensor, " L"]
     image_index: Int64[Tensor, " L"]
     positions: Int64[Tensor, "L 3"]
-    rope_delta: Int64[Tensor, " 1"]
 
 
 class Processor:
@@ -171,10 +165,8 @@ class Processor:
         return Inputs(
             input_ids=pad([row.input_ids for row in rows], int(self.tokenizer.pad_token_id)),
             attention_mask=pad([torch.ones_like(row.input_ids) for row in rows], 0),
-            mm_token_type_ids=pad([row.token_types for row in rows], 0),
             image_index=pad([row.image_index for row in rows], -1),
             position_ids=pad([row.positions for row in rows], 0).permute(2, 0, 1).contiguous(),
-            rope_deltas=torch.stack([row.rope_delta for row in rows]),
             image_grid_thw=torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
             pixel_values=self.images(images, grids),
         )
@@ -192,18 +184,15 @@ class Processor:
                 if tokens[beside] == bracket:
                     image_index[beside] = index
         input_ids = torch.tensor(tokens, dtype=torch.int64).repeat_interleave(repeats)
-        token_types = (input_ids == self._image).long()
-        positions, deltas = self._rope_index(
+        positions, _ = self._rope_index(
             input_ids[None],
-            mm_token_type_ids=token_types[None],
+            mm_token_type_ids=(input_ids == self._image).long()[None],
             image_grid_thw=torch.tensor(grids, dtype=torch.int64) if grids else None,
         )
         return Row(
             input_ids=input_ids,
-            token_types=token_types,
             image_index=image_index.repeat_interleave(repeats),
             positions=positions[:, 0].T.contiguous(),
-            rope_delta=deltas[0],
         )
 
 

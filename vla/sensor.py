@@ -1,7 +1,6 @@
 """The sensor encoder: a window of samples of any rate and width -> a few tokens."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,24 +9,6 @@ from torch.nn import functional
 
 from vla.attention import Attention, FeedForward
 from vla.settings import SensorConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class SensorPreset:
-    """A window as a known sensor records it, with an encoder of fitting size."""
-
-    samples: int
-    channels: int
-    rate_hz: float
-    config: SensorConfig
-
-
-FORCE_AND_ASCAN = SensorPreset(
-    samples=650, channels=1026, rate_hz=650.0, config=SensorConfig(width=512, depth=2, heads=8, max_tokens=16)
-)
-"""One second of the insertion recorder: a force and an optical A-scan of 1025 depths."""
-WRENCH = SensorPreset(samples=50, channels=6, rate_hz=1000.0, config=SensorConfig())
-"""The last 50 ms of a six-axis force-torque sensor."""
 
 
 class Halve(nn.Module):

@@ -115,7 +115,7 @@ class CameraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
-    """Size of the action expert. The defaults suit small data on a CPU; `LARGE` suits a 3B backbone."""
+    """Size of the action expert. The defaults suit small data on a CPU; width 1024, depth 6, heads 16 a 3B backbone."""
 
     width: int = 128
     """Width of its layers."""

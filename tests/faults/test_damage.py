@@ -18,6 +18,7 @@ from tests.faults.forkserver import ForkServer
 from training import checkpoint
 from vla.backbone import load_backbone
 from vla.errors import CorruptData
+from vla.run_folder import SCHEMA
 from vla.settings import BackboneConfig
 
 CORRUPT, REFUSED = 65, 78
@@ -135,11 +136,11 @@ def test_schema(server: ForkServer, flags: list[str], run: Path, accelerator: Ac
     manifest = runs.at(run, LAST) / "manifest.json"
     edit(manifest, lambda content: content.update(added_later={"a": 1}))
     assert newest(run, accelerator) == LAST
-    edit(manifest, lambda content: content.update(schema=checkpoint.SCHEMA + 1))
+    edit(manifest, lambda content: content.update(schema=SCHEMA + 1))
     assert newest(run, accelerator) == BEFORE
     life = server.start([*flags, "--out", run.parent / "other", "--resume-from", runs.at(run, LAST)])
     assert life.wait() == [CORRUPT]
-    assert f"schema {checkpoint.SCHEMA + 1}" in life.output()
+    assert f"schema {SCHEMA + 1}" in life.output()
     assert not (run.parent / "other").exists(), "refused before anything is written"
     for schema in (0, "1", None, 1.5):
         edit(manifest, lambda content, schema=schema: content.update(schema=schema))

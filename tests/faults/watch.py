@@ -116,7 +116,7 @@ def full_volume() -> None:
     save, finish = Saver.save, Saver.finish
 
     def full(saver: Saver, *arguments: Any, manifest: Any, **options: Any) -> None:
-        if manifest["step"] == at:
+        if manifest.step == at:
             fill(ballast)
         save(saver, *arguments, manifest=manifest, **options)
 

@@ -52,7 +52,7 @@ def train(folder: Path, workers: int) -> None:
     preemption = Preemption(20, RANK, lambda: "expired")
     preemption.install()
     numbers = TensorDataset(arange(100_000))
-    loader = DataLoader(numbers, batch_size=2, num_workers=workers, worker_init_fn=outlive_the_job)
+    loader = DataLoader(numbers, batch_size=2, num_workers=workers, worker_init_fn=lambda _: outlive_the_job())
     for number, _ in enumerate(loader):
         if number == 2:
             ready(folder)

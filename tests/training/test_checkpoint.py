@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
+from tests.policies import manifest
 from training import checkpoint, storage
+from vla import documents
 from vla.errors import CorruptData
+from vla.run_folder import READ_UP_TO_2
 
 
 @pytest.fixture
@@ -20,8 +23,8 @@ def fake(run: Path, step: int, **changes: Any) -> Path:
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
     entry = storage.write(folder / "shard-00000-of-00001.safetensors", [b"content of a shard"])
-    manifest = {"schema": 1, "step": step, "stage": "stage1", "groups": {}, "adam_steps": {}, "files": [entry]}
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    content = documents.to_json(manifest(step, files=(entry,)))
+    (folder / "manifest.json").write_text(json.dumps(content | changes))
     return folder
 
 
@@ -32,12 +35,12 @@ def test_the_newest_valid_one_is_found(tmp_path: Path, accelerator: Accelerator)
     (tmp_path / "checkpoints" / "LATEST").write_text("../../etc")  # a hint, never followed
     found = checkpoint.newest(tmp_path, accelerator)
     assert found is not None
-    assert found.step == 100
+    assert found.manifest.step == 100
     (found.path / "manifest.json").unlink()
     (tmp_path / "checkpoints" / ".staging-step-00000200-x").mkdir()
     found = checkpoint.newest(tmp_path, accelerator)
     assert found is not None
-    assert found.step == 10
+    assert found.manifest.step == 10
 
 
 def test_a_file_outside_the_directory_is_refused(tmp_path: Path) -> None:
@@ -47,9 +50,27 @@ def test_a_file_outside_the_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_unknown_fields_are_not(tmp_path: Path) -> None:
-    with pytest.raises(CorruptData, match="schema 3"):
-        checkpoint.read(fake(tmp_path, 1, schema=3))
-    assert checkpoint.read(fake(tmp_path, 2, added_later=True)).step == 2
+    with pytest.raises(CorruptData, match="schema 4"):
+        checkpoint.read(fake(tmp_path, 1, schema=4))
+    assert checkpoint.read(fake(tmp_path, 2, added_later=True)).manifest.step == 2
+
+
+def test_an_older_schema_is_refused_with_the_commit_that_reads_it(tmp_path: Path, accelerator: Accelerator) -> None:
+    """It is no damage: nothing older is looked for, and nothing begins anew in its place."""
+    fake(tmp_path, 1)
+    fake(tmp_path, 2, schema=2)
+    with pytest.raises(ValueError, match=f"schema 2.*check out commit {READ_UP_TO_2}") as refused:
+        checkpoint.newest(tmp_path, accelerator)
+    assert not isinstance(refused.value, CorruptData)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("schema", 3.5), ("ranks", "1"), ("guard", {"average": None}), ("files", [{"name": "a"}]), ("seed", True)],
+)
+def test_a_value_of_another_type_is_damage(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(CorruptData, match=key):
+        checkpoint.read(fake(tmp_path, 1, **{key: value}))
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
@@ -73,5 +94,5 @@ def test_leftovers_of_killed_runs_are_deleted(tmp_path: Path) -> None:
 def test_a_place_without_checkpoint_is_named(tmp_path: Path, accelerator: Accelerator) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint"):
         checkpoint.find(str(tmp_path), accelerator)
-    assert checkpoint.find(str(fake(tmp_path, 3)), accelerator).step == 3
-    assert checkpoint.find(str(tmp_path), accelerator).step == 3
+    assert checkpoint.find(str(fake(tmp_path, 3)), accelerator).manifest.step == 3
+    assert checkpoint.find(str(tmp_path), accelerator).manifest.step == 3

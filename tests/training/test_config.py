@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from training import recipes
-from training.config import StageConfig, flatten, to_json
+from training.config import StageConfig, flatten
 from training.flags import both_stages, parse
 from training.runtime import dtype_of
+from vla.documents import to_json
 from vla.errors import UsageError
 
 DATA = ["--data.roots", "somewhere"]
@@ -176,18 +177,6 @@ def test_identity_leaves_out_where_and_how_it_runs() -> None:
         assert parse(recipes.stage1(), [*DATA, *change]).identity() != first.identity()
     assert "data.roots" not in first.identity()
     assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
-
-
-def test_a_run_without_a_camera_encoder_is_the_run_it_was_before_there_was_one() -> None:
-    """Checkpoints of earlier versions name none of its settings; they are resumed."""
-    assert not any("camera" in key.split(".") for key in parse(recipes.stage1(), DATA).identity())
-    both = parse(recipes.two_stage(), [*DATA, *both_stages(["--stage.lr.camera", "3e-4"])])
-    assert not any("camera" in key.split(".") for key in both.identity())
-    assert (both.stage1.lr.camera, both.stage2.lr.camera) == (3e-4, 3e-4)
-    seeing = parse(recipes.stage1(), [*DATA, "--camera.width", "32", "--stage.lr.camera", "3e-4"])
-    named = {key: value for key, value in seeing.identity().items() if "camera" in key.split(".")}
-    assert named == {"camera.width": 32, "camera.pixels": 64, "camera.tokens": 4, "stage.lr.camera": 3e-4}
-    assert seeing.policy(seeing.stages()[0]).camera.width == 32
 
 
 def test_precision_is_fp32_without_a_gpu() -> None:

@@ -1,6 +1,5 @@
 """Which steps are taken: the rule itself, and that it goes on from its state to the bit."""
 
-import json
 import math
 
 import pytest
@@ -9,6 +8,8 @@ import torch
 from training import guard
 from training.guard import Guard
 from training.settings import GuardConfig
+from vla import documents
+from vla.run_folder import GuardState
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_it_goes_on_from_its_state_to_the_bit() -> None:
     losses = torch.rand(2 * guard.WARMUP, generator=torch.Generator().manual_seed(0)).tolist()
     for loss in losses[: guard.WARMUP]:
         judge(straight, loss)
-    resumed = Guard(GuardConfig(), CPU, json.loads(json.dumps(straight.state())))
+    resumed = Guard(GuardConfig(), CPU, documents.from_json(GuardState, documents.to_bytes(straight.state()), "state"))
     for loss in losses[guard.WARMUP :]:
         assert judge(straight, loss) == judge(resumed, loss)
         assert straight.state() == resumed.state()

@@ -240,7 +240,7 @@ def load(installed: bool, shielded: bool, then: str) -> None:
         num_workers=2,
         collate_fn=slowly,
         multiprocessing_context="fork",  # as in a run; a child of a fork server would inherit that
-        worker_init_fn=outlive_the_job if shielded else None,
+        worker_init_fn=(lambda _: outlive_the_job()) if shielded else None,
     )
     stream = iter(loader)
     taken = [next(stream) for _ in range(2)]

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from tests.fakes import FakeRoot, opener
+from tests.policies import build_policy
 from training import quarantine, runtime
 from training.loading import batches
 from training.quarantine import Quarantine, num_void, void_positions
 from vla.batch import Batch, Sample, collate
 from vla.data import Dataset, TrainSamples, open_dataset
 from vla.errors import CorruptData
-from vla.policy import build_policy
 from vla.settings import BackboneConfig, DataConfig, ExpertConfig, PolicyConfig, SensorConfig
 
 ALONE: Any = SimpleNamespace(num_processes=1, is_main_process=True, process_index=0)

@@ -10,8 +10,13 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load
 
+from tests.fabricated import CONTRACT
+from tests.policies import manifest
 from training import checkpoint, faults, saving, storage
 from training.saving import Saver
+from vla.run_folder import Meaning
+
+MEANING = Meaning(identity={}, contract=CONTRACT, normalizer={})
 
 
 @pytest.fixture
@@ -26,8 +31,8 @@ def state(value: float) -> dict[str, torch.Tensor]:
 
 
 def save(saver: Saver, pieces: dict[str, torch.Tensor], step: int, **more: Any) -> None:
-    manifest = {"step": step, "stage": "stage1", "groups": {}, "adam_steps": {"expert": step}}
-    saver.save(pieces, {}, manifest=manifest | {"shapes": {"expert.weight": [2, 3]}}, policy={}, **more)
+    described = manifest(step, adam_steps={"expert": step}, shapes={"expert.weight": (2, 3)})
+    saver.save(pieces, {}, manifest=described, meaning=MEANING, **more)
 
 
 def test_the_bytes_are_those_the_library_reads() -> None:
@@ -138,8 +143,8 @@ def test_retention_counts_valid_checkpoints_only(saver: Saver, tmp_path: Path) -
         save(saver, pieces, step)
         saver.finish()
     assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000002", "step-00000003"]
-    manifest = checkpoint.path_of(tmp_path, 3) / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
+    newest = checkpoint.path_of(tmp_path, 3) / "manifest.json"
+    newest.write_text(json.dumps(json.loads(newest.read_text()) | {"schema": 99}))
     checkpoint.prune(tmp_path, 1)
     assert checkpoint.path_of(tmp_path, 2).exists(), "the last valid one is never deleted"
 

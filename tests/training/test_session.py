@@ -207,7 +207,7 @@ def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path, capsys
         assert (f"begins with the weights of {origin}, as before" in capsys.readouterr().out) == (step == 1)
         told = json.loads((run / "config.json").read_text())
         assert (told["init_from"], told["resume_from"]) == (str(origin), None)
-        assert checkpoint.read(checkpoint.path_of(run, step)).manifest["init_from"] == str(origin)
+        assert checkpoint.read(checkpoint.path_of(run, step)).manifest.init_from == str(origin)
     assert losses(run) == losses(straight)
     AcceleratorState._reset_state(True)
     loop.train(parse(recipes.stage1(), ["--config", str(run / "config.json"), "--out", str(tmp_path / "again")]))
@@ -250,32 +250,6 @@ def test_what_stands_where_in_the_stream_is_part_of_a_run(needle: Path, tmp_path
     assert before in prints
 
 
-def test_a_checkpoint_that_does_not_know_a_setting_has_its_default(
-    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As earlier versions wrote them: no emphasis, nothing companded, and no word of either."""
-    flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
-    loop.train(config(needle, tmp_path / "run", *flags, "--stop-after", "1"))
-    read = checkpoint.Checkpoint.policy
-
-    def earlier(found: checkpoint.Checkpoint) -> dict[str, Any]:
-        told = read(found)
-        for key in ("data.emphasis", "data.emphasis_share", "data.compand"):
-            del told["identity"][key]
-        for buffers in told["normalizer"].values():
-            del buffers["companded"]
-        return told
-
-    monkeypatch.setattr(checkpoint.Checkpoint, "policy", earlier)
-    emphasis = ["--data.emphasis", "action[2] < 0"]
-    AcceleratorState._reset_state(True)
-    with pytest.raises(ValueError, match="data.emphasis is 'action.2. < 0', the checkpoint has ''"):
-        loop.train(config(needle, tmp_path / "run", *flags, *emphasis, "--resume-from", "auto"))
-    AcceleratorState._reset_state(True)
-    loop.train(config(needle, tmp_path / "run", *flags, "--resume-from", "auto"))
-    assert len(losses(tmp_path / "run")) == 2
-
-
 POISONED = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--save-every", "1", "--keep", "99"]
 
 
@@ -289,7 +263,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
     assert lines[2]["loss"] is None
     assert not checkpoint.path_of(tmp_path / "run", 3).exists(), "nothing is saved among skipped steps"
     before, after = stored(tmp_path / "run", 2), stored(tmp_path / "run", 4)
-    assert checkpoint.read(checkpoint.path_of(tmp_path / "run", 4)).manifest["adam_steps"]["expert"] == 3
+    assert checkpoint.read(checkpoint.path_of(tmp_path / "run", 4)).manifest.adam_steps["expert"] == 3
     assert any(not before[name].equal(after[name]) for name in before)
 
     AcceleratorState._reset_state(True)
@@ -316,7 +290,7 @@ def test_too_many_skipped_steps_go_back_once(
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
     straight, back = stored(tmp_path / "straight", 8), stored(tmp_path / "run", 8)
     assert all(straight[name].equal(back[name]) for name in straight)
-    assert checkpoint.read(checkpoint.path_of(tmp_path / "run", 8)).manifest["roll_backs"] == 1
+    assert checkpoint.read(checkpoint.path_of(tmp_path / "run", 8)).manifest.roll_backs == 1
 
     AcceleratorState._reset_state(True)
     monkeypatch.undo()

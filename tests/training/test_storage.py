@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from training import faults, storage
+from vla.run_folder import StoredFile
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -84,9 +85,9 @@ def test_what_is_written_is_the_parts_in_pieces(
         patch.setattr("training.storage.faults.hit", hits.append)
         entry = storage.write(path, [memoryview(part) if index % 2 else part for index, part in enumerate(parts)])
     assert path.read_bytes() == content
-    assert entry == {"name": "file", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert entry == StoredFile(name="file", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     assert hits == ["storage.chunk"] * -(-len(content) // room)
-    assert storage.digest(path) == entry["sha256"]
+    assert storage.digest(path) == entry.sha256
     assert names(path.parent) == ["file"]
 
 
@@ -95,7 +96,7 @@ def test_views_of_numbers_are_written_as_their_bytes(tmp_path: Path) -> None:
 
     tensors = [torch.arange(12.0).view(3, 4), torch.zeros(0, 5), torch.tensor(7.0)]
     entry = storage.write(tmp_path / "file", [memoryview(tensor.numpy()) for tensor in tensors])
-    assert entry["bytes"] == 52
+    assert entry.bytes == 52
     assert (tmp_path / "file").read_bytes() == b"".join(tensor.numpy().tobytes() for tensor in tensors)
 
 
@@ -138,7 +139,7 @@ def test_what_passes_is_tried_again_with_a_new_name(
             monkeypatch.setattr(Path, "replace", failing(Path.replace, code, code))
     entry = storage.write(path, [b"content"])
     assert path.read_bytes() == b"content"
-    assert entry["sha256"] == hashlib.sha256(b"content").hexdigest()
+    assert entry.sha256 == hashlib.sha256(b"content").hexdigest()
     assert len(seen) == 3
     assert pauses == [0.25, 1.0]
     assert names(tmp_path) == ["file"]
@@ -179,7 +180,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_importing_it_is_light() -> None:
-    code = "import sys, training.storage; print(*{'torch', 'numpy', 'accelerate', 'vla'} & sys.modules.keys())"
+    code = "import sys, training.storage; print(*{'torch', 'numpy', 'accelerate', 'pydantic'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr
 
@@ -422,7 +423,7 @@ def test_a_file_that_cannot_be_read_back_is_not_there(
 def test_a_digest_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
     entry = storage.write(tmp_path / "file", [b"content"])
     monkeypatch.setattr(Path, "open", failing(Path.open, errno.EIO))
-    assert storage.digest(tmp_path / "file") == entry["sha256"]
+    assert storage.digest(tmp_path / "file") == entry.sha256
     with pytest.raises(FileNotFoundError):
         storage.digest(tmp_path / "missing")
     assert pauses == [0.25]

@@ -132,7 +132,6 @@ def test_a_masked_camera_equals_a_prompt_with_a_hole(backbone: Backbone) -> None
         position_ids=inputs.position_ids[:, :, keep],
         image_grid_thw=inputs.image_grid_thw[1:],
         pixel_values=inputs.pixel_values[first:],
-        mm_token_type_ids=inputs.mm_token_type_ids[:, keep],
         image_index=inputs.image_index[:, keep],
     )
     torch.testing.assert_close(tokens[:, keep], backbone.encode(without, visible[:, keep]), rtol=0, atol=2e-5)

@@ -1,28 +1,9 @@
-"""The contract's JSON, and stacking."""
-
-import json
-from dataclasses import replace
+"""Stacking."""
 
 import numpy as np
-import pytest
 import torch
 
-from vla.batch import DataContract, Sample, collate
-
-CONTRACT = DataContract(
-    cameras=("observation.images.front", "observation.images.wrist"),
-    state_dim=12,
-    action_dim=7,
-    horizon=8,
-    fps=20.0,
-    sensor="observation.ft",
-    sensor_channels=6,
-    sensor_samples=50,
-    sensor_rate_hz=1000.0,
-    state_names=(),
-    action_names=("x", "y", "z", "a", "b", "c", "gripper"),
-    action_periods=(0.0, 0.0, 0.0, 360.0, 360.0, 360.0, 0.0),
-)
+from vla.batch import Sample, collate
 
 
 def sample(position: int) -> Sample:
@@ -44,46 +25,6 @@ def sample(position: int) -> Sample:
         noise=randomness.random((4, 2), dtype=np.float32),
         position=position,
     )
-
-
-@pytest.mark.parametrize("contract", [CONTRACT, replace(CONTRACT, sensor=None, sensor_samples=0, cameras=())])
-def test_contract_survives_json(contract: DataContract) -> None:
-    assert DataContract.from_json(json.loads(json.dumps(contract.to_json()))) == contract
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("horizon", "8"),
-        ("horizon", 8.5),
-        ("horizon", True),
-        ("fps", None),
-        ("cameras", "front"),
-        ("cameras", [1]),
-        ("action_periods", ["a"]),
-        ("sensor", 3),
-        ("state_dim", None),
-    ],
-)
-def test_contract_refuses_a_wrong_type(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match=key):
-        DataContract.from_json({**CONTRACT.to_json(), key: value})
-
-
-def test_contract_refuses_missing_and_unknown_keys() -> None:
-    values = CONTRACT.to_json()
-    del values["fps"]
-    with pytest.raises(ValueError, match="fps"):
-        DataContract.from_json(values)
-    with pytest.raises(ValueError, match="colour"):
-        DataContract.from_json({**CONTRACT.to_json(), "colour": 1})
-
-
-def test_a_contract_of_before_instructions_could_be_withheld_is_read() -> None:
-    values = replace(CONTRACT, instructed=False).to_json()
-    assert DataContract.from_json(values).instructed is False
-    del values["instructed"], values["sensor_names"]
-    assert DataContract.from_json(values) == CONTRACT
 
 
 def test_collate_stacks_and_keeps_frame_sizes() -> None:

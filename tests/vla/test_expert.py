@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vla.attention import Attention
-from vla.expert import LARGE, ActionExpert, Source, Time, Tokens
+from vla.expert import ActionExpert, Source, Time, Tokens
 from vla.settings import ExpertConfig
 
 H, A, P, L, D, N, E = 6, 3, 4, 5, 20, 2, 12
@@ -179,6 +179,6 @@ def test_sizes() -> None:
         return sum(parameter.numel() for parameter in model.parameters())
 
     assert count(ExpertConfig(), 64) == 1_198_727
-    assert count(LARGE, 2048) == 143_272_967
+    assert count(ExpertConfig(width=1024, depth=6, heads=16), 2048) == 143_272_967
     with pytest.raises(ValueError, match="depth is 0"):
         ExpertConfig(depth=0)

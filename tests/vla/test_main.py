@@ -15,13 +15,14 @@ import torch
 import vla.__main__
 import vla.commands.ablate
 import vla.commands.evaluate
+from tests.policies import build_policy
 from tests.vla.test_policy import CONFIG
 from tests.vla.test_policy_folder import opened
 from vla.__main__ import COMMANDS, main
 from vla.commands.evaluate import Evaluate
 from vla.data import open_dataset
+from vla.data.episode import mark_of
 from vla.errors import StorageFault
-from vla.policy import build_policy
 from vla.policy_folder import HeldOut, load_policy, save_policy
 from vla.settings import DataConfig
 
@@ -54,7 +55,7 @@ def test_evaluate_writes_a_report_and_pictures(
     }
     assert evaluate(policy, needle, "--out", str(tmp_path / "elsewhere"), "--steps", "3") == 0
     captured = capsys.readouterr()
-    assert "4 samples of 1 episodes" in captured.out
+    assert "4 samples of 4 episodes" in captured.out, "none of them was held out"
     assert str(tmp_path / "elsewhere") in captured.err
 
 
@@ -62,8 +63,9 @@ def test_evaluate_finds_the_episodes_that_training_held_out(
     written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = tmp_path / "policy"
-    save_policy(load_policy(written), policy, held_out=HeldOut(seed=5, validation_share=0.25))
     dataset = open_dataset(DataConfig(roots=(str(needle),), validation_share=0.25), seed=5)
+    marks = tuple(mark_of(episode) for root in dataset.validation.episodes() for episode in root)
+    save_policy(load_policy(written), policy, held_out=HeldOut(seed=5, episodes=marks))
     unseen = {dataset.validation.locate(index)[0] for index in range(len(dataset.validation))}
     assert evaluate(policy, needle, "--json", "--samples", "0") == 0
     printed = json.loads(capsys.readouterr().out)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.policies import build_policy
 from vla import diffusion
-from vla.batch import Batch, DataContract, Sample, collate
+from vla.batch import Batch, Sample, collate
+from vla.contract import DataContract
 from vla.diffusion import coefficients, multiply
 from vla.normalize import Statistics, fit
-from vla.policy import NEUTRAL_INSTRUCTION, Policy, build_policy
+from vla.policy import NEUTRAL_INSTRUCTION, Policy
 from vla.settings import (
     BackboneConfig,
     CameraConfig,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -28,14 +28,15 @@ from tests.fabricated import (
     write_run,
 )  # fmt: skip
 from vla.__main__ import main
-from vla.batch import DataContract, Sample
+from vla.batch import Sample
+from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.evaluation.open_loop import Predictions
 from vla.report import markup, reproduce, words
 from vla.report.ablated import ablation_section
 from vla.report.curves import smooth, thin
 from vla.report.episodes import episode_arrays
-from vla.report.folder import Json, read_metrics, read_run
+from vla.report.folder import read_metrics, read_run
 from vla.report.learning import curve
 from vla.report.page import interface, page, trained, write_report
 from vla.report.recorded import open_loop_section
@@ -229,7 +230,7 @@ def test_exit_codes(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "name",
     ["metrics.jsonl", "validation.jsonl", "config.json", "policy-evaluation/closed_loop.json",
-     "checkpoints/step-00000100/manifest.json", "checkpoints/step-00000200/policy.json",
+     "checkpoints/step-00000100/manifest.json", "schedule.json",
      "policy-evaluation/rollouts/episode-00000.npz"],
 )  # fmt: skip
 def test_damage_ends_with_65(made: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,7 +315,8 @@ def test_plots_take_their_colours_from_the_page(made: Path) -> None:
 def test_a_run_under_way(made: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    shutil.copy(made / "config.json", run)
+    for name in ("config.json", "schedule.json"):
+        shutil.copy(made / name, run)
     assert "Has not made a step yet" in shown(run)
     assert "There is no checkpoint" in shown(run)
     write_lines(run / "metrics.jsonl", [metrics_line(step, "stage1", 1 / step) for step in range(1, 41)])
@@ -327,56 +329,17 @@ def test_a_run_under_way(made: Path, tmp_path: Path) -> None:
     assert "Under way or stopped, at step 40 of 200" in shown(run)
 
 
-def change_config(run: Path, **changes: Any) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | changes))
-
-
-def test_a_length_in_epochs_is_one_in_steps_once_the_samples_are_known(made: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(made, tmp_path / "run", ignore=shutil.ignore_patterns("policy-evaluation", "*.html")))
-    change_config(run, stage2=CONFIG["stage2"] | {"epochs": 2.01})
-    assert "Finished after 200 steps" not in shown(run)
-    assert "at step 200 of 201" in shown(run), "120 steps, and 2.01 passes over 640 samples by 16"
-    change_config(run, stage2=CONFIG["stage2"] | {"epochs": 2.0})
-    assert "Finished after 200 steps" in shown(run)
-    shutil.rmtree(run / "checkpoints")
-    assert "Under way or stopped, at step 200." in shown(run), "nothing tells of how many samples an epoch is"
-
-
-@pytest.mark.parametrize(
-    ("changes", "contract", "groups"),
-    [
-        ({}, {}, "sensor expert; sensor expert lora"),
-        ({"finetune_vl": "none"}, {}, "sensor expert; sensor expert"),
-        ({"finetune_vl": "full"}, {}, "sensor expert; sensor expert backbone"),
-        ({"camera": {"width": 8}}, {}, "sensor camera expert; sensor camera expert lora"),
-        ({"camera": {"width": 8}}, {"cameras": ()}, "sensor expert; sensor expert lora"),
-        ({}, {"sensor": None}, "expert; expert lora"),
-        ({"data": {"sensor": "none"}}, None, "expert; expert lora"),
-    ],
-)
-def test_a_stage_is_told_with_the_groups_it_trains(
-    made: Path, tmp_path: Path, changes: Json, contract: Json | None, groups: str
-) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    shutil.copy(made / "config.json", run)
-    change_config(run, **changes)
-    if contract is not None:
-        (run / "policy").mkdir()
-        content = {"contract": replace(CONTRACT, **contract).to_json()}
-        (run / "policy" / "config.json").write_text(json.dumps(content))
-    told = [row for name, row in trained(read_run(run)) if name.startswith("stage")]
-    found = [[part.split(" at ")[0] for part in row.split(": ")[1].split(", ")] for row in told]
-    assert "; ".join(map(" ".join, found)) == groups
+def test_stages_are_told_as_they_were_decided(made: Path) -> None:
+    told = [row for name, row in trained(read_run(made)) if name.startswith("stage")]
+    assert told == [
+        "120 steps: sensor at 0.0001, expert at 0.0001",
+        "80 steps: sensor at 0.0001, expert at 0.0001, lora at 1e-05",
+    ]
 
 
 def test_an_instruction_that_is_withheld_is_no_input() -> None:
-    assert "camera wrist; instruction; state of 3 numbers" in interface(CONTRACT.to_json())
-    withheld = interface(replace(CONTRACT, instructed=False).to_json())
-    assert "camera wrist; state of 3 numbers" in withheld
-    earlier = {key: value for key, value in CONTRACT.to_json().items() if key != "instructed"}
-    assert "instruction" in interface(earlier)
+    assert "camera wrist; instruction; state of 3 numbers" in interface(CONTRACT)
+    assert "camera wrist; state of 3 numbers" in interface(replace(CONTRACT, instructed=False))
 
 
 def test_a_long_run_gives_a_small_file(made: Path, tmp_path: Path) -> None:

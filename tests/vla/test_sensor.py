@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.sensor import FORCE_AND_ASCAN, WRENCH, SensorEncoder, SensorPreset
+from vla.sensor import SensorEncoder
 from vla.settings import SensorConfig
 
 SMALL = SensorConfig(width=16, heads=2, dropout=0.0)
@@ -16,13 +16,19 @@ def encoder(samples: int = 50, channels: int = 6, config: SensorConfig = SMALL) 
     return SensorEncoder(samples, channels, config)
 
 
+WRENCH = 50, 6, SensorConfig()
+FORCE_AND_ASCAN = 650, 1026, SensorConfig(width=512, depth=2, heads=8)
+"""Samples, channels and encoder of the last 50 ms of a wrench, and of a second of the insertion recorder."""
+
+
 @pytest.mark.parametrize(
-    ("preset", "num_tokens", "num_parameters"), [(WRENCH, 13, 300_416), (FORCE_AND_ASCAN, 11, 11_565_056)]
+    ("sensor", "num_tokens", "num_parameters"), [(WRENCH, 13, 300_416), (FORCE_AND_ASCAN, 11, 11_565_056)]
 )
-def test_presets(preset: SensorPreset, num_tokens: int, num_parameters: int) -> None:
-    model = encoder(preset.samples, preset.channels, preset.config)
-    tokens, mask = model(torch.randn(2, preset.samples, preset.channels), torch.ones(2, preset.samples, dtype=bool))
-    assert tokens.shape == (2, num_tokens, preset.config.width)
+def test_known_sensors(sensor: tuple[int, int, SensorConfig], num_tokens: int, num_parameters: int) -> None:
+    samples, channels, config = sensor
+    model = encoder(samples, channels, config)
+    tokens, mask = model(torch.randn(2, samples, channels), torch.ones(2, samples, dtype=bool))
+    assert tokens.shape == (2, num_tokens, config.width)
     assert mask.all()
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
 

@@ -16,7 +16,7 @@ from vla.commands.recordings import choose_device, describe, open_phases, open_p
 from vla.errors import UsageError
 
 if TYPE_CHECKING:
-    from vla.batch import DataContract
+    from vla.contract import DataContract
     from vla.evaluation.ablation import AblationConfig, Answers
     from vla.evaluation.alteration import Alteration
     from vla.evaluation.findings import Ablation, Control, Rate

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from vla.errors import CorruptData, ProgramFailed
 from vla.processes import Terminated
-from vla.report.folder import Json, check, read_manifests, read_object
-from vla.report.reproduce import recipe
+from vla.report.folder import Json, check, read_object
+from vla.run_folder import manifests, read_manifest, read_schedule
 
 if TYPE_CHECKING:
-    from vla.batch import DataContract
+    from vla.contract import DataContract
 
 PROJECT = "run `vla ablate --control` in the project's root, where training/ and accelerate_configs/ lie"
 TOLD = "commands.json"
@@ -36,16 +36,13 @@ class Training:
     """One run that led to a policy."""
 
     run: Path
+    entry: str
+    """Its entry point, training/ENTRY.py."""
     config: Json
     ranks: int
     zero_stage: int
     stop_after: int | None = None
     """Step after which it ended: as it was told, or that of the checkpoint which the next run started from."""
-
-    @property
-    def recipe(self) -> str:
-        """The entry point."""
-        return recipe(self.config)
 
 
 def trainings(policy: Path) -> list[Training]:
@@ -80,11 +77,11 @@ def is_run(folder: Path) -> bool:
 def step_taken(place: Path, run: Path) -> int | None:
     """The step of the checkpoint that weights came from; None where they were those that the run ended with."""
     if (place / "manifest.json").exists():
-        return int(read_object(place / "manifest.json")["step"])
+        return read_manifest(place).step
     if found := re.fullmatch(r"step-(\d+)", place.name):  # the run has pruned it since
         return int(found[1])
     if place == run and not exported(run):
-        return max((int(manifest["step"]) for manifest in read_manifests(run / "checkpoints")), default=None)
+        return max((manifest.step for manifest in manifests(run)), default=None)
     return None
 
 
@@ -96,14 +93,14 @@ def exported(run: Path) -> bool:
 def read_training(folder: Path, step: int | None = None) -> Training:
     """What a run was, up to a step where one is given. ValueError where the folder is none."""
     check(folder)
-    manifests = list(read_manifests(folder / "checkpoints"))
-    last = manifests[-1] if manifests else {}
+    last = max(manifests(folder), key=lambda manifest: manifest.step, default=None)
     config = read_object(folder / "config.json")
     return Training(
         run=folder,
+        entry=read_schedule(folder).entry,
         config=config,
-        ranks=int(last.get("ranks", 1)),
-        zero_stage=int(last.get("zero_stage", 0)),
+        ranks=1 if last is None else last.ranks,
+        zero_stage=0 if last is None else last.zero_stage,
         stop_after=config.get("stop_after") if step is None else step,
     )
 
@@ -138,7 +135,7 @@ def commands(trained: Sequence[Training], name: str, contract: "DataContract", o
     """
     found = []
     for place, training in enumerate(trained):
-        entry, topology = Path("training") / f"{training.recipe}.py", Path(topology_of(training))
+        entry, topology = Path("training") / f"{training.entry}.py", Path(topology_of(training))
         for file in (entry, topology):
             if not file.exists():
                 raise ValueError(f"{file} is not here: {PROJECT}")
@@ -151,7 +148,7 @@ def commands(trained: Sequence[Training], name: str, contract: "DataContract", o
 
 def run_folder(out: Path, place: int, training: Training) -> Path:
     """Where a run of the control goes."""
-    return out / f"{place + 1}-{training.recipe}"
+    return out / f"{place + 1}-{training.entry}"
 
 
 def ranks_of(training: Training) -> int:

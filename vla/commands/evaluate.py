@@ -12,7 +12,7 @@ from vla.commands.recordings import choose_device, describe, open_phases, open_p
 from vla.errors import UsageError
 
 if TYPE_CHECKING:
-    from vla.batch import DataContract
+    from vla.contract import DataContract
     from vla.evaluation.closed_loop import ClosedLoop
     from vla.evaluation.open_loop import Report
     from vla.policy_folder import HeldOut

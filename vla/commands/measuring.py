@@ -12,7 +12,7 @@ import tyro
 from vla.commands.recordings import Device, EvaluationData
 
 if TYPE_CHECKING:
-    from vla.batch import DataContract
+    from vla.contract import DataContract
     from vla.evaluation.closed_loop import Arena, RolloutConfig
 
 OF_ENVIRONMENT = ("env_settings", "episodes", "within", "execute", "workers", "group", "record")

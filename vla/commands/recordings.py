@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from vla.batch import DataContract
+    from vla.contract import DataContract
     from vla.data.episode import Episode
     from vla.evaluation.open_loop import Samples
     from vla.evaluation.phases import Phases
@@ -49,10 +49,10 @@ def choose_device(wanted: Device) -> str:
 
 def describe(folder: Path) -> "tuple[DataContract, HeldOut]":
     """What a policy folder was trained on, and which episodes training did not see."""
-    from vla.policy_folder import HeldOut, read_config, read_description
+    from vla.policy_folder import read_description
 
     description = read_description(folder)
-    return read_config(description, folder)[1], HeldOut.from_json(description["held_out"])
+    return description.contract, description.held_out
 
 
 def open_policy(folder: Path, backbone: str | None, device: str) -> "Policy":
@@ -116,8 +116,6 @@ def held_out(episodes: "Sequence[Sequence[Episode]]", split: "HeldOut") -> set[s
     """The names of the episodes, by root, that training held out."""
     from vla.data.episode import mark_of
 
-    if split.episodes is None:
-        return apart(episodes, split.validation_share, split.seed)
     known = set(split.episodes)
     return {episode.name for root in episodes for episode in root if mark_of(episode) in known}
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.data import insertion, lerobot
 from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
 from vla.data.emphasis import Condition, parse_condition

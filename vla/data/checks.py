@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vla.batch import DataContract, Sample
+from vla.batch import Sample
+from vla.contract import DataContract
 from vla.data.episode import Episode, Layout, Stream, check_instruction
 from vla.errors import CorruptData
 from vla.normalize import Statistics, fit_chunks

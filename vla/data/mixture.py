@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
 from vla.randomness import derive

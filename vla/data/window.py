@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from vla.batch import DataContract, Sample
+from vla.batch import Sample
+from vla.contract import DataContract
 from vla.data.episode import Episode, Frames, Stream
 from vla.data.video import read_frames
 from vla.errors import CorruptData

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla.batch import DataContract, Observation
+from vla.batch import Observation
+from vla.contract import DataContract
 from vla.policy import NEUTRAL_INSTRUCTION, Policy
 
 Kind = Literal["zeroed", "shuffled", "delayed", "frozen"]

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from vla.batch import DataContract, collate
+from vla.batch import collate
+from vla.contract import DataContract
 from vla.evaluation.open_loop import Samples, dimension_names, randomness
 from vla.policy import Policy
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla import commandline
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.environment import Environment, check_contract
 
 

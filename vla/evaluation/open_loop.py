@@ -1,7 +1,7 @@
 """Open-loop evaluation: what a policy would have done at each frame of a recording, against what was done."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from vla.batch import DataContract, Sample, collate
+from vla.batch import Sample, collate
+from vla.contract import DataContract
 from vla.evaluation.loading import batches
 from vla.evaluation.phases import Phases
 from vla.evaluation.units import unit_of
@@ -176,25 +177,14 @@ def check_contract(policy: DataContract, data: DataContract) -> None:
     """Refuse data of another shape than the policy's.
 
     Raises:
-        ValueError: naming the first difference.
+        ValueError: naming the differences.
     """
-    words = {
-        "cameras": "the cameras",
-        "state_dim": "the width of the state",
-        "action_dim": "the width of the actions",
-        "horizon": "the steps of a chunk",
-        "fps": "the frame rate",
-        "sensor_channels": "the channels of the sensor",
-        "sensor_samples": "the samples of a sensor window",
-        "sensor_rate_hz": "the rate of the sensor",
-    }
-    ours, theirs = policy.to_json(), data.to_json()
-    for key, word in words.items():
-        if ours[key] != theirs[key]:
-            raise ValueError(
-                f"the policy expects {word} to be {ours[key]}, but the data has {theirs[key]}; "
-                "evaluate on data recorded like that which the policy was trained on"
-            )
+    # Whether the policy reads instructions is its own affair: the data may have them.
+    if differences := policy.differences(replace(data, instructed=policy.instructed)):
+        raise ValueError(
+            f"the policy expects {'; '.join(differences)}; "
+            "evaluate on data recorded like that which the policy was trained on"
+        )
 
 
 def spread(count: int, limit: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import Float32, Float64, UInt8
 
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.environment import STATE, Environment, Observed
 
 FRAME_EVERY = 4

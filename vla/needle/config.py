@@ -19,7 +19,7 @@ ACTION_NAMES = ("dx_5mm", "dy_5mm", "dz_5mm")
 WRENCH_NAMES = tuple(f"{what}_{axis}_{unit}" for what, unit in (("force", "N"), ("torque", "Nm")) for axis in "xyz")
 SENSOR_CHANNELS = {"wrench": 6, "ascan": 1026, "none": 0}
 SENSOR_WINDOWS_S = {"wrench": 0.05, "ascan": 1.0, "none": 0.0}
-"""Length of the window of an observation that nobody asks otherwise: of WRENCH and FORCE_AND_ASCAN of vla.sensor."""
+"""Length of the window of an observation that nobody asks otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,6 @@
 """What a run folder holds, read and nothing else: the run may still be under way."""
 
-import contextlib
 import json
-import math
 import re
 import zipfile
 import zlib
@@ -17,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vla.errors import CorruptData
+from vla.run_folder import Manifest, Schedule, manifests, read_schedule
 
 Json = Mapping[str, Any]
 NESTED = ("losses", "lr", "grad_norm")
@@ -81,10 +80,9 @@ class Run:
     config: Json
     metrics: Metrics
     validations: tuple[Json, ...]
-    checkpoints: tuple[Json, ...]
+    schedule: Schedule
+    checkpoints: tuple[Manifest, ...]
     """Their manifests, oldest first."""
-    described: Json
-    """What the newest checkpoint says of its weights (policy.json): settings, data contract; empty without one."""
     policy: Json | None
     """The policy's config.json; None before one has been exported, at the end or at --stop-after."""
     left_out: tuple[Json, ...]
@@ -92,32 +90,6 @@ class Run:
     evaluation: Evaluation
     written: datetime
     """When the run last wrote."""
-
-    @property
-    def stages(self) -> dict[str, Json]:
-        """The stages of the configuration by their key in it, in order."""
-        keys = ("stage", "stage1", "stage2")
-        return {key: self.config[key] for key in keys if isinstance(self.config.get(key), Mapping)}
-
-    @property
-    def contract(self) -> Json:
-        """What the policy looks at and answers; empty before there is a checkpoint or a policy."""
-        return (self.policy or self.described).get("contract") or {}
-
-    @property
-    def planned(self) -> int | None:
-        """Steps of all stages; None where they are counted in epochs and no checkpoint tells of how many samples."""
-        samples = (self.described.get("identity") or {}).get("number of training samples")
-        total = 0
-        for stage in self.stages.values():
-            epochs = stage.get("epochs")
-            if epochs is None:
-                total += int(stage.get("steps", 0))
-            elif isinstance(samples, int):
-                total += max(1, math.ceil(epochs * samples / self.config["batch_size"]))
-            else:
-                return None
-        return total
 
 
 def read_run(folder: Path) -> Run:
@@ -136,8 +108,8 @@ def read_run(folder: Path) -> Run:
         config=read_object(folder / "config.json"),
         metrics=read_metrics(metrics),
         validations=tuple(read_lines(folder / "validation.jsonl", ("step", "loss"))),
-        checkpoints=tuple(read_manifests(folder / "checkpoints")),
-        described=read_described(folder / "checkpoints"),
+        schedule=read_schedule(folder),
+        checkpoints=tuple(manifests(folder)),
         policy=read_object(policy) if policy.exists() else None,
         left_out=tuple(read_lines(folder / "quarantine.jsonl", ())),
         evaluation=read_evaluation(folder / "policy-evaluation"),
@@ -226,21 +198,6 @@ def numbers(line: Json) -> Iterator[tuple[str, float]]:
         for key, value in inner.items() if isinstance(inner, dict) else ():
             if isinstance(value, int | float):
                 yield f"{name}.{key}", float(value)
-
-
-def read_manifests(folder: Path) -> Iterator[Json]:
-    """The manifests of the checkpoints. A run under way may remove one meanwhile."""
-    for path in sorted(folder.glob("step-*/manifest.json")):
-        with contextlib.suppress(FileNotFoundError):
-            yield read_object(path)
-
-
-def read_described(folder: Path) -> Json:
-    """What the newest checkpoint says of its weights."""
-    for path in sorted(folder.glob("step-*/policy.json"), reverse=True):
-        with contextlib.suppress(FileNotFoundError):
-            return read_object(path)
-    return {}
 
 
 def read_evaluation(folder: Path) -> Evaluation:

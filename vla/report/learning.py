@@ -1,6 +1,6 @@
 """What the training did: losses, rates, gradient norms, speed, memory, checkpoints, samples left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from vla.report.curves import smooth, thin
 from vla.report.folder import Json, Metrics, Run
 from vla.report.markup import Html, details, element, paragraph, section, table
 from vla.report.plots import Frame, Line, card, cards, legend, plot, wants_log
+from vla.run_folder import GroupSize
 
 STEP = "optimizer step"
 ORDER = ("sensor", "expert", "lora", "backbone", "camera")
@@ -189,12 +190,12 @@ def checkpoint_section(run: Run) -> Html:
         return section("Checkpoints", "checkpoints", paragraph("There is no checkpoint."))
     rows = [
         [
-            f"step {entry.get('step', 0):,}",
-            str(entry.get("stage", "-")),
-            words.number(entry.get("samples_seen")),
-            words.size(sum(file.get("bytes", 0) for file in entry.get("files", ()))),
-            str(entry.get("ranks", "-")),
-            str(entry.get("zero_stage", "-")),
+            f"step {entry.step:,}",
+            entry.stage,
+            words.number(entry.samples_seen),
+            words.size(sum(file.bytes for file in entry.files)),
+            str(entry.ranks),
+            str(entry.zero_stage),
         ]
         for entry in run.checkpoints
     ]
@@ -203,21 +204,17 @@ def checkpoint_section(run: Run) -> Html:
         "Checkpoints",
         "checkpoints",
         table(("checkpoint", "stage", "samples seen", "size", "ranks", "ZeRO"), rows, label="Checkpoints"),
-        *group_table(last),
+        *group_table(last.groups),
     )
 
 
-def group_table(manifest: Json) -> list[Html]:
-    """What trains, from a manifest."""
-    groups = manifest.get("groups")
-    if not isinstance(groups, dict) or not groups:
-        return []
+def group_table(groups: Mapping[str, GroupSize]) -> list[Html]:
+    """What trains."""
     rows = [
-        [name, *(words.number(group.get(key)) for key in ("tensors", "parameters", "lr", "weight_decay"))]
+        [name, *(words.number(size) for size in (group.tensors, group.parameters, group.lr, group.weight_decay))]
         for name, group in groups.items()
-        if isinstance(group, dict)
     ]
-    total = sum(group.get("parameters", 0) for group in groups.values() if isinstance(group, dict))
+    total = sum(group.parameters for group in groups.values())
     head = ("group", "tensors", "parameters", "learning rate", "weight decay")
     return [
         element("h3", f"{total:,} trained parameters"),

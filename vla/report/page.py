@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.contract import DataContract
 from vla.report import words
 from vla.report.ablated import ablation_section, inputs, verdict
-from vla.report.folder import Json, Run, read_run
+from vla.report.folder import Run, read_run
 from vla.report.learning import checkpoint_section, quarantine_section, training_section
 from vla.report.markup import Html, element, facts, paragraph
 from vla.report.recorded import open_loop_section
@@ -96,11 +97,10 @@ def moment(time: datetime) -> str:
 
 def state(run: Run) -> str:
     """Whether the run has ended; a policy alone does not say so, because --stop-after exports one too."""
-    done, planned = int(run.metrics.last("step") or 0), run.planned
-    if run.policy is not None and planned is not None and done >= planned:
+    done, planned = int(run.metrics.last("step") or 0), run.schedule.end
+    if run.policy is not None and done >= planned:
         return f"Finished after {words.plural(done, 'step')}."
-    goal = f" of {planned:,}" if planned else ""
-    return f"Under way or stopped, at step {done:,}{goal}." if done else "Has not made a step yet."
+    return f"Under way or stopped, at step {done:,} of {planned:,}." if done else "Has not made a step yet."
 
 
 def tile(value: str, name: str, more: str = "") -> Html:
@@ -157,48 +157,25 @@ def verdicts(run: Run) -> list[Html]:
 def trained(run: Run) -> list[tuple[str, str]]:
     """Stages, backbone and data in a line each."""
     rows = []
-    for key, stage in run.stages.items():
-        epochs = stage.get("epochs")
-        length = (
-            f"{epochs:g} epochs"
-            if isinstance(epochs, int | float)
-            else words.plural(int(stage.get("steps", 0)), "step")
-        )
-        groups = ", ".join(f"{group} at {words.number(rate, 3)}" for group, rate in rates(run, key).items())
-        rows.append((str(stage.get("name", "stage")), f"{length}: {groups}"))
+    for stage in run.schedule.stages:
+        groups = ", ".join(f"{group} at {words.number(rate, 3)}" for group, rate in stage.rates.items())
+        rows.append((stage.name, f"{words.plural(stage.end - stage.start, 'step')}: {groups}"))
     data, backbone = run.config.get("data") or {}, run.config.get("backbone") or {}
     rows.append(("data", ", ".join(map(str, data.get("roots", ()))) or "-"))
     rows.append(("backbone", str(backbone.get("path", "-"))))
-    if run.contract:
-        rows.append(("inputs", interface(run.contract)))
+    rows.append(("inputs", interface(run.schedule.contract)))
     return rows
 
 
-def rates(run: Run, key: str) -> dict[str, float]:
-    """The rate of each group that a stage trains: those of parts the policy has, and of what --finetune-vl opens."""
-    config, contract = run.config, run.contract
-    absent = set()
-    if not contract.get("sensor", (config.get("data") or {}).get("sensor") != "none"):
-        absent.add("sensor")
-    if not ((config.get("camera") or {}).get("width") and contract.get("cameras", True)):
-        absent.add("camera")
-    if key != "stage1":  # the first of two stages opens nothing but what has a rate
-        opened = {"lora": "lora", "full": "backbone"}.get(str(config.get("finetune_vl")))
-        absent |= {"lora", "backbone"} - {opened}
-    given = run.stages[key].get("lr") or {}
-    return {group: rate for group, rate in given.items() if rate is not None and group not in absent}
-
-
-def interface(contract: Json) -> str:
+def interface(contract: DataContract) -> str:
     """The policy's inputs and outputs in words."""
-    cameras = contract.get("cameras") or ()
-    parts = [f"camera {str(camera).rsplit('.', 1)[-1]}" for camera in cameras]
-    if contract.get("instructed", True):
+    parts = [f"camera {camera.rsplit('.', 1)[-1]}" for camera in contract.cameras]
+    if contract.instructed:
         parts.append("instruction")
-    if contract.get("state_dim"):
-        parts.append(f"state of {contract['state_dim']} numbers")
-    if contract.get("sensor"):
-        window = f"{contract.get('sensor_samples')} samples of {contract.get('sensor_channels')} channels"
-        parts.append(f"{contract['sensor']}, {window} at {words.number(contract.get('sensor_rate_hz'))} Hz")
-    answer = f"{contract.get('horizon')} actions of {contract.get('action_dim')} numbers"
-    return f"{'; '.join(parts)}. It answers {answer} at {words.number(contract.get('fps'))} Hz."
+    if contract.state_dim:
+        parts.append(f"state of {contract.state_dim} numbers")
+    if contract.sensor is not None:
+        window = f"{contract.sensor_samples} samples of {contract.sensor_channels} channels"
+        parts.append(f"{contract.sensor}, {window} at {words.number(contract.sensor_rate_hz)} Hz")
+    answer = f"{contract.horizon} actions of {contract.action_dim} numbers"
+    return f"{'; '.join(parts)}. It answers {answer} at {words.number(contract.fps)} Hz."

@@ -44,7 +44,7 @@ def open_loop_section(run: Run) -> list[Html]:
             paragraph(told),
             table(("action", *COLUMNS.values()), rows, label="Errors by action dimension"),
             paragraph("Mean absolute errors; where no unit is given, in that of the data."),
-            *horizon_cards(varying, fps(run)),
+            *horizon_cards(varying, run.schedule.contract.fps),
             *overlays(run, dimensions),
             *denoising_cards(run, dimensions),
         )
@@ -62,18 +62,12 @@ def axis_of(quantity: str, entry: Mapping[str, Any]) -> str:
     return f"{quantity} [{unit if unit and unit.isascii() else 'data units'}]"
 
 
-def fps(run: Run) -> float | None:
-    """Steps of the frame clock per second, where the policy says."""
-    value = ((run.policy or {}).get("contract") or {}).get("fps")
-    return float(value) if isinstance(value, int | float) and value > 0 else None
-
-
-def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float | None) -> list[Html]:
+def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float) -> list[Html]:
     """The error of each dimension by how far ahead it looks."""
     figures = []
     for entry in dimensions[:MOST_PANELS]:
         errors = np.array(entry.get("mae_by_step", ()), float)
-        ahead = np.arange(len(errors)) / rate_hz if rate_hz else np.arange(1.0, len(errors) + 1)
+        ahead = np.arange(len(errors)) / rate_hz
         constant = float(entry.get("constant_mae", np.nan))
         caption = (
             f"{words.number(float(errors[0]), 3)} for the first action, {words.number(float(errors[-1]), 3)} for the "
@@ -85,7 +79,7 @@ def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float | None
         ]
         frame = Frame(
             label=f"Error of {entry.get('name')} by time ahead. {caption}",
-            x="time ahead [s]" if rate_hz else "step of the horizon",
+            x="time ahead [s]",
             y=axis_of("error", entry),
             from_zero=True,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from vla import redaction
 from vla.report import words
-from vla.report.folder import Json, Run
+from vla.report.folder import Run
 from vla.report.markup import Html, details, element, facts, paragraph, section, table
 
 
@@ -32,45 +32,36 @@ def command(run: Run) -> str:
     beginning = ["--resume-from None"] if config.get("resume_from") else []
     if start := config.get("init_from"):
         beginning.append(f"--init-from {shlex.quote(str(start))}")
-    last = run.checkpoints[-1] if run.checkpoints else {}
-    ranks, zero = int(last.get("ranks", 1)), int(last.get("zero_stage", 0))
+    ranks, zero = (run.checkpoints[-1].ranks, run.checkpoints[-1].zero_stage) if run.checkpoints else (1, 0)
     topology = f"zero{zero}" if zero else "ddp" if ranks > 1 else "single"
     lines = [
         f"accelerate launch --config_file accelerate_configs/{topology}.yaml --num_processes {ranks}",
-        f"training/{recipe(config)}.py --config {shlex.quote(str(run.folder / 'config.json'))}",
+        f"training/{run.schedule.entry}.py --config {shlex.quote(str(run.folder / 'config.json'))}",
         *([" ".join(beginning)] if beginning else []),
         f"--out {shlex.quote(str(run.folder) + '-again')}",
     ]
     return " \\\n    ".join(lines)
 
 
-def recipe(config: Json) -> str:
-    """The entry point that trains by a configuration."""
-    return "two_stage" if "stage1" in config else str(config["stage"]["name"])
-
-
 def needed(run: Run) -> list[tuple[str, str]]:
     """Data, backbone, seed, ranks: what the command depends on."""
     config = run.config
     data = config.get("data") or {}
-    last = run.checkpoints[-1] if run.checkpoints else {}
-    backbone = last.get("backbone") or (run.policy or {}).get("backbone") or {}
+    last = run.checkpoints[-1] if run.checkpoints else None
     rows = [
         ("data", ", ".join(map(str, data.get("roots", ()))) or "-"),
-        ("backbone", str(backbone.get("id") or (config.get("backbone") or {}).get("path", "-"))),
-        ("backbone's fingerprint", str(backbone.get("fingerprint", "-"))),
+        ("backbone", run.schedule.backbone.id),
+        ("backbone's fingerprint", run.schedule.backbone.fingerprint),
         ("seed", str(config.get("seed", "-"))),
         ("samples a step", words.number(config.get("batch_size"))),
     ]
-    if last:
+    if last is not None:
         rows += [
-            ("ranks, ZeRO stage", f"{last.get('ranks', '-')}, {last.get('zero_stage', '-')}"),
-            ("configuration's digest", str(last.get("config", "-"))),
+            ("ranks, ZeRO stage", f"{last.ranks}, {last.zero_stage}"),
+            ("configuration's digest", last.config),
         ]
     if start := config.get("init_from"):
         rows.append(("weights to start from", str(start)))
-    versions = last.get("versions") or (run.policy or {}).get("versions") or {}
-    rows += [(f"version of {name}", str(version)) for name, version in versions.items()]
     return rows
 
 

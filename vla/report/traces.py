@@ -60,8 +60,7 @@ def told(entry: Json) -> str:
 
 def channel_names(run: Run) -> list[str]:
     """The sensor's channels, where the data has named them."""
-    contract = (run.policy or {}).get("contract") or {}
-    return [str(name) for name in contract.get("sensor_names", ())]
+    return list(run.schedule.contract.sensor_names)
 
 
 def episode_block(title: str, arrays: Mapping[str, np.ndarray], names: list[str]) -> Html:

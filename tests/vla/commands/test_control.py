@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-import vla.__main__
+from tests.fabricated import SCHEDULE
+from tests.policies import manifest
 from tests.training import launch
 from tests.vla.evaluation.standins import CONTRACT, FRONT
 from training import recipes
-from training.config import to_json
 from training.flags import parse
-from vla.__main__ import main
+from vla import documents
+from vla.__main__ import COMMANDS, main
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
 from vla.data import open_dataset
@@ -32,7 +33,10 @@ STAGE2 = {"name": "stage2"}
 
 def make_run(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    config = CONFIG | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    entry = config["stage"]["name"]
+    (folder / "schedule.json").write_bytes(documents.to_bytes(dataclasses.replace(SCHEDULE, entry=entry)))
     return folder
 
 
@@ -42,14 +46,14 @@ def test_the_runs_that_led_to_a_policy_are_found_oldest_first(tmp_path: Path) ->
     third = make_run(tmp_path / "third", init_from=str(second / "policy"), stage=STAGE2)
     found = trainings(third / "policy")
     assert [training.run for training in found] == [first, second, third]
-    assert [training.recipe for training in found] == ["stage1", "stage1", "stage2"]
+    assert [training.entry for training in found] == ["stage1", "stage1", "stage2"]
 
 
 def save(run: Path, step: int) -> Path:
     """A checkpoint of a run, as far as a control looks at it."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"step": step}))
+    (folder / "manifest.json").write_bytes(documents.to_bytes(manifest(step)))
     return folder
 
 
@@ -112,7 +116,7 @@ def test_an_input_is_left_out_and_nothing_else(name: str, data: dict[str, Any], 
 def test_a_training_without_its_sensor_is_accepted(needle: Path) -> None:
     """Whatever window of it the run was told to read."""
     given = ["--data.roots", str(needle), "--data.sensor-samples", "5", "--data.sensor-rate-hz", "500"]
-    data = to_json(parse(recipes.stage1(), given))["data"]
+    data = documents.to_json(parse(recipes.stage1(), given))["data"]
     flags = removal("sensor", CONTRACT, {"data": data})
     config = parse(recipes.stage1(), [*given, *flags])
     assert open_dataset(config.data, 0).contract.sensor is None
@@ -127,7 +131,7 @@ def test_the_only_camera_stays() -> None:
 def chain(folder: Path) -> list[Training]:
     configs = [CONFIG, CONFIG | {"stage": STAGE2, "init_from": str(folder / "a")}]
     return [
-        Training(run=folder / name, config=config, ranks=2, zero_stage=2)
+        Training(run=folder / name, entry=config["stage"]["name"], config=config, ranks=2, zero_stage=2)
         for name, config in zip("ab", configs, strict=True)
     ]
 
@@ -228,7 +232,8 @@ def test_the_command_ends_with_the_code_of_the_training(
     def fail(_: object) -> None:
         raise ProgramFailed("the training was pre-empted", 75)
 
-    monkeypatch.setattr(vla.__main__, "ablate", fail)
+    settings, _ = COMMANDS["ablate"]
+    monkeypatch.setitem(COMMANDS, "ablate", (settings, fail))
     assert main(["ablate", "policy", "--data.roots", "data"]) == 75
     assert capsys.readouterr().err == "error: the training was pre-empted\n"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import SENSOR, FakeRoot
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.data.mixture import agree, check_config, split
 from vla.settings import DataConfig
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import FakeFrames, FakeRoot, clock, encoded
-from vla.batch import DataContract, Sample
+from vla.batch import Sample
+from vla.contract import DataContract
 from vla.data.episode import Episode, Stream
 from vla.data.mixture import agree
 from vla.data.window import FRAME_TOLERANCE_S, Window

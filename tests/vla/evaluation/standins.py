@@ -6,7 +6,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from tests.vla.test_policy import statistics
-from vla.batch import DataContract, Observation, Sample
+from vla.batch import Observation, Sample
+from vla.contract import DataContract
 from vla.normalize import Normalizer
 from vla.policy import Policy
 

@@ -13,16 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.policies import build_policy
 from tests.vla.evaluation.world import Line
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, statistics
 from vla.__main__ import main
-from vla.batch import DataContract, Observation
+from vla.batch import Observation
+from vla.contract import DataContract
 from vla.environment import check_observed, observe
 from vla.evaluation.alteration import Alteration
 from vla.evaluation.closed_loop import Arena, Rollout, RolloutConfig, episode_seed, processes, roll_out, run, summarize
 from vla.evaluation.environments import open_environment, parse_settings
 from vla.evaluation.recording import Recorder
-from vla.policy import Policy, build_policy
+from vla.policy import Policy
 from vla.policy_folder import save_policy
 
 LINE = dataclasses.replace(BARE, state_dim=2)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.policies import build_policy
 from tests.vla.test_policy import CONFIG as POLICY
 from tests.vla.test_policy import statistics
 from vla.__main__ import main
@@ -20,7 +21,6 @@ from vla.evaluation.environments import open_environment
 from vla.needle.config import NeedleConfig
 from vla.needle.demonstrations import Disturbance, Recordings, describe, record_attempt
 from vla.needle.expert import APPROACH
-from vla.policy import build_policy
 from vla.policy_folder import save_policy
 from vla.randomness import derive
 from vla.settings import DataConfig

@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.policies import build_policy
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
-from vla.batch import DataContract, Sample
+from vla.batch import Sample
+from vla.contract import DataContract
 from vla.data import open_dataset
 from vla.errors import CorruptData, StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
 from vla.evaluation.open_loop import Predictions, check_contract, episode_indices, measure, open_loop, predict, spread
 from vla.evaluation.phases import Phases, read_phases
-from vla.policy import build_policy
 from vla.randomness import derive
 from vla.settings import DataConfig
 

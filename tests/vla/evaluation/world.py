@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vla.batch import DataContract
+from vla.contract import DataContract
 
 SENSOR = "observation.wrench"
 

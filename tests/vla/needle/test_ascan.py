@@ -8,7 +8,6 @@ import pytest
 from vla.needle import ascan
 from vla.needle.config import SENSOR_CHANNELS, NeedleConfig
 from vla.needle.environment import Needle
-from vla.sensor import FORCE_AND_ASCAN
 
 MOUTH = np.array([0.01, -0.02, 0.04])
 
@@ -70,12 +69,11 @@ def test_speckle_is_exponential() -> None:
     assert floor.mean() == pytest.approx(1.0, rel=0.05)
 
 
-def test_the_window_is_the_presets() -> None:
+def test_the_window_is_a_second() -> None:
     config = NeedleConfig(cameras=(), sensor="ascan", sensor_rate_hz=650.0)
     needle = Needle(config)
     observation, _ = needle.reset(seed=0)
-    shape = (FORCE_AND_ASCAN.samples, FORCE_AND_ASCAN.channels)
-    assert observation["observation.ascan"].shape == shape == (650, SENSOR_CHANNELS["ascan"])
+    assert observation["observation.ascan"].shape == (650, SENSOR_CHANNELS["ascan"])
     assert SENSOR_CHANNELS["ascan"] == 1 + ascan.DEPTHS
     before = observation["observation.ascan"]
     after = needle.step(np.array([0.0, 0.0, -1.0]))[0]["observation.ascan"]
