@@ -66,9 +66,12 @@ def fit_chunks(
     dimensions); of more, they are those of a uniform sub-sample of `limit // D` rows, always the same one for the same
     number of rows. A dimension with a period whose values span more than one period counts turns: it does not wrap.
     """
-    period, center, low = _angles(chunks, np.asarray(periods, dtype=np.float64))
-    width = len(period)
-    companded = (period == 0) & _varying(chunks, width) if compand else np.zeros(width, dtype=np.bool_)
+    width = len(periods)
+    period, center, low, companded = np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width, dtype=np.bool_)
+    if compand or any(periods):  # what is done to the values depends on all of them
+        ends = _ends(chunks, np.asarray(periods, dtype=np.float64))
+        period, center, low = _angles(ends, np.asarray(periods, dtype=np.float64))
+        companded = (period == 0) & (ends.minimum < ends.maximum) & compand
     kept = min(rows, limit // max(width, 1))
     picks = np.arange(rows) if kept == rows else np.sort(_generator().choice(rows, kept, replace=False, shuffle=False))
     sample = np.empty((kept, width), dtype=np.float32)
@@ -119,32 +122,38 @@ def signed_root(values: Float64[np.ndarray, "N D"], companded: Bool[np.ndarray, 
     return np.where(companded, np.copysign(np.sqrt(np.abs(values)), values), values)
 
 
-def _varying(chunks: Callable[[], Iterable[Float[np.ndarray, "_ D"]]], width: int) -> Bool[np.ndarray, " D"]:
-    """Whether a dimension has more than one value."""
-    minimum, maximum = np.full(width, np.inf), np.full(width, -np.inf)
-    for chunk in chunks():
-        if len(chunk):
-            minimum, maximum = np.minimum(minimum, chunk.min(axis=0)), np.maximum(maximum, chunk.max(axis=0))
-    return np.asarray(minimum < maximum)
+@dataclass(frozen=True, kw_only=True)
+class _Ends:
+    """Per dimension: the smallest and the largest value, and the sums of the sines and cosines of its angles."""
+
+    minimum: Float64[np.ndarray, " D"]
+    maximum: Float64[np.ndarray, " D"]
+    sine: Float64[np.ndarray, " D"]
+    cosine: Float64[np.ndarray, " D"]
 
 
-def _angles(
-    chunks: Callable[[], Iterable[Float[np.ndarray, "_ D"]]], periods: Float64[np.ndarray, " D"]
-) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
-    """Of each dimension: the period (0 where it does not wrap), the circular mean, and where its range starts."""
-    if not periods.any():
-        return periods, np.zeros_like(periods), np.zeros_like(periods)
+def _ends(chunks: Callable[[], Iterable[Float[np.ndarray, "_ D"]]], periods: Float64[np.ndarray, " D"]) -> _Ends:
+    """Of all rows; sines and cosines only where a dimension has a period."""
     sine, cosine = np.zeros_like(periods), np.zeros_like(periods)
     minimum, maximum = np.full_like(periods, np.inf), np.full_like(periods, -np.inf)
     for chunk in chunks():
         if len(chunk):
-            radians = chunk.astype(np.float64) / np.where(periods > 0, periods, 1.0) * 2 * np.pi
-            sine, cosine = sine + np.sin(radians).sum(axis=0), cosine + np.cos(radians).sum(axis=0)
             minimum, maximum = np.minimum(minimum, chunk.min(axis=0)), np.maximum(maximum, chunk.max(axis=0))
+            if periods.any():
+                radians = chunk.astype(np.float64) / np.where(periods > 0, periods, 1.0) * 2 * np.pi
+                sine, cosine = sine + np.sin(radians).sum(axis=0), cosine + np.cos(radians).sum(axis=0)
+    return _Ends(minimum=minimum, maximum=maximum, sine=sine, cosine=cosine)
+
+
+def _angles(
+    ends: _Ends, periods: Float64[np.ndarray, " D"]
+) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
+    """Of each dimension: the period (0 where it does not wrap), the circular mean, and where its range starts."""
+    minimum, maximum = ends.minimum, ends.maximum
     slack = 1e-3 * periods  # float32 pi lies outside [-pi, pi]
     period = np.where(maximum - minimum <= periods + slack, periods, 0.0)
     angle = period > 0
-    middle = np.arctan2(sine, cosine) / (2 * np.pi) * period
+    middle = np.arctan2(ends.sine, ends.cosine) / (2 * np.pi) * period
     signed = (minimum >= -period / 2 - slack) & (maximum <= period / 2 + slack)
     positive = (minimum >= -slack) & (maximum <= period + slack)
     low = np.where(signed, -period / 2, np.where(positive, 0.0, minimum))

@@ -283,6 +283,13 @@ def test_companded_statistics_of_chunks_are_those_of_the_whole() -> None:
         np.testing.assert_allclose(vars(parts)[field], value, rtol=1e-12, err_msg=field)
 
 
+@pytest.mark.parametrize(("period", "compand", "passes"), [(0.0, False, 1), (360.0, False, 2), (360.0, True, 2)])
+def test_the_rows_are_gone_over_twice_at_most(period: float, compand: bool, passes: int) -> None:
+    values, begun = rows(100, 2), []
+    fit_chunks(lambda: begun.append(1) or [values[:60], values[60:]], 100, (period, 0.0), compand=compand)
+    assert len(begun) == passes
+
+
 def test_width_zero_and_no_rows() -> None:
     normalizer = Normalizer.of(fit(np.zeros((5, 0), dtype=np.float32), ()), "quantile")
     assert normalizer.apply(torch.zeros(2, 0)).shape == (2, 0)
