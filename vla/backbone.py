@@ -9,10 +9,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
 
-from vla import tiny
+from vla import cache, tiny
 from vla.batch import Observation
 from vla.images import read_image_processor
 from vla.processor import Inputs, Processor
@@ -255,10 +254,11 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def fingerprint(path: str) -> str:
+def fingerprint(path: str, *, verify: bool = False) -> str:
     """SHA-256 of everything that decides what the backbone computes: configuration, tokenizer, template, weights.
 
-    Read once in a process, by all cores; depends on names and contents alone, not on where the files lie.
+    Depends on names and contents alone, not on where the files lie. They are read once, by all cores, and again when
+    they have changed since, or to `verify` them.
 
     Raises:
         ValueError: as `resolve` and `check_checkpoint`.
@@ -266,17 +266,21 @@ def fingerprint(path: str) -> str:
     folder = resolve(path)
     check_checkpoint(folder)
     files = [folder / name for name in TEXT_FILES if (folder / name).is_file()] + weight_files(folder)
-    return digest_of(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    entry = cache.Entry(purpose=f"fingerprint by {CHUNK}", stamps={folder: cache.stamp(files)})
+    known = None if verify else entry.recall()
+    if known is None:
+        known = digest_of([(file, file.stat().st_size) for file in files])
+        entry.keep(known)
+    return str(known)
 
 
-@lru_cache
-def digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """SHA-256 over the names and the digests of the chunks of the files (path, bytes, time of change)."""
-    chunks = [(path, start) for path, size, _ in files for start in range(0, size, CHUNK)]
+def digest_of(files: Sequence[tuple[Path, int]]) -> str:
+    """SHA-256 over the names and the digests of the chunks of the files (path, bytes)."""
+    chunks = [(path, start) for path, size in files for start in range(0, size, CHUNK)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = list(pool.map(digest_of_chunk, chunks))
     whole = hashlib.sha256()
-    for path, size, _ in files:
+    for path, size in files:
         whole.update(f"{path.name}:{size}:".encode())
         for chunk in (digest for (owner, _), digest in zip(chunks, digests, strict=True) if owner == path):
             whole.update(chunk)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vla import tiny
-from vla.backbone import Backbone, fingerprint, load_backbone, resolve
+from vla.backbone import Backbone, digest_of, fingerprint, load_backbone, resolve
 from vla.batch import Observation
 from vla.settings import BackboneConfig
 
@@ -267,6 +267,17 @@ def test_fingerprint_sees_every_chunk(checkpoint: Path, monkeypatch: pytest.Monk
         weights.write_bytes(content)
         seen.add(fingerprint(str(checkpoint)))
     assert len(seen) == 4
+
+
+def test_a_fingerprint_is_computed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    monkeypatch.setattr("vla.backbone.digest_of", lambda files: computed.append(len(files)) or digest_of(files))
+    folder = str(checkpoint)
+    first = fingerprint(folder)
+    assert (fingerprint(folder), len(computed)) == (first, 1)
+    assert (fingerprint(folder, verify=True), len(computed)) == (first, 2)
+    (checkpoint / "model.safetensors").touch()
+    assert (fingerprint(folder), len(computed)) == (first, 3)
 
 
 def test_a_sharded_checkpoint_loads_and_a_lost_shard_is_named(checkpoint: Path) -> None:
