@@ -36,6 +36,7 @@ class FakeFrames:
 class FakeReader:
     layout: Layout
     episodes: list[Episode]
+    sources: tuple[Path, ...] = ()
 
 
 def clock(seconds: float, rate_hz: float, start: float = 0.0) -> Float64[np.ndarray, " N"]:

@@ -51,6 +51,8 @@ class DataConfig:
     """Samples that may be left out because they cannot be read; 0: the first one ends the run."""
     workers: int = 2
     """Loader processes per rank, >= 0; 0: in the training process."""
+    verify: bool = False
+    """Read and check every number at this start, whatever earlier starts found in the same files."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,8 @@ class EvaluationData:
     """An episode without one of the cameras: refuse it, or show the policy nothing there."""
     workers: int = 2
     """Loader processes, >= 0."""
+    verify: bool = False
+    """Read and check every number, whatever earlier starts found in the same files."""
 
 
 def choose_device(wanted: Device) -> str:

@@ -1,7 +1,7 @@
 """The data: `open_dataset` turns folders into training and validation samples."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,12 @@ import numpy as np
 
 from vla.contract import DataContract
 from vla.data import insertion, lerobot
-from vla.data.checks import check_episode, check_selected, finite_chunks, fit_statistics
+from vla.data.checks import check_episode, check_selected
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
+from vla.data.numbers import episodes_at, forget_numbers, read_numbers
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
@@ -71,8 +72,10 @@ class Dataset:
     validation: ValidationSamples
     everything: ValidationSamples
     """Every frame of the training episodes once, in order."""
-    statistics: dict[str, Statistics]
+    statistics: Mapping[str, Statistics]
     """Of `actions`, `state` and `sensor`, on the training episodes; of width 0 where there is none."""
+    recalled: bool
+    """Whether the statistics, and that the numbers are sound, are known from an earlier start on the same files."""
     rows: tuple[tuple[str, ...], ...]
     """The table, with its head; below a root, its emphasised frames."""
 
@@ -89,12 +92,15 @@ def open_dataset(
 ) -> Dataset:
     """Open the roots, check every episode, split by episode, and fit the statistics.
 
-    All numbers are read once, frames are not. ValueError is what the user can fix, CorruptData damaged data,
-    StorageFault storage that does not answer. With a quarantine, damage that concerns single samples (rows that are
-    not finite, videos) is none of these: those samples are void.
+    All numbers are read once, frames are not; the next start on the same files knows what was found, unless it is to
+    verify. ValueError is what the user can fix, CorruptData damaged data, StorageFault storage that does not answer.
+    With a quarantine, damage that concerns single samples (rows that are not finite, videos) is none of these: those
+    samples are void.
     """
     check_config(config)
     quarantine = config.quarantine > 0
+    if config.verify:
+        forget_numbers(list(map(Path, config.roots)))
     whole = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
     whole = distinguish(config.roots, whole)
     readers = [WithoutState(reader) for reader in whole] if "state" in config.without else whole
@@ -103,16 +109,13 @@ def open_dataset(
     contract = agree([reader.layout for reader in readers], config)
     for reader in readers:
         for episode in reader.episodes:
-            check_episode(episode, reader.layout, contract, config.missing_cameras)
+            check_episode(episode, contract, config.missing_cameras)
     held_out = split([len(reader.episodes) for reader in readers], config.validation_share, seed)
     kept = [
         tuple(place for place in range(len(reader.episodes)) if place not in set(places))
         for reader, places in zip(readers, held_out, strict=True)
     ]
-    statistics = fit_statistics(_episodes(readers, kept), contract, keep_damaged=quarantine, compand=config.compand)
-    for kind in statistics:
-        for _ in finite_chunks(_episodes(readers, held_out), kind, keep_damaged=quarantine):
-            pass  # refuses what is not finite
+    numbers = read_numbers(readers, kept, held_out, contract, keep_damaged=quarantine, compand=config.compand)
     black = partial(_black_frames, readers, contract, quarantine=quarantine)
     sizes = read_again(black, lambda: "the first frame of an episode")
     windows = [
@@ -135,7 +138,8 @@ def open_dataset(
         train=TrainSamples(pools, order, seed),
         validation=ValidationSamples(validation, seed),
         everything=ValidationSamples(train, seed),
-        statistics=statistics,
+        statistics=numbers.statistics,
+        recalled=numbers.recalled,
         rows=_rows(train, validation, pools, order.shares, config.emphasis),
     )
 
@@ -176,10 +180,6 @@ def _extent(part: Part, whole: Reader, condition: Condition) -> str:
     return f"the values are {found.min():g} to {found.max():g}" if len(found) else "no value is a number"
 
 
-def _episodes(readers: Sequence[Reader], places: Sequence[tuple[int, ...]]) -> list[Episode]:
-    return [reader.episodes[place] for reader, chosen in zip(readers, places, strict=True) for place in chosen]
-
-
 def _check_usable(part: Part) -> None:
     for place, frames in zip(part.places, part.frames, strict=True):
         if not len(frames):
@@ -195,7 +195,7 @@ def _black_frames(readers: Sequence[Reader], contract: DataContract, *, quaranti
     With a quarantine every camera may be missing in a sample, and the first frame that can be read tells.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    episodes = _episodes(readers, [tuple(range(len(reader.episodes))) for reader in readers])
+    episodes = episodes_at(readers, [tuple(range(len(reader.episodes))) for reader in readers])
     for camera in contract.cameras:
         having = [episode for episode in episodes if camera in episode.cameras]
         if not having:

@@ -43,8 +43,8 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs) or "none"
 
 
-def check_episode(episode: Episode, layout: Layout, contract: DataContract, missing_cameras: str) -> None:
-    """Refuse an episode that no sample could be made of: ValueError, or CorruptData where its clocks are wrong."""
+def check_episode(episode: Episode, contract: DataContract, missing_cameras: str) -> None:
+    """Refuse an episode that no sample could be made of, by what is known without reading its numbers (ValueError)."""
     name = episode.name
     check_instruction(episode.instruction, name)
     special = SPECIAL_TOKEN.search(episode.instruction)
@@ -63,11 +63,10 @@ def check_episode(episode: Episode, layout: Layout, contract: DataContract, miss
             f"{name} has {len(episode.timestamps)} frames, fewer than the {contract.horizon} steps of a chunk: give a "
             "smaller --data.horizon, or leave the episode out with --data.episodes"
         )
-    _check_streams(episode, layout, contract)
 
 
-def _check_streams(episode: Episode, layout: Layout, contract: DataContract) -> None:
-    """Widths, lengths and clocks."""
+def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> None:
+    """Refuse an episode whose streams have other widths than its root says, or wrong clocks (CorruptData)."""
     name = episode.name
     _check_clock(name, "frame", episode.timestamps)
     state_dim = 0 if episode.state is None else episode.state.values.shape[1]

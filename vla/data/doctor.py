@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from vla.data.episode import Episode, Layout, Reader, Stream, check_instruction
 from vla.data.insertion import inspect_insertion, is_insertion
 from vla.data.lerobot import inspect_lerobot
+from vla.data.numbers import forget_numbers
 from vla.errors import MissingFiles
 
 OUTLIER_Z = 8.0
@@ -157,7 +158,8 @@ def examine(sources: Sequence[Reader | Path], horizon: int = 8) -> Report:
 
 
 def examine_folder(root: Path, horizon: int = 8) -> RootReport:
-    """Open what can be opened of a folder and report the rest."""
+    """Open what can be opened of a folder and report the rest; nothing that earlier starts found is believed."""
+    forget_numbers([root])
     problems: list[ValueError] = []
     inspect = inspect_insertion if is_insertion(root) and not (root / "meta").is_dir() else inspect_lerobot
     try:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -110,6 +111,11 @@ class Reader(Protocol):
     @property
     def episodes(self) -> Sequence[Episode]:
         """The episodes that were asked for, in order of their indices."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        """The files that hold the numbers of the episodes; none where they are not of files."""
         ...
 
 

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from vla.data.arrays import stored_array
 from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
 from vla.data.named import distinct
 from vla.data.recordings import (
@@ -22,7 +21,6 @@ from vla.data.recordings import (
     POSE,
     CameraTrack,
     Recording,
-    SensorTrack,
     Track,
     find_recordings,
     read_folder,
@@ -44,6 +42,8 @@ class InsertionReader:
 
     layout: Layout
     episodes: Sequence[Episode]
+    sources: Sequence[Path]
+    """The files of numbers, images left out where they are files of their own."""
     reopen: Callable[[], "InsertionReader"] = field(repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[[], "InsertionReader"], tuple[()]]:
@@ -120,7 +120,7 @@ def inspect_insertion(
     recordings = {}
     for index in sorted(set(episodes)) or paths:
         try:
-            recordings[index] = read_recording(paths[index])
+            recordings[index] = read_recording(root, paths[index])
         except ValueError as problem:
             report(problem)
     if not recordings:
@@ -129,8 +129,9 @@ def inspect_insertion(
     check_agreement(root, list(recordings.values()))
     built = []
     for index, recording in recordings.items():
+        name = f"{root.name}/{names[index]}"
         try:
-            built.append(build_episode(recording, f"{root.name}/{names[index]}", index, chosen, sensor))
+            built.append(build_episode(recording, name, index, chosen, sensor))
         except ValueError as problem:
             report(problem)
     lost = [f"{episode.name}: {key}" for episode in built for key in chosen if key not in episode.cameras]
@@ -147,7 +148,8 @@ def inspect_insertion(
         open_insertion, root, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
     )
     layout = describe(root, list(recordings.values()), built, chosen, sensor)
-    return InsertionReader(layout=layout, episodes=tuple(built), reopen=reopen)
+    sources = [file for index in recordings for file in files_of(paths[index])]
+    return InsertionReader(layout=layout, episodes=tuple(built), sources=sources, reopen=reopen)
 
 
 def name_of(path: Path) -> str:
@@ -160,10 +162,17 @@ def is_file(path: Path) -> bool:
     return any(path.match(pattern) for pattern in FILES)
 
 
-def read_recording(path: Path) -> Recording:
-    """Read a recording of any layout."""
+def files_of(path: Path) -> list[Path]:
+    """The files that hold the numbers of a recording."""
+    if is_file(path):
+        return [path]
+    return sorted(file for pattern in ("*.csv", "*.npz", "metadata.json") for file in path.glob(pattern))
+
+
+def read_recording(root: Path, path: Path) -> Recording:
+    """Read a recording of any layout, below a root."""
     if not is_file(path):
-        return read_folder(path)
+        return read_folder(root, path)
     try:
         from vla.data.recordings_hdf5 import read_hdf5  # h5py is needed for this layout alone
     except ImportError as error:
@@ -213,7 +222,7 @@ def build_episode(recording: Recording, name: str, index: int, cameras: Sequence
     stream = None
     if recording.sensor is not None and sensor != "none":
         check_overlap(recording.sensor.times, start, end, f"{name}: the sensor")
-        stream = sensor_stream(recording.sensor, start)
+        stream = Stream(timestamps=recording.sensor.times - start, values=recording.sensor.values())
     return Episode(
         name=name,
         index=index,
@@ -234,12 +243,6 @@ def check_overlap(times: Float64[np.ndarray, " N"], start: float, end: float, wh
             f"{what} runs from {times[0]:.3f} to {times[-1]:.3f}, the robot from {start:.3f} to {end:.3f}: "
             "their clocks differ; correct the time stamps"
         )
-
-
-def sensor_stream(sensor: SensorTrack, start: float) -> Stream:
-    """The samples of the sensor, kept on disk as one array."""
-    values = stored_array([sensor.source], f"insertion {sensor.rate_hz} {sensor.channels}", sensor.build)
-    return Stream(timestamps=sensor.times - start, values=values)
 
 
 def delta_actions(state: Track, start: float, times: Float64[np.ndarray, " N"], name: str) -> Stream:

@@ -1,27 +1,29 @@
 """LeRobot datasets, versions 3.0, 2.1 and 2.0, as episodes."""
 
 import difflib
+import functools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
+from vla import cache
 from vla.data.angles import angle_periods
-from vla.data.arrays import stored_array
 from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
 from vla.data.lerobot_checks import Problems, check_videos, episode_rows, with_sound_files
 from vla.data.lerobot_choices import choose_cameras, choose_columns, choose_episodes, choose_sensor, table_columns
 from vla.data.lerobot_metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
+from vla.data.lerobot_sensor import sensor_rate, sensor_stream
 from vla.data.places import below
 from vla.data.recordings import decode_image
-from vla.data.tables import double_rows, float_rows, load_table
+from vla.data.tables import double_rows, float_rows, opened_table
 from vla.data.video import VideoFrames
 from vla.errors import CorruptData
 
@@ -37,6 +39,8 @@ class LerobotReader:
 
     layout: Layout
     episodes: Sequence[Episode]
+    sources: Sequence[Path]
+    """The tables."""
     reopen: Callable[[], "LerobotReader"] = field(repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[[], "LerobotReader"], tuple[()]]:
@@ -136,28 +140,30 @@ def inspect_lerobot(
         )
     records = with_sound_files(metadata, records, asked=bool(episodes), report=report)
     read = table_columns(metadata, keys, sensor_key, columns)
-    table = load_table(sorted({record.data_file for record in records}), read)
-    rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
-    sound_cameras = check_videos(
-        metadata,
-        keys,
-        table,
-        rows,
-        missing_cameras=missing_cameras,
-        report=report,
-        keep_damaged=keep_damaged,
-    )
-    built: list[Episode] = []
-    for record, (start, stop) in rows:
-        try:
-            part = table.slice(start, stop - start)
-            sound = sound_cameras[record.index]
-            built.append(build_episode(metadata, record, part, cameras=sound, sensor=sensor_key, columns=columns))
-        except ValueError as problem:
-            report(problem)
+    files = sorted({record.data_file for record in records})
+    entry = rows_entry(metadata, records, files, read)
+    known = entry.recall()
+    with opened_table(root, files, read, sparingly=known is not None) as table:
+        if known is None:
+            rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
+        else:
+            rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
+        sound = check_videos(
+            metadata, keys, table, rows, missing_cameras=missing_cameras, report=report, keep_damaged=keep_damaged
+        )
+        build = functools.partial(build_episode, metadata, sensor=sensor_key, columns=columns, even=known is not None)
+        built: list[Episode] = []
+        for record, (start, stop) in rows:
+            try:
+                built.append(build(record, table.slice(start, stop - start), cameras=sound[record.index]))
+            except ValueError as problem:
+                report(problem)
     if not built:
         raise CorruptData(f"{root} has no episode that can be read; see the problems above or restore its files")
-    reopen = partial(
+    periods = action_periods(metadata, built) if known is None else tuple(known["periods"])
+    if known is None and len(built) == len(records):
+        entry.keep({"rows": [place for _, place in rows], "periods": periods})
+    reopen = functools.partial(
         open_lerobot,
         root,
         episodes=episodes,
@@ -167,7 +173,27 @@ def inspect_lerobot(
         columns=columns,
         keep_damaged=keep_damaged,
     )
-    return LerobotReader(layout=describe(metadata, keys, sensor_key, built), episodes=tuple(built), reopen=reopen)
+    layout = describe(metadata, keys, sensor_key, periods)
+    return LerobotReader(layout=layout, episodes=tuple(built), sources=files, reopen=reopen)
+
+
+def rows_entry(
+    metadata: Metadata, records: Sequence[EpisodeRecord], files: Sequence[Path], columns: Sequence[str]
+) -> cache.Entry:
+    """Where it is kept which rows each episode has, that the lists in them are even, and which actions wrap."""
+    promised = [[record.index, record.length, str(record.data_file)] for record in records]
+    actions = [metadata.names(ACTION), metadata.units(ACTION)]
+    return cache.Entry(
+        purpose=f"lerobot rows {json.dumps([promised, list(columns), actions])}",
+        stamps={metadata.root: cache.stamp(files)},
+    )
+
+
+def action_periods(metadata: Metadata, episodes: Sequence[Episode]) -> tuple[float, ...]:
+    """Per action dimension the period of an angle that wraps, 0 where it is none."""
+    return angle_periods(
+        int(np.prod(metadata.shapes[ACTION])), metadata.names(ACTION), metadata.units(ACTION), episodes
+    )
 
 
 def build_episode(
@@ -178,8 +204,12 @@ def build_episode(
     cameras: Sequence[str],
     sensor: str | None,
     columns: Sequence[str],
+    even: bool,
 ) -> Episode:
-    """One episode as views of the table and stretches of the videos."""
+    """One episode as views of the table and stretches of the videos.
+
+    `even` says that all lists of a column are known to be of one length.
+    """
     name = f"{metadata.root.name}/episode_{record.index:06d}"
     timestamps = clean_timestamps(double_rows(rows["timestamp"], (), f"{name}: timestamp"), metadata.fps, name)
     instruction = metadata.tasks.get(int(rows["task_index"][0].as_py())) if "task_index" in rows.column_names else None
@@ -189,7 +219,7 @@ def build_episode(
         instruction = record.tasks[0]
 
     def values(key: str) -> Float32[np.ndarray, "N C"]:
-        return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}")
+        return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}", even=even)
 
     return Episode(
         name=name,
@@ -201,7 +231,7 @@ def build_episode(
         state=Stream(timestamps=timestamps, values=values(STATE)) if STATE in metadata.features else None,
         sensor=None
         if sensor is None
-        else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name),
+        else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name, even=even),
         cameras={
             key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name)
             for key in cameras
@@ -242,79 +272,9 @@ def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -
     return grid if np.abs(grid - stamps).max() < ON_GRID_S and (np.diff(grid) > 0).all() else stamps
 
 
-def sensor_rate(metadata: Metadata, key: str) -> tuple[float, int]:
-    """Rate of a sensor feature in Hz and samples a frame; from the metadata, else as many as fill a frame."""
-    shape = metadata.shapes[key]
-    samples = shape[0] if len(shape) == 2 else 1
-    feature = metadata.features[key]
-    info = feature.get("info") or {}
-    for value in (info.get("sensor_hz"), info.get("rate_hz"), info.get("fps"), feature.get("sensor_hz")):
-        if value:
-            return float(value), samples
-    # `fps` of a feature is written by the converter of v3.0 for every feature: that of the table says nothing.
-    own = feature.get("fps")
-    return float(own) if own and own != metadata.fps else samples * metadata.fps, samples
-
-
-def sensor_stream(
-    metadata: Metadata,
-    record: EpisodeRecord,
-    rows: pa.Table,
-    key: str,
-    *,
-    timestamps: Float64[np.ndarray, " N"],
-    name: str,
-) -> Stream | None:
-    """The samples of the windows that the frames store, each once, in order of time.
-
-    The window of frame i ends at the frame's time; `<key>_timestamp` says otherwise where it is stored. Samples that
-    `<key>_valid` denies are left out; None where it denies all.
-    """
-    rate_hz, samples = sensor_rate(metadata, key)
-    shape = metadata.shapes[key]
-    channels = shape[-1]
-    windows = float_rows(rows[key], (samples, channels), f"{name}: {key}")
-    if f"{key}_timestamp" in rows.column_names:
-        stored = rows[f"{key}_timestamp"]
-        times = double_rows(stored, (samples,), f"{name}: {key}_timestamp")
-        slack_s = 0.0
-    else:
-        times = timestamps[:, None] - np.arange(samples - 1, -1, -1) / rate_hz
-        slack_s = 0.5 / rate_hz
-    valid = valid_samples(rows, key, samples, name) & np.isfinite(times)
-    keep = first_seen(times, valid, slack_s)
-    if not keep.any():
-        return None
-    if keep.all():
-        return Stream(timestamps=times.reshape(-1), values=windows.reshape(-1, channels))
-    values = stored_array(
-        [record.data_file], f"lerobot {key} episode {record.index} {rate_hz} {slack_s}", lambda: windows[keep]
-    )
-    return Stream(timestamps=times[keep], values=values)
-
-
-def valid_samples(rows: pa.Table, key: str, samples: int, name: str) -> Bool[np.ndarray, "N T"]:
-    """Which samples of the windows were measured: a flag a sample or a frame, true where there is none."""
-    if f"{key}_valid" not in rows.column_names:
-        return np.ones((rows.num_rows, samples), dtype=bool)
-    column = rows[f"{key}_valid"]
-    first = column[0].as_py() if len(column) else True
-    width = len(first) if isinstance(first, list) else 1
-    flags = float_rows(column, (width,), f"{name}: {key}_valid") > 0
-    return np.ascontiguousarray(np.broadcast_to(flags, (rows.num_rows, samples)))
-
-
-def first_seen(
-    times: Float64[np.ndarray, "N T"], valid: Bool[np.ndarray, "N T"], slack_s: float
-) -> Bool[np.ndarray, "N T"]:
-    """The valid samples that are later than all before them, so that overlapping windows give each sample once."""
-    flat = np.where(valid, times, -math.inf).reshape(-1)
-    before = np.maximum.accumulate(np.concatenate([[-math.inf], flat[:-1]]))
-    keep = valid.reshape(-1) & (flat > before + slack_s)
-    return np.asarray(keep.reshape(times.shape))
-
-
-def describe(metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, episodes: Sequence[Episode]) -> Layout:
+def describe(
+    metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, action_periods: tuple[float, ...]
+) -> Layout:
     """The layout of the root."""
     rate_hz, samples = (0.0, 0) if sensor is None else sensor_rate(metadata, sensor)
     shape = () if sensor is None else metadata.shapes[sensor]
@@ -322,7 +282,6 @@ def describe(metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, e
         samples = max(1, round(rate_hz))
     if sensor is not None:
         samples = int((metadata.features[sensor].get("info") or {}).get("window_samples") or samples)
-    action_names = metadata.names(ACTION)
     return Layout(
         root=str(metadata.root),
         format=f"lerobot {metadata.version}",
@@ -331,10 +290,8 @@ def describe(metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, e
         state_dim=int(np.prod(metadata.shapes[STATE])) if STATE in metadata.features else 0,
         action_dim=int(np.prod(metadata.shapes[ACTION])),
         state_names=metadata.names(STATE) if STATE in metadata.features else (),
-        action_names=action_names,
-        action_periods=angle_periods(
-            int(np.prod(metadata.shapes[ACTION])), action_names, metadata.units(ACTION), episodes
-        ),
+        action_names=metadata.names(ACTION),
+        action_periods=action_periods,
         sensor=sensor,
         sensor_channels=shape[-1] if shape else 0,
         sensor_rate_hz=rate_hz,

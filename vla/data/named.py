@@ -38,6 +38,11 @@ class Renamed:
         """That of the root."""
         return self.reader.layout
 
+    @property
+    def sources(self) -> Sequence[Path]:
+        """Those of the root."""
+        return self.reader.sources
+
     @cached_property
     def episodes(self) -> Sequence[Episode]:
         """Those of the root."""

@@ -1,9 +1,9 @@
 """Files of the insertion recorder: where recordings are, and their streams with the times they were measured at."""
 
 import csv
+import functools
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +14,8 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float32, Float64, UInt8
 
+from vla.cache import stored_array
+from vla.data.npz import npz_arrays
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
 
@@ -39,13 +41,13 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class SensorTrack:
-    """Samples of the sensor, force first, built only when they are asked for."""
+    """Samples of the sensor, force first."""
 
     times: Float64[np.ndarray, " N"]
     channels: int
     rate_hz: float
-    source: Path
-    build: Callable[[], Float32[np.ndarray, "N C"]]
+    values: Callable[[], Float32[np.ndarray, "N C"]]
+    """Read only when they are asked for; of an opened recording they are a memory map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,8 @@ def is_recording(folder: Path) -> bool:
     return any(True for name in names for _ in folder.glob(name))
 
 
-def read_folder(folder: Path) -> Recording:
-    """Read a recording folder of either format. Raises CorruptData or ValueError with one sentence."""
+def read_folder(root: Path, folder: Path) -> Recording:
+    """Read a recording folder, below a root, of either format. Raises CorruptData or ValueError with one sentence."""
     metadata = read_metadata(folder)
     windows = (folder / "images").is_dir() or (folder / "robot_states.csv").is_file() or bool(metadata)
     views = camera_folders(folder / "images" if (folder / "images").is_dir() else folder)
@@ -118,9 +120,9 @@ def read_folder(folder: Path) -> Recording:
     return Recording(
         layout="windows" if windows else "streams",
         instruction=instruction_of(metadata, folder.parent.name),
-        state=read_robot(folder),
+        state=kept_robot(root, folder),
         actions=None,
-        sensor=read_sensor(folder, metadata),
+        sensor=kept_sensor(root, folder, metadata),
         cameras=cameras,
     )
 
@@ -171,6 +173,18 @@ def read_images(folder: Path) -> CameraTrack | None:
         return None
     times = sorted(timed)
     return CameraTrack(times=np.array(times), read=ImageFile(tuple(timed[time] for time in times)))
+
+
+def kept_robot(root: Path, folder: Path) -> Track:
+    """As `read_robot`; kept as arrays, because a CSV takes ten times as long to read and five times the bytes."""
+    sources = sorted(folder.glob("robot_state*"))
+    track = functools.cache(functools.partial(read_robot, folder))
+    if not sources:
+        return track()
+    return Track(
+        times=stored_array(root, sources, "robot times", lambda: track().times),
+        values=stored_array(root, sources, "robot values", lambda: track().values),
+    )
 
 
 def read_robot(folder: Path) -> Track:
@@ -227,6 +241,28 @@ def in_order(times: np.ndarray, values: np.ndarray, path: Path) -> Track:
     return Track(times=unique, values=np.asarray(values, dtype=np.float32)[first])
 
 
+def kept_sensor(root: Path, folder: Path, metadata: Mapping[str, Any]) -> SensorTrack | None:
+    """As `read_sensor`; a file that was read before is not opened."""
+    sources = sorted(folder.glob("sensor_data*.npz"))[:1]
+    if not sources:
+        return None
+    read = functools.cache(functools.partial(read_sensor, folder, metadata))
+
+    def kept(what: str, of: Callable[[SensorTrack], Any]) -> np.ndarray:
+        purpose = f"sensor {what} {metadata.get('sensor_hz')} {metadata.get('channel_order')}"
+        return stored_array(root, sources, purpose, lambda: np.array([] if (track := read()) is None else of(track)))
+
+    facts = kept("rate and channels", lambda track: [track.rate_hz, track.channels])
+    if not len(facts):
+        return None
+    return SensorTrack(
+        times=kept("times", lambda track: track.times),
+        channels=int(facts[1]),
+        rate_hz=float(facts[0]),
+        values=lambda: kept("values", lambda track: track.values()),
+    )
+
+
 def read_sensor(folder: Path, metadata: Mapping[str, Any]) -> SensorTrack | None:
     """The sensor of a recording, force first: single samples, or windows that end at their time stamp."""
     paths = sorted(folder.glob("sensor_data*.npz"))
@@ -267,15 +303,14 @@ def _samples(
         return None
     times, first = np.unique(np.asarray(stamps, dtype=np.float64), return_index=True)
 
-    def build() -> Float32[np.ndarray, "N C"]:
+    def values() -> Float32[np.ndarray, "N C"]:
         return np.concatenate([np.asarray(force).reshape(-1, 1), aline], axis=1, dtype=np.float32)[first]
 
     return SensorTrack(
         times=times,
         channels=1 + aline.shape[1],
         rate_hz=rate_hz or float(1 / np.median(np.diff(times))),
-        source=path,
-        build=build,
+        values=values,
     )
 
 
@@ -294,43 +329,11 @@ def _windows(
     before = np.maximum.accumulate(np.concatenate([[-np.inf], flat[:-1]]))
     keep = np.asarray(flat > before + 0.5 / rate_hz).reshape(times.shape)
 
-    def build() -> Float32[np.ndarray, "N C"]:
-        values = np.asarray(data[keep], dtype=np.float32)
-        return values if force_first else np.roll(values, 1, axis=1)
+    def values() -> Float32[np.ndarray, "N C"]:
+        samples = np.asarray(data[keep], dtype=np.float32)
+        return samples if force_first else np.roll(samples, 1, axis=1)
 
-    return SensorTrack(times=times[keep], channels=data.shape[2], rate_hz=rate_hz, source=path, build=build)
-
-
-def npz_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an NPZ file; those stored without compression are mapped, not read."""
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            for entry in archive.infolist():
-                name = entry.filename.removesuffix(".npy")
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    with archive.open(entry) as member:
-                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-                    continue
-                file.seek(entry.header_offset + 26)
-                name_size, extra_size = np.frombuffer(file.read(4), dtype="<u2").tolist()
-                file.seek(entry.header_offset + 30 + name_size + extra_size)
-                arrays[name] = _map_array(file, path)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise unreadable(error, f"{path} is not a complete NPZ file of numbers ({error})", "copy it again") from error
-    return arrays
-
-
-def _map_array(file: Any, path: Path) -> np.ndarray:
-    """The array whose header the file stands at, as a memory map."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    return SensorTrack(times=times[keep], channels=data.shape[2], rate_hz=rate_hz, values=values)
 
 
 def some_values(values: Sequence[object]) -> str:

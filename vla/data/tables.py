@@ -1,7 +1,11 @@
 """Parquet tables as memory-mapped Arrow, through HF datasets, and their columns as arrays."""
 
 import glob
+import hashlib
+import json
+import mmap
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +17,16 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from jaxtyping import Float32, Float64, Int64
 
+from vla import cache
 from vla.data.reading import refused, unreadable
 from vla.errors import CorruptData
 
 ONE_BATCH = 1 << 30
 """Rows of a record batch of the cache: as many as a row group has, so that an episode's rows lie side by side."""
+
+
+LIST = "tables.json"
+"""In a folder of converted tables, their names in order; written last."""
 
 
 def read_small_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -41,12 +50,53 @@ def incomplete(path: Path, error: Exception) -> Exception:
     return unreadable(error, f"{path} is not a complete parquet file ({_first_line(error)})", "copy it again")
 
 
-def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
-    """The columns of parquet files, one after the other, as memory-mapped Arrow.
+def kept_tables() -> Path:
+    """Where tables are kept as Arrow, below the cache of HF datasets (HF_DATASETS_CACHE)."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "touchstone"
 
-    HF datasets writes them once into its cache (HF_DATASETS_CACHE), under a lock when several processes ask at the same
-    time; after that opening costs nothing and all processes share the pages. Raises CorruptData naming the file that
-    cannot be read.
+
+@contextmanager
+def opened_table(root: Path, files: Sequence[Path], columns: Sequence[str], *, sparingly: bool) -> Iterator[pa.Table]:
+    """The columns of the parquet files of a folder, one after the other, as memory-mapped Arrow.
+
+    They are converted once, so that opening costs nothing and all processes share the pages. The table outlives the
+    context, within which `sparingly` has the system read the pages that are looked at and none around them. Raises
+    CorruptData naming a file that cannot be read.
+    """
+    wanted = hashlib.sha256("\n".join([*map(str, files), *columns]).encode()).hexdigest()[:32]
+    place = cache.folder_of(root, base=kept_tables()) / wanted / cache.stamp(files)[:32]
+    try:
+        maps, table = _map_tables(place, sparingly=sparingly)
+    except (OSError, ValueError) as error:  # pyarrow's are among them
+        if (place / LIST).exists():
+            cache.log.warning("%s is damaged (%s): its tables are converted again", place, _first_line(error))
+            shutil.rmtree(place, ignore_errors=True)
+        _convert(files, columns, place)
+        maps, table = _map_tables(place, sparingly=sparingly)
+    try:
+        yield table
+    finally:
+        for pages in maps:
+            pages.madvise(mmap.MADV_NORMAL)
+
+
+def _map_tables(place: Path, *, sparingly: bool) -> tuple[list[mmap.mmap], pa.Table]:
+    """The tables that were converted into a folder, one after the other, and the maps they are in."""
+    maps, tables = [], []
+    for name in json.loads((place / LIST).read_text(encoding="utf-8")):
+        with (place / name).open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if sparingly:
+            pages.madvise(mmap.MADV_RANDOM)
+        maps.append(pages)
+        tables.append(pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(pages))).read_all())
+    return maps, pa.concat_tables(tables)
+
+
+def _convert(files: Sequence[Path], columns: Sequence[str], place: Path) -> None:
+    """Have HF datasets write columns of parquet files as Arrow, under a lock when several processes ask at once.
+
+    It tells files apart by path and time alone, so each stamp of them has a folder of its own, of which the last stays.
     """
     for path in files:
         if os.path.expandvars(path) != str(path):
@@ -56,7 +106,10 @@ def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
     with _quiet_datasets():
         try:
             dataset = datasets.Dataset.from_parquet(
-                [glob.escape(str(path)) for path in files], columns=list(columns), writer_batch_size=ONE_BATCH
+                [glob.escape(str(path)) for path in files],
+                cache_dir=str(place),
+                columns=list(columns),
+                writer_batch_size=ONE_BATCH,
             )
         except (DatasetGenerationError, pa.ArrowException, ValueError, OSError) as error:
             for path in files:
@@ -69,12 +122,21 @@ def load_table(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
                 ) from error
             what = f"{files[0].parent} holds tables that do not fit together ({_first_line(cause)})"
             raise unreadable(cause, what, "convert them again") from error
-    return dataset.data.table
+    made = [str(Path(entry["filename"]).relative_to(place)) for entry in dataset.cache_files]
+    beside = place / f"{LIST}.{os.getpid()}.part"
+    beside.write_text(json.dumps(made), encoding="utf-8")
+    beside.replace(place / LIST)
+    cache.remove_outdated(place)
 
 
-def float_rows(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> Float32[np.ndarray, "*shape"]:
-    """The rows of a column as float32 of this shape a row; a view of the mapped file where that is possible."""
-    pieces = [_flat(chunk, shape, where) for chunk in column.chunks]
+def float_rows(
+    column: pa.ChunkedArray, shape: tuple[int, ...], where: str, *, even: bool = False
+) -> Float32[np.ndarray, "*shape"]:
+    """The rows of a column as float32 of this shape a row; a view of the mapped file where that is possible.
+
+    `even` says that all rows are known to have the same number of values.
+    """
+    pieces = [_flat(chunk, shape, where, even=even) for chunk in column.chunks]
     values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.zeros(0, np.float32)])
     return values.astype(np.float32, copy=False).reshape(len(column), *shape)
 
@@ -91,12 +153,12 @@ def integer_column(column: pa.ChunkedArray, where: str) -> Int64[np.ndarray, " N
     return np.concatenate(pieces or [np.zeros(0, np.int64)]).astype(np.int64)
 
 
-def _flat(array: pa.Array, shape: tuple[int, ...], where: str) -> np.ndarray:
+def _flat(array: pa.Array, shape: tuple[int, ...], where: str, *, even: bool = False) -> np.ndarray:
     rows = len(array)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        if not pa.types.is_fixed_size_list(array.type) and len(array) > 0:
+        if not (even or pa.types.is_fixed_size_list(array.type)) and len(array) > 0:
             lengths = np.diff(array.offsets.to_numpy())
             if lengths.min() != lengths.max():
                 raise CorruptData(f"{where} holds rows of {lengths.min()} to {lengths.max()} values; record it again")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from vla.data.episode import Episode, Layout, Reader
 
@@ -17,6 +18,11 @@ class WithoutState:
     def layout(self) -> Layout:
         """That of the root, with a state of width 0."""
         return replace(self.reader.layout, state_dim=0, state_names=())
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        """Those of the root."""
+        return self.reader.sources
 
     @cached_property
     def episodes(self) -> Sequence[Episode]:

@@ -186,6 +186,7 @@ class Recordings:
 
     def __init__(self, config: NeedleConfig, name: str, folders: Sequence[Path]) -> None:
         self._name, self._folders = name, folders
+        self.sources = [folder / name for folder in folders for name in ("numbers.npz", "sensor.npy")]
         self.layout = describe(config, name)
         self.episodes = [self._episode(index, folder) for index, folder in enumerate(folders)]
 

@@ -19,6 +19,8 @@ NOISE = default_rng(0).normal(size=(3, 200, 4)).astype(np.float32)
 class Made:
     """A reader of episodes made of normal noise at 20 Hz, with a force at 100 Hz."""
 
+    sources = ()
+
     def __init__(self) -> None:
         self.layout = Layout(
             root="made",

@@ -23,6 +23,8 @@ from vla.data.writer import write_lerobot
 class Given:
     """A reader of given episodes."""
 
+    sources = ()
+
     def __init__(self, layout: Layout, episodes: list[Episode]) -> None:
         self.layout, self.episodes = layout, episodes
 

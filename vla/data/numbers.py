@@ -1,0 +1,115 @@
+"""What a start must know of all numbers of the data: that samples can be made of them, and their statistics.
+
+They are read once, whole, and what is found is kept until the files change (vla/cache.py).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla import cache
+from vla.batch import DataContract
+from vla.data.checks import check_streams, finite_chunks, fit_statistics
+from vla.data.episode import Episode, Reader
+from vla.data.tables import kept_tables
+from vla.normalize import Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What was found, and how."""
+
+    statistics: Mapping[str, Statistics]
+    """Of `actions`, `state` and `sensor`, on the training episodes; of width 0 where there is none."""
+    recalled: bool
+    """Whether an earlier start found it in the same files."""
+
+
+def read_numbers(
+    readers: Sequence[Reader],
+    kept: Sequence[tuple[int, ...]],
+    held_out: Sequence[tuple[int, ...]],
+    contract: DataContract,
+    *,
+    keep_damaged: bool,
+    compand: Sequence[str],
+) -> Numbers:
+    """Check the streams of every episode, and fit the statistics to those that are not held out.
+
+    Raises:
+        CorruptData: a clock does not increase, or, without `keep_damaged`, a value is not finite.
+        ValueError: there is a sensor but no training episode has a sample of it.
+    """
+    entry = _entry(readers, kept, held_out, contract, keep_damaged=keep_damaged, compand=compand)
+    facts = None if entry is None else entry.recall()
+    if facts is not None:
+        return Numbers(statistics={kind: _from_json(fact) for kind, fact in facts.items()}, recalled=True)
+    for reader in readers:
+        for episode in reader.episodes:
+            check_streams(episode, reader.layout, contract)
+    statistics = fit_statistics(episodes_at(readers, kept), contract, keep_damaged=keep_damaged, compand=compand)
+    for kind in statistics:
+        for _ in finite_chunks(episodes_at(readers, held_out), kind, keep_damaged=keep_damaged):
+            pass  # refuses what is not finite
+    if entry is not None:
+        entry.keep({kind: _to_json(found) for kind, found in statistics.items()})
+    return Numbers(statistics=statistics, recalled=False)
+
+
+def episodes_at(readers: Sequence[Reader], places: Sequence[tuple[int, ...]]) -> list[Episode]:
+    """The episodes of each reader at these places, one after the other."""
+    return [reader.episodes[place] for reader, chosen in zip(readers, places, strict=True) for place in chosen]
+
+
+def forget_numbers(roots: Sequence[Path]) -> None:
+    """Remove what is kept of these folders, so that opening them reads every number (ValueError where it stays)."""
+    cache.forget(*roots)
+    for root in roots:
+        cache.forget(root)
+        cache.forget(root, base=kept_tables())
+
+
+def _entry(
+    readers: Sequence[Reader],
+    kept: Sequence[tuple[int, ...]],
+    held_out: Sequence[tuple[int, ...]],
+    contract: DataContract,
+    *,
+    keep_damaged: bool,
+    compand: Sequence[str],
+) -> cache.Entry | None:
+    """Where what is found is kept; None where a reader's numbers are in no file."""
+    if not all(reader.sources for reader in readers):
+        return None
+    decides = {
+        "layouts": [asdict(reader.layout) for reader in readers],
+        "periods": contract.action_periods,
+        "widths": [contract.action_dim, contract.state_dim, contract.sensor_channels],
+        "sensor": contract.sensor,
+        "kept": [episode.name for episode in episodes_at(readers, kept)],
+        "held out": [episode.name for episode in episodes_at(readers, held_out)],
+        "keep damaged": keep_damaged,
+        "compand": sorted(compand),
+    }
+    return cache.Entry(
+        purpose=f"numbers {json.dumps(decides)}",
+        stamps={Path(reader.layout.root): cache.stamp(reader.sources) for reader in readers},
+    )
+
+
+def _to_json(statistics: Statistics) -> dict[str, Any]:
+    """Every digit: JSON as Python writes it gives back the same float64."""
+    return {name: value if name == "count" else value.tolist() for name, value in vars(statistics).items()}
+
+
+def _from_json(facts: Mapping[str, Any]) -> Statistics:
+    arrays: dict[str, Any] = {
+        field.name: np.array(facts[field.name], dtype=np.bool_ if field.name == "companded" else np.float64)
+        for field in fields(Statistics)
+        if field.name != "count"
+    }
+    return Statistics(count=facts["count"], **arrays)
