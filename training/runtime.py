@@ -4,8 +4,9 @@ import functools
 import json
 import os
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, Ini
 from torch import Tensor
 
 from training.settings import Precision
+from vla.errors import CorruptData, StorageFault
+
+Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -117,6 +121,29 @@ def collect(accelerator: Accelerator, value: Any) -> list[Any]:
     boxes = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
     dist.all_gather(boxes, torch.nn.functional.pad(text, (0, longest - len(text))), group=host_group())
     return [json.loads(bytes(box[: int(size)].tolist())) for box, size in zip(boxes, sizes, strict=True)]
+
+
+def one_first(accelerator: Accelerator, attempt: Callable[[], Result]) -> Result:
+    """What an attempt gives: one rank of each machine makes it, then the others, who find what it has kept on disk.
+
+    Raises:
+        ValueError, OSError: what such a rank was refused, on every rank.
+    """
+    result, refusal = None, None
+    if accelerator.is_local_main_process:
+        try:
+            result = attempt()
+        except (ValueError, OSError) as error:
+            refusal = error
+    code = refusal.errno if isinstance(refusal, OSError) else None
+    refusals = collect(accelerator, None if refusal is None else [isinstance(refusal, CorruptData), code, str(refusal)])
+    if refusal is not None:
+        raise refusal
+    for corrupt, code, sentence in filter(None, refusals):
+        if code is not None:
+            raise StorageFault(code, sentence)
+        raise CorruptData(sentence) if corrupt else ValueError(sentence)
+    return attempt() if result is None else result
 
 
 def memory_mb(accelerator: Accelerator) -> float:

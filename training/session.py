@@ -1,5 +1,7 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
+import dataclasses
+import logging
 import os
 import socket
 import time
@@ -31,7 +33,7 @@ from training.quarantine import num_void
 from training.sharding import Engine, State
 from training.tracking import check_tracker
 from training.watchdog import Watchdog
-from vla import errors
+from vla import cache, errors
 from vla.backbone import fingerprint
 from vla.batch import Batch, collate
 from vla.data import Dataset, open_dataset
@@ -108,14 +110,15 @@ class Session:
         check_tracker(config.tracker)
         self._folder = RunFolder(config, accelerator)
         resumed = self._folder.resumed()
-        self.data: Dataset = open_dataset(config.data, config.seed)
+        self.data: Dataset = self._open_data()
         self.normalizers: Mapping[str, Normalizer] = {
             stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
             for stream in streams(self.data.contract)
         }
         self.rows = schedule(config, self.data)
         self.fingerprint: str = runtime.share(
-            accelerator, fingerprint(config.backbone.path) if accelerator.is_main_process else None
+            accelerator,
+            fingerprint(config.backbone.path, verify=config.data.verify) if accelerator.is_main_process else None,
         )
         self.state: State | None = None
         self.initial: Mapping[str, Tensor] | None = None
@@ -139,6 +142,18 @@ class Session:
                 "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
             )
         self._hosts: list[str] = runtime.collect(accelerator, socket.gethostname())
+
+    def _open_data(self) -> Dataset:
+        """The data, whose numbers one rank of each machine reads, unless an earlier start has read the same files."""
+        accelerator, data, seed = self.accelerator, self.config.data, self.config.seed
+        if not accelerator.is_main_process:
+            cache.log.setLevel(logging.ERROR)  # what rank 0 finds of the cache, it says
+        if not accelerator.is_local_main_process:
+            data = dataclasses.replace(data, verify=False)  # the one before has
+        opened = runtime.one_first(accelerator, lambda: open_dataset(data, seed))
+        if opened.recalled:
+            accelerator.print("statistics and checks are known from an earlier start; --data.verify reads all numbers")
+        return opened
 
     @property
     def folder(self) -> RunFolder:

@@ -22,7 +22,7 @@ from torch import Tensor
 from training import session, storage, tracking
 from training.saving import Outcome, Saver
 from vla.batch import Sample
-from vla.data import TrainSamples
+from vla.data import TrainSamples, numbers
 from vla.data.episode import Episode
 from vla.data.window import Window
 from vla.errors import CorruptData
@@ -88,6 +88,17 @@ def gone() -> None:
     """Rank GONE is killed before the ranks have met."""
     if os.environ["RANK"] == os.environ["GONE"]:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def numbers_read() -> None:
+    """Print when all numbers of the data are read."""
+    fit_statistics = numbers.fit_statistics
+
+    def told(*arguments: Any, **options: Any) -> Any:
+        print("all numbers are read", flush=True)
+        return fit_statistics(*arguments, **options)
+
+    numbers.fit_statistics = told
 
 
 def failing_forward() -> None:
