@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vla import cache
-from vla.batch import DataContract
+from vla.contract import DataContract
 from vla.data.checks import check_streams, finite_chunks, fit_statistics
 from vla.data.episode import Episode, Reader
 from vla.data.tables import kept_tables
