@@ -19,7 +19,7 @@ import torch
 
 from tests.policies import manifest
 from tests.training import launch
-from training import checkpoint
+from training.checkpoints import checkpoint
 from vla import documents
 from vla.errors import CorruptData
 
@@ -275,7 +275,9 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
 CRASH = """
     import os, sys
     sys.path.insert(0, os.environ["ROOT"])
-    from training import exits, loop, recipes, records
+    from training import loop, recipes
+    from training.ending import exits
+    from training.run import records
     from training.flags import parse
 
     def fail(self, line):
@@ -331,7 +333,8 @@ def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) 
 REFUSALS = """
     import json, os, sys
     sys.path.insert(0, os.environ["ROOT"])
-    from training import exits, loop, recipes
+    from training import loop, recipes
+    from training.ending import exits
     from training.flags import parse
 
     needle, out, cases = sys.argv[1:]

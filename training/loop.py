@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training import ema, faults, runtime
+from training import distributed, faults
 from training.config import RunConfig
-from training.identity import Row
-from training.ledger import Step, Stopwatch
+from training.engine import ema
+from training.engine.sharding import Engine
+from training.run.metrics import Step, Stopwatch
+from training.run.resuming import Row
 from training.session import Ending, Session
-from training.sharding import Engine
 from training.validation import validate
 from vla.batch import Batch, Losses
 from vla.randomness import torch_seed
@@ -45,7 +46,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
         micro_batches = next(batches)
         watch.data_came()
         watch.pause()
-        summed, preempted = session.agree(micro_batches)
+        summed, preempted = session.before_step(micro_batches)
         if preempted:
             return "preempted"
         watch.go_on()
@@ -67,12 +68,12 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
             parts = {part: parts.get(part, 0.0) + loss.detach().double() for part, loss in losses.items()}
 
         norms = engine.gradient_norms()
-        reduced = dict(zip(parts, runtime.sum_over_ranks(accelerator, [*parts.values()]), strict=True))
+        reduced = dict(zip(parts, distributed.sum_over_ranks(accelerator, [*parts.values()]), strict=True))
         skip, spike = session.guard.judge(sum_of(reduced), norms["all"])
         factor = row.stage.factor(step - row.start, row.end - row.start)
         engine.step(factor, ema.decay_at(step + 1, config.ema_decay), norms["all"], skip)
         session.step = step + 1
-        session.ledger.add(
+        session.metrics.add(
             Step(
                 step=session.step,
                 stage=row.stage.name,
@@ -112,7 +113,7 @@ def check(session: Session, engine: Engine) -> None:
     if len(samples) == 0:
         return
     config = session.config
-    session.ledger.settle()
+    session.metrics.settle()
     result = validate(
         engine,
         session.policy,

@@ -12,15 +12,9 @@ from typing import Any, Literal, NoReturn, Self
 
 from torch import Tensor
 
-from training import checkpoint, exits, faults, runtime, stages
-from training.checkpoint import Checkpoint
-from training.config import RunConfig, digest, flatten
-from training.folder import RunFolder
-from training.guard import Guard
-from training.identity import Row, check_resumable, content_of, schedule
-from training.ledger import Ledger
-from training.loading import Restarts, batches
-from training.origin import (
+from training import distributed, faults
+from training.checkpoints import checkpoint
+from training.checkpoints.beginning import (
     check_moments,
     check_origin,
     load_weights,
@@ -28,17 +22,26 @@ from training.origin import (
     normalizers_to_json,
     read_origin,
 )
-from training.preemption import SHARE_OF_GRACE, Preemption
-from training.quarantine import num_void
-from training.sharding import Engine, State
-from training.tracking import check_tracker
-from training.watchdog import Watchdog
+from training.checkpoints.checkpoint import Checkpoint
+from training.config import RunConfig, digest, flatten
+from training.ending import exits
+from training.ending.preemption import SHARE_OF_GRACE, Preemption
+from training.ending.watchdog import Watchdog
+from training.engine import stages
+from training.engine.guard import Guard
+from training.engine.sharding import Engine, State
+from training.feeding.loading import Restarts, batches
+from training.run.folder import RunFolder
+from training.run.left_out import num_void
+from training.run.metrics import Metrics
+from training.run.resuming import Row, check_resumable, content_of, schedule
+from training.run.tracking import check_tracker
 from vla import cache, errors
-from vla.backbone import fingerprint
 from vla.batch import Batch, collate
-from vla.data import Dataset, open_dataset
+from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.normalize import Normalizer
+from vla.parts.backbone import fingerprint
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
 from vla.redaction import hide, hide_tree
@@ -105,7 +108,7 @@ class Session:
     def _open(self) -> None:
         """Read the data and what to go on from; refuse what cannot be trained or would overwrite something."""
         config = self.config
-        self.accelerator = accelerator = runtime.start_accelerator()
+        self.accelerator = accelerator = distributed.start_accelerator()
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker)
         self._folder = RunFolder(config, accelerator)
@@ -116,7 +119,7 @@ class Session:
             for stream in streams(self.data.contract)
         }
         self.rows = schedule(config, self.data)
-        self.fingerprint: str = runtime.share(
+        self.fingerprint: str = distributed.share(
             accelerator,
             fingerprint(config.backbone.path, verify=config.data.verify) if accelerator.is_main_process else None,
         )
@@ -141,7 +144,7 @@ class Session:
             raise ValueError(
                 "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
             )
-        self._hosts: list[str] = runtime.collect(accelerator, socket.gethostname())
+        self._hosts: list[str] = distributed.collect(accelerator, socket.gethostname())
 
     def _open_data(self) -> Dataset:
         """The data, whose numbers one rank of each machine reads, unless an earlier start has read the same files."""
@@ -150,7 +153,7 @@ class Session:
             cache.log.setLevel(logging.ERROR)  # what rank 0 finds of the cache, it says
         if not accelerator.is_local_main_process:
             data = dataclasses.replace(data, verify=False)  # the one before has
-        opened = runtime.one_first(accelerator, lambda: open_dataset(data, seed))
+        opened = distributed.one_first(accelerator, lambda: open_dataset(data, seed))
         if opened.recalled:
             accelerator.print("statistics and checks are known from an earlier start; --data.verify reads all numbers")
         return opened
@@ -177,7 +180,7 @@ class Session:
         """Build the policy of a stage with the weights reached so far, freeze, print the groups, build the engine."""
         config = self.config
         self.watchdog.beat("building the stage", START_ALLOWANCE)
-        dtype = runtime.dtype_of(config.precision)
+        dtype = distributed.dtype_of(config.precision)
         self.policy = policy = assemble(
             config.policy(row.stage), self.data.contract, self.normalizers, dtype=dtype, seed=config.seed
         )
@@ -215,7 +218,7 @@ class Session:
         )
         self.state = self.initial = None  # it would be held twice for the rest of the run
         self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
-        self.ledger = Ledger(self.accelerator, self.folder.records, self.guard, self._hosts)
+        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts)
         self.folder.saver.reserve(engine.pieces())
         return engine
 
@@ -280,7 +283,7 @@ class Session:
 
     # Steps.
 
-    def agree(self, micro_batches: Sequence[Batch]) -> tuple[float, bool]:
+    def before_step(self, micro_batches: Sequence[Batch]) -> tuple[float, bool]:
         """What the ranks must know together before a step: the weight of the whole batch, and whether to give way.
 
         Raises:
@@ -291,7 +294,7 @@ class Session:
         self.watchdog.beat("waiting for the other ranks")
         if not folder.saver.busy():
             folder.finish_save()
-        weight, void, due, preempted, failed = self.ledger.agree(
+        weight, void, due, preempted, failed = self.metrics.before_step(
             sum(float(batch.weight.sum()) for batch in micro_batches),
             num_void(micro_batches),
             folder.save_is_late(),
@@ -311,7 +314,7 @@ class Session:
         Raises:
             CorruptData: there are more than may be left out.
         """
-        self.folder.quarantine.settle(self.accelerator, batches, step=self.step + 1, held_out=held_out)
+        self.folder.left_out.settle(self.accelerator, batches, step=self.step + 1, held_out=held_out)
 
     def save_if_due(self, engine: Engine, row: Row) -> None:
         """Save at the intervals of --save-every and --save-seconds, and at the end of a stage or of the run.
@@ -322,7 +325,7 @@ class Session:
         if not (last or self._save_is_due or self.step % self.config.save_every == 0):
             return
         self.watchdog.beat("saving", SAVE_ALLOWANCE)
-        self.ledger.settle()
+        self.metrics.settle()
         if self.guard.exhausted() or (self.guard.skipped_in_a_row and not last):
             self._save_is_due = True
             return
@@ -375,13 +378,13 @@ class Session:
         faults.hit("emergency")
         folder, saver = self.folder, self.folder.saver
         remaining = min(
-            runtime.collect(self.accelerator, min(self.config.grace_seconds, self.preemption.remaining_s()))
+            distributed.collect(self.accelerator, min(self.config.grace_seconds, self.preemption.remaining_s()))
         )
         began = time.monotonic()
         saves = 1 + saver.busy()
-        needed = max(runtime.collect(self.accelerator, saves * saver.seconds_needed(engine.pieces())))
-        signal = next(filter(None, runtime.collect(self.accelerator, self.preemption.name)))
-        self.ledger.settle()
+        needed = max(distributed.collect(self.accelerator, saves * saver.seconds_needed(engine.pieces())))
+        signal = next(filter(None, distributed.collect(self.accelerator, self.preemption.name)))
+        self.metrics.settle()
         affordable = SHARE_FOR_SAVING * remaining
         if needed < affordable:
             folder.finish_save()

@@ -6,7 +6,8 @@ from pathlib import Path
 # accelerate puts this file's folder first on the path; our packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from training import exits, recipes
+from training import recipes
+from training.ending import exits
 from training.flags import parse
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import faults, runtime
-from training.quarantine import num_void
-from training.sharding import Engine
+from training import distributed, faults
+from training.engine.sharding import Engine
+from training.run.left_out import num_void
 from vla.batch import Batch, collate
-from vla.data import ValidationSamples
+from vla.data.dataset import ValidationSamples
 from vla.policy import Policy
 from vla.randomness import torch_seed
 
@@ -52,9 +52,11 @@ def validate(
             for key, value in measure(policy, batch, real, seed).items():
                 sums[key] = sums.get(key, torch.zeros_like(value)) + value
     policy.set_mode(training=True)
-    if runtime.total(accelerator, len(unread)) != [0]:
+    if distributed.total(accelerator, len(unread)) != [0]:
         settle(unread)
-    reduced = {key: torch.tensor(runtime.total(accelerator, *value.flatten().tolist())) for key, value in sums.items()}
+    reduced = {
+        key: torch.tensor(distributed.total(accelerator, *value.flatten().tolist())) for key, value in sums.items()
+    }
     losses = {
         key.removeprefix("loss/"): float(value / reduced["weight"])
         for key, value in reduced.items()

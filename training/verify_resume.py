@@ -31,14 +31,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from rich.console import Console
 from rich.table import Table
 
-from training import exits
-from training.legs import TimeUp
+from training.ending import exits
 from training.settings import Verification
+from training.verify.launches import TimeUp
 from vla import commandline, errors
 from vla.errors import CorruptData, UsageError
 
 if TYPE_CHECKING:
-    from training.comparison import Row
+    from training.verify.comparison import Row
 
 BROKEN = 1
 """Exit code: the promise does not hold."""
@@ -95,8 +95,8 @@ def verify(argv: Sequence[str], say: Console) -> int:
     """
     wanted, flags = parse(argv)
 
-    from training.comparison import compare  # it loads torch, which neither help nor a mistake needs
-    from training.trial import Trial
+    from training.verify.comparison import compare  # it loads torch, which neither help nor a mistake needs
+    from training.verify.experiment import Experiment
 
     folder, finished = None, False
     try:
@@ -105,7 +105,7 @@ def verify(argv: Sequence[str], say: Console) -> int:
             rows = compare(first, second)
         else:
             folder = work_folder(wanted)
-            trial = Trial(wanted, flags, folder, say.print)
+            trial = Experiment(wanted, flags, folder, say.print)
             rows = trial.run()
             say.print()
         holds = all(row.holds for row in rows)

@@ -1,6 +1,5 @@
 """`vla` on the command line: measure, merge, examine, convert. Training starts with `accelerate launch`."""
 
-import errno
 import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
@@ -16,29 +15,9 @@ from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
-from vla.errors import (
-    CORRUPT,
-    DONE,
-    INTERRUPTED,
-    REFUSED,
-    STORAGE,
-    TERMINATED,
-    USAGE,
-    CorruptData,
-    ProgramFailed,
-    StorageFault,
-    UsageError,
-)
-from vla.processes import Terminated, answer_sigterm
+from vla.errors import DONE, ProgramFailed, UsageError, told
+from vla.processes import answer_sigterm
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-OWN_LIMITS = {errno.EACCES, errno.EMFILE, errno.ENFILE}
-"""What the system refuses for other reasons than its storage."""
-UNSUITABLE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
-}
-"""What the system says of a path that was given."""
 DISTRIBUTION = "touchstone-vla"
 DESCRIPTION = """Tools around trained policies and their data.
 
@@ -101,39 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(settings: Any) -> None:
     """Do what a command says."""
     next(command for kind, command in COMMANDS.values() if kind is type(settings))(settings)
-
-
-def told(error: BaseException) -> tuple[int, str | None]:
-    """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
-    code, sentence = 1, None
-    match error:
-        case UsageError():
-            code, sentence = USAGE, f"usage: {error}"
-        case ProgramFailed():
-            code, sentence = error.code, f"error: {error}"
-        case CorruptData():
-            code, sentence = CORRUPT, f"error: {error}"
-        case ValueError():
-            code, sentence = REFUSED, f"error: {error}"
-        case StorageFault():
-            code, sentence = STORAGE, f"error: {error}"
-        case OSError() if of_storage(error):
-            code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
-        case OSError() if error.errno in UNSUITABLE and error.filename is not None:
-            reason = f"error: {error.filename} cannot be used ({error.strerror})"
-            code, sentence = REFUSED, f"{reason}; give another, or change its permissions"
-        case Terminated():
-            code, sentence = TERMINATED, "terminated"
-        case KeyboardInterrupt():
-            code, sentence = INTERRUPTED, "interrupted"
-    return code, sentence
-
-
-def of_storage(error: OSError) -> bool:
-    """Whether the storage is full, or does not answer."""
-    from vla.data.reading import REFUSALS
-
-    return error.errno in FULL | (REFUSALS - OWN_LIMITS)
 
 
 if __name__ == "__main__":

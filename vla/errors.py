@@ -1,5 +1,6 @@
-"""What a user or the machine can be at fault for, and the exit codes that say so."""
+"""What a user or the machine can be at fault for: the errors, their exit codes and the sentence for a person."""
 
+import errno
 from collections.abc import Sequence
 
 DONE, USAGE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 2, 33, 34, 65, 70, 75, 78
@@ -7,6 +8,27 @@ DONE, USAGE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 2, 33, 
 not finite; pre-empted, resumable; configuration refused."""
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes of a command that SIGINT or SIGTERM ended."""
+
+CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
+"""Environment variable: names a file into which a training writes its exit code, which launchers replace."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says of storage, or a quota on it, that is used up."""
+UNANSWERED = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.ENXIO, errno.EREMOTEIO),
+        *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    }
+)
+"""What it says of storage that does not answer, which may pass."""
+UNSUITABLE = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
+        *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    }
+)
+"""What it says of a path that was given."""
 
 
 class UsageError(ValueError):
@@ -38,3 +60,45 @@ class StorageFault(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class StorageFailed(RuntimeError):
+    """Checkpoints could not be written several times in a row."""
+
+
+class LoaderFailed(RuntimeError):
+    """Loader processes died or hung too often, or making a sample raised an error; its text is one sentence."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asks for the end, as Ctrl-C does; but it reaches this process alone, which ends those it started."""
+
+
+def told(error: BaseException) -> tuple[int, str | None]:
+    """The exit code of an error and the sentence for it; a mistake of ours has none and shows its traceback."""
+    code, sentence = 1, None
+    match error:
+        case UsageError():
+            code, sentence = USAGE, f"usage: {error}"
+        case ProgramFailed():
+            code, sentence = error.code, f"error: {error}"
+        case CorruptData():
+            code, sentence = CORRUPT, f"error: {error}"
+        case ValueError():
+            code, sentence = REFUSED, f"error: {error}"
+        case FloatingPointError():
+            code, sentence = NOT_FINITE, f"error: {error}"
+        case StorageFailed() | StorageFault():
+            code, sentence = STORAGE, f"error: {error}"
+        case OSError() if error.errno in FULL | UNANSWERED:
+            code, sentence = STORAGE, f"error: {error}; make room or mend the storage, and start again"
+        case OSError() if error.errno in UNSUITABLE and error.filename is not None:
+            reason = f"error: {error.filename} cannot be used ({error.strerror})"
+            code, sentence = REFUSED, f"{reason}; give another, or change its permissions"
+        case LoaderFailed():
+            sentence = f"error: {error}"
+        case Terminated():
+            code, sentence = TERMINATED, "terminated"
+        case KeyboardInterrupt():
+            code, sentence = INTERRUPTED, "interrupted"
+    return code, sentence

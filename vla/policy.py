@@ -7,19 +7,20 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
-from vla import diffusion, lora
-from vla.attention import KeysValues
-from vla.backbone import Backbone, load_backbone
+from vla import diffusion
 from vla.batch import Batch, Losses, Observation
-from vla.camera import CameraEncoder
 from vla.contract import DataContract
 from vla.diffusion import Watch
-from vla.expert import ActionExpert, ContextTokens, Source, Tokens
 from vla.normalize import Normalizer
+from vla.parts import lora
+from vla.parts.attention import KeysValues
+from vla.parts.backbone import Backbone, load_backbone
+from vla.parts.camera import CameraEncoder
+from vla.parts.expert import ActionExpert, ContextTokens, Source, Tokens
+from vla.parts.sensor import SensorEncoder
+from vla.parts.state import StateEncoder
 from vla.randomness import seeded
-from vla.sensor import SensorEncoder
 from vla.settings import PolicyConfig
-from vla.state import StateEncoder
 
 NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""

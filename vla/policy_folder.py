@@ -24,11 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla import documents, lora, redaction
-from vla.backbone import fingerprint, resolve
+from vla import documents, redaction
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
+from vla.parts import lora
+from vla.parts.backbone import fingerprint, resolve
 from vla.policy import Policy, assemble, streams
 from vla.run_folder import BackboneName
 from vla.settings import PolicyConfig

@@ -12,12 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
 from typing import NoReturn
 
+from vla.errors import Terminated
+
 CLOSING_S = 10.0
 """How long a worker that is to end at once may take to close what it has open."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM asks for the end, as Ctrl-C does; but it reaches this process alone, which ends those it started."""
 
 
 def answer_sigterm() -> None:

@@ -49,7 +49,7 @@ Item = tuple[list[Any], float, int]
 def touchstone(root: Path) -> Callable[[int], Item]:
     """Through our reader, as the training's windows do."""
     sys.path.insert(0, str(REPOSITORY))
-    from vla.data.lerobot import open_lerobot
+    from vla.data.formats.lerobot.reader import open_lerobot
     from vla.data.video import read_frames
 
     reader = open_lerobot(root, sensor="none")

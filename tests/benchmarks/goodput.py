@@ -91,17 +91,19 @@ def kept_by(setting: Setting, life: float) -> float:
 
 def measured_restart(seconds_limit: float = 300) -> float:
     """Seconds from launching a resumed run of the tiny policy on 2 ranks to its first recorded step."""
-    from training.legs import Leg, last_step
+    from training.verify.launches import Launch, last_step
 
     flags = ["--data.roots", "examples/needle", "--data.workers", "0", "--backbone.path", "tiny", "--tracker", "jsonl"]
     flags += ["--batch-size", "4", "--micro-batch", "2", "--stage.steps", "12", "--expert.width", "64"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         options: dict[str, Any] = {"topology": "zero2", "ranks": 2, "limit_s": seconds_limit}
-        with Leg("stage1", [*flags, "--out", str(out), "--stop-after", "2"], log=Path(folder) / "1", **options) as leg:
+        with Launch(
+            "stage1", [*flags, "--out", str(out), "--stop-after", "2"], log=Path(folder) / "1", **options
+        ) as leg:
             assert leg.wait() == 0, leg.last_words()
         began = time.monotonic()
-        with Leg(
+        with Launch(
             "stage1", [*flags, "--out", str(out), "--resume-from", "auto"], log=Path(folder) / "2", **options
         ) as leg:
             assert leg.wait_until(lambda: last_step(out) > 2), leg.last_words()

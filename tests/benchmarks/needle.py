@@ -27,11 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vla.benchmarks.needle.config import NeedleConfig
+from vla.benchmarks.needle.environment import Needle
+from vla.benchmarks.needle.expert import Expert
 from vla.evaluation.closed_loop import episode_seed
 from vla.evaluation.intervals import wilson
-from vla.needle.config import NeedleConfig
-from vla.needle.environment import Needle
-from vla.needle.expert import Expert
 from vla.randomness import derive
 
 REPOSITORY = Path(__file__).resolve().parents[2]

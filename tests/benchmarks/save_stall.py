@@ -77,12 +77,15 @@ def steps(session: Any, engine: Any, row: Any) -> Iterator[None]:
     """Training steps, as the loop does them."""
     import torch
 
-    from training import ema, runtime
+    from training import distributed
+    from training.engine import ema
     from training.loop import sum_of, weigh
 
     for micro_batches in session.batches(row):
         session.watchdog.beat("forward")
-        weight = torch.tensor(runtime.total(session.accelerator, sum(float(b.weight.sum()) for b in micro_batches))[0])
+        weight = torch.tensor(
+            distributed.total(session.accelerator, sum(float(b.weight.sum()) for b in micro_batches))[0]
+        )
         for index, batch in enumerate(micro_batches):
             losses = weigh(engine(batch), batch, weight)
             engine.backward(sum_of(losses) * RANKS, last=index == len(micro_batches) - 1)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.training.launch import ROOT
-from training.launcher import CODE_FILE
+from vla.errors import CODE_FILE
 
 STACKS = signal.SIGUSR2
 """Makes a rank write the stacks of all its threads into its log."""
@@ -243,7 +243,8 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     faulthandler.register(STACKS, all_threads=True)
 
     from tests.training.train_worker import RECIPES, use
-    from training import exits, faults, loop
+    from training import faults, loop
+    from training.ending import exits
     from training.flags import both_stages, parse
 
     size = str(len(request["logs"]))
@@ -273,7 +274,7 @@ def import_all() -> None:
     import wandb
 
     from tests.training import train_worker
-    from vla.data import lerobot
+    from vla.data.formats.lerobot import reader as lerobot
 
     assert all((accelerate, deepspeed, peft, transformers, wandb, train_worker, lerobot))
     torch.set_num_threads(1)

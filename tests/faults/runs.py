@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.forkserver import LIFE_S, Life
-from training import checkpoint
+from training.checkpoints import checkpoint
 
 STEPS, SAVE_EVERY = 30, 5
 BRAKE = "start:sleep=0.5@16-99"

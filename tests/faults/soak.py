@@ -27,9 +27,9 @@ from typing import Any
 
 from tests.faults.forkserver import ForkServer, Life
 from tests.training.launch import ROOT
-from training import checkpoint
-from training.comparison import compare
-from training.records import Records
+from training.checkpoints import checkpoint
+from training.run.records import Records
+from training.verify.comparison import compare
 from vla import errors
 
 KINDS = {

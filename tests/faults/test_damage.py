@@ -15,9 +15,9 @@ from accelerate import Accelerator
 
 from tests.faults import runs
 from tests.faults.forkserver import ForkServer
-from training import checkpoint
-from vla.backbone import load_backbone
+from training.checkpoints import checkpoint
 from vla.errors import CorruptData
+from vla.parts.backbone import load_backbone
 from vla.run_folder import SCHEMA
 from vla.settings import BackboneConfig
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import runs
 from tests.faults.forkserver import ForkServer
-from vla.data import open_dataset
+from vla.data.dataset import open_dataset
 from vla.settings import DataConfig
 
 REFUSED = 78

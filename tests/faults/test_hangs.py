@@ -10,7 +10,7 @@ from tests.faults import runs
 from tests.faults.forkserver import LIFE_S, ForkServer
 from tests.faults.runs import KILLED
 from tests.training.launch import execute
-from vla.data import open_dataset
+from vla.data.dataset import open_dataset
 from vla.settings import DataConfig
 
 HUNG, CORRUPT = 33, 65

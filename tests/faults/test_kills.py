@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tests.faults import runs
 from tests.faults.forkserver import ForkServer
 from tests.faults.runs import KILLED, SAVE_EVERY
-from training import checkpoint, storage
+from training.checkpoints import checkpoint, storage
 
 CHUNK = 2**16
 

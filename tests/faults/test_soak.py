@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.faults.soak import KINDS, differences, soak
-from training import checkpoint
+from training.checkpoints import checkpoint
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 

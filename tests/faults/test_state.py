@@ -20,7 +20,7 @@ from tests.faults.test_damage import adopt, edit
 from tests.training.launch import ROOT
 from training import recipes
 from training.flags import parse
-from vla.backbone import load_backbone
+from vla.parts.backbone import load_backbone
 from vla.settings import BackboneConfig
 
 CORRUPT, REFUSED = 65, 78

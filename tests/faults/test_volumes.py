@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from tests.faults import runs
 from tests.faults.forkserver import ForkServer
 from tests.faults.runs import KILLED, SAVE_EVERY
-from training import checkpoint, storage
+from training.checkpoints import checkpoint, storage
 
 STORAGE, REFUSED = 34, 78
 HELD = "start:sleep=600@8"

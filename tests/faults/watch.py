@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import session, storage, tracking
-from training.saving import Outcome, Saver
+from training import session
+from training.checkpoints import storage
+from training.checkpoints.saving import Outcome, Saver
+from training.run import tracking
 from vla.batch import Sample
-from vla.data import TrainSamples, numbers
+from vla.data.dataset import TrainSamples, numbers
 from vla.data.episode import Episode
 from vla.data.window import Window
 from vla.errors import CorruptData

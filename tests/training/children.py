@@ -13,7 +13,13 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["training.lease", "training.preemption", "training.watchdog", "torch.utils.data", "torch.distributed.run"]
+    [
+        "training.run.lease",
+        "training.ending.preemption",
+        "training.ending.watchdog",
+        "torch.utils.data",
+        "torch.distributed.run",
+    ]
 )
 LIMIT_S = 240.0
 """Of everything that is waited for: the machine may be doing much other work."""

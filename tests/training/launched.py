@@ -45,8 +45,8 @@ def train(folder: Path, workers: int) -> None:
     from torch import arange
     from torch.utils.data import DataLoader, TensorDataset
 
-    from training import exits
-    from training.preemption import Preemption, outlive_the_job
+    from training.ending import exits
+    from training.ending.preemption import Preemption, outlive_the_job
     from vla import errors
 
     preemption = Preemption(20, RANK, lambda: "expired")

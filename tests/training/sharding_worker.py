@@ -10,10 +10,11 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
 
-from training import exits, runtime
+from training import distributed
+from training.ending import exits
+from training.engine.sharding import MOMENTS, Engine, State
+from training.engine.stages import enter
 from training.settings import Rates, Stage
-from training.sharding import MOMENTS, Engine, State
-from training.stages import enter
 
 ROWS, STEPS, ACCUMULATION = 12, 4, 2
 
@@ -53,7 +54,7 @@ def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a plugin sets it for the rest of the process
     config = {"zero_optimization": {"stage": zero, "overlap_comm": False}, "train_micro_batch_size_per_gpu": "auto"}
     plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False) if zero else None
-    accelerator = runtime.start_accelerator(plugin)
+    accelerator = distributed.start_accelerator(plugin)
     policy = Toy(seed if state is None else seed + 1)
     if state is not None:
         policy.load_state_dict(
@@ -87,7 +88,7 @@ def run(engine: Engine, first: int, last: int) -> tuple[list[float], list[dict[s
             engine.backward(loss * accelerator.num_processes / ROWS, last=part == ACCUMULATION - 1)
         norm = engine.gradient_norms()
         engine.step(stage().factor(step, STEPS), 0.9, norm["all"], torch.tensor(0.0))
-        losses.append(runtime.total(accelerator, summed)[0] / ROWS)
+        losses.append(distributed.total(accelerator, summed)[0] / ROWS)
         norms.append({group: float(value) for group, value in norm.items()})
     return losses, norms
 

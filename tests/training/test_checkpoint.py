@@ -8,7 +8,7 @@ import pytest
 from accelerate import Accelerator
 
 from tests.policies import manifest
-from training import checkpoint, storage
+from training.checkpoints import checkpoint, storage
 from vla import documents
 from vla.errors import CorruptData
 from vla.run_folder import READ_UP_TO_2

@@ -8,8 +8,8 @@ import torch
 
 from training import recipes
 from training.config import StageConfig, flatten
+from training.distributed import dtype_of
 from training.flags import both_stages, parse
-from training.runtime import dtype_of
 from vla.documents import to_json
 from vla.errors import UsageError
 

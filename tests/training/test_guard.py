@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from training import guard
-from training.guard import Guard
+from training.engine import guard
+from training.engine.guard import Guard
 from training.settings import GuardConfig
 from vla import documents
 from vla.run_folder import GuardState

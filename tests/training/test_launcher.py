@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.children import Child, child, wait_until
-from training import launcher
+from training.ending import launcher
+from vla.errors import CODE_FILE
 
 HERE = Path(launcher.__file__).resolve().parent
 STUB = Path(__file__).resolve().parent / "launched.py"
@@ -64,7 +65,7 @@ def test_the_likeliest_reason_counts(told: int | None, codes: list[int], expecte
 def test_a_long_grace_time_is_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.launcher.api import LaunchConfig
 
-    for name in (launcher.CODE_FILE, launcher.PID, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+    for name in (CODE_FILE, launcher.PID, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "/nowhere/code")
     monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
     monkeypatch.setattr(sys, "argv", ["torchrun", str(HERE / "stage1.py")])
@@ -104,7 +105,7 @@ def launch(tmp_path: Path) -> Launch:
         pids = [path.read_text() for path in tmp_path.glob("ready-*")]
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
         left = list((tmp_path / "temporary").glob("touchstone-*"))
-        assert left == [] or launcher.CODE_FILE in environment
+        assert left == [] or CODE_FILE in environment
 
     return start
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.training.children import CONTEXT, LIMIT_S, wait_until
-from training import processes
-from training.lease import Lease, Record
-from training.processes import Identity
+from training.run import process
+from training.run.lease import Lease, Record
+from training.run.process import Identity
 from vla import errors
 
 FAST = {"takeover_s": 1.0, "beat_s": 0.1}
@@ -27,7 +27,7 @@ FAST = {"takeover_s": 1.0, "beat_s": 0.1}
 def hold(folder: Path, pipe: Connection, host: str | None) -> None:
     """A process that takes the lease when told, says what came of it, and lives until told otherwise."""
     if host is not None:
-        processes.socket.gethostname = lambda: host  # type: ignore[attr-defined]
+        process.socket.gethostname = lambda: host  # type: ignore[attr-defined]
     pipe.recv()
     lease = Lease(folder, **FAST)
     try:
@@ -150,18 +150,18 @@ def test_a_killed_process_is_followed_at_once(tmp_path: Path, make: Callable[...
 
 def test_a_zombie_has_ended(tmp_path: Path, make: Callable[..., Lease]) -> None:
     with subprocess.Popen(["sleep", "60"]) as ended:
-        holder = replace(Identity.own(), pid=ended.pid, started=processes._fields(ended.pid).started)
+        holder = replace(Identity.own(), pid=ended.pid, started=process._fields(ended.pid).started)
         write(tmp_path, holder)
         with pytest.raises(ValueError, match="is being written by"):
             make(takeover_s=600).acquire()
         ended.kill()  # and nobody asks for its exit code
-        wait_until(lambda: processes._fields(ended.pid).state == "Z")
+        wait_until(lambda: process._fields(ended.pid).state == "Z")
         make(takeover_s=600).acquire()
 
 
 def test_a_process_number_used_again_is_another_process(tmp_path: Path, make: Callable[..., Lease]) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
-        started = processes._fields(other.pid).started
+        started = process._fields(other.pid).started
         write(tmp_path, replace(Identity.own(), pid=other.pid, started=started - 1))
         make(takeover_s=600).acquire()
         other.kill()

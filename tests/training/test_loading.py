@@ -19,14 +19,13 @@ import pytest
 import torch
 
 from tests.fakes import FakeRoot, opener
-from training import loading, prefetch
-from training.exits import LoaderFailed
-from training.loading import Restarts, batches
-from training.packing import pack, tensors_of, unpack
-from training.prefetch import OriginalError
+from training.feeding import loading, prefetch
+from training.feeding.loading import Restarts, batches
+from training.feeding.packing import pack, tensors_of, unpack
+from training.feeding.prefetch import OriginalError
 from vla.batch import Batch, Sample, collate
-from vla.data import TrainSamples, open_dataset
-from vla.errors import CorruptData, StorageFault
+from vla.data.dataset import TrainSamples, open_dataset
+from vla.errors import CorruptData, LoaderFailed, StorageFault
 from vla.settings import DataConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 and newer, beside any thread
@@ -392,8 +391,8 @@ FULL = """
     from pathlib import Path
     import numpy as np
     from tests.training.test_loading import Faulty, stream
-    from training.loading import Restarts
-    from training.exits import LoaderFailed
+    from training.feeding.loading import Restarts
+    from vla.errors import LoaderFailed
     from vla.batch import collate, Sample
     import dataclasses
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.training.children import child, wait_until
-from training import launcher
-from training.preemption import ONE_DELIVERY_S, SHARE_OF_GRACE, Preemption, outlive_the_job
+from training.ending import launcher
+from training.ending.preemption import ONE_DELIVERY_S, SHARE_OF_GRACE, Preemption, outlive_the_job
 from vla import errors
 
 

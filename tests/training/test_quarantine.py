@@ -15,11 +15,12 @@ import torch
 
 from tests.fakes import FakeRoot, opener
 from tests.policies import build_policy
-from training import quarantine, runtime
-from training.loading import batches
-from training.quarantine import Quarantine, num_void, void_positions
+from training import distributed
+from training.feeding.loading import batches
+from training.run import left_out as quarantine
+from training.run.left_out import LeftOut, num_void, void_positions
 from vla.batch import Batch, Sample, collate
-from vla.data import Dataset, TrainSamples, open_dataset
+from vla.data.dataset import Dataset, TrainSamples, open_dataset
 from vla.errors import CorruptData
 from vla.settings import BackboneConfig, DataConfig, ExpertConfig, PolicyConfig, SensorConfig
 
@@ -58,7 +59,7 @@ def test_void_samples_are_counted_and_found() -> None:
 def test_each_is_recorded_once_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = opened(7).train
     void = positions_of(samples, 7)
-    record = Quarantine(tmp_path, 3, samples, active=True)
+    record = LeftOut(tmp_path, 3, samples, active=True)
     assert not (tmp_path / "quarantine.jsonl").exists()
     record.settle(ALONE, [batch_of(samples, void[:2])], step=4)
     record.settle(ALONE, [batch_of(samples, [void[0], *range(3), void[2]])], step=9)
@@ -86,7 +87,7 @@ def test_each_is_recorded_once_with_its_reason(tmp_path: Path, capsys: pytest.Ca
 def test_more_than_the_budget_ends_the_run(tmp_path: Path) -> None:
     samples = opened(7).train
     void = positions_of(samples, 7)
-    record = Quarantine(tmp_path, 1, samples, active=True)
+    record = LeftOut(tmp_path, 1, samples, active=True)
     record.settle(ALONE, [batch_of(samples, void[:1])], step=0)
     with pytest.raises(CorruptData) as error:
         record.settle(ALONE, [batch_of(samples, void[1:2])], step=1)
@@ -101,16 +102,16 @@ def test_more_than_the_budget_ends_the_run(tmp_path: Path) -> None:
 def test_a_resumed_run_goes_on_counting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = opened(7).train
     void = positions_of(samples, 7)
-    Quarantine(tmp_path, 2, samples, active=True).settle(ALONE, [batch_of(samples, void[:2])], step=0)
+    LeftOut(tmp_path, 2, samples, active=True).settle(ALONE, [batch_of(samples, void[:2])], step=0)
     capsys.readouterr()
     with (tmp_path / "quarantine.jsonl").open("a") as file:
         file.write('{"episode": "root/epi')  # a kill in the middle of a line
-    resumed = Quarantine(tmp_path, 2, samples, active=True)
+    resumed = LeftOut(tmp_path, 2, samples, active=True)
     resumed.settle(ALONE, [batch_of(samples, void[:2])], step=0)
     assert capsys.readouterr().out == ""
     with pytest.raises(CorruptData, match="3 samples cannot be read, 2 may be left out"):
         resumed.settle(ALONE, [batch_of(samples, void[2:])], step=1)
-    more = Quarantine(tmp_path, 3, samples, active=True)
+    more = LeftOut(tmp_path, 3, samples, active=True)
     more.settle(ALONE, [batch_of(samples, void)], step=1)
     assert len(more.left_out) == 3
     whole = list(quarantine.complete_lines(tmp_path / "quarantine.jsonl"))
@@ -119,7 +120,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_held_out_samples_count_too(tmp_path: Path) -> None:
     data = opened(7)
-    record = Quarantine(tmp_path, 1, data.train, held_out=data.validation, active=True)
+    record = LeftOut(tmp_path, 1, data.train, held_out=data.validation, active=True)
     batch = collate([data.validation[index] for index in (6, 7, 8, 8, 8)])
     record.settle(ALONE, [batch], step=0, held_out=True)
     (line,) = lines(tmp_path)
@@ -131,7 +132,7 @@ def test_held_out_samples_count_too(tmp_path: Path) -> None:
 def test_a_full_volume_delays_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = opened(7).train
     void = positions_of(samples, 7)
-    record = Quarantine(tmp_path, 3, samples, active=True)
+    record = LeftOut(tmp_path, 3, samples, active=True)
 
     def full(path: Path, text: str) -> None:
         raise OSError(122, "Disk quota exceeded")
@@ -164,7 +165,7 @@ def together(
         except CorruptData as error:
             errors[rank] = error
 
-    monkeypatch.setattr(runtime, "collect", collect)
+    monkeypatch.setattr(distributed, "collect", collect)
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
     for thread in threads:
         thread.start()
@@ -178,12 +179,12 @@ def test_all_ranks_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Also after a resume, when rank 0 alone has read the record; and all of them end when it is too much."""
     samples = opened(7).train
     void = positions_of(samples, 7)
-    Quarantine(tmp_path, 2, samples, active=True).settle(ALONE, [batch_of(samples, void[:1])], step=0)
+    LeftOut(tmp_path, 2, samples, active=True).settle(ALONE, [batch_of(samples, void[:1])], step=0)
     known: dict[int, list[tuple[str, int]]] = {}
 
     def work(accelerator: Any) -> None:
         rank = accelerator.process_index
-        record = Quarantine(tmp_path, 2, samples, active=rank == 0)
+        record = LeftOut(tmp_path, 2, samples, active=rank == 0)
         own = [void[1]] if rank == 1 else [0]
         record.settle(accelerator, [batch_of(samples, own)], step=1)
         known[rank] = list(record.left_out)

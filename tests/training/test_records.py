@@ -9,8 +9,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes
 from training.flags import parse
-from training.records import Records, cut_back, read_lines
-from training.tracking import check_tracker
+from training.run.records import Records, cut_back, read_lines
+from training.run.tracking import check_tracker
 
 
 def test_a_resumed_run_drops_later_and_torn_lines(tmp_path: Path) -> None:

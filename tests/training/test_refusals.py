@@ -203,7 +203,7 @@ class TestAgainstAnEarlierRun:
         self.refuse(run, earlier, "sensor channels 0, but the data has 6")
 
     def test_another_backbone(self, needle: Path, tmp_path: Path, earlier: Path) -> None:
-        from vla.backbone import resolve
+        from vla.parts.backbone import resolve
 
         other = Path(shutil.copytree(resolve("tiny"), tmp_path / "other"))
         weights = bytearray((other / "model.safetensors").read_bytes())

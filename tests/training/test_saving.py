@@ -12,8 +12,9 @@ from safetensors.torch import load
 
 from tests.fabricated import CONTRACT
 from tests.policies import manifest
-from training import checkpoint, faults, saving, storage
-from training.saving import Saver
+from training import faults
+from training.checkpoints import checkpoint, saving, storage
+from training.checkpoints.saving import Saver
 from vla.run_folder import Meaning
 
 MEANING = Meaning(identity={}, contract=CONTRACT, normalizer={})

@@ -11,14 +11,16 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training import checkpoint, guard, loop, recipes, runtime
+from training import distributed, loop, recipes
+from training.checkpoints import checkpoint
 from training.config import RunConfig
+from training.engine import guard
+from training.engine.sharding import MOMENTS
 from training.flags import parse
-from training.ledger import Step, Stopwatch
+from training.run.metrics import Step, Stopwatch
 from training.session import Session
-from training.sharding import MOMENTS
 from vla.batch import Sample
-from vla.data import TrainSamples, open_dataset
+from vla.data.dataset import TrainSamples, open_dataset
 from vla.data.episode import Episode
 from vla.data.window import Window
 from vla.errors import CorruptData
@@ -373,11 +375,11 @@ def test_a_step_is_judged_and_taken_without_reading_a_number(needle: Path, tmp_p
             with pytest.raises(AssertionError, match="was read on the host"):
                 float(total)
             norms = engine.gradient_norms()
-            [reduced] = runtime.sum_over_ranks(session.accelerator, [total.detach()])
+            [reduced] = distributed.sum_over_ranks(session.accelerator, [total.detach()])
             skip, spike = session.guard.judge(reduced, norms["all"])
             engine.step(1.0, 0.9, norms["all"], skip)
             values = {"diffusion": reduced}
-            session.ledger.add(
+            session.metrics.add(
                 Step(
                     step=1,
                     stage="stage1",
@@ -390,5 +392,5 @@ def test_a_step_is_judged_and_taken_without_reading_a_number(needle: Path, tmp_p
                     timing=Stopwatch().stop(),
                 )
             )
-        session.ledger.settle()
+        session.metrics.settle()
     assert len(losses(tmp_path / "run")) == 1

@@ -2,13 +2,13 @@
 
 import torch
 
-from tests.vla.test_lora import large
+from tests.vla.parts.test_lora import large
 from training import recipes
-from training.checkpoint import KEYS
-from training.stages import enter, without
-from vla import lora
+from training.checkpoints.checkpoint import KEYS
+from training.engine.stages import enter, without
 from vla.contract import DataContract
 from vla.normalize import Normalizer
+from vla.parts import lora
 from vla.policy import Policy, streams
 from vla.settings import ExpertConfig, LoraConfig, PolicyConfig, SensorConfig
 

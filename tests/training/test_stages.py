@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from training.engine.stages import FROZEN, enter, group_of, table, without
 from training.settings import Rates, Stage
-from training.stages import FROZEN, enter, group_of, table, without
-from vla.camera import CameraEncoder
+from vla.parts.camera import CameraEncoder
 from vla.settings import CameraConfig
 
 

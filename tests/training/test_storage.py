@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-from training import faults, storage
+from training import faults
+from training.checkpoints import storage
+from vla.errors import FULL
 from vla.run_folder import StoredFile
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +84,7 @@ def test_what_is_written_is_the_parts_in_pieces(
     with pytest.MonkeyPatch.context() as patch:
         hits: list[str] = []
         patch.setattr(storage, "CHUNK", room)
-        patch.setattr("training.storage.faults.hit", hits.append)
+        patch.setattr("training.checkpoints.storage.faults.hit", hits.append)
         entry = storage.write(path, [memoryview(part) if index % 2 else part for index, part in enumerate(parts)])
     assert path.read_bytes() == content
     assert entry == StoredFile(name="file", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -132,7 +134,7 @@ def test_what_passes_is_tried_again_with_a_new_name(
         case "open":
             monkeypatch.setattr(Path, "open", failing(Path.open, code, code))
         case "chunk":
-            monkeypatch.setattr("training.storage.faults.hit", failing(lambda _: None, None, code, code))
+            monkeypatch.setattr("training.checkpoints.storage.faults.hit", failing(lambda _: None, None, code, code))
         case "fsync":
             monkeypatch.setattr(os, "fsync", failing(os.fsync, code, code))
         case _:
@@ -152,7 +154,7 @@ def test_what_does_not_pass_fails_after_three_attempts(name: str, tmp_path: Path
         storage.write(tmp_path / "file", [b"new"])
     assert caught.value.errno == getattr(errno, name)
     assert storage.is_transient(caught.value)
-    assert not storage.is_full(caught.value)
+    assert caught.value.errno not in FULL
     assert pauses == [0.25, 1.0]
     assert names(tmp_path) == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
@@ -167,7 +169,7 @@ def test_what_cannot_pass_is_raised_at_once(name: str, tmp_path: Path, pauses: l
     with faults.armed(f"storage.chunk:raise={name}@2"), pytest.raises(OSError, match="fault") as caught:
         storage.write(tmp_path / "file", [b"new" * 2 * MIB])
     assert not storage.is_transient(caught.value)
-    assert storage.is_full(caught.value) == (name in {"ENOSPC", "EDQUOT"})
+    assert (caught.value.errno in FULL) == (name in {"ENOSPC", "EDQUOT"})
     assert pauses == []
     assert names(tmp_path) == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
@@ -180,7 +182,8 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_importing_it_is_light() -> None:
-    code = "import sys, training.storage; print(*{'torch', 'numpy', 'accelerate', 'pydantic'} & sys.modules.keys())"
+    heavy = "{'torch', 'numpy', 'accelerate', 'pydantic'}"
+    code = f"import sys, training.checkpoints.storage; print(*{heavy} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr
 
@@ -190,7 +193,7 @@ def test_a_kill_leaves_the_old_file_or_none(old: bytes | None, tmp_path: Path) -
     path = tmp_path / "a name, mit Ümlaut"
     code = f"""
 from pathlib import Path
-from training import storage
+from training.checkpoints import storage
 storage.write(Path({str(path)!r}), [bytes([part]) * 3 * 2**20 for part in range(6)])
 """
     for chunk in range(1, 6):  # of 18 MiB in pieces of 4
@@ -219,7 +222,7 @@ def test_a_full_file_system_keeps_the_old_file(small: Path, pauses: list[float])
     storage.write(small / "file", [b"old" * MIB])
     with pytest.raises(OSError, match="No space left") as caught:
         storage.write(small / "file", [b"new" * 2 * MIB])
-    assert storage.is_full(caught.value)
+    assert caught.value.errno in FULL
     assert pauses == []
     assert names(small) == ["file"]
     assert (small / "file").read_bytes() == b"old" * MIB
@@ -284,7 +287,7 @@ def test_a_probe_says_what_to_do(
         case "fallocate":
             monkeypatch.setattr(os, "posix_fallocate", failing(lambda *_: None, None, None, code))
         case "chunk":
-            monkeypatch.setattr("training.storage.faults.hit", failing(lambda _: None, None, code))
+            monkeypatch.setattr("training.checkpoints.storage.faults.hit", failing(lambda _: None, None, code))
         case _:
             monkeypatch.setattr(os, "fsync", failing(os.fsync, code))
     with pytest.raises(ValueError, match=complaint) as caught:
@@ -297,7 +300,7 @@ def test_a_probe_reserves_every_byte_and_writes_8_mib(tmp_path: Path, monkeypatc
     reserved: list[tuple[int, int]] = []
     hits: list[str] = []
     monkeypatch.setattr(os, "posix_fallocate", lambda _, offset, length: reserved.append((offset, length)))
-    monkeypatch.setattr("training.storage.faults.hit", hits.append)
+    monkeypatch.setattr("training.checkpoints.storage.faults.hit", hits.append)
     size = 5 * storage.RESERVE + 1
     assert storage.probe(tmp_path, size) > 0
     ends = [offset + length for offset, length in reserved]

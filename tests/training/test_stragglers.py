@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from training.stragglers import REPEAT_STEPS, Stragglers
+from training.run.stragglers import REPEAT_STEPS, Stragglers
 
 
 def noisy(random_: random.Random, base_s: Sequence[float], spread: float, pause: float = 0.01) -> list[float]:

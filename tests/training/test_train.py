@@ -14,10 +14,10 @@ from safetensors import safe_open
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.training import launch
-from training import checkpoint
-from vla.backbone import load_backbone
+from training.checkpoints import checkpoint
 from vla.batch import collate
-from vla.data import open_dataset
+from vla.data.dataset import open_dataset
+from vla.parts.backbone import load_backbone
 from vla.policy_folder import load_policy
 from vla.settings import DataConfig
 

@@ -17,10 +17,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from training import checkpoint, legs, storage
-from training.comparison import Tolerance, compare, compare_values
+from training.checkpoints import checkpoint, storage
 from training.settings import Verification
-from training.trial import Trial, draw_kills
+from training.verify import launches as legs
+from training.verify.comparison import Tolerance, compare, compare_values
+from training.verify.experiment import Experiment, draw_kills
 from training.verify_resume import BROKEN, verify
 from vla import errors
 
@@ -91,7 +92,7 @@ class TestPlan:
     """What is drawn and configured."""
 
     def test_a_trial_that_killed_nothing_has_shown_nothing(self, tmp_path: Path) -> None:
-        trial = Trial(
+        trial = Experiment(
             Verification(kills=2, topologies=("cpu:1", "cpu:2")), [*FLAGS, "--micro-batch", "1"], tmp_path, print
         )
         assert [row.holds for row in trial.ends()] == [False, True]
@@ -112,7 +113,7 @@ class TestPlan:
 
     def test_the_users_configuration_is_only_shortened(self, tmp_path: Path) -> None:
         wanted = Verification(steps=12, topologies=("cpu:1:3", "zero3:3:2"))
-        trial = Trial(wanted, [*FLAGS, "--dropout", "0", "--stage.lr.sensor", "3e-4"], tmp_path, print)
+        trial = Experiment(wanted, [*FLAGS, "--dropout", "0", "--stage.lr.sensor", "3e-4"], tmp_path, print)
         assert trial.total == 24
         assert [(stage.steps, stage.lr.sensor) for stage in trial.config.stages()] == [(12, 3e-4)] * 2
         assert 1 < trial.config.save_every < 12, "a kill loses some steps, but not all"
@@ -167,7 +168,7 @@ class TestVerification:
     def test_another_seed_is_another_run(self, verified: tuple[Path, str, dict[str, Any]], tmp_path: Path) -> None:
         work, _, _ = verified
         flags = [*FLAGS, "--micro-batch", "1", "--dropout", "0.1", "--stage.steps", "16", "--seed", "2"]
-        with legs.Leg(
+        with legs.Launch(
             "stage1",
             [*flags, "--out", str(tmp_path / "other")],
             topology="zero2",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.children import LIMIT_S, child, wait_until
-from training import watchdog
-from training.watchdog import Watchdog
+from training.ending import watchdog
+from training.ending.watchdog import Watchdog
 from vla import errors
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from training import exits, loop, recipes, runtime
+from training import distributed, loop, recipes
+from training.ending import exits
 from training.flags import both_stages, parse
 from training.session import Session
-from vla.backbone import load_backbone
+from vla.parts.backbone import load_backbone
 
 RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
 
@@ -40,7 +41,7 @@ def compare_frozen(session: Session, engine: Any) -> None:
     now = engine.frozen(names)
     if session.accelerator.is_main_process:
         original = dict(
-            load_backbone(session.config.backbone, runtime.dtype_of(session.config.precision)).named_parameters()
+            load_backbone(session.config.backbone, distributed.dtype_of(session.config.precision)).named_parameters()
         )
         plain = {
             name.removeprefix("backbone.").replace("base_model.model.", "").replace("base_layer.", ""): name

@@ -20,7 +20,7 @@ from tests.vla.test_policy import CONFIG
 from tests.vla.test_policy_folder import opened
 from vla.__main__ import COMMANDS, main
 from vla.commands.evaluate import Evaluate
-from vla.data import open_dataset
+from vla.data.dataset import open_dataset
 from vla.data.episode import mark_of
 from vla.errors import StorageFault
 from vla.policy_folder import HeldOut, load_policy, save_policy

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, SEEING, batch, build
-from vla import tiny
-from vla.backbone import fingerprint
 from vla.errors import CorruptData
+from vla.parts import tiny
+from vla.parts.backbone import fingerprint
 from vla.policy import Policy
 from vla.policy_folder import READ_1, HeldOut, load_policy, merge_policy, read_description, save_policy
 

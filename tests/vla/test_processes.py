@@ -16,7 +16,8 @@ from vla.processes import pool
 SCRIPT = """
     import functools, os, pathlib, sys, time
     from multiprocessing import active_children
-    from vla.processes import Terminated, answer_sigterm, pool
+    from vla.errors import Terminated
+    from vla.processes import answer_sigterm, pool
 
     answer_sigterm()
     try:

@@ -33,14 +33,14 @@ from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.evaluation.open_loop import Predictions
 from vla.report import markup, reproduce, words
-from vla.report.ablated import ablation_section
+from vla.report.ablation import ablation_section
 from vla.report.curves import smooth, thin
 from vla.report.episodes import episode_arrays
 from vla.report.folder import read_metrics, read_run
-from vla.report.learning import curve
+from vla.report.open_loop import open_loop_section
 from vla.report.page import interface, page, trained, write_report
-from vla.report.recorded import open_loop_section
 from vla.report.traces import strongest, trace_section
+from vla.report.training import curve
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 

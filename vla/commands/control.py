@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.errors import CorruptData, ProgramFailed
-from vla.processes import Terminated
+from vla.errors import CODE_FILE, CorruptData, ProgramFailed, Terminated
 from vla.report.folder import Json, check, read_object
 from vla.run_folder import manifests, read_manifest, read_schedule
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 PROJECT = "run `vla ablate --control` in the project's root, where training/ and accelerate_configs/ lie"
 TOLD = "commands.json"
 """File with the launches of a control, beside its runs."""
-CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
-"""Names the file into which a training writes its exit code."""
 
 
 @dataclass(frozen=True, kw_only=True)

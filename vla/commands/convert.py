@@ -23,8 +23,8 @@ class Import:
 
 def convert(command: Import) -> None:
     """`vla import`."""
-    from vla.data import detect, open_root
-    from vla.data.writer import write_lerobot
+    from vla.data.dataset import detect, open_root
+    from vla.data.writing.writer import write_lerobot
     from vla.settings import DataConfig
 
     if (found := detect(command.source)) != command.format:

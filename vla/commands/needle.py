@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vla.needle.config import NeedleConfig
+from vla.benchmarks.needle.config import NeedleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class NeedleDemos:
 
 def record(command: NeedleDemos) -> None:
     """`vla needle demos`."""
-    from vla.needle.demonstrations import write_demonstrations
+    from vla.benchmarks.needle.demonstrations import write_demonstrations
 
     totals = write_demonstrations(
         command.needle, command.out, episodes=command.episodes, seed=command.seed, workers=command.workers

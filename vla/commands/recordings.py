@@ -76,7 +76,7 @@ def open_recordings(
     Raises:
         ValueError: the recordings do not suit the policy, or none of them was held out in training.
     """
-    from vla.data import open_dataset
+    from vla.data.dataset import open_dataset
     from vla.evaluation import open_loop
     from vla.settings import DataConfig
 

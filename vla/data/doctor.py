@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from vla.data.episode import Episode, Layout, Reader, Stream, check_instruction
-from vla.data.insertion import inspect_insertion, is_insertion
-from vla.data.lerobot import inspect_lerobot
+from vla.data.formats.insertion.reader import inspect_insertion, is_insertion
+from vla.data.formats.lerobot.reader import inspect_lerobot
 from vla.data.numbers import forget_numbers
 from vla.errors import MissingFiles
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from vla.data.episode import ACTION, STATE, Episode
-from vla.data.pieces import nearest, newest, rows_of
+from vla.data.writing.pieces import nearest, newest, rows_of
 
 COMPARISONS: dict[str, Callable[[np.ndarray, np.float32], np.ndarray]] = {
     "==": np.equal,

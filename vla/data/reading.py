@@ -10,33 +10,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from vla.errors import CorruptData, StorageFault
+from vla.errors import UNANSWERED, CorruptData, StorageFault
 
 DELAYS_S = (0.1, 0.5, 2.0)
 """Seconds before the second, third and fourth attempt."""
 
-REFUSALS = frozenset(
-    {
-        errno.EIO,
-        errno.ESTALE,
-        errno.EBUSY,
-        errno.EINTR,
-        errno.ETIMEDOUT,
-        errno.ENXIO,
-        errno.EREMOTEIO,
-        errno.ENOTCONN,
-        errno.ECONNRESET,
-        errno.ECONNABORTED,
-        errno.ECONNREFUSED,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EACCES,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
+REFUSALS = UNANSWERED | {errno.EACCES, errno.EMFILE, errno.ENFILE}
 """What the system says of storage, permissions and its own limits, never of a file's content. A file that is not there
 (ENOENT) is damage: it was there when the data were opened. FFmpeg's decoders answer damage with -1, which is EPERM."""
 

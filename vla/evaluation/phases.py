@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.data import detect
-from vla.data.lerobot import open_lerobot
+from vla.data.dataset import detect
+from vla.data.formats.lerobot.reader import open_lerobot
 from vla.data.named import distinguish
 
 MOST_PHASES = 12

@@ -8,15 +8,15 @@ import numpy as np
 
 from vla.contract import DataContract
 from vla.report import words
-from vla.report.ablated import ablation_section, inputs, verdict
+from vla.report.ablation import ablation_section, inputs, verdict
+from vla.report.closed_loop import closed_loop_section, limits
 from vla.report.folder import Run, read_run
-from vla.report.learning import checkpoint_section, quarantine_section, training_section
 from vla.report.markup import Html, element, facts, paragraph
-from vla.report.recorded import open_loop_section
+from vla.report.open_loop import open_loop_section
 from vla.report.reproduce import reproduce_section
-from vla.report.rolled import closed_loop_section, limits
 from vla.report.style import STYLE
 from vla.report.traces import trace_section
+from vla.report.training import checkpoint_section, quarantine_section, training_section
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 """The page runs no script and asks the network for nothing, whatever a text in it says."""

@@ -23,9 +23,9 @@ from vla import documents
 from vla.__main__ import COMMANDS, main
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
-from vla.data import open_dataset
-from vla.errors import CorruptData, ProgramFailed
-from vla.processes import Terminated, answer_sigterm
+from vla.data.dataset import open_dataset
+from vla.errors import CorruptData, ProgramFailed, Terminated
+from vla.processes import answer_sigterm
 
 CONFIG: dict[str, Any] = {"data": {}, "backbone": {}, "seed": 0, "stage": {"name": "stage1"}, "init_from": None}
 STAGE2 = {"name": "stage2"}

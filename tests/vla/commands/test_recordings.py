@@ -9,7 +9,7 @@ import pytest
 from tests.vla.data.recordings import write_v2
 from vla.commands.recordings import EvaluationData, open_recordings
 from vla.contract import DataContract
-from vla.data import Dataset, open_dataset
+from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.evaluation.open_loop import Samples
 from vla.policy_folder import HeldOut

@@ -16,9 +16,9 @@ from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, noise
 from tests.vla.data.recordings import write_v2
 from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
-from vla.data import Dataset, detect, open_dataset, open_root
+from vla.data.dataset import Dataset, detect, open_dataset, open_root
 from vla.data.episode import Episode, Stream
-from vla.data.lerobot import open_lerobot
+from vla.data.formats.lerobot.reader import open_lerobot
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData
 from vla.evaluation.phases import read_phases

@@ -15,8 +15,8 @@ import PIL.Image
 import pytest
 
 from vla.data.episode import Episode, Frames
-from vla.data.insertion import SENSOR, InsertionReader, is_insertion, open_insertion
-from vla.data.lerobot import is_lerobot
+from vla.data.formats.insertion.reader import SENSOR, InsertionReader, is_insertion, open_insertion
+from vla.data.formats.lerobot.reader import is_lerobot
 from vla.errors import CorruptData
 
 START = 1761551500.0

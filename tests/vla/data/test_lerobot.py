@@ -18,7 +18,7 @@ import pytest
 
 from tests.vla.data.recordings import CAMERA, TASKS, actions_of, number_of, numbered_frame, write_v2, write_v3
 from vla.data.angles import named_period
-from vla.data.lerobot import is_lerobot, open_lerobot
+from vla.data.formats.lerobot.reader import is_lerobot, open_lerobot
 from vla.errors import CorruptData
 
 G1_EPISODES = (29, 30, 31, 59, 82)

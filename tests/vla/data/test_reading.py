@@ -12,9 +12,9 @@ import PIL.Image
 import pytest
 
 from vla.data import reading
+from vla.data.formats.insertion.hdf5 import StoredImage
+from vla.data.formats.insertion.recordings import decode_image
 from vla.data.reading import read_again, refused, unreadable
-from vla.data.recordings import decode_image
-from vla.data.recordings_hdf5 import StoredImage
 from vla.errors import CorruptData, StorageFault
 
 

@@ -20,7 +20,7 @@ from tests.vla.data.recordings import CAMERA, numbered_frame, write_v2
 from tests.vla.data.test_dataset import assert_same, nan_in
 from tests.vla.data.test_insertion import write_windows
 from vla.batch import Sample
-from vla.data import Dataset, TrainSamples, open_dataset, reading
+from vla.data.dataset import Dataset, TrainSamples, open_dataset, reading
 from vla.data.episode import Stream
 from vla.errors import CorruptData, StorageFault
 from vla.settings import DataConfig

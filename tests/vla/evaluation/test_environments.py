@@ -14,13 +14,13 @@ from tests.policies import build_policy
 from tests.vla.test_policy import CONFIG as POLICY
 from tests.vla.test_policy import statistics
 from vla.__main__ import main
+from vla.benchmarks.needle.config import NeedleConfig
+from vla.benchmarks.needle.demonstrations import Disturbance, Recordings, describe, record_attempt
+from vla.benchmarks.needle.expert import APPROACH
 from vla.data.mixture import agree
 from vla.data.window import Window
 from vla.environment import observe
 from vla.evaluation.environments import open_environment
-from vla.needle.config import NeedleConfig
-from vla.needle.demonstrations import Disturbance, Recordings, describe, record_attempt
-from vla.needle.expert import APPROACH
 from vla.policy_folder import save_policy
 from vla.randomness import derive
 from vla.settings import DataConfig

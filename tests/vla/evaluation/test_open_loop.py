@@ -15,7 +15,7 @@ from tests.policies import build_policy
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, batch, build
 from vla.batch import Sample
 from vla.contract import DataContract
-from vla.data import open_dataset
+from vla.data.dataset import open_dataset
 from vla.errors import CorruptData, StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
 from vla.evaluation.open_loop import Predictions, check_contract, episode_indices, measure, open_loop, predict, spread

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from vla.data.insertion import DELTA_NAMES
+from vla.benchmarks.needle.config import ACTION_NAMES
+from vla.data.formats.insertion.reader import DELTA_NAMES
 from vla.evaluation.units import NONE, unit_of
-from vla.needle.config import ACTION_NAMES
 
 
 @pytest.mark.parametrize(

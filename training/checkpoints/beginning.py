@@ -1,0 +1,152 @@
+"""Weights that a run starts from: of a checkpoint, a run or a policy folder, and what they mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from training.checkpoints import checkpoint
+from training.engine.sharding import State
+from training.engine.stages import Group
+from vla.contract import DataContract
+from vla.errors import CorruptData
+from vla.normalize import Normalizer
+from vla.parts.backbone import fingerprint
+from vla.policy import streams
+from vla.policy_folder import load_policy
+from vla.run_folder import Buffers
+from vla.settings import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where weights come from, and what they mean."""
+
+    weights: Mapping[str, Tensor]
+    contract: DataContract
+    normalization: str
+    normalizers: Mapping[str, Normalizer]
+    fingerprint: str
+
+
+def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
+    """The averaged weights of a checkpoint, run or policy folder.
+
+    Raises:
+        ValueError: there is none at that place.
+    """
+    path = Path(place)
+    if (path / "normalizer.safetensors").exists():
+        policy = load_policy(path, backbone)
+        return Origin(
+            weights=policy.learned(),
+            contract=policy.contract,
+            normalization=policy.config.normalization,
+            normalizers={stream: policy.normalizer_of(stream) for stream in streams(policy.contract)},
+            fingerprint=fingerprint(backbone),
+        )
+    found = checkpoint.find(place, accelerator)
+    meaning, state = found.meaning(), found.state()
+    return Origin(
+        weights={**state.weight, **state.moments["ema"]},
+        contract=meaning.contract,
+        normalization=meaning.identity["data.normalization"],
+        normalizers=normalizers_from_json(meaning.normalizer),
+        fingerprint=found.manifest.backbone.fingerprint,
+    )
+
+
+def check_origin(origin: Origin, place: str, data: DataConfig, contract: DataContract, fingerprint: str) -> None:
+    """Refuse the weights of a place that were learned for other data or on another backbone.
+
+    Raises:
+        ValueError: names each difference.
+    """
+    if differences := origin.contract.differences(contract):
+        raise ValueError(f"{place} expects {'; '.join(differences)}; train on matching data, or without --init-from")
+    if origin.normalization != data.normalization:
+        raise ValueError(
+            f"{place} was trained with --data.normalization {origin.normalization}, and its scales stay: "
+            "give the same, or train without --init-from"
+        )
+    companded = {stream for stream, normalizer in origin.normalizers.items() if normalizer.companded.any()}
+    if data.compand and set(data.compand) != companded:
+        raise ValueError(
+            f"{place} was trained with {' '.join(sorted(companded)) or 'no streams'} companded, and its scales stay: "
+            f"leave out --data.compand {' '.join(data.compand)}, or train without --init-from"
+        )
+    if origin.fingerprint != fingerprint:
+        raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
+
+
+def load_weights(
+    policy: nn.Module, weights: Mapping[str, Tensor], learned: Sequence[str], groups: Sequence[Group], *, opening: bool
+) -> None:
+    """Copy weights into the policy by name; every learned parameter must be among them, and nothing else.
+
+    `opening` says that a stage begins: parameters that it adds or opens (LoRA, the last blocks) may be missing.
+
+    Raises:
+        ValueError: missing, unexpected or mis-shaped tensors, by name.
+    """
+    parameters = dict(policy.named_parameters())
+    opened = {name for group in groups if group.group in ("lora", "backbone") for name in group.parameters}
+    required = set(learned) | opened
+    missing = sorted(required - weights.keys())
+    if opening and opened.isdisjoint(weights):
+        missing = [name for name in missing if name not in opened]
+    unexpected = sorted(weights.keys() - required)
+    if missing or unexpected:
+        parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
+        said = [
+            f"{len(missing)} tensors of the policy are missing (first {missing[0]}; parts: {parts})" if missing else "",
+            f"{len(unexpected)} tensors have no place in the policy (first {unexpected[0]})" if unexpected else "",
+        ]
+        raise ValueError(
+            f"the weights do not fit: {' and '.join(filter(None, said))}; give the run that this stage continues"
+        )
+    for name, weight in weights.items():
+        if parameters[name].shape != weight.shape:
+            raise ValueError(
+                f"tensor {name!r} has shape {tuple(weight.shape)}, but this policy's is {tuple(parameters[name].shape)}"
+                "; give the settings the weights were trained with"
+            )
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+
+
+def check_moments(state: State, groups: Sequence[Group]) -> None:
+    """Refuse to go on within a stage without the moments of all that it trains; they would begin anew.
+
+    Raises:
+        CorruptData: names what is missing.
+    """
+    for group in groups:
+        missing = [name for name in group.parameters if name not in state.moments["ema"]]
+        if missing or group.group not in state.adam_steps:
+            what = f"moments of {missing[0]!r}" if missing else f"count of optimizer steps of group {group.group!r}"
+            raise CorruptData(f"the checkpoint lacks the {what}; resume from another one")
+
+
+def normalizers_to_json(normalizers: Mapping[str, Normalizer]) -> Buffers:
+    """Normalisers as plain values; floats keep every bit."""
+    return {
+        stream: {name: tuple(buffer.tolist()) for name, buffer in normalizer.state_dict().items()}
+        for stream, normalizer in normalizers.items()
+    }
+
+
+def normalizers_from_json(tree: Buffers) -> dict[str, Normalizer]:
+    """The normalisers written by `normalizers_to_json`."""
+    normalizers = {}
+    for stream, buffers in tree.items():
+        normalizer = Normalizer(len(buffers["offset"]))
+        own = normalizer.state_dict()
+        values = {name: torch.tensor(values, dtype=own[name].dtype) for name, values in buffers.items()}
+        normalizer.load_state_dict(values)
+        normalizers[stream] = normalizer
+    return normalizers

@@ -1,0 +1,1 @@
+"""How a run ends: signals, hangs, exit codes."""

@@ -1,0 +1,103 @@
+"""How a process of a training ends: its exit code, and the sentence for a person; no heavy package is loaded for it."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from vla import errors, printing
+from vla.errors import CODE_FILE, DONE, HUNG, StorageFailed
+
+FLUSH_S = 1.0
+"""How long a process that ends waits for its output to be taken."""
+Result = TypeVar("Result")
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, with everything written.
+
+    `accelerate launch` replaces exit codes; whoever needs them names a file in TOUCHSTONE_EXIT_CODE_FILE. The first
+    failure stands there: the ranks that the launcher ends because of it have nothing to add.
+    """
+    with contextlib.suppress(OSError):  # nothing may keep a process from ending
+        tell(code)
+    # Nobody may be reading what is printed any more.
+    last_words = threading.Thread(target=flush, daemon=True)
+    last_words.start()
+    last_words.join(FLUSH_S)
+    os._exit(code)
+
+
+def answer(entry: Callable[[], Result]) -> Result:
+    """What `entry` returns; where it raises, the process ends with the exit code of the interface.
+
+    A user's mistake (ValueError) becomes one sentence and no traceback. The process leaves through os._exit: after a
+    finished gloo job the interpreter's own exit sometimes aborts, and a rank that fails must not wait for the others.
+    """
+    printing.install()
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        return entry()
+    except (ValueError, FloatingPointError, StorageFailed, OSError, RuntimeError) as error:
+        code, sentence = told(error)
+        if sentence is None:
+            sys.excepthook(*sys.exc_info())
+        else:
+            if rank > 0:
+                # What all ranks share is rank 0's to print, and what it fails at alone, it says; the launcher ends this
+                # process before the sentence comes.
+                time.sleep(2)
+            print(sentence, file=sys.stderr)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
+    except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and no rank may hang at exit because of it)
+        code = 1
+        sys.excepthook(*sys.exc_info())
+    leave(code)
+
+
+def main(entry: Callable[[], None]) -> NoReturn:
+    """Run an entry point and end the process with the exit code of the interface, as `answer` does."""
+    answer(entry)
+    leave(DONE)
+
+
+def told(error: BaseException) -> tuple[int, str | None]:
+    """As `errors.told`; a rank that only finds another one gone says so."""
+    if isinstance(error, RuntimeError) and lost_peer(error):
+        return HUNG, f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"
+    return errors.told(error)
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error only says that another rank is gone."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def flush() -> None:
+    """Write what is left to be printed, also what was held back as the possible start of a secret."""
+    printing.uninstall()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def tell(code: int) -> None:
+    """Write the exit code where TOUCHSTONE_EXIT_CODE_FILE says, unless a failure stands there already."""
+    path = os.environ.get(CODE_FILE)
+    if path and code_told() in (None, DONE) and (code != DONE or os.environ.get("RANK", "0") == "0"):
+        Path(path).write_text(str(code))
+
+
+def code_told() -> int | None:
+    """The exit code that a rank of this machine has written there; None while there is none."""
+    try:
+        text = Path(os.environ[CODE_FILE]).read_text()
+    except (KeyError, OSError):
+        return None
+    return int(text) if text.isdecimal() else None

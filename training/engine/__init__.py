@@ -1,0 +1,1 @@
+"""The device's side of a step: which parameters train, the prepared policy, its averages, what guards it."""

@@ -1,0 +1,124 @@
+"""Which parameters train, and how fast: one table a stage.
+
+A group is named once. A stage gives a learning rate to the groups it trains; a group without one is frozen.
+So what is frozen and what is learned cannot disagree, and a smaller rate for LoRA is a row, not a feature.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from training.settings import Stage
+from vla.run_folder import GroupSize
+
+FROZEN = "frozen"
+"""The group of the pretrained weights that no stage trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One parameter group of the optimizer: the members of a group that decay, or those that do not."""
+
+    name: str
+    """`expert/decay`, `expert/plain`, ..."""
+    group: str
+    rate: float
+    weight_decay: float
+    parameters: tuple[str, ...]
+    """Names of the trainable tensors."""
+    num_parameters: int
+
+
+def group_of(parameter: str, tail: Collection[str]) -> str:
+    """The group a parameter belongs to; `tail` names the backbone parameters that --finetune-vl full opens."""
+    part, _, rest = parameter.partition(".")
+    match part:
+        case "sensor" | "camera" | "expert":
+            return part
+        case "state":
+            return "expert"  # it is small, and as new as the expert that reads it
+        case "backbone" if "lora_" in rest:
+            return "lora"
+        case "backbone":
+            return "backbone" if parameter in tail else FROZEN
+    raise ValueError(f"parameter {parameter!r} belongs to no group; add its part to training.engine.stages.group_of")
+
+
+def decaying(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay shrinks: the matrices of linear, convolution and attention layers."""
+    matrices = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, matrices)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim >= 2
+    }
+
+
+def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Group]:
+    """Freeze what the stage leaves out, open the rest, and return the optimizer's groups.
+
+    Raises:
+        ValueError: the stage trains a group of which the model has no parameter.
+    """
+    rates = stage.lr.by_group()
+    decay = decaying(model)
+    members: dict[tuple[str, bool], list[tuple[str, int]]] = {}
+    for name, parameter in model.named_parameters():
+        group = group_of(name, tail)
+        parameter.requires_grad_(group in rates)
+        if parameter.requires_grad:
+            members.setdefault((group, name in decay), []).append((name, parameter.numel()))
+    if missing := rates.keys() - {group for group, _ in members}:
+        raise ValueError(
+            f"stage {stage.name!r} trains {sorted(missing)}, but the policy has no such parameters; "
+            f"freeze them with {' '.join(f'--stage.lr.{group} None' for group in sorted(missing))}"
+        )
+    if not members:
+        raise ValueError(
+            f"stage {stage.name!r} trains nothing; give a rate to one of sensor, camera, expert, lora, backbone"
+        )
+    return [
+        Group(
+            name=f"{group}/{'decay' if decays else 'plain'}",
+            group=group,
+            rate=rates[group],
+            weight_decay=stage.weight_decay if decays else 0.0,
+            parameters=tuple(name for name, _ in entries),
+            num_parameters=sum(count for _, count in entries),
+        )
+        for (group, decays), entries in sorted(members.items())
+    ]
+
+
+def without(stage: Stage, group: str) -> Stage:
+    """The stage with a group left out."""
+    return replace(stage, lr=replace(stage.lr, **{group: None}))
+
+
+def table(stage: Stage, groups: list[Group], num_frozen: int) -> str:
+    """The groups as a person reads them before the first step."""
+    lines = [f"{stage.name}:  {'group':<16}{'tensors':>8}{'parameters':>14}{'peak rate':>11}{'decay':>7}"]
+    indent = " " * (len(stage.name) + 3)
+    lines += [
+        f"{indent}{group.name:<16}{len(group.parameters):>8}{group.num_parameters:>14,}"
+        f"{group.rate:>11.1e}{group.weight_decay:>7}"
+        for group in groups
+    ]
+    lines.append(f"{indent}{'frozen':<16}{'':>8}{num_frozen:>14,}{'-':>11}{'-':>7}")
+    return "\n".join(lines)
+
+
+def sizes(groups: list[Group]) -> dict[str, GroupSize]:
+    """The groups as the manifest keeps them."""
+    return {
+        group.name: GroupSize(
+            tensors=len(group.parameters),
+            parameters=group.num_parameters,
+            lr=group.rate,
+            weight_decay=group.weight_decay,
+        )
+        for group in groups
+    }

@@ -1,0 +1,1 @@
+"""Samples become batches, in processes of their own."""

@@ -1,0 +1,1 @@
+"""The run folder: who may write it, and what is recorded there."""

@@ -1,0 +1,81 @@
+"""What a run is: its stages laid end to end, and what a resumed run must share with the one that was stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from training.checkpoints.checkpoint import Checkpoint
+from training.config import RunConfig, digest
+from training.engine import stages
+from training.settings import Stage
+from vla.data.dataset import Dataset
+from vla.documents import to_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage and its place among the run's steps: it takes the policy from step `start` to step `end`."""
+
+    stage: Stage
+    start: int
+    end: int
+
+
+def schedule(config: RunConfig, data: Dataset) -> list[Row]:
+    """The stages, without the groups the policy does not have, laid end to end."""
+    has = {"sensor": data.contract.sensor is not None, "camera": bool(config.camera.width and data.contract.cameras)}
+    placed, start = [], 0
+    for row in config.stages():
+        stage = reduce(stages.without, (group for group in has if not has[group]), row)
+        end = start + stage.total(data.train.num_samples, config.batch_size)
+        placed.append(Row(stage, start, end))
+        start = end
+    return placed
+
+
+PLACES = "places of the training samples"
+"""Which frame stands in which pool, under which instruction and weight: a changed phase column changes the order."""
+
+
+def content_of(data: Dataset) -> dict[str, Any]:
+    """What identifies the data, wherever it lies."""
+    return {
+        "data contract": {
+            key: value
+            for key, value in to_json(data.contract).items()
+            if key not in ("instructed", "sensor_names")  # follows from --data.without; says nothing of the numbers
+        },
+        "statistics of the training episodes": digest(
+            {
+                stream: {
+                    field: np.asarray(value).tolist()
+                    for field, value in vars(statistics).items()
+                    if field != "companded"  # follows from --data.compand
+                }
+                for stream, statistics in data.statistics.items()
+            }
+        ),
+        "number of training samples": data.train.num_samples,
+        PLACES: data.train.fingerprint(),
+    }
+
+
+def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprint: str) -> None:
+    """Refuse to go on under settings that change what is learned.
+
+    Raises:
+        ValueError: names each setting, what the checkpoint has and what was given.
+    """
+    stored = resumed.meaning().identity
+    changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
+    differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
+    if resumed.manifest.backbone.fingerprint != fingerprint:
+        differences.append("the backbone's files have another fingerprint")
+    if differences:
+        raise ValueError(
+            f"{resumed.path} cannot be resumed: {'; '.join(differences)}. "
+            "Give the same settings, or start anew from its weights with --init-from"
+        )

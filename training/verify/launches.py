@@ -1,0 +1,126 @@
+"""Launches parts of a training as a user would, and ends them as a machine that is taken away would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from vla.errors import CODE_FILE
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "TOUCHSTONE_LEG"
+"""Environment variable that every process of a leg inherits: torchrun puts ranks into sessions of their own, and the
+loader processes of a killed rank belong to nobody."""
+POLL_S = 0.02
+
+
+class TimeUp(Exception):
+    """A leg was still running at its time limit."""
+
+
+class Launch:
+    """An entry point under `accelerate launch`, within a `with`, after which none of its processes is left."""
+
+    def __init__(
+        self, recipe: str, flags: Sequence[str], *, topology: str, ranks: int, log: Path, limit_s: float
+    ) -> None:
+        """Start it from the repository's root; its output goes to `log`; it must end within `limit_s` seconds."""
+        self._mark = uuid.uuid4().hex
+        self.log = log
+        self.limit_s = limit_s
+        self._deadline = time.monotonic() + limit_s
+        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command += ["--config_file", f"accelerate_configs/{topology}.yaml", "--num_processes", str(ranks)]
+        command += ["--main_process_port", "0", f"training/{recipe}.py", *flags]  # 0: one that is free
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT), MARK: self._mark}
+        environment.pop(CODE_FILE, None)
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def wait(self) -> int:
+        """Exit code of the launcher; 128 + N where signal N ended it.
+
+        Raises:
+            TimeUp: it is still running at its time limit.
+        """
+        self.wait_until(lambda: False)
+        code = self.process.wait()
+        return code if code >= 0 else 128 - code
+
+    def wait_until(self, happened: Callable[[], bool]) -> bool:
+        """Wait for something; False when the leg ended before.
+
+        Raises:
+            TimeUp: neither came about before the time limit.
+        """
+        while self.process.poll() is None:
+            if happened():
+                return True
+            if time.monotonic() > self._deadline:
+                raise TimeUp(f"not over after {self.limit_s:.0f} s; its output: {self.log}")
+            time.sleep(POLL_S)
+        return False
+
+    def terminate(self) -> None:
+        """Ask the launcher to end, as whoever takes the machine back does."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End all processes of the leg at once, and return when none is left."""
+        while processes := marked(self._mark):
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=5)
+        self.process.wait()
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes that inherited a mark and have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue  # another user's, or gone meanwhile
+    return found
+
+
+def last_step(run: Path) -> int:
+    """The last step that a run folder records, 0 without one."""
+    path = run / "metrics.jsonl"
+    try:
+        complete = path.read_bytes().rpartition(b"\n")[0]
+    except FileNotFoundError:
+        return 0
+    line: dict[str, Any] = json.loads(complete.rpartition(b"\n")[2] or b'{"step": 0}')
+    return int(line["step"])

@@ -1,0 +1,240 @@
+"""The data: `open_dataset` turns folders into training and validation samples."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vla.contract import DataContract
+from vla.data.checks import check_episode, check_selected
+from vla.data.emphasis import Condition, parse_condition
+from vla.data.episode import Episode, Reader
+from vla.data.formats.insertion import reader as insertion
+from vla.data.formats.lerobot import reader as lerobot
+from vla.data.mixture import agree, check_config, split
+from vla.data.named import distinguish
+from vla.data.numbers import episodes_at, forget_numbers, read_numbers
+from vla.data.order import BLOCK, SampleOrder, apportion
+from vla.data.reading import read_again
+from vla.data.samples import Part, TrainSamples, ValidationSamples
+from vla.data.window import Window
+from vla.data.withheld import WithoutState
+from vla.errors import CorruptData
+from vla.normalize import Statistics
+from vla.settings import DataConfig
+
+__all__ = ["Dataset", "TrainSamples", "ValidationSamples", "detect", "open_dataset", "open_root"]
+
+
+def detect(root: Path) -> Literal["lerobot", "insertion"]:
+    """The format of a folder. ValueError when there is no such folder or it holds neither."""
+    if not root.is_dir():
+        siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
+        nearest = difflib.get_close_matches(root.name, siblings, 1)
+        hint = f"did you mean {root.parent / nearest[0]}?" if nearest else "check --data.roots"
+        raise ValueError(f"{root} is not a folder: {hint}")
+    if lerobot.is_lerobot(root):
+        return "lerobot"
+    if insertion.is_insertion(root):
+        return "insertion"
+    raise ValueError(
+        f"{root} holds no data that can be read, expected a LeRobot dataset (meta/info.json) or recordings of the "
+        "insertion recorder: check --data.roots"
+    )
+
+
+def open_root(root: Path, config: DataConfig) -> Reader:
+    """The reader of one folder, whatever its format."""
+    open_it: dict[str, Callable[..., Reader]] = {
+        "lerobot": lerobot.open_lerobot,
+        "insertion": insertion.open_insertion,
+    }
+    return open_it[detect(root)](
+        root,
+        episodes=config.episodes,
+        sensor=config.sensor,
+        missing_cameras=config.missing_cameras,
+        cameras=config.cameras,
+        columns=parse_condition(config.emphasis).columns if config.emphasis else (),
+        keep_damaged=config.quarantine > 0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What a configuration opens."""
+
+    contract: DataContract
+    train: TrainSamples
+    validation: ValidationSamples
+    everything: ValidationSamples
+    """Every frame of the training episodes once, in order."""
+    statistics: Mapping[str, Statistics]
+    """Of `actions`, `state` and `sensor`, on the training episodes; of width 0 where there is none."""
+    recalled: bool
+    """Whether the statistics, and that the numbers are sound, are known from an earlier start on the same files."""
+    rows: tuple[tuple[str, ...], ...]
+    """The table, with its head; below a root, its emphasised frames."""
+
+    def table(self) -> list[str]:
+        """One line a root: format, episodes, samples, share of the stream."""
+        widths = [max(len(row[column]) for row in self.rows) for column in range(len(self.rows[0]))]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
+        ]
+
+
+def open_dataset(
+    config: DataConfig, seed: int, open_reader: Callable[[Path, DataConfig], Reader] = open_root
+) -> Dataset:
+    """Open the roots, check every episode, split by episode, and fit the statistics.
+
+    All numbers are read once, frames are not; the next start on the same files knows what was found, unless it is to
+    verify. ValueError is what the user can fix, CorruptData damaged data, StorageFault storage that does not answer.
+    With a quarantine, damage that concerns single samples (rows that are not finite, videos) is none of these: those
+    samples are void.
+    """
+    check_config(config)
+    quarantine = config.quarantine > 0
+    if config.verify:
+        forget_numbers(list(map(Path, config.roots)))
+    whole = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
+    whole = distinguish(config.roots, whole)
+    readers = [WithoutState(reader) for reader in whole] if "state" in config.without else whole
+    for reader in readers:
+        check_selected(reader.layout, reader.episodes, config.episodes)
+    contract = agree([reader.layout for reader in readers], config)
+    for reader in readers:
+        for episode in reader.episodes:
+            check_episode(episode, contract, config.missing_cameras)
+    held_out = split([len(reader.episodes) for reader in readers], config.validation_share, seed)
+    kept = [
+        tuple(place for place in range(len(reader.episodes)) if place not in set(places))
+        for reader, places in zip(readers, held_out, strict=True)
+    ]
+    numbers = read_numbers(readers, kept, held_out, contract, keep_damaged=quarantine, compand=config.compand)
+    black = partial(_black_frames, readers, contract, quarantine=quarantine)
+    sizes = read_again(black, lambda: "the first frame of an episode")
+    windows = [
+        Window(
+            contract=contract,
+            sensor_period_s=1 / reader.layout.sensor_rate_hz if reader.layout.sensor is not None else 0.0,
+            sensor_weight=config.sensor_weight,
+            frame_sizes=sizes,
+        )
+        for reader in readers
+    ]
+    train = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, kept, strict=True)]
+    validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
+    for part in (*train, *validation):
+        _check_usable(part)
+    pools, weights = divided(train, whole, config) if config.emphasis else (train, config.weights)
+    order = SampleOrder([len(pool) for pool in pools], weights, seed)
+    return Dataset(
+        contract=contract,
+        train=TrainSamples(pools, order, seed),
+        validation=ValidationSamples(validation, seed),
+        everything=ValidationSamples(train, seed),
+        statistics=numbers.statistics,
+        recalled=numbers.recalled,
+        rows=_rows(train, validation, pools, order.shares, config.emphasis),
+    )
+
+
+def divided(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> tuple[list[Part], list[float]]:
+    """Two pools a root, the frames of --data.emphasis and the others, and the positions of each in a block.
+
+    The condition is on what the roots record, what is withheld from the policy too.
+    ValueError where a root has no frame of the one or the other, or a block no position for it.
+    """
+    condition, share = parse_condition(config.emphasis), config.emphasis_share
+    pools: list[Part] = []
+    places: list[float] = []
+    totals = apportion(config.weights or [float(len(part)) for part in train], BLOCK)
+    for part, reader, total in zip(train, whole, totals, strict=True):
+        both, counts = part.divide(condition.holds, reader.episodes), apportion((share, 1 - share), total)
+        root = part.reader.layout.root
+        if not all(map(len, both)):
+            raise ValueError(
+                f"--data.emphasis '{condition.sentence}' holds in {len(both[0]):,} of {len(part):,} training frames of "
+                f"{root}, expected some but not all ({_extent(part, reader, condition)}): correct the condition"
+            )
+        if 0 in counts:
+            raise ValueError(
+                f"--data.emphasis-share {share:g} of {root}, which has {total} of {BLOCK:,} positions, leaves no "
+                f"position to {'emphasised' if counts[0] == 0 else 'other'} frames: give a share nearer to 0.5, or the "
+                "root a larger --data.weights"
+            )
+        pools += both
+        places += map(float, counts)
+    return pools, places
+
+
+def _extent(part: Part, whole: Reader, condition: Condition) -> str:
+    """Of the values that a condition compares."""
+    values = np.concatenate([condition.values(whole.episodes[place]) for place in part.places])
+    found = values[~np.isnan(values)]
+    return f"the values are {found.min():g} to {found.max():g}" if len(found) else "no value is a number"
+
+
+def _check_usable(part: Part) -> None:
+    for place, frames in zip(part.places, part.frames, strict=True):
+        if not len(frames):
+            raise ValueError(
+                f"{part.reader.episodes[place].name} has no frame with an action near it and a state before it, so "
+                "its clocks do not match: leave it out with --data.episodes"
+            )
+
+
+def _black_frames(readers: Sequence[Reader], contract: DataContract, *, quarantine: bool) -> dict[str, tuple[int, int]]:
+    """The usual (height, width) of each camera that is missing in an episode or starts after its first frame.
+
+    With a quarantine every camera may be missing in a sample, and the first frame that can be read tells.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    episodes = episodes_at(readers, [tuple(range(len(reader.episodes))) for reader in readers])
+    for camera in contract.cameras:
+        having = [episode for episode in episodes if camera in episode.cameras]
+        if not having:
+            raise ValueError(f"no episode has the camera {camera}: choose others with --data.cameras")
+        late = any(episode.cameras[camera].timestamps[0] > episode.timestamps[0] for episode in having)
+        if quarantine or late or len(having) < len(episodes):
+            sizes[camera] = _frame_size(having if quarantine else having[:1], camera)
+    return sizes
+
+
+def _frame_size(episodes: Sequence[Episode], camera: str) -> tuple[int, int]:
+    """(height, width) of the first frame that can be read, of the first of these episodes where one can."""
+    problems: list[CorruptData] = []
+    for episode in episodes:
+        try:
+            height, width = episode.cameras[camera].read([0])[0].shape[1:]
+        except CorruptData as problem:
+            problems.append(problem)
+        else:
+            return height, width
+    raise problems[0]
+
+
+def _rows(
+    train: Sequence[Part], validation: Sequence[Part], pools: Sequence[Part], shares: Sequence[float], emphasis: str
+) -> tuple[tuple[str, ...], ...]:
+    rows: list[tuple[str, ...]] = [("root", "format", "episodes", "held out", "samples", "held out", "share")]
+    each = len(pools) // len(train)
+    for place, (kept, held_out) in enumerate(zip(train, validation, strict=True)):
+        layout = kept.reader.layout
+        counts = (len(kept.places), len(held_out.places), len(kept), len(held_out))
+        own = slice(each * place, each * place + each)
+        rows.append((layout.root, layout.format, *(f"{count:,}" for count in counts), percent(sum(shares[own]))))
+        if emphasis:
+            rows.append(("", f"  {emphasis}", "", "", f"{len(pools[own][0]):,}", "", percent(shares[own][0])))
+    return tuple(rows)
+
+
+def percent(share: float) -> str:
+    """A share as it is printed."""
+    return f"{100 * share:.1f} %"

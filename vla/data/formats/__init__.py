@@ -1,0 +1,1 @@
+"""Formats of recordings on disk."""

@@ -1,0 +1,179 @@
+"""Whether the files of a LeRobot dataset hold what its metadata promise, before anything is decoded."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
+from vla.data.tables import check_parquet, double_rows, integer_column
+from vla.data.video import VideoSummary, summarize_video
+from vla.errors import CorruptData, MissingFiles
+
+Problems = Callable[[ValueError], None]
+"""Told of every problem; raises at the first one, or collects them."""
+
+
+def with_sound_files(
+    metadata: Metadata, records: Sequence[EpisodeRecord], *, asked: bool, report: Problems
+) -> list[EpisodeRecord]:
+    """The records whose table is there and complete; the others are reported."""
+    there: dict[Path, bool] = {}
+    sound: dict[Path, bool] = {}
+    for path in sorted({record.data_file for record in records}):
+        there[path] = sound[path] = path.is_file()
+        if there[path]:
+            try:
+                check_parquet(path)
+            except CorruptData as problem:
+                report(problem)
+                sound[path] = False
+    lost = [record for record in records if not there[record.data_file]]
+    report_lost(metadata, lost, records, asked, report)
+    kept = [record for record in records if sound[record.data_file]]
+    if not kept:
+        raise CorruptData(f"{metadata.root} has no table that can be read; restore the files in {metadata.root}/data")
+    return kept
+
+
+def report_lost(
+    metadata: Metadata,
+    lost: Sequence[EpisodeRecord],
+    records: Sequence[EpisodeRecord],
+    asked: bool,
+    report: Problems,
+) -> None:
+    """Report the episodes that metadata names and the data lack, and how to train on the rest."""
+    if not lost:
+        return
+    gone = {record.index for record in lost}
+    left = [record.index for record in records if record.index not in gone]
+    first = ", ".join(f"episode {record.index}: {record.data_file.relative_to(metadata.root)}" for record in lost[:3])
+    if len(lost) > 3:
+        first += ", ..."
+    if asked:
+        fix = f"restore them, or take {some(sorted(gone))} out of --data.episodes"
+    elif left:
+        fix = f"restore them, or train on what is there with `--data.episodes {' '.join(map(str, left))}`"
+    else:
+        fix = "restore them"
+    sentence = f"{metadata.root}: the data of {len(lost)} of {len(records)} episodes are not there ({first}); {fix}"
+    report(MissingFiles(sentence, [str(record.data_file) for record in lost]))
+
+
+def episode_rows(
+    table: pa.Table, metadata: Metadata, records: Sequence[EpisodeRecord], *, asked: bool, report: Problems
+) -> list[tuple[EpisodeRecord, tuple[int, int]]]:
+    """Where each episode stands in the table: first row and one past the last."""
+    indices = integer_column(table["episode_index"], f"{metadata.root}: episode_index")
+    starts = np.flatnonzero(np.diff(indices, prepend=indices[:1] - 1)).tolist()
+    places: dict[int, tuple[int, int]] = {}
+    for start, stop in zip(starts, [*starts[1:], len(indices)], strict=True):
+        index = int(indices[start])
+        if index in places:
+            raise CorruptData(f"{metadata.root}: the rows of episode {index} do not stand together; convert it again")
+        places[index] = (start, stop)
+    report_lost(metadata, [record for record in records if record.index not in places], records, asked, report)
+    rows = []
+    for record in records:
+        if record.index not in places:
+            continue
+        start, stop = places[record.index]
+        if stop - start != record.length:
+            report(
+                CorruptData(
+                    f"{record.data_file}: episode {record.index} has {stop - start} rows, its metadata says "
+                    f"{record.length}; restore the file or the metadata"
+                )
+            )
+        else:
+            rows.append((record, (start, stop)))
+    return rows
+
+
+def check_videos(
+    metadata: Metadata,
+    cameras: Sequence[str],
+    table: pa.Table,
+    rows: Sequence[tuple[EpisodeRecord, tuple[int, int]]],
+    *,
+    missing_cameras: Literal["refuse", "mask"],
+    report: Problems,
+    keep_damaged: bool = False,
+) -> dict[int, list[str]]:
+    """The cameras that each episode has: in a file that opens and is long enough, or in any with `keep_damaged`."""
+    times = double_rows(table["timestamp"], (), f"{metadata.root}: timestamp")
+    videos = [key for key in cameras if metadata.features[key]["dtype"] == "video"]
+    paths = {place.path for record, _ in rows for key in videos if (place := record.videos.get(key)) is not None}
+    summaries = {} if keep_damaged else summarize_all(paths, report)
+    found: dict[int, list[str]] = {record.index: [] for record, _ in rows}
+    lost: list[tuple[int, str]] = []
+    for record, (_, stop) in rows:
+        for key in cameras:
+            place = record.videos.get(key)
+            if key not in videos:
+                found[record.index].append(key)
+            elif place is None or not place.path.is_file():
+                lost.append((record.index, key if place is None else f"{place.path.relative_to(metadata.root)}"))
+            elif keep_damaged:
+                found[record.index].append(key)
+            elif place.path in summaries:
+                summary, needed_s = summaries[place.path], place.offset_s + float(times[stop - 1])
+                if covers(summary, needed_s, metadata.fps):
+                    found[record.index].append(key)
+                else:
+                    report(
+                        CorruptData(
+                            f"{place.path} lasts {summary.duration_s:.3f} s, but episode {record.index} has a frame at "
+                            f"{needed_s:.3f} s; copy or record it again"
+                        )
+                    )
+    if lost and missing_cameras == "refuse":
+        first = ", ".join(f"episode {index}: {what}" for index, what in lost[:3])
+        sentence = (
+            f"{metadata.root}: {len(lost)} videos are not there ({first}{', ...' * (len(lost) > 3)}); "
+            "restore them, or train with those cameras masked: `--data.missing-cameras mask`"
+        )
+        report(MissingFiles(sentence, [f"{metadata.root}/{what}" for _, what in lost]))
+    for key in cameras:
+        if rows and not any(key in keys for keys in found.values()):
+            report(
+                ValueError(
+                    f"{metadata.root}: no episode has a readable video of camera {key}; restore the files, "
+                    "or choose other cameras with --data.cameras"
+                )
+            )
+    return found
+
+
+def summarize_all(paths: Iterable[Path], report: Problems) -> dict[Path, VideoSummary]:
+    """The headers of the video files that are there, read by several threads; damaged ones are reported."""
+
+    def summarize(path: Path) -> VideoSummary | ValueError | None:
+        try:
+            return summarize_video(path) if path.is_file() else None
+        except CorruptData as problem:
+            return problem
+
+    ordered = sorted(paths)
+    summaries = {}
+    with ThreadPoolExecutor(8) as threads:
+        for path, summary in zip(ordered, threads.map(summarize, ordered), strict=True):
+            if isinstance(summary, ValueError):
+                report(summary)
+            elif summary is not None:
+                summaries[path] = summary
+    return summaries
+
+
+def covers(summary: VideoSummary, needed_s: float, fps: float) -> bool:
+    """Whether a file has a frame at this time. Some writers give the last one no duration: then the count tells."""
+    return needed_s < summary.duration_s - 0.5 / fps or summary.num_frames > round(needed_s * fps)
+
+
+def some(indices: Sequence[Any]) -> str:
+    """The first few of a list."""
+    return " ".join(map(str, indices[:8])) + (" ..." if len(indices) > 8 else "")

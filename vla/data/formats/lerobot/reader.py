@@ -1,0 +1,306 @@
+"""LeRobot datasets, versions 3.0, 2.1 and 2.0, as episodes."""
+
+import difflib
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Float64, UInt8
+
+from vla import cache
+from vla.data.angles import angle_periods
+from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
+from vla.data.formats.insertion.recordings import decode_image
+from vla.data.formats.lerobot.checks import Problems, check_videos, episode_rows, with_sound_files
+from vla.data.formats.lerobot.choices import (
+    choose_cameras,
+    choose_columns,
+    choose_episodes,
+    choose_sensor,
+    table_columns,
+)
+from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
+from vla.data.formats.lerobot.sensor import sensor_rate, sensor_stream
+from vla.data.places import below
+from vla.data.tables import double_rows, float_rows, opened_table
+from vla.data.video import VideoFrames
+from vla.errors import CorruptData
+
+__all__ = ["LerobotReader", "inspect_lerobot", "is_lerobot", "open_lerobot"]
+
+ON_GRID_S = 1e-4
+"""Time stamps this close to frame / fps are that: float32 columns are off by up to half a microsecond a minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LerobotReader:
+    """One opened LeRobot root."""
+
+    layout: Layout
+    episodes: Sequence[Episode]
+    sources: Sequence[Path]
+    """The tables."""
+    reopen: Callable[[], "LerobotReader"] = field(repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[[], "LerobotReader"], tuple[()]]:
+        return self.reopen, ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImages:
+    """The frames of one camera in one episode, stored as compressed images in the table."""
+
+    timestamps: Float64[np.ndarray, " N"]
+    column: pa.ChunkedArray
+    """Structs of `bytes` and `path`; the path is relative to the folder where the bytes are empty."""
+    folder: Path
+    table: Path
+    """The file that the column comes from."""
+    name: str
+
+    def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
+        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
+        return [self._decode(index) for index in indices]
+
+    def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
+        stored = self.column[index].as_py()
+        if stored is None:
+            raise CorruptData(f"{self.table}: image {index} of {self.name} is empty; record it again")
+        if stored["bytes"]:
+            return decode_image(BytesIO(stored["bytes"]), f"{self.table}: image {index} of {self.name}")
+        path = below(self.folder, stored["path"], f"{self.table}: image {index} of {self.name}")
+        return decode_image(path, str(path))
+
+
+def open_lerobot(
+    root: Path,
+    *,
+    episodes: tuple[int, ...] = (),
+    sensor: str = "auto",
+    missing_cameras: Literal["refuse", "mask"] = "refuse",
+    cameras: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
+    keep_damaged: bool = False,
+) -> LerobotReader:
+    """Open a LeRobot folder and check its metadata against its files.
+
+    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order; `columns`
+    are the feature keys of what the episodes give beyond that. With `keep_damaged` a damaged video is no error until
+    one of its frames is read.
+    Raises CorruptData where a file is damaged and ValueError where what was asked for is not there.
+    """
+
+    def refuse(problem: ValueError) -> None:
+        raise problem
+
+    return inspect_lerobot(
+        root,
+        refuse,
+        episodes=episodes,
+        sensor=sensor,
+        missing_cameras=missing_cameras,
+        cameras=cameras,
+        columns=columns,
+        keep_damaged=keep_damaged,
+    )
+
+
+def inspect_lerobot(
+    root: Path,
+    report: Problems,
+    *,
+    episodes: tuple[int, ...] = (),
+    sensor: str = "auto",
+    missing_cameras: Literal["refuse", "mask"] = "refuse",
+    cameras: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
+    keep_damaged: bool = False,
+) -> LerobotReader:
+    """Open a LeRobot folder, give every problem to `report`, and leave out what is damaged.
+
+    With `keep_damaged` the damaged videos are neither reported nor left out.
+    """
+    metadata = read_metadata(root)
+    if ACTION not in metadata.features:
+        near = difflib.get_close_matches(ACTION, metadata.features, 1)
+        hint = f"; rename {near[0]}" if near else ""
+        raise ValueError(f"{root} has no feature `{ACTION}` in meta/info.json, which is what a policy learns{hint}")
+    keys = choose_cameras(metadata, cameras)
+    sensor_key = choose_sensor(metadata, sensor)
+    choose_columns(metadata, columns)
+    records = choose_episodes(metadata, episodes)
+    if not episodes and metadata.total_episodes > len(records):
+        report(
+            ValueError(
+                f"{root}/meta/info.json counts {metadata.total_episodes} episodes, the episode list has "
+                f"{len(records)}; restore it, or train on what is listed with "
+                f"`--data.episodes {' '.join(map(str, metadata.episodes))}`"
+            )
+        )
+    records = with_sound_files(metadata, records, asked=bool(episodes), report=report)
+    read = table_columns(metadata, keys, sensor_key, columns)
+    files = sorted({record.data_file for record in records})
+    entry = rows_entry(metadata, records, files, read)
+    known = entry.recall()
+    with opened_table(root, files, read, sparingly=known is not None) as table:
+        if known is None:
+            rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
+        else:
+            rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
+        sound = check_videos(
+            metadata, keys, table, rows, missing_cameras=missing_cameras, report=report, keep_damaged=keep_damaged
+        )
+        build = functools.partial(build_episode, metadata, sensor=sensor_key, columns=columns, even=known is not None)
+        built: list[Episode] = []
+        for record, (start, stop) in rows:
+            try:
+                built.append(build(record, table.slice(start, stop - start), cameras=sound[record.index]))
+            except ValueError as problem:
+                report(problem)
+    if not built:
+        raise CorruptData(f"{root} has no episode that can be read; see the problems above or restore its files")
+    periods = action_periods(metadata, built) if known is None else tuple(known["periods"])
+    if known is None and len(built) == len(records):
+        entry.keep({"rows": [place for _, place in rows], "periods": periods})
+    reopen = functools.partial(
+        open_lerobot,
+        root,
+        episodes=episodes,
+        sensor=sensor,
+        missing_cameras=missing_cameras,
+        cameras=cameras,
+        columns=columns,
+        keep_damaged=keep_damaged,
+    )
+    layout = describe(metadata, keys, sensor_key, periods)
+    return LerobotReader(layout=layout, episodes=tuple(built), sources=files, reopen=reopen)
+
+
+def rows_entry(
+    metadata: Metadata, records: Sequence[EpisodeRecord], files: Sequence[Path], columns: Sequence[str]
+) -> cache.Entry:
+    """Where it is kept which rows each episode has, that the lists in them are even, and which actions wrap."""
+    promised = [[record.index, record.length, str(record.data_file)] for record in records]
+    actions = [metadata.names(ACTION), metadata.units(ACTION)]
+    return cache.Entry(
+        purpose=f"lerobot rows {json.dumps([promised, list(columns), actions])}",
+        stamps={metadata.root: cache.stamp(files)},
+    )
+
+
+def action_periods(metadata: Metadata, episodes: Sequence[Episode]) -> tuple[float, ...]:
+    """Per action dimension the period of an angle that wraps, 0 where it is none."""
+    return angle_periods(
+        int(np.prod(metadata.shapes[ACTION])), metadata.names(ACTION), metadata.units(ACTION), episodes
+    )
+
+
+def build_episode(
+    metadata: Metadata,
+    record: EpisodeRecord,
+    rows: pa.Table,
+    *,
+    cameras: Sequence[str],
+    sensor: str | None,
+    columns: Sequence[str],
+    even: bool,
+) -> Episode:
+    """One episode as views of the table and stretches of the videos.
+
+    `even` says that all lists of a column are known to be of one length.
+    """
+    name = f"{metadata.root.name}/episode_{record.index:06d}"
+    timestamps = clean_timestamps(double_rows(rows["timestamp"], (), f"{name}: timestamp"), metadata.fps, name)
+    instruction = metadata.tasks.get(int(rows["task_index"][0].as_py())) if "task_index" in rows.column_names else None
+    if instruction is None:
+        if not record.tasks:
+            raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
+        instruction = record.tasks[0]
+
+    def values(key: str) -> Float32[np.ndarray, "N C"]:
+        return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}", even=even)
+
+    return Episode(
+        name=name,
+        index=record.index,
+        instruction=instruction,
+        confidence=float(rows["confidence"][0].as_py()) if "confidence" in rows.column_names else 1.0,
+        timestamps=timestamps,
+        actions=Stream(timestamps=timestamps, values=values(ACTION)),
+        state=Stream(timestamps=timestamps, values=values(STATE)) if STATE in metadata.features else None,
+        sensor=None
+        if sensor is None
+        else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name, even=even),
+        cameras={
+            key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name)
+            for key in cameras
+            if f"{key}_valid" not in rows.column_names or rows[f"{key}_valid"][0].as_py()
+        },
+        columns={key: values(key) for key in columns},
+    )
+
+
+def camera_frames(
+    metadata: Metadata,
+    record: EpisodeRecord,
+    rows: pa.Table,
+    key: str,
+    *,
+    timestamps: Float64[np.ndarray, " N"],
+    name: str,
+) -> Frames:
+    """The frames of one camera: a stretch of a video, or images in the table."""
+    if metadata.features[key]["dtype"] == "image":
+        return StoredImages(
+            timestamps=timestamps,
+            column=rows[key],
+            folder=metadata.root,
+            table=record.data_file,
+            name=f"{name} {key}",
+        )
+    place = record.videos[key]
+    return VideoFrames(path=place.path, timestamps=timestamps, offset_s=place.offset_s, tolerance_s=0.5 / metadata.fps)
+
+
+def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -> Float64[np.ndarray, " N"]:
+    """Time stamps in float64: exactly frame / fps where the column says so but for its rounding."""
+    if not np.isfinite(stamps).all() or (np.diff(stamps) <= 0).any():
+        row = int(np.argmax(np.diff(stamps, prepend=-math.inf) <= 0)) if np.isfinite(stamps).all() else 0
+        raise CorruptData(f"{name}: time stamps do not increase (row {row}); record the episode again")
+    grid = np.round(stamps * fps) / fps
+    return grid if np.abs(grid - stamps).max() < ON_GRID_S and (np.diff(grid) > 0).all() else stamps
+
+
+def describe(
+    metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, action_periods: tuple[float, ...]
+) -> Layout:
+    """The layout of the root."""
+    rate_hz, samples = (0.0, 0) if sensor is None else sensor_rate(metadata, sensor)
+    shape = () if sensor is None else metadata.shapes[sensor]
+    if len(shape) == 1:
+        samples = max(1, round(rate_hz))
+    if sensor is not None:
+        samples = int((metadata.features[sensor].get("info") or {}).get("window_samples") or samples)
+    return Layout(
+        root=str(metadata.root),
+        format=f"lerobot {metadata.version}",
+        fps=metadata.fps,
+        cameras=cameras,
+        state_dim=int(np.prod(metadata.shapes[STATE])) if STATE in metadata.features else 0,
+        action_dim=int(np.prod(metadata.shapes[ACTION])),
+        state_names=metadata.names(STATE) if STATE in metadata.features else (),
+        action_names=metadata.names(ACTION),
+        action_periods=action_periods,
+        sensor=sensor,
+        sensor_channels=shape[-1] if shape else 0,
+        sensor_rate_hz=rate_hz,
+        sensor_samples=samples,
+        sensor_names=() if sensor is None else metadata.channel_names(sensor),
+    )

@@ -1,0 +1,1 @@
+"""Writing episodes as a LeRobot dataset."""

@@ -1,0 +1,352 @@
+"""Any reader's episodes as a LeRobot dataset of version 3.0, which lerobot itself reads.
+
+A LeRobot episode stands on a regular clock: its frames are k / fps. Episodes that do not are resampled as a policy
+would see them: the newest frame and state that are not in the future, the nearest action. Where there is no action
+within half a period, no state or no frame yet, the episode is cut, and its pieces become episodes of their own.
+
+A sensor faster than the frames is stored as windows (T, C): the samples since the frame before, ending at the frame,
+with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. An episode without
+one of the cameras gets a black video and `<camera>_valid` false. Columns that all episodes have are written in float32,
+the newest row that is not in the future, and marked as columns so that none of them is taken for a sensor.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float64, Int64
+
+from vla.data.episode import Reader
+from vla.data.writing.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
+from vla.data.writing.statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
+from vla.data.writing.videos import FILES_PER_CHUNK, VideoWriter, pixel_format
+
+DATA_FILE_BYTES = 100_000_000
+FRAMES_AT_ONCE = 16
+"""Decoded frames held in memory a camera."""
+STATISTICS_FRAMES = 100
+"""Images an episode of which the pixels are counted."""
+
+
+def write_lerobot(
+    reader: Reader, destination: Path, *, progress: Callable[[int], object] | None = None
+) -> dict[str, int]:
+    """Write all episodes of a reader as LeRobot v3.0 and return the number of episodes, frames and tasks.
+
+    It is written beside the destination and renamed when it is complete. `progress` is told of every written frame.
+    ValueError where the destination exists or an episode cannot be written.
+    """
+    if destination.exists() or destination.is_symlink():
+        raise ValueError(f"{destination} exists; give a folder that does not, or move it away")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
+    except OSError as error:
+        raise ValueError(f"cannot write to {destination.parent} ({error.strerror}); give another folder") from error
+    try:
+        beside.chmod(0o755)
+        with contextlib.closing(_Writer(reader, beside, progress)) as writer:
+            totals = writer.write()
+        beside.rename(destination)  # fails where somebody else has made it meanwhile
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return totals
+
+
+class _Writer:
+    """The state of one export."""
+
+    def __init__(self, reader: Reader, root: Path, progress: Callable[[int], object] | None) -> None:
+        self.layout, self.root, self.progress = reader.layout, root, progress
+        self.fps = max(1, round(reader.layout.fps))
+        self.pieces = [piece for episode in reader.episodes for piece in cut_pieces(episode, reader.layout, self.fps)]
+        if not self.pieces:
+            raise ValueError(
+                f"{reader.layout.root} has no frame with an action, a state and an image; nothing to write"
+            )
+        self.sensor = choose_sensor_format(self.pieces, reader.layout, self.fps)
+        self.weighted = any(piece.episode.confidence != 1.0 for piece in self.pieces)
+        self.masked = [
+            camera
+            for camera in reader.layout.cameras
+            if any(camera not in piece.episode.cameras for piece in self.pieces)
+        ]
+        self.tasks = {
+            text: i for i, text in enumerate(dict.fromkeys(piece.episode.instruction for piece in self.pieces))
+        }
+        self.videos = {camera: VideoWriter(root, camera, self.fps) for camera in reader.layout.cameras}
+        self.sizes = {camera: frame_size(self.pieces, camera) for camera in reader.layout.cameras}
+        self.columns = common_columns([piece.episode for piece in self.pieces])
+        self.features = describe_features(self)
+        self.collected = Collected()
+        self.frames = 0
+        self.data_file = 0
+
+    def write(self) -> dict[str, int]:
+        """Write everything."""
+        rows = []
+        writer: pq.ParquetWriter | None = None
+        for index, piece in enumerate(self.pieces):
+            table = self.table(index, piece)
+            if writer is not None and self.data_path().stat().st_size > DATA_FILE_BYTES:
+                writer.close()
+                writer = None
+                self.data_file += 1
+            if writer is None:
+                self.data_path().parent.mkdir(parents=True, exist_ok=True)
+                writer = pq.ParquetWriter(self.data_path(), table.schema, compression="snappy")
+            writer.write_table(table, row_group_size=max(1, len(piece)))
+            rows.append(self.episode_row(index, piece, table))
+            self.frames += len(piece)
+        if writer is not None:
+            writer.close()
+        self.close()
+        self.write_metadata(rows)
+        return {"episodes": len(self.pieces), "frames": self.frames, "tasks": len(self.tasks)}
+
+    def close(self) -> None:
+        """Finish the videos; nothing where they are finished."""
+        for video in self.videos.values():
+            video.close()
+
+    def data_path(self) -> Path:
+        """The current table."""
+        chunk, file = divmod(self.data_file, FILES_PER_CHUNK)
+        return self.root / f"data/chunk-{chunk:03d}/file-{file:03d}.parquet"
+
+    def table(self, index: int, piece: Piece) -> pa.Table:
+        """The rows of one episode."""
+        count = len(piece)
+        columns: dict[str, Any] = {}
+        if self.layout.state_dim and piece.episode.state is not None and piece.state is not None:
+            columns["observation.state"] = rows_of(piece.episode.state, piece.state)
+        if self.sensor is not None:
+            columns |= sensor_columns(piece, self.sensor, self.fps)
+        for key in self.columns:
+            columns[key] = np.asarray(piece.episode.columns[key][piece.frames], dtype=np.float32)
+        for camera in self.masked:
+            columns[f"{camera}_valid"] = np.full(count, camera in piece.episode.cameras)
+        if self.weighted:
+            columns["confidence"] = np.full(count, piece.episode.confidence, dtype=np.float32)
+        columns |= {
+            "action": rows_of(piece.episode.actions, piece.actions),
+            "timestamp": (np.arange(count) / self.fps).astype(np.float32),
+            "frame_index": np.arange(count),
+            "episode_index": np.full(count, index),
+            "index": np.arange(self.frames, self.frames + count),
+            "task_index": np.full(count, self.tasks[piece.episode.instruction]),
+        }
+        for key, values in columns.items():
+            if values.ndim == 2 and values.shape[1] == 1:
+                columns[key] = values[:, 0]  # LeRobot stores features of shape (1,) as scalars
+        features = table_features(self.features)
+        dataset = datasets.Dataset.from_dict({key: columns[key] for key in features}, features=features)
+        return dataset.with_format("arrow")[:]
+
+    def episode_row(self, index: int, piece: Piece, table: pa.Table) -> dict[str, Any]:
+        """The row of the episode table; writes the videos."""
+        chunk, file = divmod(self.data_file, FILES_PER_CHUNK)
+        row: dict[str, Any] = {
+            "episode_index": index,
+            "tasks": [piece.episode.instruction],
+            "length": len(piece),
+            "data/chunk_index": chunk,
+            "data/file_index": file,
+            "dataset_from_index": self.frames,
+            "dataset_to_index": self.frames + len(piece),
+        }
+        stats = {}
+        for camera, video in self.videos.items():
+            video.begin_episode(*self.sizes[camera])
+            start_s = video.position_s
+            counts = self.write_video(piece, camera, video)
+            row |= {
+                f"videos/{camera}/chunk_index": video.chunk,
+                f"videos/{camera}/file_index": video.file,
+                f"videos/{camera}/from_timestamp": start_s,
+                f"videos/{camera}/to_timestamp": video.position_s,
+            }
+            seen = min(len(piece), STATISTICS_FRAMES)
+            stats[camera] = of_pixels(counts, seen)
+            self.collected.add_pixels(camera, counts, seen)
+        for key in table.column_names:
+            width = self.features[key]["shape"][-1]
+            if self.sensor is not None and key in (f"{self.sensor.key}_valid", f"{self.sensor.key}_timestamp"):
+                width = 1
+            values = flat_values(table[key]).reshape(-1, width)
+            stats[key] = of_values(values, len(piece))
+            if self.features[key]["dtype"] == "int64":
+                stats[key] |= {name: stats[key][name].astype(np.int64) for name in ("min", "max")}
+            self.collected.add_values(key, values, len(piece))
+        return row | as_columns(stats) | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+
+    def write_video(self, piece: Piece, camera: str, video: VideoWriter) -> Int64[np.ndarray, "3 256"]:
+        """Encode the frames of one camera; returns how often each pixel value occurs in some of them."""
+        counts = np.zeros((3, 256), dtype=np.int64)
+        counted = set(np.linspace(0, len(piece) - 1, min(len(piece), STATISTICS_FRAMES)).round().astype(int).tolist())
+        for number, image in enumerate(self.images(piece, camera)):
+            video.write(image)
+            if number in counted:
+                counts += count_pixels(image)
+            if self.progress is not None:
+                self.progress(1)
+        return counts
+
+    def images(self, piece: Piece, camera: str) -> Iterator[np.ndarray]:
+        """The frames of one camera, black where the episode lacks it."""
+        if camera not in piece.episode.cameras:
+            black = np.zeros((3, *self.sizes[camera]), dtype=np.uint8)
+            yield from (black for _ in range(len(piece)))
+            return
+        places = piece.cameras[camera].tolist()
+        for start in range(0, len(places), FRAMES_AT_ONCE):
+            yield from piece.episode.cameras[camera].read(places[start : start + FRAMES_AT_ONCE])
+
+    def write_metadata(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The meta folder."""
+        meta = self.root / "meta"
+        (meta / "episodes/chunk-000").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(list(rows)), meta / "episodes/chunk-000/file-000.parquet")
+        pq.write_table(task_table(self.tasks), meta / "tasks.parquet")
+        info = {
+            "codebase_version": "v3.0",
+            "robot_type": None,
+            "total_episodes": len(self.pieces),
+            "total_frames": self.frames,
+            "total_tasks": len(self.tasks),
+            "chunks_size": FILES_PER_CHUNK,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": self.fps,
+            "splits": {"train": f"0:{len(self.pieces)}"},
+            "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+            "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+            if self.videos
+            else None,
+            "features": self.features,
+        }
+        (meta / "info.json").write_text(json.dumps(info, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        stats = json.dumps(as_lists(self.collected.stats()), indent=4)
+        (meta / "stats.json").write_text(stats + "\n", encoding="utf-8")
+
+
+def frame_size(pieces: Sequence[Piece], camera: str) -> tuple[int, int]:
+    """Height and width of the frames of a camera."""
+    for piece in pieces:
+        if camera in piece.episode.cameras:
+            _, height, width = piece.episode.cameras[camera].read([0])[0].shape
+            return height, width
+    raise ValueError(f"no episode has the camera {camera}; choose other cameras")
+
+
+def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
+    """The features of info.json."""
+    layout, sensor = writer.layout, writer.sensor
+
+    def feature(
+        dtype: str,
+        *shape: int,
+        names: Sequence[str] | Mapping[str, Sequence[str]] = (),
+        info: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        extra = {"info": dict(info)} if info else {}
+        told = dict(names) if isinstance(names, Mapping) else list(names)
+        return {"dtype": dtype, "shape": list(shape), "names": told or None, **extra}
+
+    features = {}
+    for camera in layout.cameras:
+        height, width = writer.sizes[camera]
+        features[camera] = feature(
+            "video",
+            height,
+            width,
+            3,
+            names=("height", "width", "channel"),
+            info={
+                "video.height": height,
+                "video.width": width,
+                "video.codec": "h264",
+                "video.pix_fmt": pixel_format(height, width),
+                "video.is_depth_map": False,
+                "video.fps": writer.fps,
+                "video.channels": 3,
+                "has_audio": False,
+            },
+        )
+    if layout.state_dim:
+        features["observation.state"] = feature("float32", layout.state_dim, names=layout.state_names)
+    if sensor is not None:
+        told = {"sensor_hz": sensor.rate_hz, "window_samples": layout.sensor_samples}
+        channels = {"channels": list(layout.sensor_names)} if layout.sensor_names else ()
+        features[sensor.key] = feature("float32", sensor.samples, sensor.channels, names=channels, info=told)
+        features[f"{sensor.key}_valid"] = feature("bool", sensor.samples)
+        if sensor.own_times:
+            features[f"{sensor.key}_timestamp"] = feature("float64", sensor.samples)
+    for camera in writer.masked:
+        features[f"{camera}_valid"] = feature("bool", 1)
+    if writer.weighted:
+        features["confidence"] = feature("float32", 1)
+    features["action"] = feature("float32", layout.action_dim, names=layout.action_names)
+    features["timestamp"] = feature("float32", 1)
+    for key in ("frame_index", "episode_index", "index", "task_index"):
+        features[key] = feature("int64", 1)
+    taken = sorted(features.keys() & writer.columns)
+    if taken:
+        raise ValueError(
+            f"{layout.root} has a column {taken[0]}, which is the name of another feature; give the column another name"
+        )
+    return features | {key: feature("float32", width, info={"column": True}) for key, width in writer.columns.items()}
+
+
+def table_features(features: Mapping[str, Mapping[str, Any]]) -> datasets.Features:
+    """The features of the table, as lerobot declares them."""
+    declared = {}
+    for key, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
+        shape, value = tuple(feature["shape"]), datasets.Value(feature["dtype"])
+        if shape == (1,):
+            declared[key] = value
+        elif len(shape) == 1:
+            declared[key] = datasets.Sequence(value, length=shape[0])
+        else:
+            declared[key] = datasets.Array2D(shape=shape, dtype=feature["dtype"])
+    return datasets.Features(declared)
+
+
+def flat_values(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:
+    """All numbers of a column."""
+    pieces = []
+    for chunk in column.chunks:
+        array = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+        while pa.types.is_nested(array.type):
+            array = array.flatten()
+        pieces.append(np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64))
+    return np.concatenate(pieces)
+
+
+def task_table(tasks: Mapping[str, int]) -> pa.Table:
+    """Task indices under their texts, as pandas stores a table with an index."""
+    index = "__index_level_0__"
+    column = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
+    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+    described = {
+        "index_columns": [index],
+        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", **column},
+            {"name": None, "field_name": index, **text},
+        ],
+        "pandas_version": "2.0.0",
+    }
+    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), index: pa.array(tasks.keys(), pa.string())})
+    return table.replace_schema_metadata({"pandas": json.dumps(described)})

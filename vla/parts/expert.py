@@ -1,0 +1,168 @@
+"""The action expert: a transformer over the chunk that undoes noise, given context and the diffusion time."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vla.parts.attention import Attention, FeedForward, KeysValues
+from vla.randomness import seeded
+from vla.settings import ExpertConfig
+
+Tokens = tuple[Float[Tensor, "B _ _"], Bool[Tensor, "B _"]]
+"""Tokens of a part of the policy, and which of them may be looked at."""
+ContextTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
+"""Those of all parts at the width of the expert."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A part as the context knows it."""
+
+    width: int
+    """Width of its tokens."""
+    normalize: bool = False
+    """Whether they come in any scale, and are brought to one; otherwise their scale says something."""
+
+
+class Time(nn.Module):
+    """Diffusion times in [0, 1] -> vectors: sines and cosines with periods from 0.004 to 4, then two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """One vector a time."""
+        share = torch.linspace(0, 1, self.width // 2, dtype=torch.float32, device=t.device)
+        angle = t.float()[:, None] * (2 * math.pi / (0.004 * 1000.0**share))
+        out: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return out
+
+
+class Context(nn.Module):
+    """What the expert looks at: the tokens of all parts in one sequence, told apart by a type embedding.
+
+    Each part has a projection and a type of its own, whose fresh values follow from the seed and the part's name: a
+    further part changes nothing of the others.
+    """
+
+    def __init__(self, width: int, sources: Mapping[str, Source], seed: int) -> None:
+        super().__init__()
+        self.projections, self.types = nn.ModuleDict(), nn.ParameterDict()
+        for part, source in sources.items():
+            with seeded(seed, f"context/{part}"):
+                scaled = [nn.LayerNorm(source.width)] if source.normalize else []
+                self.projections[part] = nn.Sequential(*scaled, nn.Linear(source.width, width))
+                self.types[part] = nn.Parameter(0.02 * torch.randn(width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Mapping[str, Tokens]) -> ContextTokens:
+        """Put the tokens of the parts it is built for behind one another."""
+        assert tokens.keys() == self.projections.keys(), f"tokens of {[*tokens]}, built for {[*self.projections]}"
+        seen = [project(tokens[part][0].float()) + self.types[part] for part, project in self.projections.items()]
+        masks = [tokens[part][1] for part in self.projections]
+        return self.norm(torch.cat(seen, dim=1)), torch.cat(masks, dim=1)
+
+
+class Block(nn.Module):
+    """Self-attention over the chunk, attention to the context, feed-forward.
+
+    Time scales, shifts and gates the first and the last (AdaLN-zero, Peebles & Xie 2023). Attention to the context
+    has no gate: so the backbone's adapters get a gradient from the first step on.
+    """
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(config.width, 6 * config.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
+        self.attention = Attention(config.width, config.heads)
+        self.context_norm = nn.LayerNorm(config.width)
+        self.context_attention = Attention(config.width, config.heads)
+        self.feed = FeedForward(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "N H D"],
+        valid: Bool[Tensor, "N H"],
+        time: Float[Tensor, "N D"],
+        keys_values: KeysValues,
+        mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "N H D"]:
+        """Steps that are not valid, and context tokens masked out, reach no valid step."""
+        shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
+        normed = self.norm(x) * (1 + scale) + shift
+        x = x + gate * self.dropout(self.attention(normed, normed, valid))
+        # The chunks of one observation ask its context together.
+        asked = self.context_norm(x).reshape(len(mask), -1, x.shape[-1])
+        x = x + self.dropout(self.context_attention.attend(asked, keys_values, mask).reshape(x.shape))
+        fed: Tensor = self.feed(self.norm(x) * (1 + feed_scale) + feed_shift)
+        out: Tensor = x + feed_gate * self.dropout(fed)
+        return out
+
+
+class ActionExpert(nn.Module):
+    """(x_t, t, context) -> prediction, one token an action step.
+
+    Call `context` and `look` once for an observation, then this once for each diffusion time, or once for several: N is
+    a multiple of B, and the chunks of an observation follow one another.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon: int,
+        action_dim: int,
+        sources: Mapping[str, Source],
+        config: ExpertConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.horizon, self.action_dim = horizon, action_dim
+        self.context = Context(config.width, sources, seed)
+        with seeded(seed, "expert"):
+            self._build(config)
+
+    def _build(self, config: ExpertConfig) -> None:
+        """What does not depend on the parts."""
+        self.time = Time(config.width)
+        self.embed = nn.Linear(self.action_dim, config.width)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.horizon, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, self.action_dim)
+        # Small, so that the first predictions are near zero; not zero, so that gradients pass it at once.
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+
+    def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
+        """What each block computes of the context alone, whatever the chunks and times."""
+        seen: list[KeysValues] = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            seen.append(block.context_attention.keys_values(context))
+        return seen
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "N H A"],
+        t: Float[Tensor, " N"],
+        valid: Bool[Tensor, "N H"],
+        seen: list[KeysValues],
+        mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "N H A"]:
+        """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
+        assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
+        time = self.time(t)
+        x = self.embed(x_t) + self.positions
+        for block, keys_values in zip(self.blocks, seen, strict=True):
+            x = block(x, valid, time, keys_values, mask)
+        out: Tensor = self.out(self.norm(x))
+        return out

@@ -1,0 +1,212 @@
+"""LoRA on the backbone's language model, through peft: add, save, load, merge.
+
+The adapter sits on the query, key, value and output projections of the language model and nowhere in the vision tower.
+Its weights are float32 whatever the backbone is in, and files are peft's own.
+"""
+
+import copy
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from vla.parts.backbone import Backbone
+from vla.settings import LoraConfig
+
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
+PROJECTIONS = 4
+ADAPTER = "default"
+"""The name peft gives an adapter; it stands in parameter names and not in files."""
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+INCIDENTAL = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_dropout",
+    "peft_version",
+    "revision",
+}
+"""Fields of peft's configuration in which an adapter may differ from ours and still compute the same."""
+
+
+def add(backbone: Backbone, config: LoraConfig, seed: int) -> None:
+    """Put a new adapter on the backbone: A uniform as peft draws it but from `seed` and the name alone, B zero.
+
+    Raises:
+        ValueError: the backbone has an adapter already.
+    """
+    wrap(backbone, config)
+    with torch.no_grad():
+        for name, parameter in adapter_parameters(backbone).items():
+            if "lora_A" in name:
+                parameter.copy_(initial(f"{seed}/{file_key(name)}", parameter.shape))
+            else:
+                parameter.zero_()
+
+
+def wrap(backbone: Backbone, config: LoraConfig) -> None:
+    """Insert the adapter's layers, with values that are to be overwritten; the global random state stays as it is."""
+    if isinstance(backbone.model, PeftModel):
+        raise ValueError(f"the backbone {backbone.config.path} has an adapter already; merge it or load without it")
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # peft draws its values on the CPU
+        # peft 0.21 asks transformers 5.23 by a name that version 6 will drop.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        backbone.model = get_peft_model(backbone.model, peft_config(config))
+    parameters = adapter_parameters(backbone)
+    num_layers = backbone.plain.config.get_text_config().num_hidden_layers
+    assert all(".language_model.layers." in name and ".visual." not in name for name in parameters), "LoRA went astray"
+    assert len(parameters) == num_layers * PROJECTIONS * 2, f"{len(parameters)} LoRA tensors in {num_layers} layers"
+    assert all(parameter.dtype == torch.float32 for parameter in parameters.values()), "LoRA trains in float32"
+
+
+def peft_config(config: LoraConfig) -> PeftLoraConfig:
+    """The configuration in peft's words."""
+    return PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=TARGETS,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def config_of(backbone: Backbone) -> LoraConfig | None:
+    """The adapter's configuration, or None where there is none."""
+    if not isinstance(backbone.model, PeftModel):
+        return None
+    settings = backbone.model.peft_config[ADAPTER]
+    assert isinstance(settings, PeftLoraConfig)
+    return LoraConfig(rank=settings.r, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
+
+
+def adapter_parameters(backbone: Backbone) -> dict[str, Tensor]:
+    """The adapter's parameters by their name in the backbone."""
+    return {name: parameter for name, parameter in backbone.named_parameters() if "lora_" in name}
+
+
+def file_key(name: str) -> str:
+    """Key of a parameter in peft's file: the name within the PeftModel, without the adapter's name."""
+    return name.removeprefix("model.").replace(f".{ADAPTER}.", ".")
+
+
+def initial(key: str, shape: torch.Size) -> Tensor:
+    """Uniform within 1 / sqrt(inputs), from the key alone: kaiming_uniform with a = sqrt(5), as peft."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+
+
+def save(backbone: Backbone, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the adapter so that plain `PeftModel.from_pretrained(model, folder)` loads it.
+
+    Args:
+        backbone: with an adapter.
+        folder: must exist.
+        tensors: values to write instead of the module's, by the parameter's name in the backbone: averaged weights,
+            or weights gathered from a partitioned module.
+    """
+    assert isinstance(backbone.model, PeftModel), "there is no adapter to save"
+    parameters = adapter_parameters(backbone)
+    assert tensors.keys() <= parameters.keys(), f"not LoRA parameters: {sorted(tensors.keys() - parameters.keys())[:3]}"
+    values = {name: tensors.get(name, parameter).detach().cpu().float() for name, parameter in parameters.items()}
+    assert all(value.ndim == 2 for value in values.values()), "a partitioned parameter must be given in `tensors`"
+    # One memory may hold several of them, which safetensors refuses.
+    save_file(
+        {file_key(name): value.clone() for name, value in values.items()}, folder / WEIGHTS_FILE, {"format": "pt"}
+    )
+    settings = copy.copy(backbone.model.peft_config[ADAPTER])
+    settings.inference_mode = True
+    hub = not Path(backbone.config.path).expanduser().is_dir() and backbone.config.path != "tiny"
+    settings.base_model_name_or_path = backbone.config.path if hub else str(backbone.folder.absolute())
+    settings.save_pretrained(str(folder))
+
+
+def load(backbone: Backbone, folder: Path) -> None:
+    """Put the adapter of a folder on the backbone, or into the adapter it has.
+
+    Raises:
+        ValueError: the folder holds no adapter, or one that does not fit; the message names the difference.
+    """
+    config = read_config(folder)
+    present = config_of(backbone)
+    if present is None:
+        wrap(backbone, config)
+    elif (present.rank, present.alpha) != (config.rank, config.alpha):
+        raise ValueError(
+            f"adapter {folder} has rank {config.rank} and alpha {config.alpha}, the run has rank {present.rank} and "
+            f"alpha {present.alpha}; give --lora.rank {config.rank} --lora.alpha {config.alpha}"
+        )
+    try:
+        stored = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"adapter {folder}: {WEIGHTS_FILE} cannot be read ({error}); export it again") from error
+    parameters = {file_key(name): parameter for name, parameter in adapter_parameters(backbone).items()}
+    if difference := describe_difference(stored, parameters):
+        raise ValueError(
+            f"adapter {folder} does not fit backbone {backbone.config.path}: {difference}; "
+            "load the backbone it was trained on"
+        )
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(stored[key])
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The configuration of an adapter folder.
+
+    Raises:
+        ValueError: there is none, or it is not a LoRA on the language model's projections alone.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} holds no adapter ({CONFIG_FILE} is missing); give the adapter folder of a policy")
+    stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if stored.get("peft_type") != "LORA":
+        raise ValueError(f"adapter {folder} is of type {stored.get('peft_type')}; only LORA can be loaded")
+    config = LoraConfig(rank=stored["r"], alpha=stored["lora_alpha"], dropout=stored["lora_dropout"])
+    ours = json.loads(json.dumps(peft_config(config).to_dict(), default=list))
+    different = [name for name in sorted(ours.keys() & stored.keys() - INCIDENTAL) if ours[name] != stored[name]]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"adapter {folder} has {name} = {stored[name]!r}, ours have {ours[name]!r}; "
+            "only LoRA on the language model's q, k, v and o projections can be loaded"
+        )
+    return config
+
+
+def describe_difference(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What does not fit, in words; empty when all does."""
+    parts = []
+    for names, words in ((expected.keys() - stored.keys(), "missing"), (stored.keys() - expected.keys(), "unexpected")):
+        if names:
+            parts.append(f"{len(names)} tensors {words}, such as {min(names)}")
+    shapes = [
+        f"{name} is {tuple(stored[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(stored.keys() & expected.keys())
+        if stored[name].shape != expected[name].shape
+    ]
+    return "; ".join(parts + shapes[:1])
+
+
+def merge(backbone: Backbone) -> Qwen2_5_VLForConditionalGeneration:
+    """Add the adapter's updates to the weights and take the adapter off; the backbone goes on with the result.
+
+    Load the backbone in float32 for it: a small update is lost in bfloat16 weights.
+    """
+    assert isinstance(backbone.model, PeftModel), "there is no adapter to merge"
+    merged = backbone.model.merge_and_unload(safe_merge=True)
+    assert isinstance(merged, Qwen2_5_VLForConditionalGeneration)
+    backbone.model = merged
+    return merged
