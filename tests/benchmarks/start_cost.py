@@ -109,7 +109,8 @@ def forget_pages(folder: Path) -> None:
 def start(root: str) -> None:
     """Open the data and print what was read for it."""
     sys.path.insert(0, str(REPOSITORY))
-    from vla.data.dataset import DataConfig, open_dataset
+    from vla.data.dataset import open_dataset
+    from vla.settings import DataConfig
 
     def read() -> dict[str, int]:
         lines = Path("/proc/self/io").read_text().splitlines()

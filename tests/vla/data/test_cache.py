@@ -18,9 +18,10 @@ from tests.benchmarks.start_cost import write_wrench
 from tests.vla.data.recordings import actions_of, write_v2, write_v3
 from tests.vla.data.test_insertion import write_streams, write_windows
 from vla import cache
-from vla.data.dataset import DataConfig, Dataset, checks, numbers, open_dataset
+from vla.data.dataset import Dataset, checks, numbers, open_dataset
 from vla.data.doctor import examine
-from vla.data.episode import CorruptData
+from vla.errors import CorruptData
+from vla.settings import DataConfig
 
 WINDOWS = {"observation.wrench": {"dtype": "float32", "shape": [4, 2], "names": None, "info": {"sensor_hz": 80.0}}}
 
