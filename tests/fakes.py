@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from vla.data.episode import Episode, Layout, Stream
-from vla.randomness import derive
 from vla.settings import DataConfig
 
 SENSOR = "observation.ft"
@@ -139,10 +138,3 @@ def opener(*roots: FakeRoot | FakeReader) -> Opener:
     """An opener of these roots."""
     readers = [root.open() if isinstance(root, FakeRoot) else root for root in roots]
     return Opener({reader.layout.root: reader for reader in readers})
-
-
-def noise(position: int, horizon: int, width: int) -> np.ndarray:
-    """The noise of a training sample with seed 0."""
-    randomness = derive(0, "noise", position)
-    randomness.random(dtype=np.float32)
-    return randomness.standard_normal((horizon, width), dtype=np.float32)

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -239,7 +240,7 @@ class Session:
         config = self.config
         self._stream = batches(
             self.data.train,
-            collate,
+            partial(collate, seed=config.seed, stream="noise"),
             first_step=self.step,
             last_step=row.end,
             batch_size=config.batch_size,

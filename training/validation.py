@@ -45,7 +45,7 @@ def validate(
             faults.hit("validate")
             first = start + accelerator.process_index * micro_batch
             chosen = [min(first + i, count - 1) for i in range(micro_batch)]
-            batch = collate([samples[indices[i]] for i in chosen])
+            batch = collate([samples[indices[i]] for i in chosen], seed, "validation")
             unread += [batch] if num_void([batch]) else []
             batch = batch.to(accelerator.device)
             real = torch.tensor([first + i < count for i in range(micro_batch)], device=accelerator.device)
@@ -80,7 +80,7 @@ def measure(policy: Policy, batch: Batch, real: Tensor, seed: int) -> dict[str, 
     weight = batch.weight * real
     sums = {f"loss/{part}": (loss * weight).sum().double() for part, loss in policy(batch).items()}
     fresh = torch.Generator().manual_seed(torch_seed(seed, "validation", int(batch.positions[0])))
-    actions = policy.act(batch.observation, batch.noise, generator=fresh)
+    actions = policy.act(batch.observation, batch.draws.noise, generator=fresh)
     valid = (batch.action_valid & real[:, None]).double()
     error = (actions.double() - batch.actions.double()).abs() * valid[:, :, None]
     counts = {"weight": weight.sum().double(), "samples": weight.count_nonzero(), "steps": valid.sum(0)}

@@ -10,12 +10,17 @@ Quantities are in the data's own units and images are uint8: the policy normalis
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
+from vla.randomness import derive
+
+Stream = Literal["noise", "validation"]
+"""Streams of samples whose draws differ: that of training, and that of held-out or other samples in order."""
 Losses = dict[str, Float[Tensor, " B"]]
 """The loss of each sample, by part. The loop weighs them; their sum is what is trained."""
 
@@ -37,10 +42,6 @@ class Sample:
     action_valid: Bool[np.ndarray, " H"]
     weight: float
     """Confidence times the sensor weight."""
-    time: float
-    """Diffusion time in [0, 1), uniform, from (seed, position)."""
-    noise: Float32[np.ndarray, "H A"]
-    """Standard normal, from (seed, position)."""
     position: int
     """Place in the endless sample stream (or index of the validation sample)."""
 
@@ -87,6 +88,32 @@ class Observation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The randomness of the diffusion loss, a row for each sample."""
+
+    time: Float[Tensor, " B"]
+    """Diffusion times in [0, 1), uniform."""
+    noise: Float[Tensor, "B H A"]
+    """Standard normal."""
+
+    @staticmethod
+    def of(seed: int, stream: Stream, positions: Sequence[int], shape: tuple[int, int]) -> "Draws":
+        """Those of some positions of a stream of samples, each from (seed, stream, position) alone.
+
+        `shape` is that of a chunk: horizon, action dimensions.
+        """
+        sources = [derive(seed, stream, position) for position in positions]
+        # float32, because a time drawn in float64 can round up to 1.
+        times = [float(source.random(dtype=np.float32)) for source in sources]
+        noise = [source.standard_normal(shape, dtype=np.float32) for source in sources]
+        return Draws(time=torch.tensor(times, dtype=torch.float32), noise=torch.from_numpy(np.stack(noise)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        """The same draws with every tensor changed, always in this order."""
+        return Draws(time=change(self.time), noise=change(self.noise))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """An observation, the actions that followed it, and the randomness the diffusion loss uses."""
 
@@ -94,8 +121,7 @@ class Batch:
     actions: Float[Tensor, "B H A"]
     action_valid: Bool[Tensor, "B H"]
     weight: Float[Tensor, " B"]
-    time: Float[Tensor, " B"]
-    noise: Float[Tensor, "B H A"]
+    draws: Draws
     positions: Int64[Tensor, " B"]
 
     def __len__(self) -> int:
@@ -109,8 +135,7 @@ class Batch:
             actions=change(self.actions),
             action_valid=change(self.action_valid),
             weight=change(self.weight),
-            time=change(self.time),
-            noise=change(self.noise),
+            draws=self.draws.map(change),
             positions=change(self.positions),
         )
 
@@ -119,8 +144,9 @@ class Batch:
         return self.map(lambda tensor: tensor if tensor is self.positions else tensor.to(device, non_blocking=True))
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch; the frames keep their sizes."""
+def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
+    """Stack samples into a batch, with the draws of their positions; the frames keep their sizes."""
+    positions = [sample.position for sample in samples]
 
     def stack(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays))
@@ -137,7 +163,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         actions=stack([sample.actions for sample in samples]),
         action_valid=stack([sample.action_valid for sample in samples]),
         weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
-        time=torch.tensor([sample.time for sample in samples], dtype=torch.float32),
-        noise=stack([sample.noise for sample in samples]),
-        positions=torch.tensor([sample.position for sample in samples], dtype=torch.int64),
+        draws=Draws.of(seed, stream, positions, samples[0].actions.shape),
+        positions=torch.tensor(positions, dtype=torch.int64),
     )

@@ -75,7 +75,7 @@ class Policy(nn.Module):
         """The diffusion loss of each sample: the mean over its valid steps, the action dimensions, and the draws."""
         config = self.config.diffusion
         context, mask = self.encode(batch.observation)
-        time, noise = diffusion.multiply(batch.time, batch.noise.float(), config.draws)
+        time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), config.draws)
         x0 = self.normalize("actions", batch.actions).repeat_interleave(config.draws, dim=0)
         valid = batch.action_valid.repeat_interleave(config.draws, dim=0)
         c = diffusion.coefficients(config.path, time)

@@ -10,7 +10,7 @@ from tests.faults.forkserver import ForkServer, Life
 from tests.faults.runs import SAVE_EVERY
 
 NOT_FINITE = 70
-NOISE = "tests.faults.watch:spoiled_noise"
+NOISE = "tests.faults.watch:spoiled_actions"
 
 
 def spoil(first: int, last: int, by: float, **more: str) -> dict[str, str]:

@@ -24,7 +24,8 @@ from training.checkpoints import storage
 from training.checkpoints.saving import Outcome, Saver
 from training.run import tracking
 from vla.batch import Sample
-from vla.data.dataset import TrainSamples, numbers
+from vla.data import numbers
+from vla.data.dataset import TrainSamples
 from vla.data.episode import Episode
 from vla.data.window import Window
 from vla.errors import CorruptData
@@ -54,8 +55,8 @@ def samples() -> None:
     on_sample(note)
 
 
-def spoiled_noise() -> None:
-    """Multiply the noise of the samples at positions SPOIL_FROM to SPOIL_TO by SPOIL_BY; SPOIL_ONCE: once each."""
+def spoiled_actions() -> None:
+    """Multiply the actions of the samples at positions SPOIL_FROM to SPOIL_TO by SPOIL_BY; SPOIL_ONCE: once each."""
     first, last = int(os.environ["SPOIL_FROM"]), int(os.environ["SPOIL_TO"])
     factor, once, seen = float(os.environ["SPOIL_BY"]), "SPOIL_ONCE" in os.environ, set[int]()
 
@@ -63,7 +64,7 @@ def spoiled_noise() -> None:
         if not first <= position <= last or (once and position in seen):
             return sample
         seen.add(position)
-        return dataclasses.replace(sample, noise=sample.noise * factor)
+        return dataclasses.replace(sample, actions=sample.actions * factor)
 
     on_sample(spoil)
 

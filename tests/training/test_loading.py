@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def stream(samples: Faulty | TrainSamples, **changes: object) -> Iterator[list[B
         "workers": 2,
         "timeout_s": 60.0,
     }
-    return batches(samples, collate, **(settings | changes))  # type: ignore[arg-type]
+    return batches(samples, partial(collate, seed=0, stream="noise"), **(settings | changes))  # type: ignore[arg-type]
 
 
 POSITIONS = [[[8 * step + 2, 8 * step + 3], [8 * step + 6, 8 * step + 7]] for step in range(2, 10)]
@@ -438,7 +439,7 @@ def test_shared_memory_that_is_full_is_one_sentence(tmp_path: Path, repository: 
 def test_a_batch_survives_its_buffer(tmp_path: Path) -> None:
     open_reader = opener(FakeRoot(sensor=None, state_dim=0))
     samples = open_dataset(DataConfig(roots=("root",)), 0, open_reader).train
-    batch = collate([samples[0], samples[1], samples[2]])
+    batch = collate([samples[0], samples[1], samples[2]], 0, "noise")
     allocated: list[int] = []
 
     def allocate(size: int) -> torch.Tensor:

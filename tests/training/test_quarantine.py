@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ def opened(*broken: int, budget: int = 100) -> Dataset:
 
 
 def batch_of(samples: TrainSamples, positions: Sequence[int]) -> Batch:
-    return collate([samples[position] for position in positions])
+    return collate([samples[position] for position in positions], 0, "noise")
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -121,7 +122,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path, capsys: pytest.CaptureFi
 def test_held_out_samples_count_too(tmp_path: Path) -> None:
     data = opened(7)
     record = LeftOut(tmp_path, 1, data.train, held_out=data.validation, active=True)
-    batch = collate([data.validation[index] for index in (6, 7, 8, 8, 8)])
+    batch = collate([data.validation[index] for index in (6, 7, 8, 8, 8)], 0, "validation")
     record.settle(ALONE, [batch], step=0, held_out=True)
     (line,) = lines(tmp_path)
     assert (line["episode"], line["frame"], line["held_out"]) == (*data.validation.locate(7), True)
@@ -210,11 +211,11 @@ def test_a_void_sample_counts_for_nothing_in_loss_and_gradient(needle: Path) -> 
     window = dataclasses.replace(
         data.train._parts[0].window, frame_sizes=dict.fromkeys(data.contract.cameras, (128, 128))
     )
-    void = window.void(data.train._parts[0].reader.episodes[0], position=2, time=0.3, noise=samples[2].noise)
+    void = window.void(data.train._parts[0].reader.episodes[0], 2)
 
     def gradients(chosen: list[Sample]) -> tuple[float, dict[str, torch.Tensor]]:
         policy.zero_grad()
-        batch = collate(chosen)
+        batch = collate(chosen, 0, "noise")
         each = policy(batch)["diffusion"]
         assert torch.isfinite(each).all()
         loss = (each * batch.weight).sum() / batch.weight.sum()
@@ -229,7 +230,7 @@ def test_a_void_sample_counts_for_nothing_in_loss_and_gradient(needle: Path) -> 
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
     assert sum(float(gradient.norm()) for gradient in expected.values()) > 0
-    only_void = policy(collate([void]))["diffusion"] * 0
+    only_void = policy(collate([void], 0, "noise"))["diffusion"] * 0
     assert torch.isfinite(only_void).all()
 
 
@@ -248,7 +249,7 @@ def test_damage_in_a_real_video_on_one_and_two_ranks(needle: Path, tmp_path: Pat
         for rank in range(ranks):
             for step in batches(
                 samples,
-                collate,
+                partial(collate, seed=0, stream="noise"),
                 first_step=0,
                 last_step=8,
                 batch_size=8,

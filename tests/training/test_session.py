@@ -118,13 +118,13 @@ def test_a_finished_run_is_exported_again_and_trains_nothing(needle: Path, tmp_p
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], float]) -> None:
-    """Multiply the noise of samples, and with it the loss, by a factor of their position."""
+    """Multiply the actions of samples, and with them the loss, by a factor of their position."""
     read = TrainSamples.__getitem__
 
     def poisoned(samples: TrainSamples, position: int) -> Sample:
         sample = read(samples, position)
         if (factor := spoiled(position)) != 1:
-            sample.noise[:] *= factor
+            sample.actions[:] *= factor
         return sample
 
     monkeypatch.setattr(TrainSamples, "__getitem__", poisoned)

@@ -214,7 +214,7 @@ class TestVariants:
     def test_plain_peft_reproduces_the_features_bitwise(self, variant_runs: Path, needle: Path) -> None:
         policy = load_policy(variant_runs / "lora-zero3_offload" / "policy")
         data = open_dataset(DataConfig(roots=(str(needle),)), seed=3)
-        observation = collate([data.validation[0], data.validation[5]]).observation
+        observation = collate([data.validation[0], data.validation[5]], 0, "validation").observation
         inputs, visible = policy.backbone.processor.observe(observation)
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(policy.backbone.folder, dtype=torch.float32)
         plain = PeftModel.from_pretrained(model, variant_runs / "lora-zero3_offload" / "policy" / "adapter").eval()

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from vla.batch import Sample, collate
+from vla.batch import Draws, Sample, collate
+from vla.randomness import derive
 
 
 def sample(position: int) -> Sample:
@@ -21,15 +22,13 @@ def sample(position: int) -> Sample:
         actions=randomness.random((4, 2), dtype=np.float32),
         action_valid=np.array([True, True, True, position != 1]),
         weight=1.0 + position,
-        time=0.25 * position,
-        noise=randomness.random((4, 2), dtype=np.float32),
         position=position,
     )
 
 
 def test_collate_stacks_and_keeps_frame_sizes() -> None:
     samples = [sample(position) for position in range(3)]
-    batch = collate(samples)
+    batch = collate(samples, 7, "noise")
     assert len(batch) == 3
     assert [tuple(image.shape for image in row) for row in batch.observation.images] == [
         ((3, 4 + position, 5), (3, 2, 2)) for position in range(3)
@@ -40,6 +39,18 @@ def test_collate_stacks_and_keeps_frame_sizes() -> None:
     assert torch.equal(batch.actions[1], torch.from_numpy(samples[1].actions))
     assert batch.action_valid[1].tolist() == [True, True, True, False]
     assert batch.weight.tolist() == [1.0, 2.0, 3.0]
-    assert batch.time.tolist() == [0.0, 0.25, 0.5]
+    assert batch.draws.noise.shape == (3, 4, 2)
     assert batch.positions.tolist() == [0, 1, 2]
     assert batch.to(torch.device("cpu")).observation.state.dtype == torch.float32
+
+
+def test_draws_follow_from_seed_stream_and_position_alone() -> None:
+    drawn = Draws.of(7, "noise", [3, 0, 12], (4, 2))
+    for row, position in enumerate((3, 0, 12)):
+        source = derive(7, "noise", position)
+        assert drawn.time[row] == source.random(dtype=np.float32)
+        np.testing.assert_array_equal(drawn.noise[row], source.standard_normal((4, 2), dtype=np.float32))
+    assert ((drawn.time >= 0) & (drawn.time < 1)).all()
+    for other in (Draws.of(8, "noise", [3, 0, 12], (4, 2)), Draws.of(7, "validation", [3, 0, 12], (4, 2))):
+        assert not (other.time == drawn.time).any()
+        assert not (other.noise == drawn.noise).any()

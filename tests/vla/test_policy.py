@@ -10,7 +10,7 @@ import torch
 
 from tests.policies import build_policy
 from vla import diffusion
-from vla.batch import Batch, Sample, collate
+from vla.batch import Batch, Draws, Sample, collate
 from vla.contract import DataContract
 from vla.diffusion import coefficients, multiply
 from vla.normalize import Statistics, fit
@@ -82,12 +82,10 @@ def batch(contract: DataContract = CONTRACT, size: int = 4, seed: int = 0, senso
             actions=5 + 3 * draw(contract.horizon, contract.action_dim),
             action_valid=action_valid,
             weight=1.0,
-            time=float(generator.random()),
-            noise=draw(contract.horizon, contract.action_dim),
             position=position,
         )
 
-    return collate([sample(position) for position in range(size)])
+    return collate([sample(position) for position in range(size)], seed, "noise")
 
 
 def build(config: PolicyConfig = CONFIG, contract: DataContract = CONTRACT, seed: int = 0) -> Policy:
@@ -130,9 +128,9 @@ def test_children_have_the_names_that_groups_are_made_of(policy: Policy) -> None
 @pytest.mark.parametrize("draws", [2, 3, 4])
 def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) -> None:
     data = batch()
-    times, noises = multiply(data.time, data.noise, draws)
+    times, noises = multiply(data.draws.time, data.draws.noise, draws)
     alone = [
-        policy(dataclasses.replace(data, time=times[k::draws], noise=noises[k::draws]))["diffusion"]
+        policy(dataclasses.replace(data, draws=Draws(time=times[k::draws], noise=noises[k::draws])))["diffusion"]
         for k in range(draws)
     ]
     policy.config = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(draws=draws))
@@ -214,11 +212,13 @@ def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
     assert losses["diffusion"].shape == (4,)
     assert losses["diffusion"].dtype == torch.float32
     x0 = policy.normalizer_of("actions").apply(data.actions)
-    c = coefficients("cosine", data.time)
+    c = coefficients("cosine", data.draws.time)
     alpha, sigma = c.alpha[:, None, None], c.sigma[:, None, None]
     context, mask = policy.encode(data.observation)
-    out = policy.predict(alpha * x0 + sigma * data.noise, data.time, data.action_valid, policy.look(context), mask)
-    error = (out - (alpha * data.noise - sigma * x0)).square()
+    out = policy.predict(
+        alpha * x0 + sigma * data.draws.noise, data.draws.time, data.action_valid, policy.look(context), mask
+    )
+    error = (out - (alpha * data.draws.noise - sigma * x0)).square()
     expected = [error[row][data.action_valid[row]].mean() for row in range(4)]
     assert torch.allclose(losses["diffusion"], torch.stack(expected), atol=1e-6)
 
@@ -359,10 +359,10 @@ def test_actions_follow_from_the_noise(policy: Policy, sampler: str) -> None:
     def act(noise: torch.Tensor) -> torch.Tensor:
         return policy.act(data.observation, noise, generator=torch.Generator().manual_seed(0))
 
-    actions = act(data.noise)
+    actions = act(data.draws.noise)
     assert actions.shape == (4, 5, 3)
-    assert torch.equal(actions, act(data.noise))
-    assert not torch.allclose(actions, act(-data.noise), atol=1e-3)
+    assert torch.equal(actions, act(data.draws.noise))
+    assert not torch.allclose(actions, act(-data.draws.noise), atol=1e-3)
     assert not actions.requires_grad
 
 
@@ -374,7 +374,7 @@ def test_a_chunk_reads_its_context_once(policy: Policy) -> None:
         block.context_attention.key_value.register_forward_hook(lambda *_, name=name: seen.append(name))
         for name, block in policy.expert.blocks.named_children()
     ]
-    chunk = policy.act(data.observation, data.noise, steps=4)
+    chunk = policy.act(data.observation, data.draws.noise, steps=4)
     for hook in hooks:
         hook.remove()
     assert seen == [name for name, _ in policy.expert.blocks.named_children()]
@@ -382,7 +382,7 @@ def test_a_chunk_reads_its_context_once(policy: Policy) -> None:
         context, mask = policy.encode(data.observation)
         anew = diffusion.sample(
             lambda x_t, t: policy.predict(x_t, t, valid, policy.look(context), mask),
-            data.noise,
+            data.draws.noise,
             policy.config.diffusion,
             steps=4,
         )
@@ -400,7 +400,7 @@ def test_actions_are_in_the_units_of_the_data(policy: Policy) -> None:
 def test_acting_in_training_mode_is_a_mistake(policy: Policy) -> None:
     policy.set_mode(training=True)
     with pytest.raises(AssertionError, match="set_mode"):
-        policy.act(batch().observation, batch().noise)
+        policy.act(batch().observation, batch().draws.noise)
 
 
 def test_bfloat16_keeps_trained_weights_and_losses_in_float32() -> None:

@@ -55,7 +55,7 @@ def test_a_policy_comes_back_the_same(policy: Policy, written: Path) -> None:
     for name, tensor in policy.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
     data = batch()
-    assert torch.equal(policy.act(data.observation, data.noise), again.act(data.observation, data.noise))
+    assert torch.equal(policy.act(data.observation, data.draws.noise), again.act(data.observation, data.draws.noise))
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
@@ -144,7 +144,7 @@ def test_a_policy_without_sensor_state_camera_and_adapter(tmp_path: Path) -> Non
     }
     data = batch(BARE)
     again = load_policy(tmp_path / "policy")
-    assert torch.equal(policy.act(data.observation, data.noise), again.act(data.observation, data.noise))
+    assert torch.equal(policy.act(data.observation, data.draws.noise), again.act(data.observation, data.draws.noise))
 
 
 def test_a_camera_encoder_is_kept_and_named(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_camera_encoder_is_kept_and_named(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "policy" / "camera_encoder.safetensors")
     assert stored.keys() == {name for name, _ in policy.camera.named_parameters()}
     data = batch()
-    assert torch.equal(policy.act(data.observation, data.noise), again.act(data.observation, data.noise))
+    assert torch.equal(policy.act(data.observation, data.draws.noise), again.act(data.observation, data.draws.noise))
     assert "2 tokens of each camera, from 32 x 32 pixels" in (tmp_path / "policy" / "README.md").read_text()
     (tmp_path / "policy" / "camera_encoder.safetensors").unlink()
     with pytest.raises(ValueError, match=r"camera_encoder.safetensors is missing"):
@@ -182,7 +182,7 @@ def test_trained_blocks_of_the_backbone_are_kept(tmp_path: Path) -> None:
     merge_policy(tmp_path / "policy", tmp_path / "merged")
     data = batch()
     merged = load_policy(tmp_path / "merged")
-    assert torch.equal(policy.act(data.observation, data.noise), merged.act(data.observation, data.noise))
+    assert torch.equal(policy.act(data.observation, data.draws.noise), merged.act(data.observation, data.draws.noise))
 
 
 def test_merging_keeps_the_actions(policy: Policy, folder: Path, tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_merging_keeps_the_actions(policy: Policy, folder: Path, tmp_path: Path)
     assert merged.config.lora is None
     assert not any("lora_" in name for name, _ in merged.named_parameters())
     data = batch()
-    actions = policy.act(data.observation, data.noise)
-    assert torch.allclose(merged.act(data.observation, data.noise), actions, atol=1e-5)
+    actions = policy.act(data.observation, data.draws.noise)
+    assert torch.allclose(merged.act(data.observation, data.draws.noise), actions, atol=1e-5)
     assert not torch.allclose(build().backbone(data.observation)[0], merged.backbone(data.observation)[0], atol=1e-3)
     with pytest.raises(ValueError, match="nothing to merge"):
         merge_policy(tmp_path / "elsewhere", tmp_path / "again")
@@ -205,7 +205,7 @@ def test_a_merged_policy_can_be_saved_again(folder: Path, tmp_path: Path) -> Non
     merge_policy(folder, tmp_path / "merged")
     save_policy(load_policy(tmp_path / "merged"), tmp_path / "copy")
     data = batch()
-    one, two = (load_policy(tmp_path / name).act(data.observation, data.noise) for name in ("merged", "copy"))
+    one, two = (load_policy(tmp_path / name).act(data.observation, data.draws.noise) for name in ("merged", "copy"))
     assert torch.equal(one, two)
 
 

@@ -376,7 +376,7 @@ class Recording:
             images=tuple(np.full((3, 4, 6), 50 * index + view, np.uint8) for view in range(2)),
             image_valid=np.ones(2, bool), instruction="", state=np.zeros(0, np.float32),
             sensor=self.sensor[np.maximum(rows, 0)], sensor_valid=rows >= 0, actions=np.zeros((3, 1), np.float32),
-            action_valid=np.ones(3, bool), weight=1.0, time=0.0, noise=np.zeros((3, 1), np.float32), position=index,
+            action_valid=np.ones(3, bool), weight=1.0, position=index,
         )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ class Bench:
         from vla.evaluation import ablation, open_loop
 
         command = self.command
-        samples = open_recordings(command.data, contract, self.split, self.config.seed)
+        samples = open_recordings(command.data, contract, self.split)
         chosen = open_loop.spread(len(samples), command.samples)
         policy = open_policy(command.policy, command.backbone, self.device)
         with progress(len(chosen), "samples") as bar:
@@ -146,7 +146,7 @@ class Bench:
 
         command = self.command
         contract, _ = describe(folder)
-        samples = open_recordings(command.data, contract, self.split, self.config.seed, remark=False)
+        samples = open_recordings(command.data, contract, self.split, remark=False)
         index_of = {samples.locate(index): index for index in range(len(samples))}
         chosen = [index_of[place] for place in zip(plain.episodes, plain.frames, strict=True)]
         policy = open_policy(folder, command.backbone, self.device)

@@ -67,9 +67,9 @@ def open_policy(folder: Path, backbone: str | None, device: str) -> "Policy":
 
 
 def open_recordings(
-    data: EvaluationData, contract: "DataContract", split: "HeldOut", seed: int, *, remark: bool = True
+    data: EvaluationData, contract: "DataContract", split: "HeldOut", *, remark: bool = True
 ) -> "Samples":
-    """The frames of the episodes to measure on, with the inputs of the policy; `seed` is that of times and noise.
+    """The frames of the episodes to measure on, with the inputs of the policy.
 
     With `remark`, what training may have seen of them is told on standard error.
 
@@ -90,7 +90,7 @@ def open_recordings(
             sensor_rate_hz=contract.sensor_rate_hz or None,
             without=() if contract.state_dim else ("state",),
         ),
-        seed,
+        split.seed,
     )
     open_loop.check_contract(contract, dataset.contract)
     everything = dataset.everything

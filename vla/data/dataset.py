@@ -136,9 +136,9 @@ def open_dataset(
     order = SampleOrder([len(pool) for pool in pools], weights, seed)
     return Dataset(
         contract=contract,
-        train=TrainSamples(pools, order, seed),
-        validation=ValidationSamples(validation, seed),
-        everything=ValidationSamples(train, seed),
+        train=TrainSamples(pools, order),
+        validation=ValidationSamples(validation),
+        everything=ValidationSamples(train),
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=_rows(train, validation, pools, order.shares, config.emphasis),

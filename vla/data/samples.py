@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 
 from vla.batch import Sample
 from vla.data.checks import check_finite
@@ -21,7 +21,6 @@ from vla.data.order import SampleOrder
 from vla.data.reading import read_again
 from vla.data.window import Window
 from vla.errors import CorruptData
-from vla.randomness import derive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,35 +78,28 @@ class Part:
         frame = self.frames[row][index - int(self.ends[row])]
         return self.places[row], int(frame)
 
-    def read(self, index: int, position: int, randomness: np.random.Generator) -> Sample:
+    def read(self, index: int, position: int) -> Sample:
         """A sample, or a void one. CorruptData where its content is damaged and may not be."""
         place, frame = self.locate(index)
-        episode, contract = self.reader.episodes[place], self.window.contract
-        # float32, because a time drawn in float64 can round up to 1.
-        time = float(randomness.random(dtype=np.float32))
-        noise = randomness.standard_normal((contract.horizon, contract.action_dim), dtype=np.float32)
+        episode = self.reader.episodes[place]
         try:
-            return self._cut(episode, frame, position, time, noise)
+            return self._cut(episode, frame, position)
         except CorruptData:
             if not self.quarantine:
                 raise
-            return self.window.void(episode, position=position, time=time, noise=noise)
+            return self.window.void(episode, position)
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void; None where it can be read."""
         place, frame = self.locate(index)
-        contract = self.window.contract
-        noise = np.zeros((contract.horizon, contract.action_dim), dtype=np.float32)
         try:
-            self._cut(self.reader.episodes[place], frame, 0, 0.0, noise)
+            self._cut(self.reader.episodes[place], frame, 0)
         except CorruptData as error:
             return str(error)
         return None
 
-    def _cut(
-        self, episode: Episode, frame: int, position: int, time: float, noise: Float32[np.ndarray, "H A"]
-    ) -> Sample:
-        cut = partial(self.window.cut, episode, frame, position=position, time=time, noise=noise)
+    def _cut(self, episode: Episode, frame: int, position: int) -> Sample:
+        cut = partial(self.window.cut, episode, frame, position)
         sample = read_again(cut, lambda: f"{episode.name}, frame {frame}")
         if self.quarantine:
             check_finite(sample, f"{episode.name}, frame {frame}")
@@ -122,8 +114,8 @@ def ends_of(frames: Sequence[range | Int64[np.ndarray, " _"]]) -> Int64[np.ndarr
 class TrainSamples(torch.utils.data.Dataset[Sample]):
     """The endless shuffled stream: position -> Sample, a pure function of (data, configuration, seed, position)."""
 
-    def __init__(self, parts: Sequence[Part], order: SampleOrder, seed: int) -> None:
-        self._parts, self._order, self._seed = tuple(parts), order, seed
+    def __init__(self, parts: Sequence[Part], order: SampleOrder) -> None:
+        self._parts, self._order = tuple(parts), order
 
     @property
     def num_samples(self) -> int:
@@ -149,7 +141,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         return self._parts[pool].reader.episodes[place].name, frame
 
     def __getitem__(self, position: int) -> Sample:
-        """The sample at a position >= 0, with its diffusion time and noise.
+        """The sample at a position >= 0.
 
         One that cannot be read is void where the configuration has a quarantine: it keeps its place, weight 0.
 
@@ -158,7 +150,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
             StorageFault: the storage does not give it.
         """
         pool, index = self._order(position)
-        return self._parts[pool].read(index, position, derive(self._seed, "noise", position))
+        return self._parts[pool].read(index, position)
 
     def fault(self, position: int) -> str | None:
         """Why the sample at a position is void, read anew; None where it can be read."""
@@ -167,10 +159,10 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
 
 
 class ValidationSamples(torch.utils.data.Dataset[Sample]):
-    """Every frame of the held-out episodes, or of others, in order, each with a fixed diffusion time and noise."""
+    """Every frame of the held-out episodes, or of others, in order."""
 
-    def __init__(self, parts: Sequence[Part], seed: int) -> None:
-        self._parts, self._seed = tuple(parts), seed
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = tuple(parts)
         self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -179,7 +171,7 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """The sample at an index, void as in training. IndexError past the end, which ends a for loop."""
         root, inside = self._find(index)
-        return self._parts[root].read(inside, index, derive(self._seed, "validation", index))
+        return self._parts[root].read(inside, index)
 
     def locate(self, index: int) -> tuple[str, int]:
         """Name of the episode and index of the frame of a sample."""
@@ -192,8 +184,8 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
         return tuple(tuple(part.reader.episodes[place] for place in part.places) for part in self._parts)
 
     def only(self, names: Collection[str]) -> "ValidationSamples":
-        """The frames of the episodes of these names, each with the time and noise of its new place."""
-        return ValidationSamples([part.only(names) for part in self._parts], self._seed)
+        """The frames of the episodes of these names."""
+        return ValidationSamples([part.only(names) for part in self._parts])
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void, read anew; None where it can be read."""

@@ -49,10 +49,8 @@ class Window:
     frame_sizes: Mapping[str, tuple[int, int]]
     """(height, width) of the black frame, of each camera that is missing or void somewhere."""
 
-    def cut(
-        self, episode: Episode, index: int, *, position: int, time: float, noise: Float32[np.ndarray, "H A"]
-    ) -> Sample:
-        """The sample at a frame of an episode.
+    def cut(self, episode: Episode, index: int, position: int) -> Sample:
+        """The sample at a frame of an episode, for a position of the stream.
 
         Raises:
             CorruptData: its content is damaged; names the episode, camera, frame and file.
@@ -72,12 +70,10 @@ class Window:
             actions=actions,
             action_valid=action_valid,
             weight=episode.confidence * (self.sensor_weight if sensor_valid.any() else 1.0),
-            time=time,
-            noise=noise,
             position=position,
         )
 
-    def void(self, episode: Episode, *, position: int, time: float, noise: Float32[np.ndarray, "H A"]) -> Sample:
+    def void(self, episode: Episode, position: int) -> Sample:
         """A sample that holds nothing and weighs nothing, in the place of one that cannot be read."""
         contract = self.contract
         return Sample(
@@ -90,8 +86,6 @@ class Window:
             actions=np.zeros((contract.horizon, contract.action_dim), dtype=np.float32),
             action_valid=np.zeros(contract.horizon, dtype=np.bool_),
             weight=0.0,
-            time=time,
-            noise=noise,
             position=position,
         )
 

@@ -6,6 +6,7 @@ vla/evaluation/verdicts.py says.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -130,9 +131,9 @@ class Together:
         return tuple(read[index] for index in self.rows[row])
 
 
-def collate_each(rows: Sequence[tuple[Sample, ...]]) -> tuple[Batch, ...]:
+def collate_each(seed: int, rows: Sequence[tuple[Sample, ...]]) -> tuple[Batch, ...]:
     """One batch of each kind."""
-    return tuple(collate(column) for column in zip(*rows, strict=True))
+    return tuple(collate(column, seed, "validation") for column in zip(*rows, strict=True))
 
 
 def answer(
@@ -158,7 +159,13 @@ def answer(
     recorded, valid = [], []
     together = Together(samples, indices, others)
     size = config.batch_size
-    read = batches(together.__getitem__, range(len(together)), collate_each, batch_size=size, workers=config.workers)
+    read = batches(
+        together.__getitem__,
+        range(len(together)),
+        partial(collate_each, config.seed),
+        batch_size=size,
+        workers=config.workers,
+    )
     for start, made in zip(range(0, len(indices), size), read, strict=True):
         rows, stands = indices[start : start + size], others[start : start + size]
         observed = [batch.observation.to(device) for batch in made]

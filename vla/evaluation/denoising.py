@@ -69,7 +69,7 @@ def watch_denoising(
         predicted.append(x0.cpu())
 
     policy.to(device).set_mode(training=False)
-    batch = collate([samples[index] for index in indices])
+    batch = collate([samples[index] for index in indices], seed, "validation")
     noise, generator = randomness(seed, indices, policy.contract)
     answer = policy.act(batch.observation.to(device), noise.to(device), steps, generator, watch).cpu()
     return Denoising(

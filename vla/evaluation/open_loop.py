@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -210,7 +211,8 @@ def predict(
     device = torch.device("cpu") if device is None else device
     predicted, recorded, valid, losses = [], [], [], []
     policy.to(device).set_mode(training=False)
-    read = batches(samples.__getitem__, indices, collate, batch_size=batch_size, workers=workers)
+    stack = partial(collate, seed=seed, stream="validation")
+    read = batches(samples.__getitem__, indices, stack, batch_size=batch_size, workers=workers)
     for batch, rows in zip(read, chunked(indices, batch_size), strict=True):
         noise, generator = randomness(seed, rows, policy.contract)
         there = batch.to(device)

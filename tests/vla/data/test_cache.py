@@ -18,7 +18,8 @@ from tests.benchmarks.start_cost import write_wrench
 from tests.vla.data.recordings import actions_of, write_v2, write_v3
 from tests.vla.data.test_insertion import write_streams, write_windows
 from vla import cache
-from vla.data.dataset import Dataset, checks, numbers, open_dataset
+from vla.data import checks, numbers
+from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
 from vla.errors import CorruptData
 from vla.settings import DataConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, noise, opener
+from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, opener
 from tests.vla.data.recordings import write_v2
 from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
@@ -49,7 +49,7 @@ def test_one_epoch_is_every_training_frame_once() -> None:
     assert not trained & validated
 
 
-def test_a_position_is_a_sample_with_its_own_randomness() -> None:
+def test_a_position_is_a_sample() -> None:
     dataset = opened(ROOT)
     for position in (0, 7, 1234):
         sample = dataset.train[position]
@@ -58,10 +58,6 @@ def test_a_position_is_a_sample_with_its_own_randomness() -> None:
         assert sample.position == position
         assert sample.actions[0, 0] == np.float32(ROOT.episode(place).timestamps[frame] + 1000 * place)
         assert sample.images[0][0, 0, 0] == frame
-        assert sample.time == float(np.float32(sample.time))
-        assert 0 <= sample.time < 1
-        np.testing.assert_array_equal(sample.noise, noise(position, 8, 2))
-    assert dataset.train[3].time != dataset.train[4].time
 
 
 def test_samples_do_not_depend_on_what_was_read_before() -> None:
@@ -81,7 +77,6 @@ def test_validation_is_fixed() -> None:
     assert len(samples) == len(dataset.validation) > 0
     assert_same(samples[3], opened(ROOT).validation[3])
     assert [sample.position for sample in samples] == list(range(len(samples)))
-    assert len({sample.time for sample in samples}) == len(samples)
     assert (np.diff([sample.state[0] for sample in samples]) > 0).all()
     with pytest.raises(IndexError):
         dataset.validation[len(samples)]
@@ -114,7 +109,7 @@ def test_widths_are_zero_without_state_and_sensor() -> None:
     dataset = opened(replace(ROOT, sensor=None, state_dim=0))
     assert dataset.statistics["sensor"].mean.shape == (0,)
     assert dataset.statistics["state"].mean.shape == (0,)
-    batch = collate([dataset.train[0], dataset.train[1]])
+    batch = collate([dataset.train[0], dataset.train[1]], 0, "noise")
     assert batch.observation.sensor.shape == (2, 0, 0)
     assert batch.observation.state.shape == (2, 0)
 
@@ -131,7 +126,7 @@ def test_a_weighted_mixture_has_its_shares() -> None:
     for sample, name in zip(samples, names, strict=True):
         assert sample.weight == (1.0 if name.startswith("other") else 2.0)
         assert sample.sensor_valid.any() == (not name.startswith("other"))
-    collate(samples)
+    collate(samples, 0, "noise")
 
 
 def with_phase(root: FakeRoot, *emphasised: int) -> FakeReader:
@@ -170,7 +165,6 @@ def test_emphasis_is_pure_and_travels_to_workers() -> None:
     for position in reversed(range(0, 3000, 171)):
         assert_same(first[position], second[position])
         assert first[position].position == position
-        np.testing.assert_array_equal(first[position].noise, noise(position, 8, 2))
 
 
 def test_emphasis_keeps_the_shares_of_the_roots() -> None:
@@ -482,7 +476,7 @@ def test_the_same_episodes_in_two_formats_are_the_same_samples(shared: Path) -> 
 
 
 def test_batches_of_the_shipped_data_stack(dataset: Dataset) -> None:
-    batch = collate([dataset.train[position] for position in range(4)])
+    batch = collate([dataset.train[position] for position in range(4)], 0, "noise")
     assert batch.observation.sensor.shape == (4, 50, 6)
     assert batch.actions.dtype == torch.float32
     assert batch.positions.tolist() == [0, 1, 2, 3]

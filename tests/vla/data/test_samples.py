@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fakes import FakeFrames, FakeRoot, edited, noise, opener
+from tests.fakes import FakeFrames, FakeRoot, edited, opener
 from tests.vla.data.recordings import CAMERA, numbered_frame, write_v2
 from tests.vla.data.test_dataset import assert_same, nan_in
 from tests.vla.data.test_insertion import write_windows
 from vla.batch import Sample
-from vla.data.dataset import Dataset, TrainSamples, open_dataset, reading
+from vla.data import reading
+from vla.data.dataset import Dataset, TrainSamples, open_dataset
 from vla.data.episode import Stream
 from vla.errors import CorruptData, StorageFault
 from vla.settings import DataConfig
@@ -60,7 +61,7 @@ def assert_others_same(
         if position not in left_out:
             assert_same(ours, theirs)
             continue
-        for name in ("position", "time", "noise", "instruction"):
+        for name in ("position", "instruction"):
             np.testing.assert_equal(vars(ours)[name], vars(theirs)[name])
         for name in ("state", "sensor", "sensor_valid", "actions", "action_valid", "image_valid"):
             assert vars(ours)[name].shape == vars(theirs)[name].shape
@@ -80,7 +81,6 @@ def test_a_frame_that_cannot_be_decoded_makes_its_sample_void() -> None:
     fault = damaged.train.fault(expected[0])
     episode, frame = whole.train.locate(expected[0])
     assert fault == f"{episode}, {ROOT.cameras[0]}, frame {frame}: front.mp4 cannot be decoded"
-    np.testing.assert_array_equal(damaged.train[expected[0]].noise, noise(expected[0], 8, 2))
 
 
 def test_without_a_quarantine_the_first_one_is_an_error() -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeFrames, FakeRoot, clock, encoded
 from vla.batch import Sample
-from vla.contract import DataContract
 from vla.data.episode import Episode, Stream
 from vla.data.mixture import agree
 from vla.data.window import FRAME_TOLERANCE_S, Window
@@ -32,9 +31,7 @@ def window_of(root: FakeRoot, **changes: object) -> Window:
 
 
 def cut(window: Window, episode: Episode, index: int) -> Sample:
-    contract: DataContract = window.contract
-    noise = np.zeros((contract.horizon, contract.action_dim), dtype=np.float32)
-    return window.cut(episode, index, position=0, time=0.5, noise=noise)
+    return window.cut(episode, index, 0)
 
 
 def jittered(rate_hz: float, seconds: float, start: float, seed: int) -> np.ndarray:

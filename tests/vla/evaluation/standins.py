@@ -64,8 +64,6 @@ class Recordings:
             actions=actions,
             action_valid=np.arange(3) < FRAMES - frame,
             weight=1.0,
-            time=0.5,
-            noise=np.zeros((3, 2), dtype=np.float32),
             position=index,
         )
 

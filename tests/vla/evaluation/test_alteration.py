@@ -25,7 +25,7 @@ INPUTS = inputs_of(CONTRACT)
 def at(frame: int, episodes: tuple[int, ...] = (0, 1, 2), data: Recordings | None = None) -> Observation:
     """Some episodes in lockstep."""
     data = Recordings() if data is None else data
-    return collate([data[20 * episode + frame] for episode in episodes]).observation
+    return collate([data[20 * episode + frame] for episode in episodes], 0, "validation").observation
 
 
 def changed(one: Observation, other: Observation) -> set[str]:

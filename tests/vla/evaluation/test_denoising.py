@@ -38,7 +38,7 @@ def test_the_path_is_the_samplers_own(tmp_path: Path) -> None:
         c_t, c_s = (coefficients("cosine", grid[at].expand(2)) for at in (step, step + 1))
         eps = (x_t[:, step] - c_t.alpha[:, None, None] * x0[:, step]) / c_t.sigma[:, None, None]
         assert torch.allclose(jump(c_t, c_s, x0[:, step], eps, eta=0.0, z=eps), x_t[:, step + 1], atol=1e-3)
-    unwatched = policy.act(collate([samples[index] for index in indices]).observation, noise, STEPS)
+    unwatched = policy.act(collate([samples[index] for index in indices], 0, "validation").observation, noise, STEPS)
     assert np.array_equal(watched.predicted[:, -1], unwatched.numpy())
     assert np.allclose(predict(policy, samples, indices, seed=3, steps=STEPS).predicted, unwatched, atol=1e-5)
     left = watched.remaining()

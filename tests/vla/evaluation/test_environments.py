@@ -97,7 +97,7 @@ def trained_and_let_loose(
     observed, _ = needle.reset(seed=int(derive(0, "needle demonstration", 1).integers(2**63)))
     cut, shown = [], []
     for index, (action, (phase,)) in enumerate(zip(episode.actions.values, episode.columns["phase"], strict=True)):
-        sample = window.cut(episode, index, position=0, time=0.0, noise=np.zeros((4, 3), np.float32))
+        sample = window.cut(episode, index, 0)
         cut.append((torch.from_numpy(sample.sensor), torch.from_numpy(sample.sensor_valid)))
         observation = observe([observed], contract)
         shown.append((observation.sensor[0], observation.sensor_valid[0]))

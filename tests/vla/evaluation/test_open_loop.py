@@ -46,8 +46,6 @@ class Recorded:
             actions=generator.standard_normal((H, A)).astype(np.float32),
             action_valid=np.arange(H) < 7 - index % 7,
             weight=1.0,
-            time=float(generator.random()),
-            noise=generator.standard_normal((H, A)).astype(np.float32),
             position=index,
         )
 
@@ -188,7 +186,7 @@ def test_a_limit_spreads_the_samples() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"action_dim": 7}, "width of the actions to be 3, but the data has 7"),
+        ({"action_dim": 7}, "width of the actions to be 3, not 7"),
         ({"state_dim": 0}, "width of the state"),
         ({"cameras": ("top",)}, "cameras"),
         ({"sensor_samples": 3}, "samples of a sensor window"),
