@@ -22,9 +22,10 @@ INSTEAD = MappingProxyType(
         "--training-stage": "training/stage1.py, training/stage2.py or, for both, training/two_stage.py",
         "--stage": "training/stage1.py, training/stage2.py or, for both, training/two_stage.py",
         "--nproc_per_node": "--num_processes of `accelerate launch`, before the name of the script",
+        "--diffusion.draws": "--stage.objective.draws",
     }
 )
-"""Each flag as it is written elsewhere, with what to give instead."""
+"""Each flag as it is written elsewhere, or was here, with what to give instead."""
 
 
 def refuse_foreign(arguments: Sequence[str], known: Collection[str]) -> None:

@@ -42,6 +42,7 @@ from vla.batch import Batch, collate
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.normalize import Normalizer
+from vla.objectives import objective_of
 from vla.parts.backbone import fingerprint
 from vla.policy import assemble, streams
 from vla.policy_folder import HeldOut, save_policy
@@ -186,6 +187,7 @@ class Session:
             config.policy(row.stage), self.data.contract, self.normalizers, dtype=dtype, seed=config.seed
         )
         tail = policy.backbone.last_layer_names(config.finetune_layers) if row.stage.lr.backbone is not None else set()
+        policy.objective = objective_of(row.stage.objective)
         groups = stages.enter(row.stage, policy, {f"backbone.{name}" for name in tail})
         learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
         trained = {name for group in groups for name in group.parameters}

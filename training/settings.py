@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from vla.settings import ObjectiveConfig
+
 FinetuneVl = Literal["none", "lora", "full"]
 Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["auto", "jsonl", "wandb"]
@@ -49,6 +51,8 @@ class Stage:
     """Passes over the training samples, or with weights or emphasis as many samples; it takes the place of steps."""
     lr: Rates = field(default_factory=Rates)
     """Peak learning rate by group."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is trained for."""
     weight_decay: float = 0.01
     """Of the matrices; biases, norms, tables and tokens have none."""
     warmup: float = 0.03

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from vla.settings import DiffusionConfig, PathName, Prediction, check_steps
+from vla.settings import DiffusionConfig, PathName, PredictionName, check_steps
 
 Chunk = Float32[Tensor, "B H A"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -112,7 +112,7 @@ def mix(c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:
     return column(c.alpha) * x0 + column(c.sigma) * eps
 
 
-def target(kind: Prediction, c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:
+def target(kind: PredictionName, c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:
     """What the network should have said."""
     match kind:
         case "noise":
@@ -123,12 +123,28 @@ def target(kind: Prediction, c: Coefficients, x0: Chunk, eps: Chunk) -> Chunk:
             return column(c.d_alpha) * x0 + column(c.d_sigma) * eps
 
 
+def min_snr(kind: PredictionName, c: Coefficients, gamma: float) -> Float32[Tensor, " B"]:
+    """Weights of the squared error of the output that make the error of x0 count min(alpha^2 / sigma^2, gamma).
+
+    Hang et al. (2023), section 3.4, on any path: alpha * d_sigma - sigma * d_alpha = 1 makes the error of x0 sigma /
+    alpha times that of a noise prediction and sigma times that of a velocity. Finite at both ends of the path.
+    """
+    signal, noise = c.alpha.square(), c.sigma.square()
+    match kind:
+        case "noise":
+            return (gamma * noise / signal).clamp(max=1.0)
+        case "data":
+            return (signal / noise).clamp(max=gamma)
+        case "velocity":
+            return torch.minimum(signal, gamma * noise)
+
+
 def inverse(divisor: Float32[Tensor, "B 1 1"]) -> Float32[Tensor, "B 1 1"]:
     """1 / divisor, but falling to zero instead of rising to infinity where the divisor vanishes."""
     return divisor / divisor.clamp(min=SMALLEST_DIVISOR).square()
 
 
-def split(kind: Prediction, c: Coefficients, x_t: Chunk, out: Float[Tensor, "B H A"]) -> tuple[Chunk, Chunk]:
+def split(kind: PredictionName, c: Coefficients, x_t: Chunk, out: Float[Tensor, "B H A"]) -> tuple[Chunk, Chunk]:
     """What a prediction says of (x0, eps)."""
     alpha, sigma, out = column(c.alpha), column(c.sigma), out.float()
     match kind:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from vla import diffusion
 from vla.batch import Batch, Losses, Observation
 from vla.contract import DataContract
-from vla.diffusion import Watch
+from vla.diffusion import Chunk, Watch
 from vla.normalize import Normalizer
+from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import lora
-from vla.parts.attention import KeysValues
 from vla.parts.backbone import Backbone, load_backbone
 from vla.parts.camera import CameraEncoder
-from vla.parts.expert import ActionExpert, ContextTokens, Source, Tokens
+from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
 from vla.parts.sensor import SensorEncoder
 from vla.parts.state import StateEncoder
 from vla.randomness import seeded
@@ -47,6 +47,8 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.contract, self.compute_dtype = config, contract, compute_dtype
+        self.objective: Objective = Denoise()
+        """What is trained for; the stage that is entered sets it."""
         self.tuned: frozenset[str] = frozenset()
         """Backbone parameters, adapters left out, that training changed; they are saved with the policy."""
         self.backbone = backbone
@@ -72,19 +74,8 @@ class Policy(nn.Module):
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
     def forward(self, batch: Batch) -> Losses:
-        """The diffusion loss of each sample: the mean over its valid steps, the action dimensions, and the draws."""
-        config = self.config.diffusion
-        context, mask = self.encode(batch.observation)
-        time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), config.draws)
-        x0 = self.normalize("actions", batch.actions).repeat_interleave(config.draws, dim=0)
-        valid = batch.action_valid.repeat_interleave(config.draws, dim=0)
-        c = diffusion.coefficients(config.path, time)
-        x_t = diffusion.mix(c, x0, noise)
-        out = self.predict(x_t, time, valid, self.look(context), mask)
-        error = (out - diffusion.target(config.prediction, c, x0, noise)).square()
-        count = valid.sum(dim=1).clamp(min=1) * self.contract.action_dim
-        losses = error.masked_fill(~valid[..., None], 0).sum(dim=(1, 2)) / count
-        return {"diffusion": losses.view(-1, config.draws).mean(dim=1)}
+        """What the objective makes of a batch: the loss of each sample, by part."""
+        return self.objective(self, batch)
 
     @torch.no_grad()
     def act(
@@ -102,11 +93,10 @@ class Policy(nn.Module):
         the predicted chunk of each step, in the data's units.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
-        context, mask = self.encode(observation)
-        seen, valid = self.look(context), torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
+        context, valid = self.context(observation), torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.predict(x_t, t, valid, seen, mask)
+            return self.output(context, x_t, t, valid)
 
         undo = self.normalizer_of("actions").undo
 
@@ -134,23 +124,38 @@ class Policy(nn.Module):
             context: ContextTokens = self.expert.context(tokens)
         return context
 
-    def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
-        """What the expert computes of the context alone: once for an observation, whatever the chunks and times."""
-        with self.autocast(context.device):
-            seen: list[KeysValues] = self.expert.look(context)
-        return seen
+    def context(self, observation: Observation) -> ContextCache:
+        """What the expert computes of B observations alone: once, whatever the chunks and times."""
+        tokens, mask = self.encode(observation)
+        with self.autocast(tokens.device):
+            cached: ContextCache = self.expert.cache(tokens, mask)
+        return cached
 
     def predict(
-        self,
-        x_t: Float32[Tensor, "N H A"],
-        t: Float[Tensor, " N"],
-        valid: Bool[Tensor, "N H"],
-        seen: list[KeysValues],
-        mask: Bool[Tensor, "B L"],
+        self, context: ContextCache, x0: Chunk, valid: Bool[Tensor, "N H"], time: Float[Tensor, " N"], noise: Chunk
+    ) -> Prediction:
+        """What the expert says of clean chunks, unitless, once they are noised; as many a row of the context.
+
+        `valid` hides the padded steps of a chunk.
+        """
+        config = self.config.diffusion
+        coefficients = diffusion.coefficients(config.path, time)
+        x_t = diffusion.mix(coefficients, x0, noise)
+        return Prediction(
+            kind=config.prediction,
+            coefficients=coefficients,
+            x_t=x_t,
+            out=self.output(context, x_t, time, valid),
+            target=diffusion.target(config.prediction, coefficients, x0, noise),
+            valid=valid,
+        )
+
+    def output(
+        self, context: ContextCache, x_t: Float32[Tensor, "N H A"], t: Float[Tensor, " N"], valid: Bool[Tensor, "N H"]
     ) -> Float32[Tensor, "N H A"]:
-        """The expert's output for chunks of B observations, in float32."""
+        """The expert's output for noised chunks, in float32."""
         with self.autocast(x_t.device):
-            out: Tensor = self.expert(x_t, t, valid, seen, mask)
+            out: Tensor = self.expert(x_t, t, valid, context)
         return out.float()
 
     def autocast(self, device: torch.device) -> torch.autocast:

@@ -1,12 +1,14 @@
 """What can be set of the data and of a policy's parts; nothing heavy is imported here, so that help answers at once."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
-Prediction = Literal["noise", "data", "velocity"]
+PredictionName = Literal["noise", "data", "velocity"]
 Sampler = Literal["ddim", "ddpm", "euler"]
+ObjectiveName = Literal["denoise", "min-snr"]
 CAMERA_STRIDE = 8
 """Pixels of a cell of the camera encoder's maps, along a side."""
 
@@ -141,7 +143,7 @@ class DiffusionConfig:
 
     path: PathName = "cosine"
     """From data to noise: cosine (circle), linear (the DDPM linear-beta schedule) or straight (flow matching)."""
-    prediction: Prediction = "velocity"
+    prediction: PredictionName = "velocity"
     """What the expert's output means: the noise, the clean actions, or the velocity."""
     sampler: Sampler = "ddim"
     """ddim and euler are deterministic given the first noise; ddpm draws fresh noise in each step."""
@@ -149,15 +151,29 @@ class DiffusionConfig:
     """Network calls for one chunk, at least 1; the first is always at t = 1."""
     clip: float = 5.0
     """Sampled clean actions stay within plus or minus this, in normalised units."""
+
+    def __post_init__(self) -> None:
+        check_steps(self.sampling_steps)
+        if not self.clip > 0:
+            raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What a policy is trained for."""
+
+    kind: ObjectiveName = "denoise"
+    """denoise: the squared error of the expert's output. min-snr: weighed by min(SNR, gamma) of the time."""
+    gamma: float = 5.0
+    """Of min-snr: signal-to-noise ratio from which on times count alike, > 0."""
     draws: int = 1
     """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise ValueError(f"diffusion.draws is {self.draws}; give at least 1")
-        check_steps(self.sampling_steps)
-        if not self.clip > 0:
-            raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
+            raise ValueError(f"objective.draws is {self.draws}; give at least 1")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"objective.gamma is {self.gamma}; give a positive signal-to-noise ratio, e.g. 5")
 
 
 @dataclass(frozen=True, kw_only=True)

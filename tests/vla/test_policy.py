@@ -14,6 +14,7 @@ from vla.batch import Batch, Draws, Sample, collate
 from vla.contract import DataContract
 from vla.diffusion import coefficients, multiply
 from vla.normalize import Statistics, fit
+from vla.objectives import Denoise
 from vla.policy import NEUTRAL_INSTRUCTION, Policy
 from vla.settings import (
     BackboneConfig,
@@ -133,7 +134,7 @@ def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) ->
         policy(dataclasses.replace(data, draws=Draws(time=times[k::draws], noise=noises[k::draws])))["diffusion"]
         for k in range(draws)
     ]
-    policy.config = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(draws=draws))
+    policy.objective = Denoise(draws=draws)
     assert torch.allclose(policy(data)["diffusion"], torch.stack(alone).mean(dim=0), atol=1e-6)
 
 
@@ -214,10 +215,8 @@ def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
     x0 = policy.normalizer_of("actions").apply(data.actions)
     c = coefficients("cosine", data.draws.time)
     alpha, sigma = c.alpha[:, None, None], c.sigma[:, None, None]
-    context, mask = policy.encode(data.observation)
-    out = policy.predict(
-        alpha * x0 + sigma * data.draws.noise, data.draws.time, data.action_valid, policy.look(context), mask
-    )
+    context = policy.context(data.observation)
+    out = policy.output(context, alpha * x0 + sigma * data.draws.noise, data.draws.time, data.action_valid)
     error = (out - (alpha * data.draws.noise - sigma * x0)).square()
     expected = [error[row][data.action_valid[row]].mean() for row in range(4)]
     assert torch.allclose(losses["diffusion"], torch.stack(expected), atol=1e-6)
@@ -379,9 +378,8 @@ def test_a_chunk_reads_its_context_once(policy: Policy) -> None:
         hook.remove()
     assert seen == [name for name, _ in policy.expert.blocks.named_children()]
     with torch.no_grad():
-        context, mask = policy.encode(data.observation)
         anew = diffusion.sample(
-            lambda x_t, t: policy.predict(x_t, t, valid, policy.look(context), mask),
+            lambda x_t, t: policy.output(policy.context(data.observation), x_t, t, valid),
             data.draws.noise,
             policy.config.diffusion,
             steps=4,

@@ -28,6 +28,15 @@ class Source:
     """Whether they come in any scale, and are brought to one; otherwise their scale says something."""
 
 
+@dataclass(frozen=True)
+class ContextCache:
+    """The context of B observations as each block of the expert attends to it."""
+
+    keys_values: list[KeysValues]
+    mask: Bool[Tensor, "B L"]
+    """Which tokens may be looked at."""
+
+
 class Time(nn.Module):
     """Diffusion times in [0, 1] -> vectors: sines and cosines with periods from 0.004 to 4, then two layers."""
 
@@ -111,8 +120,8 @@ class Block(nn.Module):
 class ActionExpert(nn.Module):
     """(x_t, t, context) -> prediction, one token an action step.
 
-    Call `context` and `look` once for an observation, then this once for each diffusion time, or once for several: N is
-    a multiple of B, and the chunks of an observation follow one another.
+    Call `context` and `cache` once for an observation, then this once for each diffusion time, or once for several: N
+    is a multiple of B, and the chunks of an observation follow one another.
     """
 
     def __init__(
@@ -142,27 +151,26 @@ class ActionExpert(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
 
-    def look(self, context: Float[Tensor, "B L D"]) -> list[KeysValues]:
+    def cache(self, context: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> ContextCache:
         """What each block computes of the context alone, whatever the chunks and times."""
-        seen: list[KeysValues] = []
+        cached: list[KeysValues] = []
         for block in self.blocks:
             assert isinstance(block, Block)
-            seen.append(block.context_attention.keys_values(context))
-        return seen
+            cached.append(block.context_attention.keys_values(context))
+        return ContextCache(keys_values=cached, mask=mask)
 
     def forward(
         self,
         x_t: Float[Tensor, "N H A"],
         t: Float[Tensor, " N"],
         valid: Bool[Tensor, "N H"],
-        seen: list[KeysValues],
-        mask: Bool[Tensor, "B L"],
+        context: ContextCache,
     ) -> Float[Tensor, "N H A"]:
         """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
         assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
         time = self.time(t)
         x = self.embed(x_t) + self.positions
-        for block, keys_values in zip(self.blocks, seen, strict=True):
-            x = block(x, valid, time, keys_values, mask)
+        for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
+            x = block(x, valid, time, keys_values, context.mask)
         out: Tensor = self.out(self.norm(x))
         return out

@@ -88,7 +88,7 @@ def test_weights_are_large_enough_to_matter() -> None:
 
 
 def test_processes_that_race_get_one_complete_folder(tmp_path: Path, repository: Path) -> None:
-    command = [sys.executable, "-c", "from vla import tiny; print(tiny.build())"]
+    command = [sys.executable, "-c", "from vla.parts import tiny; print(tiny.build())"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     racers = [
         subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)
