@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,7 @@ def _convert(files: Sequence[Path], columns: Sequence[str], place: Path) -> None
             what = f"{files[0].parent} holds tables that do not fit together ({_first_line(cause)})"
             raise unreadable(cause, what, "convert them again") from error
     made = [str(Path(entry["filename"]).relative_to(place)) for entry in dataset.cache_files]
-    beside = place / f"{LIST}.{os.getpid()}.part"
+    beside = place / f"{LIST}.{uuid.uuid4().hex}.part"
     beside.write_text(json.dumps(made), encoding="utf-8")
     beside.replace(place / LIST)
     cache.remove_outdated(place)

@@ -7,7 +7,6 @@ downloaded, and the folder is loaded with `from_pretrained` like any other check
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Regex as SplitPattern
+
+from vla import cache
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -301,7 +302,7 @@ def build() -> Path:
     Raises:
         ValueError: the cache folder cannot be written.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "touchstone"
+    root = cache.folder()
     folder = root / f"tiny-{digest()}"
     if folder.is_dir():
         return folder
