@@ -16,13 +16,13 @@ from tests.training.children import Child, child, wait_until
 from training.ending import launcher
 from vla.errors import CODE_FILE
 
-HERE = Path(launcher.__file__).resolve().parent
+TRAINING = Path(__file__).resolve().parents[2] / "training"
 STUB = Path(__file__).resolve().parent / "launched.py"
 Launch = Callable[..., AbstractContextManager[Child]]
 
 
 def test_it_recognises_a_launcher_of_our_entry_points() -> None:
-    ours = str(HERE / "stage1.py")
+    ours = str(TRAINING / "stage1.py")
     assert launcher.launches_ours(["/venv/bin/accelerate", "launch", "--config_file", "x.yaml", ours, "--out", "run"])
     assert launcher.launches_ours(["/site-packages/accelerate/commands/launch.py", "--num_processes", "2", ours])
     assert launcher.launches_ours(["/venv/bin/torchrun", "--nproc-per-node", "2", ours])
@@ -30,8 +30,8 @@ def test_it_recognises_a_launcher_of_our_entry_points() -> None:
 
 def test_it_leaves_everything_else_alone() -> None:
     assert not launcher.launches_ours(["/venv/bin/accelerate", "launch", "/home/me/train.py", "--config", "stage1.py"])
-    assert not launcher.launches_ours([str(HERE / "stage1.py"), "--out", "run"])
-    assert not launcher.launches_ours(["/venv/bin/pytest", str(HERE / "stage1.py")])
+    assert not launcher.launches_ours([str(TRAINING / "stage1.py"), "--out", "run"])
+    assert not launcher.launches_ours(["/venv/bin/pytest", str(TRAINING / "stage1.py")])
     assert not launcher.launches_ours([])
 
 
@@ -68,7 +68,7 @@ def test_a_long_grace_time_is_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> 
     for name in (CODE_FILE, launcher.PID, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "/nowhere/code")
     monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
-    monkeypatch.setattr(sys, "argv", ["torchrun", str(HERE / "stage1.py")])
+    monkeypatch.setattr(sys, "argv", ["torchrun", str(TRAINING / "stage1.py")])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     launcher.register()
     assert LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout == 600
@@ -78,7 +78,7 @@ def launched(arguments: list[str], temporary: Path, environment: dict[str, str],
     """A process that becomes a launcher of the stub."""
     os.environ.update(environment)
     tempfile.tempdir = str(temporary)
-    launcher.HERE = STUB.parent
+    launcher.ENTRY_POINTS = STUB.parent
     signal.signal(signal.SIGHUP, signal.SIG_IGN if hang_ups == "ignored" else signal.SIG_DFL)  # whatever nohup did
     sys.argv = ["torchrun", *arguments]
     launcher.register()

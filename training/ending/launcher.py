@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from vla.errors import CODE_FILE, CORRUPT, HUNG, NOT_FINITE, PREEMPTED, REFUSED, STORAGE, USAGE
 
-HERE = Path(__file__).resolve().parent
-"""Names the file into which a training process writes its exit code; the processes inherit it."""
+ENTRY_POINTS = Path(__file__).resolve().parents[1]
+"""The folder of the scripts that this launcher knows as ours."""
 PID = "TOUCHSTONE_LAUNCHER_PID"
 """The process number of the launcher; a training process of another parent has lost it."""
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
@@ -56,7 +56,7 @@ def launches_ours(argv: list[str]) -> bool:
     """Whether this process is a launcher, and what it launches is an entry point of this package."""
     launcher = bool(argv) and Path(argv[0]).name in ("launch.py", "accelerate", "run.py", "torchrun", "-m")
     return launcher and any(
-        argument.endswith(".py") and Path(argument).resolve().parent == HERE for argument in argv[1:]
+        argument.endswith(".py") and Path(argument).resolve().parent == ENTRY_POINTS for argument in argv[1:]
     )
 
 

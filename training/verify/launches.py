@@ -16,7 +16,7 @@ import psutil
 
 from vla.errors import CODE_FILE
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MARK = "TOUCHSTONE_LEG"
 """Environment variable that every process of a leg inherits: torchrun puts ranks into sessions of their own, and the
 loader processes of a killed rank belong to nobody."""
