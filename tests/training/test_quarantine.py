@@ -23,6 +23,7 @@ from training.run.left_out import LeftOut, num_void, void_positions
 from vla.batch import Batch, Sample, collate
 from vla.data.dataset import Dataset, TrainSamples, open_dataset
 from vla.errors import CorruptData
+from vla.lines import read_lines
 from vla.settings import BackboneConfig, DataConfig, ExpertConfig, PolicyConfig, SensorConfig
 
 ALONE: Any = SimpleNamespace(num_processes=1, is_main_process=True, process_index=0)
@@ -115,7 +116,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path, capsys: pytest.CaptureFi
     more = LeftOut(tmp_path, 3, samples, active=True)
     more.settle(ALONE, [batch_of(samples, void)], step=1)
     assert len(more.left_out) == 3
-    whole = list(quarantine.complete_lines(tmp_path / "quarantine.jsonl"))
+    whole = list(read_lines(tmp_path / "quarantine.jsonl"))
     assert [line["position"] for line in whole] == void
 
 

@@ -9,8 +9,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes
 from training.flags import parse
-from training.run.records import Records, cut_back, read_lines
+from training.run.records import Records, cut_back
 from training.run.tracking import check_tracker
+from vla.lines import read_lines
 
 
 def test_a_resumed_run_drops_later_and_torn_lines(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from the data alone, so it is the same on any number of ranks, and after a resum
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from training import distributed
 from vla.batch import Batch
 from vla.errors import CorruptData
+from vla.lines import append, read_lines
 from vla.redaction import hide_tree
 
 
@@ -43,7 +44,7 @@ class LeftOut:
         self.left_out: dict[tuple[str, int], Mapping[str, Any]] = {}
         """By episode and frame."""
         if active:
-            self.left_out = {(line["episode"], line["frame"]): line for line in complete_lines(self.path)}
+            self.left_out = {(line["episode"], line["frame"]): line for line in read_lines(self.path)}
         self._num_told = self._num_written = len(self.left_out)
 
     def settle(self, accelerator: Accelerator, batches: Sequence[Batch], *, step: int, held_out: bool = False) -> None:
@@ -106,19 +107,3 @@ def void_positions(batches: Sequence[Batch]) -> list[int]:
 def num_void(batches: Sequence[Batch]) -> int:
     """How many samples weigh nothing."""
     return sum(int((batch.weight == 0).sum()) for batch in batches)
-
-
-def complete_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a record that were written whole; a process that is killed may leave a part of one."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
-
-
-def append(path: Path, text: str) -> None:
-    """Add lines to a record, apart from the part of a line that may stand there."""
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * torn + text)

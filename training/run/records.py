@@ -2,14 +2,14 @@
 
 import contextlib
 import json
-import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.run.tracking import Wandb, wandb_available
 from training.settings import Tracker
+from vla.lines import append, read_lines
 from vla.redaction import hide_tree
 
 
@@ -82,30 +82,12 @@ class Records:
         self.flush()
 
 
-def append(path: Path, text: str) -> None:
-    """Add a line to a file; where that fails half-way, nothing of it is left."""
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("ab") as file:
-            file.write(text.encode())
-    except OSError:
-        os.truncate(path, size)
-        raise
-
-
 def cut_back(path: Path, step: int) -> None:
     """Keep the complete lines up to a step, and none at step 0, where a run starts anew.
 
     A line that was cut off while being written is dropped too.
     """
-    kept = [line for line in read_lines(path) if line["step"] <= step] if step and path.exists() else []
+    kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
     beside = path.with_name(path.name + ".tmp")
     beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
     beside.replace(path)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete objects of a JSON-lines file."""
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)

@@ -14,8 +14,8 @@ from torch import Tensor
 from training.checkpoints import checkpoint
 from training.config import flatten
 from training.engine.sharding import State
-from training.run.records import read_lines
 from vla.errors import CorruptData
+from vla.lines import read_lines
 
 NOTHING = 1e-3
 """Tensors smaller than this share of the largest one of their kind are measured against that share: a gradient that is
@@ -83,7 +83,7 @@ def recorded(run: Path) -> list[dict[str, Any]]:
         CorruptData: there are none.
     """
     path = run / "metrics.jsonl"
-    lines = list(read_lines(path)) if path.exists() else []
+    lines = list(read_lines(path))
     if not lines:
         raise CorruptData(f"{path} holds no complete step; the run has not trained")
     return lines

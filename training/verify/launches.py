@@ -1,6 +1,5 @@
 """Launches parts of a training as a user would, and ends them as a machine that is taken away would."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,11 +9,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
 from vla.errors import CODE_FILE
+from vla.lines import last_line
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "TOUCHSTONE_LEG"
@@ -117,10 +117,5 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def last_step(run: Path) -> int:
     """The last step that a run folder records, 0 without one."""
-    path = run / "metrics.jsonl"
-    try:
-        complete = path.read_bytes().rpartition(b"\n")[0]
-    except FileNotFoundError:
-        return 0
-    line: dict[str, Any] = json.loads(complete.rpartition(b"\n")[2] or b'{"step": 0}')
-    return int(line["step"])
+    line = last_line(run / "metrics.jsonl")
+    return 0 if line is None else int(line["step"])

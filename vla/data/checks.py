@@ -9,8 +9,9 @@ from jaxtyping import Float32, Float64
 
 from vla.batch import Sample
 from vla.contract import DataContract
-from vla.data.episode import Episode, Layout, Stream, check_instruction
+from vla.data.episode import Episode, Layout, Stream
 from vla.errors import CorruptData
+from vla.instruction import check_instruction
 from vla.normalize import Statistics, fit_chunks
 
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")

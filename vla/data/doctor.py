@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from vla.data.episode import Episode, Layout, Reader, Stream, check_instruction
+from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats.insertion.reader import inspect_insertion, is_insertion
 from vla.data.formats.lerobot.reader import inspect_lerobot
 from vla.data.numbers import forget_numbers
 from vla.errors import MissingFiles
+from vla.instruction import check_instruction
 
 OUTLIER_Z = 8.0
 """Robust standard deviations from the median beyond which a value is called an outlier."""

@@ -117,18 +117,3 @@ class Reader(Protocol):
     def sources(self) -> Sequence[Path]:
         """The files that hold the numbers of the episodes; none where they are not of files."""
         ...
-
-
-MAX_INSTRUCTION = 2000
-"""Characters of the longest instruction that is accepted."""
-
-
-def check_instruction(instruction: str, where: str) -> None:
-    """Refuse an instruction that is empty or too long to be one (ValueError)."""
-    if not instruction.strip():
-        raise ValueError(f"{where} has an empty instruction; write what the robot is asked to do into the task list")
-    if len(instruction) > MAX_INSTRUCTION:
-        raise ValueError(
-            f"{where} has an instruction of {len(instruction):,} characters, at most {MAX_INSTRUCTION:,} are accepted; "
-            "shorten it in the task list"
-        )

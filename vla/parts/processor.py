@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from vla.batch import Observation
+from vla.instruction import check_instruction
 from vla.parts.images import Grid, ImageProcessor
 
 Conversation = Sequence[Mapping[str, str | Sequence[Mapping[str, str]]]]
@@ -26,8 +27,6 @@ RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 """`Qwen2_5_VLModel.get_rope_index`."""
 
 IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
-MAX_INSTRUCTION = 2000
-"""Characters of an instruction: far more than a task needs, far less than would fill the memory."""
 CACHED_PROMPTS = 1024
 
 
@@ -114,7 +113,7 @@ class Processor:
 
     def write_prompt(self, instruction: str, num_cameras: int) -> str:
         """One user message: the cameras, then the instruction."""
-        check_instruction(instruction)
+        check_instruction(instruction, "an observation", "the observation")
         parts = [{"type": "image"}] * num_cameras + [{"type": "text", "text": instruction}]
         return self.render([{"role": "user", "content": parts}], add_generation_prompt=False)
 
@@ -193,21 +192,6 @@ class Processor:
             input_ids=input_ids,
             image_index=image_index.repeat_interleave(repeats),
             positions=positions[:, 0].T.contiguous(),
-        )
-
-
-def check_instruction(instruction: str) -> None:
-    """Refuse what cannot be meant as an instruction.
-
-    Raises:
-        ValueError: it is empty or longer than 2,000 characters.
-    """
-    if not instruction.strip():
-        raise ValueError("an instruction is empty; the backbone needs a sentence, so give each task of the data one")
-    if len(instruction) > MAX_INSTRUCTION:
-        raise ValueError(
-            f"the instruction {instruction[:40]!r}... has {len(instruction):,} characters; "
-            f"shorten it to {MAX_INSTRUCTION:,} at most"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vla.errors import CorruptData
+from vla.lines import read_lines
 from vla.run_folder import Manifest, Schedule, manifests, read_schedule
 
 Json = Mapping[str, Any]
@@ -107,11 +108,11 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         config=read_object(folder / "config.json"),
         metrics=read_metrics(metrics),
-        validations=tuple(read_lines(folder / "validation.jsonl", ("step", "loss"))),
+        validations=tuple(lines_with(folder / "validation.jsonl", ("step", "loss"))),
         schedule=read_schedule(folder),
         checkpoints=tuple(manifests(folder)),
         policy=read_object(policy) if policy.exists() else None,
-        left_out=tuple(read_lines(folder / "quarantine.jsonl", ())),
+        left_out=tuple(read_lines(folder / "quarantine.jsonl")),
         evaluation=read_evaluation(folder / "policy-evaluation"),
         written=datetime.fromtimestamp(latest.stat().st_mtime, UTC),
     )
@@ -148,32 +149,19 @@ def read_object(path: Path) -> Json:
     return value
 
 
-def read_lines(path: Path, needed: tuple[str, ...]) -> Iterator[Json]:
-    """The objects of a JSON-lines file; a last line that is being written is left out. No file, no lines.
-
-    Raises:
-        CorruptData: a line is not an object with the needed keys.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise corrupt(path, f"line {number} is not JSON ({error})") from error
-            if not isinstance(value, dict) or not all(key in value for key in needed):
-                raise corrupt(path, f"line {number} is no object with {' and '.join(needed) or 'keys'}")
-            yield value
+def lines_with(path: Path, needed: tuple[str, ...]) -> Iterator[Json]:
+    """The objects of a JSON-lines file. CorruptData where one lacks a needed key."""
+    for number, line in enumerate(read_lines(path), 1):
+        if not all(key in line for key in needed):
+            raise corrupt(path, f"line {number} is no object with {' and '.join(needed)}")
+        yield line
 
 
 def read_metrics(path: Path) -> Metrics:
     """The numbers of metrics.jsonl, as columns: 100,000 steps would be a quarter of a gigabyte as objects."""
     columns: dict[str, array[float]] = {"step": array("d")}
     starts: list[tuple[str, int]] = []
-    for index, line in enumerate(read_lines(path, ("step", "loss"))):
+    for index, line in enumerate(lines_with(path, ("step", "loss"))):
         for key, value in numbers(line):
             column = columns.setdefault(key, array("d"))
             column.extend([np.nan] * (index - len(column)))

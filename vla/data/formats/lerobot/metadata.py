@@ -12,6 +12,7 @@ import numpy as np
 from vla.data.places import check_folder_name, filled
 from vla.data.tables import read_small_table
 from vla.errors import CorruptData
+from vla.lines import read_lines
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 
@@ -165,14 +166,7 @@ def read_json(path: Path) -> Any:
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise CorruptData(f"{path} is not there; restore it")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise CorruptData(f"{path}, line {number} is not valid JSON ({error}); restore it") from error
-    return rows
+    return list(read_lines(path, finished=True))
 
 
 def _episodes_v2(root: Path, info: Mapping[str, Any], cameras: list[str]) -> list[EpisodeRecord]:
