@@ -8,8 +8,8 @@ import torch
 from vla.contract import DataContract
 from vla.normalize import Normalizer, Statistics
 from vla.policy import Policy, assemble, streams
+from vla.policy_settings import PolicyConfig
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest
-from vla.settings import PolicyConfig
 
 
 def build_policy(

@@ -6,20 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from training.settings import FinetuneVl, GuardConfig, Precision, Stage, Tracker
 from vla.documents import to_json
-from vla.settings import (
-    BackboneConfig,
-    CameraConfig,
-    DataConfig,
-    DiffusionConfig,
-    ExpertConfig,
-    LoraConfig,
-    PolicyConfig,
-    SensorConfig,
-)
+from vla.parts import FRESH, Encoders
+from vla.policy_settings import PolicyConfig
+from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, LoraConfig
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +29,8 @@ class RunConfig:
     """What to train on."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The vision-language model."""
-    sensor: SensorConfig = field(default_factory=SensorConfig)
-    """The sensor encoder; without a sensor stream in the data the policy has none."""
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    """The camera encoder; with width 0, or without a camera in the data, the policy has none."""
+    encoders: Annotated[Encoders, tyro.conf.arg(name="")] = field(default_factory=Encoders)
+    """The other parts; a policy has those that its data has something for."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     """The diffusion action expert."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -127,15 +122,22 @@ class RunConfig:
 
     def policy(self, stage: Stage) -> PolicyConfig:
         """The policy of a stage: with adapters where the stage trains them."""
-        dropout: dict[str, Any] = {} if self.dropout is None else {"dropout": self.dropout}
         return PolicyConfig(
             backbone=self.backbone,
-            sensor=dataclasses.replace(self.sensor, **dropout),
-            camera=self.camera,
-            expert=dataclasses.replace(self.expert, **dropout),
+            encoders=Encoders(**{name: self._dropped(settings) for name, settings in vars(self.encoders).items()}),
+            expert=self._dropped(self.expert),
             diffusion=self.diffusion,
-            lora=dataclasses.replace(self.lora, **dropout) if stage.lr.lora is not None else None,
+            lora=self._dropped(self.lora) if stage.lr.lora is not None else None,
             normalization=self.data.normalization,
+        )
+
+    def _dropped(self, settings: Settings) -> Settings:
+        """Settings of a part, with the run's dropout where they have one."""
+        own = vars(settings)
+        return (
+            settings
+            if self.dropout is None or "dropout" not in own
+            else type(settings)(**own | {"dropout": self.dropout})
         )
 
     @property
@@ -159,8 +161,7 @@ class RunConfig:
             raise ValueError(
                 f"--finetune-vl {self.finetune_vl} needs a rate in stage {stage.name!r}: --stage.lr.{group} 1e-5"
             )
-        lr = dataclasses.replace(
-            stage.lr,
+        lr = stage.lr.changed(
             lora=lora if self.finetune_vl == "lora" else None,
             backbone=backbone if self.finetune_vl == "full" else None,
         )
@@ -215,7 +216,7 @@ def frozen(stage: Stage) -> Stage:
     Raises:
         ValueError: it has a rate for a part of the backbone.
     """
-    if opened := stage.lr.by_group().keys() - {"sensor", "camera", "expert"}:
+    if opened := stage.lr.by_group().keys() - FRESH.keys():
         raise ValueError(
             f"stage 1 keeps the backbone frozen, but has a rate for {sorted(opened)}; train that in stage 2"
         )

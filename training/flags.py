@@ -25,7 +25,7 @@ def as_flags(tree: Mapping[str, Any]) -> list[str]:
     """A configuration file as the flags that say the same, so that both are checked by one and the same code."""
     words: list[str] = []
     for name, value in flatten(tree).items():
-        *path, last = name.replace("_", "-").split(".")
+        *path, last = name.removeprefix("encoders.").replace("_", "-").split(".")
         match value:
             case bool():
                 words.append("--" + ".".join([*path, last if value else f"no-{last}"]))

@@ -2,11 +2,13 @@
 
 from training.config import StageConfig, TwoStageConfig
 from training.settings import Rates, Stage
+from vla.parts import FRESH
 
-STAGE1 = Stage(name="stage1", steps=20_000, lr=Rates(sensor=1e-4, camera=1e-4, expert=1e-4))
-"""The backbone is frozen; sensor encoder, camera encoder where there is one, and expert learn."""
+FRESH_RATES = dict.fromkeys(FRESH, 1e-4)
+STAGE1 = Stage(name="stage1", steps=20_000, lr=Rates(**FRESH_RATES))
+"""The backbone is frozen; the other parts and the expert learn."""
 
-STAGE2 = Stage(name="stage2", steps=10_000, lr=Rates(sensor=1e-4, camera=1e-4, expert=1e-4, lora=1e-5, backbone=1e-5))
+STAGE2 = Stage(name="stage2", steps=10_000, lr=Rates(**FRESH_RATES, lora=1e-5, backbone=1e-5))
 """LoRA (or, with --finetune-vl full, the last blocks) opens the backbone at a tenth of the others' rate."""
 
 

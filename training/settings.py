@@ -1,9 +1,12 @@
 """What can be set of a run and of its verification; nothing heavy is imported here, so that help answers at once."""
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
+import tyro
+
+from vla.parts import GROUPS
 from vla.settings import ObjectiveConfig
 
 FinetuneVl = Literal["none", "lora", "full"]
@@ -11,20 +14,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 Tracker = Literal["auto", "jsonl", "wandb"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Peak learning rate of each group; None keeps the group frozen."""
-
-    sensor: float | None = None
-    """Sensor encoder."""
-    camera: float | None = None
-    """Camera encoder; without one (--camera.width 0) its rate has no effect."""
-    expert: float | None = None
-    """Diffusion action expert."""
-    lora: float | None = None
-    """LoRA adapters on the backbone's language model."""
-    backbone: float | None = None
-    """The last language-model blocks themselves, with --finetune-vl full."""
+class RatesOfGroups:
+    """What the rates of a stage can be asked."""
 
     def __post_init__(self) -> None:
         for group, rate in self.by_group().items():
@@ -35,8 +26,32 @@ class Rates:
 
     def by_group(self) -> dict[str, float]:
         """The groups that train."""
-        rates = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {group: rate for group, rate in rates.items() if rate is not None}
+        return {group: rate for group, rate in vars(self).items() if rate is not None}
+
+    def changed(self, **rates: float | None) -> Self:
+        """The same rates but for some."""
+        return type(self)(**{**vars(self), **rates})
+
+
+if TYPE_CHECKING:
+
+    class Rates(RatesOfGroups):
+        """Peak learning rate of each group; None keeps the group frozen."""
+
+        def __init__(self, **rates: float | None) -> None: ...
+        def __getattr__(self, group: str) -> float | None: ...
+else:
+    Rates = make_dataclass(
+        "Rates",
+        [(group, Annotated[float | None, tyro.conf.arg(help=text)], None) for group, text in GROUPS.items()],
+        bases=(RatesOfGroups,),
+        frozen=True,
+        kw_only=True,
+        namespace={
+            "__doc__": "Peak learning rate of each group; None keeps the group frozen.",
+            "__module__": __name__,
+        },
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

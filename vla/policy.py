@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float32
@@ -13,21 +14,18 @@ from vla.contract import DataContract
 from vla.diffusion import Chunk, Watch
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
-from vla.parts import lora
+from vla.parts import PARTS, fitting, lora
 from vla.parts.backbone import Backbone, load_backbone
-from vla.parts.camera import CameraEncoder
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
-from vla.parts.sensor import SensorEncoder
-from vla.parts.state import StateEncoder
+from vla.policy_settings import PolicyConfig
 from vla.randomness import seeded
-from vla.settings import PolicyConfig
 
 NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""
 
 
 class Policy(nn.Module):
-    """Backbone, sensor, state and camera encoder, action expert and the normalisers between them and the data's units.
+    """Backbone, the other parts, action expert, and the normalisers between them and the data's units.
 
     Fresh weights of each follow from the seed and its name alone; the global random state is neither used nor changed.
     Frozen weights may be bfloat16; trained ones are float32 and computed with in `compute_dtype`; normalisation,
@@ -52,22 +50,16 @@ class Policy(nn.Module):
         self.tuned: frozenset[str] = frozenset()
         """Backbone parameters, adapters left out, that training changed; they are saved with the policy."""
         self.backbone = backbone
+        self.encoders = tuple(fitting(config.encoders, contract))
+        """Names of the parts beside backbone and expert; each is a child of that name."""
+        widths = {"expert": config.expert.width, "backbone": backbone.width}
+        for name, settings in fitting(config.encoders, contract).items():
+            with seeded(seed, name):
+                self.add_module(name, PARTS[name].build(settings, contract, widths))
+            width: Any = self.get_submodule(name).width
+            widths[name] = width
         sources = {"backbone": Source(width=backbone.width, normalize=True)}
-        self.sensor: SensorEncoder | None = None
-        if contract.sensor is not None:
-            with seeded(seed, "sensor"):
-                self.sensor = SensorEncoder(contract.sensor_samples, contract.sensor_channels, config.sensor)
-            sources["sensor"] = Source(width=config.sensor.width)
-        self.state: StateEncoder | None = None
-        if contract.state_dim:
-            with seeded(seed, "state"):
-                self.state = StateEncoder(contract.state_dim, config.expert.width)
-            sources["state"] = Source(width=config.expert.width)
-        self.camera: CameraEncoder | None = None
-        if config.camera.width and contract.cameras:
-            with seeded(seed, "camera"):
-                self.camera = CameraEncoder(len(contract.cameras), backbone.width, config.camera)
-            sources["camera"] = Source(width=config.camera.width)
+        sources |= {name: Source(width=widths[name]) for name in self.encoders}
         self.expert = ActionExpert(
             horizon=contract.horizon, action_dim=contract.action_dim, sources=sources, config=config.expert, seed=seed
         )
@@ -113,14 +105,15 @@ class Policy(nn.Module):
         """Context tokens for the expert, and which of them may be looked at."""
         if not self.contract.instructed:
             observation = replace(observation, instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions))
+        seen = replace(
+            observation,
+            state=self.unitless("state", observation.state),
+            sensor=self.unitless("sensor", observation.sensor),
+        )
         with self.autocast(observation.state.device):
-            tokens: dict[str, Tokens] = {"backbone": self.backbone(observation)}
-            if self.sensor is not None:
-                tokens["sensor"] = self.sensor(self.normalize("sensor", observation.sensor), observation.sensor_valid)
-            if self.state is not None:
-                tokens["state"] = self.state(self.normalize("state", observation.state))
-            if self.camera is not None:
-                tokens["camera"] = self.camera(observation.images, observation.image_valid, tokens["backbone"])
+            tokens: dict[str, Tokens] = {"backbone": self.backbone(seen)}
+            for name in self.encoders:
+                tokens[name] = PARTS[name].see(self.get_submodule(name), seen, tokens)
             context: ContextTokens = self.expert.context(tokens)
         return context
 
@@ -164,8 +157,7 @@ class Policy(nn.Module):
 
     def fresh_parts(self) -> dict[str, nn.Module]:
         """What begins with fresh weights, by name: every part but the backbone."""
-        parts = {"sensor": self.sensor, "state": self.state, "camera": self.camera, "expert": self.expert}
-        return {part: module for part, module in parts.items() if module is not None}
+        return {name: self.get_submodule(name) for name in (*self.encoders, "expert")}
 
     def normalizer_of(self, stream: str) -> Normalizer:
         """The normaliser of `actions`, `state` or `sensor`."""
@@ -176,6 +168,10 @@ class Policy(nn.Module):
     def normalize(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]:
         """Data units to unitless."""
         return self.normalizer_of(stream).apply(values)
+
+    def unitless(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """As `normalize`; a stream that the data do not have stays the empty one it is."""
+        return self.normalize(stream, values) if stream in self.normalizer else values
 
     def set_mode(self, training: bool) -> None:
         """Training mode exactly where something inside is trained, so that frozen parts have no dropout; or eval mode.

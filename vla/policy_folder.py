@@ -28,23 +28,18 @@ from vla import documents, redaction
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
-from vla.parts import lora
+from vla.parts import EXPERT_FILE, PARTS, fitting, lora
 from vla.parts.backbone import fingerprint, resolve
 from vla.policy import Policy, assemble, streams
+from vla.policy_settings import PolicyConfig
 from vla.run_folder import BackboneName
-from vla.settings import PolicyConfig
 
 SCHEMA = 2
 """Raised whenever an earlier version would misread a policy."""
 READ_1 = "a3da51d"
 """The last commit that reads policies of schema 1."""
-PARTS = {
-    "sensor": "sensor_encoder.safetensors",
-    "state": "state_encoder.safetensors",
-    "camera": "camera_encoder.safetensors",
-    "expert": "action_expert.safetensors",
-}
-"""The file of each learned part."""
+FILES = {name: part.file for name, part in PARTS.items()} | {"expert": EXPERT_FILE}
+"""The file of each part with fresh weights."""
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"
 """The backbone path of a merged policy: it lies in the policy folder itself."""
@@ -103,7 +98,7 @@ def save_policy(
 def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> None:
     """The weights."""
     save(policy.normalizer.state_dict(), folder / "normalizer.safetensors")
-    for part, file in PARTS.items():
+    for part, file in FILES.items():
         if content := below(part, learned):
             save(content, folder / file)
     backbone = below("backbone", learned)
@@ -153,7 +148,7 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     policy = assemble(config, contract, normalizers, dtype, seed=0)
     fill(policy.normalizer, read(folder / "normalizer.safetensors"), folder / "normalizer.safetensors")
     for part, module in policy.fresh_parts().items():
-        fill(module, read(folder / PARTS[part]), folder / PARTS[part])
+        fill(module, read(folder / FILES[part]), folder / FILES[part])
     if config.lora is not None:
         lora.load(policy.backbone, folder / "adapter")
     if (folder / BLOCKS).exists():
@@ -298,16 +293,10 @@ def card(policy: Policy, learned: Mapping[str, Tensor]) -> str:
     base = config.backbone.path
     is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
     adapter = "none" if config.lora is None else f"LoRA of rank {config.lora.rank} in `adapter/`, for plain peft"
-    sensor = "none"
-    if contract.sensor is not None:
-        sensor = (
-            f"`{contract.sensor}`, the last {contract.sensor_samples} samples of {contract.sensor_channels} channels "
-            f"at {contract.sensor_rate_hz:g} Hz"
-        )
-    camera = "none"
-    if policy.camera is not None:
-        size = config.camera
-        camera = f"{size.tokens} tokens of each camera, from {size.pixels} x {size.pixels} pixels"
+    parts = "\n".join(
+        f"| {PARTS[name].label} | {PARTS[name].describe(settings, contract)} |"
+        for name, settings in fitting(config.encoders, contract).items()
+    )
     return f"""\
 ---
 library_name: touchstone
@@ -322,7 +311,7 @@ tags:
 
 # A vision-language-action policy
 
-Looks at {len(contract.cameras)} camera images, an instruction, the robot's state and a sensor, and gives the next
+Looks at {len(contract.cameras)} camera images, an instruction and what the table names, and gives the next
 {contract.horizon} actions. Trained with Touchstone.
 
 | | |
@@ -331,9 +320,7 @@ Looks at {len(contract.cameras)} camera images, an instruction, the robot's stat
 | Adapter | {adapter} |
 | Learned parameters | {count:,} |
 | Cameras, in order | {", ".join(f"`{camera}`" for camera in contract.cameras) or "none"} |
-| Camera encoder | {camera} |
-| State | {contract.state_dim} numbers |
-| Sensor | {sensor} |
+{parts}
 | Actions | {contract.horizon} steps of {contract.action_dim} at {contract.fps:g} Hz{names(contract)} |
 | Diffusion | {config.diffusion.path} path, {config.diffusion.prediction} prediction, \
 {config.diffusion.sampler} in {config.diffusion.sampling_steps} steps |

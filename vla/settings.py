@@ -1,7 +1,7 @@
 """What can be set of the data and of a policy's parts; nothing heavy is imported here, so that help answers at once."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Normalization = Literal["quantile", "z-score", "min-max"]
@@ -95,6 +95,11 @@ class SensorConfig:
             raise ValueError(
                 f"sensor.max_tokens is {self.max_tokens} and sensor.depth {self.depth}; give at least 1 and 0"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateConfig:
+    """The state encoder has no settings: its token is as wide as the expert."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,26 +197,6 @@ class LoraConfig:
             raise ValueError(f"LoRA of rank {self.rank} and alpha {self.alpha} cannot learn; give 1 or more for both")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA dropout is {self.dropout}; give a share from 0 up to, not including, 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-    """Everything that decides what a policy computes, but its weights and the data it is made for."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The vision-language model."""
-    sensor: SensorConfig = field(default_factory=SensorConfig)
-    """The sensor encoder; without a sensor in the data there is none."""
-    camera: CameraConfig = field(default_factory=CameraConfig)
-    """The camera encoder; with width 0, or without a camera in the data, there is none."""
-    expert: ExpertConfig = field(default_factory=ExpertConfig)
-    """The diffusion action expert."""
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    """Path, prediction and sampler."""
-    lora: LoraConfig | None = None
-    """Adapters on the backbone's language model, or none."""
-    normalization: Normalization = "quantile"
-    """How actions, state and sensor were made unitless."""
 
 
 def check_heads(width: int, heads: int) -> None:

@@ -152,7 +152,7 @@ def test_dropout_sets_every_rate() -> None:
     config = parse(recipes.stage2(), [*DATA, "--dropout", "0.3"])
     policy = config.policy(config.stages()[0])
     assert policy.lora is not None
-    assert {policy.sensor.dropout, policy.expert.dropout, policy.lora.dropout} == {0.3}
+    assert {policy.encoders.sensor.dropout, policy.expert.dropout, policy.lora.dropout} == {0.3}
 
 
 def test_identity_leaves_out_where_and_how_it_runs() -> None:

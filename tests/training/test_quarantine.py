@@ -24,7 +24,9 @@ from vla.batch import Batch, Sample, collate
 from vla.data.dataset import Dataset, TrainSamples, open_dataset
 from vla.errors import CorruptData
 from vla.lines import read_lines
-from vla.settings import BackboneConfig, DataConfig, ExpertConfig, PolicyConfig, SensorConfig
+from vla.parts import Encoders
+from vla.policy_settings import PolicyConfig
+from vla.settings import BackboneConfig, DataConfig, ExpertConfig, SensorConfig
 
 ALONE: Any = SimpleNamespace(num_processes=1, is_main_process=True, process_index=0)
 
@@ -204,7 +206,7 @@ def test_a_void_sample_counts_for_nothing_in_loss_and_gradient(needle: Path) -> 
     data = open_dataset(DataConfig(roots=(str(needle),)), 0)
     config = PolicyConfig(
         backbone=BackboneConfig(path="tiny", max_pixels=3136),
-        sensor=SensorConfig(width=16, heads=2, dropout=0.0),
+        encoders=Encoders(sensor=SensorConfig(width=16, heads=2, dropout=0.0)),
         expert=ExpertConfig(width=32, depth=1, heads=2, dropout=0.0),
     )
     policy = build_policy(config, data.contract, data.statistics, torch.float32, 0)

@@ -8,9 +8,10 @@ from training.checkpoints.checkpoint import KEYS
 from training.engine.stages import enter, without
 from vla.contract import DataContract
 from vla.normalize import Normalizer
-from vla.parts import lora
+from vla.parts import Encoders, lora
 from vla.policy import Policy, streams
-from vla.settings import ExpertConfig, LoraConfig, PolicyConfig, SensorConfig
+from vla.policy_settings import PolicyConfig
+from vla.settings import ExpertConfig, LoraConfig, SensorConfig
 
 CONTRACT = DataContract(
     cameras=("left", "right"),
@@ -34,7 +35,7 @@ EXPERT = ExpertConfig(width=1024, depth=6, heads=16)
 
 def policy_3b() -> Policy:
     """The policy that the README's commands train on the 3B model, without its memory."""
-    settings = PolicyConfig(sensor=SENSOR, expert=EXPERT, lora=LoraConfig())
+    settings = PolicyConfig(encoders=Encoders(sensor=SENSOR), expert=EXPERT, lora=LoraConfig())
     backbone = large()
     with torch.device("meta"):
         lora.add(backbone, LoraConfig(), 0)

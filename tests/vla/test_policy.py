@@ -15,14 +15,15 @@ from vla.contract import DataContract
 from vla.diffusion import coefficients, multiply
 from vla.normalize import Statistics, fit
 from vla.objectives import Denoise
+from vla.parts import Encoders
 from vla.policy import NEUTRAL_INSTRUCTION, Policy
+from vla.policy_settings import PolicyConfig
 from vla.settings import (
     BackboneConfig,
     CameraConfig,
     DiffusionConfig,
     ExpertConfig,
     LoraConfig,
-    PolicyConfig,
     SensorConfig,
 )
 
@@ -44,11 +45,12 @@ NO_SENSOR = {"sensor": None, "sensor_channels": 0, "sensor_samples": 0, "sensor_
 BARE = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, **NO_SENSOR)
 CONFIG = PolicyConfig(
     backbone=BackboneConfig(path="tiny", max_pixels=3136),
-    sensor=SensorConfig(width=16, heads=2),
+    encoders=Encoders(sensor=SensorConfig(width=16, heads=2)),
     expert=ExpertConfig(width=32, depth=2, heads=2),
     lora=LoraConfig(rank=4, alpha=8),
 )
-SEEING = dataclasses.replace(CONFIG, camera=CameraConfig(width=16, pixels=32, tokens=2))
+CAMERA = CameraConfig(width=16, pixels=32, tokens=2)
+SEEING = dataclasses.replace(CONFIG, encoders=dataclasses.replace(CONFIG.encoders, camera=CAMERA))
 """The same with a camera encoder."""
 
 
@@ -122,7 +124,7 @@ def test_children_have_the_names_that_groups_are_made_of(policy: Policy) -> None
     assert {name.split(".")[0] for name, _ in policy.named_parameters()} == {"backbone", "sensor", "state", "expert"}
     bare = build(contract=BARE)
     assert [name for name, _ in bare.named_children()] == ["backbone", "expert", "normalizer"]
-    assert bare.sensor is None
+    assert bare.encoders == ()
     assert list(bare.normalizer) == ["actions"]
 
 
@@ -186,7 +188,7 @@ def test_no_trained_number_has_a_gradient_of_rounding_errors_alone() -> None:
 
 def test_without_cameras_there_is_no_camera_encoder() -> None:
     blind = build(SEEING, dataclasses.replace(CONTRACT, cameras=()))
-    assert blind.camera is None
+    assert "camera" not in blind.encoders
     assert not any("camera" in name for name, _ in blind.named_parameters())
 
 
@@ -340,7 +342,7 @@ def test_dropout_reaches_every_trained_part() -> None:
     """The rates of the configuration are those of every dropout there is."""
     config = dataclasses.replace(
         CONFIG,
-        sensor=dataclasses.replace(CONFIG.sensor, dropout=0.3),
+        encoders=dataclasses.replace(CONFIG.encoders, sensor=dataclasses.replace(CONFIG.encoders.sensor, dropout=0.3)),
         expert=dataclasses.replace(CONFIG.expert, dropout=0.3),
         lora=dataclasses.replace(CONFIG.lora, dropout=0.3),
     )

@@ -162,15 +162,6 @@ def test_a_camera_encoder_is_kept_and_named(tmp_path: Path) -> None:
         load_policy(tmp_path / "policy")
 
 
-def test_a_policy_from_before_there_were_camera_encoders_has_none(folder: Path, policy: Policy) -> None:
-    content = json.loads((folder / "config.json").read_text())
-    del content["policy"]["camera"]
-    (folder / "config.json").write_text(json.dumps(content))
-    again = load_policy(folder)
-    assert again.camera is None
-    assert again.config == policy.config
-
-
 def test_trained_blocks_of_the_backbone_are_kept(tmp_path: Path) -> None:
     policy = build(dataclasses.replace(CONFIG, lora=None))
     policy.tuned = frozenset(f"backbone.{name}" for name in policy.backbone.last_layer_names(1))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from training.settings import Stage
+from vla.parts import GROUPS, PARTS
 from vla.run_folder import GroupSize
 
 FROZEN = "frozen"
@@ -33,16 +34,11 @@ class Group:
 def group_of(parameter: str, tail: Collection[str]) -> str:
     """The group a parameter belongs to; `tail` names the backbone parameters that --finetune-vl full opens."""
     part, _, rest = parameter.partition(".")
-    match part:
-        case "sensor" | "camera" | "expert":
-            return part
-        case "state":
-            return "expert"  # it is small, and as new as the expert that reads it
-        case "backbone" if "lora_" in rest:
-            return "lora"
-        case "backbone":
-            return "backbone" if parameter in tail else FROZEN
-    raise ValueError(f"parameter {parameter!r} belongs to no group; add its part to training.engine.stages.group_of")
+    if part == "backbone":
+        return "lora" if "lora_" in rest else "backbone" if parameter in tail else FROZEN
+    if part != "expert" and part not in PARTS:
+        raise ValueError(f"parameter {parameter!r} belongs to no group; give its part a row of vla.parts.PARTS")
+    return part if part == "expert" else PARTS[part].group
 
 
 def decaying(model: nn.Module) -> set[str]:
@@ -77,9 +73,7 @@ def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Gr
             f"freeze them with {' '.join(f'--stage.lr.{group} None' for group in sorted(missing))}"
         )
     if not members:
-        raise ValueError(
-            f"stage {stage.name!r} trains nothing; give a rate to one of sensor, camera, expert, lora, backbone"
-        )
+        raise ValueError(f"stage {stage.name!r} trains nothing; give a rate to one of {', '.join(GROUPS)}")
     return [
         Group(
             name=f"{group}/{'decay' if decays else 'plain'}",
@@ -95,7 +89,7 @@ def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Gr
 
 def without(stage: Stage, group: str) -> Stage:
     """The stage with a group left out."""
-    return replace(stage, lr=replace(stage.lr, **{group: None}))
+    return replace(stage, lr=stage.lr.changed(**{group: None}))
 
 
 def table(stage: Stage, groups: list[Group], num_frozen: int) -> str:

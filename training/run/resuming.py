@@ -13,6 +13,7 @@ from training.engine import stages
 from training.settings import Stage
 from vla.data.dataset import Dataset
 from vla.documents import to_json
+from vla.parts import FRESH, PARTS, fitting
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Row:
 
 def schedule(config: RunConfig, data: Dataset) -> list[Row]:
     """The stages, without the groups the policy does not have, laid end to end."""
-    has = {"sensor": data.contract.sensor is not None, "camera": bool(config.camera.width and data.contract.cameras)}
+    has = {PARTS[name].group for name in fitting(config.encoders, data.contract)} | {"expert"}
     placed, start = [], 0
     for row in config.stages():
-        stage = reduce(stages.without, (group for group in has if not has[group]), row)
+        stage = reduce(stages.without, (group for group in FRESH if group not in has), row)
         end = start + stage.total(data.train.num_samples, config.batch_size)
         placed.append(Row(stage, start, end))
         start = end

@@ -1,1 +1,137 @@
-"""The parts of a policy: each turns what is seen into tokens; the expert turns tokens and noise into actions."""
+"""The parts of a policy, by name: each turns what is seen into tokens, which the action expert attends to.
+
+A part is a row of `PARTS` and a module of its own; whatever goes over the parts (settings and flags, fresh weights,
+groups of parameters, files of a policy, model card) goes over this table. Nothing heavy is loaded for it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any
+
+from vla.contract import DataContract
+from vla.settings import CameraConfig, SensorConfig, StateConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vla.batch import Observation
+
+Widths = Mapping[str, int]
+"""Widths of the tokens of the parts that come earlier in the table, and of the expert."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is to be known of a part beside its module."""
+
+    label: str
+    """As the model card calls it."""
+    group: str
+    """Group of parameters that it is trained with."""
+    file: str
+    """Of its weights in a policy folder."""
+    config: type
+    """Its settings: flags --NAME.FIELD, and the entry of that name in a policy's encoders."""
+    fits: Callable[[Any, DataContract], bool]
+    """Whether a policy with these settings, for this data, has it."""
+    build: "Callable[[Any, DataContract, Widths], nn.Module]"
+    """The module with fresh weights; its `width` is that of its tokens."""
+    see: "Callable[[nn.Module, Observation, Mapping[str, Any]], tuple[Tensor, Tensor]]"
+    """Its tokens, and which may be looked at, of an observation with unitless numbers and of the earlier tokens."""
+    describe: Callable[[Any, DataContract], str]
+    """In the model card."""
+    rate: str
+    """What the rate of its group is for, in help."""
+
+
+def _sensor(config: SensorConfig, contract: DataContract, _: Widths) -> "nn.Module":
+    from vla.parts.sensor import SensorEncoder
+
+    return SensorEncoder(contract.sensor_samples, contract.sensor_channels, config)
+
+
+def _state(_: StateConfig, contract: DataContract, widths: Widths) -> "nn.Module":
+    from vla.parts.state import StateEncoder
+
+    return StateEncoder(contract.state_dim, widths["expert"])
+
+
+def _camera(config: CameraConfig, contract: DataContract, widths: Widths) -> "nn.Module":
+    from vla.parts.camera import CameraEncoder
+
+    return CameraEncoder(len(contract.cameras), widths["backbone"], config)
+
+
+PARTS: dict[str, Part] = {
+    "sensor": Part(
+        label="Sensor encoder",
+        group="sensor",
+        file="sensor_encoder.safetensors",
+        config=SensorConfig,
+        fits=lambda _, contract: contract.sensor is not None,
+        build=_sensor,
+        see=lambda module, seen, _: module(seen.sensor, seen.sensor_valid),
+        describe=lambda _, contract: (
+            f"`{contract.sensor}`, the last {contract.sensor_samples} samples of {contract.sensor_channels} channels "
+            f"at {contract.sensor_rate_hz:g} Hz"
+        ),
+        rate="Sensor encoder.",
+    ),
+    "state": Part(
+        label="State encoder",
+        group="expert",  # it is small, and as new as the expert that reads it
+        file="state_encoder.safetensors",
+        config=StateConfig,
+        fits=lambda _, contract: contract.state_dim > 0,
+        build=_state,
+        see=lambda module, seen, _: module(seen.state),
+        describe=lambda _, contract: f"{contract.state_dim} numbers",
+        rate="Diffusion action expert, and the state's first layer.",
+    ),
+    "camera": Part(
+        label="Camera encoder",
+        group="camera",
+        file="camera_encoder.safetensors",
+        config=CameraConfig,
+        fits=lambda config, contract: config.width > 0 and len(contract.cameras) > 0,
+        build=_camera,
+        see=lambda module, seen, earlier: module(seen.images, seen.image_valid, earlier["backbone"]),
+        describe=lambda config, _: (
+            f"{config.tokens} tokens of each camera, from {config.pixels} x {config.pixels} pixels"
+        ),
+        rate="Camera encoder; without one (--camera.width 0) its rate has no effect.",
+    ),
+}
+"""In the order in which the expert's context holds their tokens, behind those of the backbone."""
+
+EXPERT_FILE = "action_expert.safetensors"
+FRESH: dict[str, str] = {part.group: part.rate for part in PARTS.values()}
+"""Groups of what begins with fresh weights, and what each is."""
+GROUPS: dict[str, str] = {
+    **FRESH,
+    "lora": "LoRA adapters on the backbone's language model.",
+    "backbone": "The last language-model blocks themselves, with --finetune-vl full.",
+}
+"""Every group of parameters that can be trained, and what it is."""
+
+if TYPE_CHECKING:
+
+    class Encoders:
+        """Settings of the parts, each under its name."""
+
+        def __init__(self, **settings: object) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Encoders = make_dataclass(
+        "Encoders",
+        [(name, part.config, field(default_factory=part.config)) for name, part in PARTS.items()],
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": "Settings of the parts, each under its name.", "__module__": __name__},
+    )
+
+
+def fitting(encoders: Encoders, contract: DataContract) -> dict[str, Any]:
+    """The settings of the parts that a policy for this data has, in the order of the table."""
+    settings = {name: vars(encoders)[name] for name in PARTS}
+    return {name: config for name, config in settings.items() if PARTS[name].fits(config, contract)}

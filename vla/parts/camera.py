@@ -111,7 +111,7 @@ class CameraEncoder(nn.Module):
     def __init__(self, num_cameras: int, backbone_width: int, config: CameraConfig) -> None:
         super().__init__()
         assert min(num_cameras, config.width) > 0, f"an encoder of width {config.width} for {num_cameras} cameras"
-        self.config = config
+        self.config, self.width = config, config.width
         self.instruction = Instruction(backbone_width)
         self.views = nn.ModuleList(View(config) for _ in range(num_cameras))
         self.norm = nn.LayerNorm(config.width)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from vla.parts import GROUPS
 from vla.report import words
 from vla.report.curves import smooth, thin
 from vla.report.folder import Json, Metrics, Run
@@ -13,7 +14,7 @@ from vla.report.plots import Frame, Line, card, cards, legend, plot, wants_log
 from vla.run_folder import GroupSize
 
 STEP = "optimizer step"
-ORDER = ("sensor", "expert", "lora", "backbone", "camera")
+ORDER = tuple(GROUPS)
 """Groups have the same colour in every plot."""
 
 

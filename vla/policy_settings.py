@@ -1,0 +1,24 @@
+"""What decides what a policy computes; nothing heavy is loaded for it."""
+
+from dataclasses import dataclass, field
+
+from vla.parts import Encoders
+from vla.settings import BackboneConfig, DiffusionConfig, ExpertConfig, LoraConfig, Normalization
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Everything that decides what a policy computes, but its weights and the data it is made for."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The vision-language model."""
+    encoders: Encoders = field(default_factory=Encoders)
+    """The other parts; a policy has those that its data has something for."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """The diffusion action expert."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Path, prediction and sampler."""
+    lora: LoraConfig | None = None
+    """Adapters on the backbone's language model, or none."""
+    normalization: Normalization = "quantile"
+    """How actions, state and sensor were made unitless."""
