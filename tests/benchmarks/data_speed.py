@@ -50,9 +50,10 @@ def touchstone(root: Path) -> Callable[[int], Item]:
     """Through our reader, as the training's windows do."""
     sys.path.insert(0, str(REPOSITORY))
     from vla.data.formats.lerobot.reader import open_lerobot
+    from vla.data.selection import Selection
     from vla.data.video import read_frames
 
-    reader = open_lerobot(root, sensor="none")
+    reader = open_lerobot(root, Selection(sensor="none"))
     places = [(episode, row) for episode in reader.episodes for row in range(len(episode.timestamps))]
 
     def read(index: int) -> Item:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -13,8 +13,8 @@ from vla.commandline import progress
 class Import:
     """Write data of another format as LeRobot v3.0."""
 
-    format: tyro.conf.Positional[Annotated[Literal["lerobot", "insertion"], tyro.conf.arg(metavar="FORMAT")]]
-    """Format of the source: lerobot (any version) or insertion (the insertion recorder's)."""
+    format: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FORMAT")]]
+    """Format of the source, such as lerobot (any version) or insertion (the insertion recorder's)."""
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SRC")]]
     """Folder to read."""
     destination: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
@@ -23,13 +23,15 @@ class Import:
 
 def convert(command: Import) -> None:
     """`vla import`."""
-    from vla.data.dataset import detect, open_root
+    from vla.data.formats import FORMATS, detect, open_folder
+    from vla.data.selection import Selection
     from vla.data.writing.writer import write_lerobot
-    from vla.settings import DataConfig
 
+    if command.format not in FORMATS:
+        raise ValueError(f"FORMAT is {command.format}; give one of {', '.join(map(repr, FORMATS))}")
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
-    reader = open_root(command.source, DataConfig(roots=(str(command.source),), missing_cameras="mask"))
+    reader = open_folder(command.source, Selection(missing_cameras="mask"))
     images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)
     with progress(images, "images") as bar:
         totals = write_lerobot(reader, command.destination, progress=bar.update)

@@ -1,11 +1,9 @@
 """The data: `open_dataset` turns folders into training and validation samples."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -13,54 +11,35 @@ from vla.contract import DataContract
 from vla.data.checks import check_episode, check_selected
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
-from vla.data.formats.insertion import reader as insertion
-from vla.data.formats.lerobot import reader as lerobot
+from vla.data.formats import open_folder
 from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, forget_numbers, read_numbers
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
+from vla.data.selection import Selection
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData
 from vla.normalize import Statistics
 from vla.settings import DataConfig
 
-__all__ = ["Dataset", "TrainSamples", "ValidationSamples", "detect", "open_dataset", "open_root"]
-
-
-def detect(root: Path) -> Literal["lerobot", "insertion"]:
-    """The format of a folder. ValueError when there is no such folder or it holds neither."""
-    if not root.is_dir():
-        siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
-        nearest = difflib.get_close_matches(root.name, siblings, 1)
-        hint = f"did you mean {root.parent / nearest[0]}?" if nearest else "check --data.roots"
-        raise ValueError(f"{root} is not a folder: {hint}")
-    if lerobot.is_lerobot(root):
-        return "lerobot"
-    if insertion.is_insertion(root):
-        return "insertion"
-    raise ValueError(
-        f"{root} holds no data that can be read, expected a LeRobot dataset (meta/info.json) or recordings of the "
-        "insertion recorder: check --data.roots"
-    )
+__all__ = ["Dataset", "TrainSamples", "ValidationSamples", "open_dataset", "open_root"]
 
 
 def open_root(root: Path, config: DataConfig) -> Reader:
     """The reader of one folder, whatever its format."""
-    open_it: dict[str, Callable[..., Reader]] = {
-        "lerobot": lerobot.open_lerobot,
-        "insertion": insertion.open_insertion,
-    }
-    return open_it[detect(root)](
+    return open_folder(
         root,
-        episodes=config.episodes,
-        sensor=config.sensor,
-        missing_cameras=config.missing_cameras,
-        cameras=config.cameras,
-        columns=parse_condition(config.emphasis).columns if config.emphasis else (),
-        keep_damaged=config.quarantine > 0,
+        Selection(
+            episodes=config.episodes,
+            cameras=config.cameras,
+            missing_cameras=config.missing_cameras,
+            sensor=config.sensor,
+            columns=parse_condition(config.emphasis).columns if config.emphasis else (),
+            keep_damaged=config.quarantine > 0,
+        ),
     )
 
 

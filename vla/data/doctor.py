@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vla.data.episode import Episode, Layout, Reader, Stream
-from vla.data.formats.insertion.reader import inspect_insertion, is_insertion
-from vla.data.formats.lerobot.reader import inspect_lerobot
+from vla.data.formats import open_folder
 from vla.data.numbers import forget_numbers
 from vla.errors import MissingFiles
 from vla.instruction import check_instruction
@@ -162,17 +161,10 @@ def examine_folder(root: Path, horizon: int = 8) -> RootReport:
     """Open what can be opened of a folder and report the rest; nothing that earlier starts found is believed."""
     forget_numbers([root])
     problems: list[ValueError] = []
-    inspect = inspect_insertion if is_insertion(root) and not (root / "meta").is_dir() else inspect_lerobot
     try:
-        reader: Reader = inspect(root, problems.append)
+        reader = open_folder(root, report=problems.append)
     except ValueError as problem:
-        problems.append(problem)
-        if "--data.sensor" not in str(problem):
-            return _unreadable(root, problems)
-        try:
-            reader = inspect(root, problems.append, sensor="none")
-        except ValueError as second:
-            return _unreadable(root, [*problems, second])
+        return _unreadable(root, [*problems, problem])
     return examine_reader(reader, horizon, problems)
 
 

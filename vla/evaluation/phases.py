@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.data.dataset import detect
-from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.formats import open_folder
 from vla.data.named import distinguish
+from vla.data.selection import Selection
 
 MOST_PHASES = 12
 
@@ -32,13 +32,8 @@ def read_phases(roots: Sequence[str], column: str, names: Sequence[str] = (), ep
     Raises:
         ValueError: there is no such column, it is no phase, or the names do not fit.
     """
-    for root in roots:
-        if detect(Path(root)) != "lerobot":
-            raise ValueError(f"{root} is of the insertion recorder, which has no columns; convert it with `vla import`")
-    readers = [
-        open_lerobot(Path(root), episodes=episodes, sensor="none", columns=(column,), keep_damaged=True)
-        for root in roots
-    ]
+    selection = Selection(episodes=episodes, sensor="none", columns=(column,), keep_damaged=True)
+    readers = [open_folder(Path(root), selection) for root in roots]
     values: dict[str, np.ndarray] = {
         episode.name: episode.columns[column] for reader in distinguish(roots, readers) for episode in reader.episodes
     }

@@ -16,8 +16,9 @@ from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, opene
 from tests.vla.data.recordings import write_v2
 from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
-from vla.data.dataset import Dataset, detect, open_dataset, open_root
+from vla.data.dataset import Dataset, open_dataset, open_root
 from vla.data.episode import Episode, Stream
+from vla.data.formats import detect
 from vla.data.formats.lerobot.reader import open_lerobot
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData

@@ -16,7 +16,8 @@ import pytest
 
 from vla.data.episode import Episode, Frames
 from vla.data.formats.insertion.reader import SENSOR, InsertionReader, is_insertion, open_insertion
-from vla.data.formats.lerobot.reader import is_lerobot
+from vla.data.formats.lerobot.metadata import is_lerobot
+from vla.data.selection import Selection
 from vla.errors import CorruptData
 
 START = 1761551500.0
@@ -247,7 +248,7 @@ def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
     second, third = (episode.name for episode in open_insertion(tmp_path).episodes)
     assert second == f"{tmp_path.name}/needle_insertion/episode_20251101_120000"
     assert third == f"{tmp_path.name}/second/episode_20251101_120000"
-    assert open_insertion(tmp_path, episodes=(1,)).episodes[0].name == third
+    assert open_insertion(tmp_path, Selection(episodes=(1,))).episodes[0].name == third
 
 
 def test_both_folder_layouts_in_one_root(tmp_path: Path) -> None:
@@ -255,15 +256,15 @@ def test_both_folder_layouts_in_one_root(tmp_path: Path) -> None:
     write_windows(tmp_path)
     with pytest.raises(ValueError, match=r"4 cameras have no image .*`--data\.missing-cameras mask`"):
         open_insertion(tmp_path)
-    reader = open_insertion(tmp_path, missing_cameras="mask")
+    reader = open_insertion(tmp_path, Selection(missing_cameras="mask"))
     assert [episode.sensor is None for episode in reader.episodes] == [False, True]
-    assert len(open_insertion(tmp_path, episodes=(1,)).episodes) == 1
-    only = open_insertion(tmp_path, episodes=(0,), cameras=("view2",), sensor="none")
+    assert len(open_insertion(tmp_path, Selection(episodes=(1,))).episodes) == 1
+    only = open_insertion(tmp_path, Selection(episodes=(0,), cameras=("view2",), sensor="none"))
     assert only.layout.cameras == ("observation.images.view2",)
     assert only.layout.sensor is None
     write_hdf5(tmp_path)
     with pytest.raises(ValueError, match="mixes HDF5"):
-        open_insertion(tmp_path, missing_cameras="mask")
+        open_insertion(tmp_path, Selection(missing_cameras="mask"))
 
 
 def damage_robot(root: Path) -> None:
@@ -343,4 +344,4 @@ def test_a_folder_without_recordings(tmp_path: Path) -> None:
         open_insertion(tmp_path)
     write_streams(tmp_path)
     with pytest.raises(ValueError, match=r"no episode 3; it has 0 to 0"):
-        open_insertion(tmp_path, episodes=(3,))
+        open_insertion(tmp_path, Selection(episodes=(3,)))

@@ -18,7 +18,9 @@ import pytest
 
 from tests.vla.data.recordings import CAMERA, TASKS, actions_of, number_of, numbered_frame, write_v2, write_v3
 from vla.data.angles import named_period
-from vla.data.formats.lerobot.reader import is_lerobot, open_lerobot
+from vla.data.formats.lerobot.metadata import is_lerobot
+from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.selection import Selection
 from vla.errors import CorruptData
 
 G1_EPISODES = (29, 30, 31, 59, 82)
@@ -60,11 +62,11 @@ def test_every_version_gives_the_same_episodes(root: Path) -> None:
 
 
 def test_episodes_are_chosen_by_index(root: Path) -> None:
-    reader = open_lerobot(root, episodes=(2, 1))
+    reader = open_lerobot(root, Selection(episodes=(2, 1)))
     assert [episode.index for episode in reader.episodes] == [1, 2]
     assert np.array_equal(reader.episodes[1].actions.values, actions_of(2, 5))
     with pytest.raises(ValueError, match=r"has no episode 7; it has 3, from 0 to 2"):
-        open_lerobot(root, episodes=(1, 7))
+        open_lerobot(root, Selection(episodes=(1, 7)))
 
 
 def test_a_folder_with_brackets_in_its_name(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_tables_are_mapped_not_copied(root: Path) -> None:
 
 
 def test_a_reader_pickles_as_its_path(root: Path) -> None:
-    reader = open_lerobot(root, episodes=(0, 2))
+    reader = open_lerobot(root, Selection(episodes=(0, 2)))
     content = pickle.dumps(reader)
     assert len(content) < 1000
     again = pickle.loads(content)
@@ -118,7 +120,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_real_episodes_are_the_same_in_both_versions(shared: Path) -> None:
     new = open_lerobot(shared / "data/g1_pick_bottle_v30")
-    old = open_lerobot(shared / "data/g1_pick_bottle", episodes=G1_EPISODES)
+    old = open_lerobot(shared / "data/g1_pick_bottle", Selection(episodes=G1_EPISODES))
     assert [episode.index for episode in old.episodes] == list(G1_EPISODES)
     assert new.layout.action_names[0] == "kLeftShoulderPitch"
     assert new.layout.action_names == old.layout.action_names
@@ -149,7 +151,7 @@ def test_windows_of_a_sensor_become_one_stream(needle: Path) -> None:
     for frame, now in enumerate(reader.episodes[0].timestamps):
         window = sensor.values[np.searchsorted(sensor.timestamps, now, side="right") - 50 :][:50]
         assert np.array_equal(window, np.array(table["observation.ft"][frame].as_py(), np.float32))
-    assert open_lerobot(needle, sensor="none").layout.sensor is None
+    assert open_lerobot(needle, Selection(sensor="none")).layout.sensor is None
 
 
 def test_overlapping_windows_give_each_sample_once(tmp_path: Path) -> None:
@@ -202,10 +204,10 @@ def test_several_sensors_ask_for_a_choice(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set", columns=dict.fromkeys(keys, make), extra=extra)
     with pytest.raises(ValueError, match=r"observation\.effort, observation\.left_wrench; choose with `--data\.sensor"):
         open_lerobot(root)
-    layout = open_lerobot(root, sensor="observation.effort").layout
+    layout = open_lerobot(root, Selection(sensor="observation.effort")).layout
     assert (layout.sensor, layout.sensor_rate_hz, layout.sensor_samples) == ("observation.effort", 20.0, 20)
     with pytest.raises(ValueError, match=r"no sensor feature observation\.efort; nearest is observation\.effort"):
-        open_lerobot(root, sensor="observation.efort")
+        open_lerobot(root, Selection(sensor="observation.efort"))
 
 
 def test_columns_are_read_when_asked_for(tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_columns_are_read_when_asked_for(tmp_path: Path) -> None:
     }
     root = write_v2(tmp_path / "set", columns=columns, extra=extra)
     assert open_lerobot(root).episodes[0].columns == {}
-    reader = open_lerobot(root, columns=("phase", "observation.contact", "next.done"))
+    reader = open_lerobot(root, Selection(columns=("phase", "observation.contact", "next.done")))
     for episode in reader.episodes:
         length = len(episode.timestamps)
         assert episode.columns["phase"].dtype == np.float32
@@ -231,11 +233,11 @@ def test_columns_are_read_when_asked_for(tmp_path: Path) -> None:
         assert episode.columns["observation.contact"].tolist() == np.arange(2.0 * length).reshape(-1, 2).tolist()
         assert episode.columns["next.done"][:, 0].tolist() == [0.0] * (length - 1) + [1.0]
     with pytest.raises(ValueError, match=r"set has no column phasse \(nearest: phase\): choose among .*next\.done"):
-        open_lerobot(root, columns=("phasse",))
+        open_lerobot(root, Selection(columns=("phasse",)))
     with pytest.raises(ValueError, match=r"float32 of shape \(3, 2\) in observation\.ft, a column is numbers of shape"):
-        open_lerobot(root, columns=("observation.ft",))
+        open_lerobot(root, Selection(columns=("observation.ft",)))
     with pytest.raises(ValueError, match=r"video of shape \(64, 96, 3\) in observation\.images\.front"):
-        open_lerobot(root, columns=("observation.images.front",))
+        open_lerobot(root, Selection(columns=("observation.images.front",)))
 
 
 def test_images_stored_in_the_table(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_angles_are_found_by_name_and_unit() -> None:
 
 
 def test_an_angle_that_was_unwrapped_has_no_period(tmp_path: Path) -> None:
-    reader = open_lerobot(write_v2(tmp_path / "short"), episodes=(0,))
+    reader = open_lerobot(write_v2(tmp_path / "short"), Selection(episodes=(0,)))
     assert reader.layout.action_periods == (0.0, 0.0, 360.0)
     assert open_lerobot(write_v2(tmp_path / "long")).layout.action_periods == (0.0, 0.0, 0.0)
 
@@ -274,9 +276,9 @@ def test_metadata_that_lists_more_than_is_there(shared: Path, tmp_path: Path) ->
     (root / "data/chunk-000/episode_000001.parquet").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 episodes are not there \(episode 1: .*`--data\.episodes 0 2`"):
         open_lerobot(root)
-    assert [episode.index for episode in open_lerobot(root, episodes=(0, 2)).episodes] == [0, 2]
+    assert [episode.index for episode in open_lerobot(root, Selection(episodes=(0, 2))).episodes] == [0, 2]
     with pytest.raises(ValueError, match=r"take 1 out of --data\.episodes"):
-        open_lerobot(root, episodes=(0, 1))
+        open_lerobot(root, Selection(episodes=(0, 1)))
 
 
 def test_rows_that_are_not_there(tmp_path: Path) -> None:
@@ -286,10 +288,10 @@ def test_rows_that_are_not_there(tmp_path: Path) -> None:
     pq.write_table(whole.slice(0, 15), path)
     with pytest.raises(ValueError, match=r"1 of 3 episodes are not there \(episode 2"):
         open_lerobot(root)
-    assert len(open_lerobot(root, episodes=(0, 1)).episodes) == 2
+    assert len(open_lerobot(root, Selection(episodes=(0, 1))).episodes) == 2
     pq.write_table(whole.slice(0, 14), path)
     with pytest.raises(CorruptData, match=r"episode 1 has 8 rows, its metadata says 9"):
-        open_lerobot(root, episodes=(0, 1))
+        open_lerobot(root, Selection(episodes=(0, 1)))
 
 
 def test_a_camera_missing_in_one_episode(tmp_path: Path) -> None:
@@ -297,17 +299,17 @@ def test_a_camera_missing_in_one_episode(tmp_path: Path) -> None:
     (root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").unlink()
     with pytest.raises(ValueError, match=r"1 videos are not there \(episode 1: .*`--data\.missing-cameras mask`"):
         open_lerobot(root)
-    reader = open_lerobot(root, missing_cameras="mask")
+    reader = open_lerobot(root, Selection(missing_cameras="mask"))
     assert [list(episode.cameras) for episode in reader.episodes] == [[CAMERA], [], [CAMERA]]
     shutil.rmtree(root / "videos")
     with pytest.raises(ValueError, match=r"no episode has a readable video of camera observation\.images\.front"):
-        open_lerobot(root, missing_cameras="mask")
+        open_lerobot(root, Selection(missing_cameras="mask"))
 
 
 def test_a_camera_that_does_not_exist(root: Path) -> None:
-    assert open_lerobot(root, cameras=("front",)).layout.cameras == (CAMERA,)
+    assert open_lerobot(root, Selection(cameras=("front",))).layout.cameras == (CAMERA,)
     with pytest.raises(ValueError, match=r"no camera frnt; .*nearest: .*front"):
-        open_lerobot(root, cameras=("frnt",))
+        open_lerobot(root, Selection(cameras=("frnt",)))
 
 
 def test_truncated_tables_are_corrupt(root: Path) -> None:

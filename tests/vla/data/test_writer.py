@@ -14,6 +14,7 @@ from tests.vla.data.test_insertion import time_of, write_robot, write_streams, w
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats.insertion.reader import open_insertion
 from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.selection import Selection
 from vla.data.video import summarize_video
 from vla.data.writing import statistics as lerobot_statistics
 from vla.data.writing import videos as video_writer
@@ -190,9 +191,9 @@ def test_recordings_of_the_insertion_recorder(tmp_path: Path) -> None:
 def test_a_missing_camera_and_sensor_stay_missing(tmp_path: Path) -> None:
     write_streams(tmp_path / "source", sensor=False)
     write_windows(tmp_path / "source")
-    source = open_insertion(tmp_path / "source", missing_cameras="mask", cameras=("view1", "view5"))
+    source = open_insertion(tmp_path / "source", Selection(missing_cameras="mask", cameras=("view1", "view5")))
     write_lerobot(source, tmp_path / "copy")
-    copied = open_lerobot(tmp_path / "copy", missing_cameras="mask")
+    copied = open_lerobot(tmp_path / "copy", Selection(missing_cameras="mask"))
     assert [sorted(episode.cameras) for episode in copied.episodes] == [
         ["observation.images.view1"],
         ["observation.images.view5"],
@@ -204,7 +205,7 @@ def test_a_gap_makes_two_episodes(tmp_path: Path) -> None:
     root = write_streams(tmp_path / "source")
     times = np.arange(0, 3.005, 0.01)
     write_robot(next(root.rglob("robot_state*.csv")), times[(times < 0.995) | (times > 1.345)])
-    write_lerobot(open_insertion(root, cameras=("view5",)), tmp_path / "copy")
+    write_lerobot(open_insertion(root, Selection(cameras=("view5",))), tmp_path / "copy")
     first, second = open_lerobot(tmp_path / "copy").episodes
     assert (len(first.timestamps), len(second.timestamps)) == (8, 16)
     assert first.state is not None
@@ -240,13 +241,13 @@ def test_columns_are_kept_and_are_no_sensor(tmp_path: Path) -> None:
     plain = open_lerobot(tmp_path / "new")
     assert plain.layout.sensor is None
     assert not any(episode.columns for episode in plain.episodes)
-    copied = open_lerobot(tmp_path / "new", columns=("phase", "contact_force", "action"))
+    copied = open_lerobot(tmp_path / "new", Selection(columns=("phase", "contact_force", "action")))
     for before, after in zip(given, copied.episodes, strict=True):
         assert list(after.columns) == ["phase", "contact_force", "action"]
         assert np.array_equal(after.columns["phase"], before.columns["phase"])
         assert np.array_equal(after.columns["contact_force"], before.columns["contact_force"])
         assert np.array_equal(after.columns["action"], before.actions.values)
-    assert open_lerobot(tmp_path / "new", sensor="contact_force").layout.sensor_channels == 2
+    assert open_lerobot(tmp_path / "new", Selection(sensor="contact_force")).layout.sensor_channels == 2
 
 
 def test_columns_are_resampled_with_the_frames(tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_columns_are_resampled_with_the_frames(tmp_path: Path) -> None:
     episode = replace(source.episodes[0], timestamps=times, columns={"seconds": seconds}, state=None)
     episode = replace(episode, state=Stream(timestamps=times, values=np.concatenate([seconds, seconds], axis=1)))
     write_lerobot(Given(source.layout, [episode]), tmp_path / "new")
-    (copied,) = open_lerobot(tmp_path / "new", columns=("seconds",)).episodes
+    (copied,) = open_lerobot(tmp_path / "new", Selection(columns=("seconds",))).episodes
     assert len(copied.timestamps) > len(times)
     assert copied.state is not None
     assert np.array_equal(copied.columns["seconds"], copied.state.values[:, :1])

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -26,6 +25,7 @@ from vla.data.formats.insertion.recordings import (
     some_values,
 )
 from vla.data.named import distinct
+from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.errors import CorruptData
 
 SENSOR = "observation.sensor"
@@ -67,75 +67,48 @@ def is_insertion(root: Path) -> bool:
     return root.is_dir() and bool(find_recordings(root))
 
 
-def open_insertion(
-    root: Path,
-    *,
-    episodes: tuple[int, ...] = (),
-    sensor: str = "auto",
-    missing_cameras: Literal["refuse", "mask"] = "refuse",
-    cameras: tuple[str, ...] = (),
-    columns: tuple[str, ...] = (),
-    keep_damaged: bool = False,  # noqa: ARG001  (images are files of their own, which opening does not read)
-) -> InsertionReader:
-    """Open a folder of recordings: a data set, a task or one recording.
+def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Problems = refuse) -> InsertionReader:
+    """Open a folder of recordings: a data set, a task or one recording; what is damaged is told and left out.
 
     Episodes are numbered in the order of their paths; a damaged image is no error until it is read. Raises CorruptData
-    where another file is damaged and ValueError where what was asked for is not there.
+    where nothing can be read and ValueError where what was selected is not there.
     """
-    if columns:
+    if selection.columns:
         raise ValueError(
-            f"{root} is of the insertion recorder, whose frames have no {columns[0]}: name {ACTION} or {STATE}"
+            f"{root} is of the insertion recorder, whose frames have no {selection.columns[0]}: "
+            f"name {ACTION} or {STATE}"
         )
-
-    def refuse(problem: ValueError) -> None:
-        raise problem
-
-    return inspect_insertion(
-        root, refuse, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
-    )
-
-
-def inspect_insertion(
-    root: Path,
-    report: Callable[[ValueError], None],
-    *,
-    episodes: tuple[int, ...] = (),
-    sensor: str = "auto",
-    missing_cameras: Literal["refuse", "mask"] = "refuse",
-    cameras: tuple[str, ...] = (),
-) -> InsertionReader:
-    """Open a folder of recordings, give every problem to `report`, and leave out what is damaged."""
-    if sensor not in ("auto", "none", SENSOR):
-        raise ValueError(f"{root} has no sensor {sensor}; --data.sensor takes {SENSOR}, auto or none")
+    if selection.sensor not in ("auto", "none", SENSOR):
+        report(ValueError(f"{root} has no sensor {selection.sensor}; --data.sensor takes {SENSOR}, auto or none"))
     paths = dict(enumerate(find_recordings(root) if root.is_dir() else []))
     if not paths:
         raise ValueError(
             f"{root} holds no recordings (recv_all_*, episode_* or data_collection_* folders, or .h5 files), "
             "alone or in folders of tasks; correct --data.roots"
         )
-    unknown = sorted(set(episodes) - set(paths))
+    unknown = sorted(set(selection.episodes) - set(paths))
     if unknown:
         raise ValueError(f"{root} has no episode {some_values(unknown)}; it has 0 to {len(paths) - 1}")
     names = distinct([name_of(path) for path in paths.values()], list(paths.values()))
     recordings = {}
-    for index in sorted(set(episodes)) or paths:
+    for index in sorted(set(selection.episodes)) or paths:
         try:
             recordings[index] = read_recording(root, paths[index])
         except ValueError as problem:
             report(problem)
     if not recordings:
         raise CorruptData(f"{root} has no recording that can be read; restore its files")
-    chosen = choose_cameras(root, recordings, cameras)
+    chosen = choose_cameras(root, recordings, selection.cameras)
     check_agreement(root, list(recordings.values()))
-    built = []
+    built, sensed = [], selection.sensor in ("auto", SENSOR)
     for index, recording in recordings.items():
         name = f"{root.name}/{names[index]}"
         try:
-            built.append(build_episode(recording, name, index, chosen, sensor))
+            built.append(build_episode(recording, name, index, chosen, sensed=sensed))
         except ValueError as problem:
             report(problem)
     lost = [f"{episode.name}: {key}" for episode in built for key in chosen if key not in episode.cameras]
-    if lost and missing_cameras == "refuse":
+    if lost and selection.missing_cameras == "refuse":
         report(
             ValueError(
                 f"{root}: {len(lost)} cameras have no image ({some_values(lost)}); restore them, or train with those "
@@ -144,12 +117,12 @@ def inspect_insertion(
         )
     if not built:
         raise CorruptData(f"{root} has no recording that can be read; restore its files")
-    reopen = partial(
-        open_insertion, root, episodes=episodes, sensor=sensor, missing_cameras=missing_cameras, cameras=cameras
+    return InsertionReader(
+        layout=describe(root, list(recordings.values()), built, chosen, sensed=sensed),
+        episodes=tuple(built),
+        sources=[file for index in recordings for file in files_of(paths[index])],
+        reopen=partial(open_insertion, root, selection),
     )
-    layout = describe(root, list(recordings.values()), built, chosen, sensor)
-    sources = [file for index in recordings for file in files_of(paths[index])]
-    return InsertionReader(layout=layout, episodes=tuple(built), sources=sources, reopen=reopen)
 
 
 def name_of(path: Path) -> str:
@@ -200,7 +173,7 @@ def check_agreement(root: Path, recordings: Sequence[Recording]) -> None:
         raise ValueError(f"{root} has sensors of {some_values(sorted(widths))} channels; give each its own root")
 
 
-def build_episode(recording: Recording, name: str, index: int, cameras: Sequence[str], sensor: str) -> Episode:
+def build_episode(recording: Recording, name: str, index: int, cameras: Sequence[str], *, sensed: bool) -> Episode:
     """One episode; its time 0 is the first robot state."""
     start = float(recording.state.times[0])
     end = float(recording.state.times[-1])
@@ -220,7 +193,7 @@ def build_episode(recording: Recording, name: str, index: int, cameras: Sequence
             check_overlap(track.times, start, end, f"{name}: {key}")
             found[key] = RecordedFrames(timestamps=track.times - start, track=track)
     stream = None
-    if recording.sensor is not None and sensor != "none":
+    if recording.sensor is not None and sensed:
         check_overlap(recording.sensor.times, start, end, f"{name}: the sensor")
         stream = Stream(timestamps=recording.sensor.times - start, values=recording.sensor.values())
     return Episode(
@@ -272,10 +245,15 @@ def known_at(stamps: Float64[np.ndarray, " M"], times: Float64[np.ndarray, " N"]
 
 
 def describe(
-    root: Path, recordings: Sequence[Recording], episodes: Sequence[Episode], cameras: tuple[str, ...], sensor: str
+    root: Path,
+    recordings: Sequence[Recording],
+    episodes: Sequence[Episode],
+    cameras: tuple[str, ...],
+    *,
+    sensed: bool,
 ) -> Layout:
     """The layout of the folder."""
-    tracks = [recording.sensor for recording in recordings if recording.sensor is not None and sensor != "none"]
+    tracks = [recording.sensor for recording in recordings if recording.sensor is not None and sensed]
     stored = recordings[0].actions is not None
     rate_hz = float(np.median([track.rate_hz for track in tracks])) if tracks else 0.0
     fps = ACTION_HZ

@@ -1,20 +1,18 @@
 """Whether the files of a LeRobot dataset hold what its metadata promise, before anything is decoded."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
+from vla.data.selection import Problems, Selection
 from vla.data.tables import check_parquet, double_rows, integer_column
 from vla.data.video import VideoSummary, summarize_video
 from vla.errors import CorruptData, MissingFiles
-
-Problems = Callable[[ValueError], None]
-"""Told of every problem; raises at the first one, or collects them."""
 
 
 def with_sound_files(
@@ -100,15 +98,14 @@ def check_videos(
     table: pa.Table,
     rows: Sequence[tuple[EpisodeRecord, tuple[int, int]]],
     *,
-    missing_cameras: Literal["refuse", "mask"],
+    selection: Selection,
     report: Problems,
-    keep_damaged: bool = False,
 ) -> dict[int, list[str]]:
-    """The cameras that each episode has: in a file that opens and is long enough, or in any with `keep_damaged`."""
+    """The cameras that each episode has: in a file that opens and is long enough, or in any where damage is kept."""
     times = double_rows(table["timestamp"], (), f"{metadata.root}: timestamp")
     videos = [key for key in cameras if metadata.features[key]["dtype"] == "video"]
     paths = {place.path for record, _ in rows for key in videos if (place := record.videos.get(key)) is not None}
-    summaries = {} if keep_damaged else summarize_all(paths, report)
+    summaries = {} if selection.keep_damaged else summarize_all(paths, report)
     found: dict[int, list[str]] = {record.index: [] for record, _ in rows}
     lost: list[tuple[int, str]] = []
     for record, (_, stop) in rows:
@@ -118,7 +115,7 @@ def check_videos(
                 found[record.index].append(key)
             elif place is None or not place.path.is_file():
                 lost.append((record.index, key if place is None else f"{place.path.relative_to(metadata.root)}"))
-            elif keep_damaged:
+            elif selection.keep_damaged:
                 found[record.index].append(key)
             elif place.path in summaries:
                 summary, needed_s = summaries[place.path], place.offset_s + float(times[stop - 1])
@@ -131,7 +128,7 @@ def check_videos(
                             f"{needed_s:.3f} s; copy or record it again"
                         )
                     )
-    if lost and missing_cameras == "refuse":
+    if lost and selection.missing_cameras == "refuse":
         first = ", ".join(f"episode {index}: {what}" for index, what in lost[:3])
         sentence = (
             f"{metadata.root}: {len(lost)} videos are not there ({first}{', ...' * (len(lost) > 3)}); "

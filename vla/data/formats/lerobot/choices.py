@@ -3,10 +3,12 @@
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vla.data.episode import ACTION, STATE
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
+from vla.data.selection import Problems, Selection
 
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
 SENSOR_WORDS = {
@@ -24,6 +26,44 @@ SENSOR_WORDS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a selection means in one dataset."""
+
+    cameras: tuple[str, ...]
+    """Feature keys."""
+    sensor: str | None
+    """Feature key; None without one."""
+    columns: tuple[str, ...]
+    records: tuple[EpisodeRecord, ...]
+    table_columns: tuple[str, ...]
+    """All columns that are read; the others stay in the files."""
+
+
+def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen:
+    """What a selection means here.
+
+    Raises:
+        ValueError: what was asked for is not there.
+    """
+    if ACTION not in metadata.features:
+        near = difflib.get_close_matches(ACTION, metadata.features, 1)
+        hint = f"; rename {near[0]}" if near else ""
+        raise ValueError(
+            f"{metadata.root} has no feature `{ACTION}` in meta/info.json, which is what a policy learns{hint}"
+        )
+    cameras = choose_cameras(metadata, selection.cameras)
+    sensor = choose_sensor(metadata, selection.sensor, report)
+    choose_columns(metadata, selection.columns)
+    return Chosen(
+        cameras=cameras,
+        sensor=sensor,
+        columns=selection.columns,
+        records=tuple(choose_episodes(metadata, selection.episodes, report)),
+        table_columns=tuple(table_columns(metadata, cameras, sensor, selection.columns)),
+    )
+
+
 def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...]:
     """The camera keys asked for, or all of them in the order of the metadata."""
     keys = metadata.cameras
@@ -38,10 +78,11 @@ def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...
     return tuple(by_name[name] for name in asked) or keys
 
 
-def choose_sensor(metadata: Metadata, asked: str) -> str | None:
+def choose_sensor(metadata: Metadata, asked: str, report: Problems) -> str | None:
     """The feature key of the sensor stream: the one asked for, or the only one that looks like one.
 
-    A column that the writer has marked as one does not, whatever its name.
+    A column that the writer has marked as one does not, whatever its name. Where there is no telling, the root is
+    read without a sensor once that has been told.
     """
     if asked == "none":
         return None
@@ -57,10 +98,13 @@ def choose_sensor(metadata: Metadata, asked: str) -> str | None:
         if asked not in floats:
             near = difflib.get_close_matches(asked, floats, 1) or sorted(floats)[:1]
             hint = f"; nearest is {near[0]}" if near else ""
-            raise ValueError(
-                f"{metadata.root} has no sensor feature {asked}{hint}; "
-                "--data.sensor takes a float feature, auto or none"
+            report(
+                ValueError(
+                    f"{metadata.root} has no sensor feature {asked}{hint}; "
+                    "--data.sensor takes a float feature, auto or none"
+                )
             )
+            return None
         return asked
     candidates = [
         key
@@ -70,16 +114,26 @@ def choose_sensor(metadata: Metadata, asked: str) -> str | None:
         and (len(shape) == 2 or SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
     ]
     if len(candidates) > 1:
-        raise ValueError(
-            f"{metadata.root} has several features that may be the sensor: {', '.join(candidates)}; "
-            f"choose with `--data.sensor {candidates[0]}`, or `--data.sensor none`"
+        report(
+            ValueError(
+                f"{metadata.root} has several features that may be the sensor: {', '.join(candidates)}; "
+                f"choose with `--data.sensor {candidates[0]}`, or `--data.sensor none`"
+            )
         )
-    return candidates[0] if candidates else None
+    return candidates[0] if len(candidates) == 1 else None
 
 
-def choose_episodes(metadata: Metadata, asked: tuple[int, ...]) -> list[EpisodeRecord]:
+def choose_episodes(metadata: Metadata, asked: tuple[int, ...], report: Problems) -> list[EpisodeRecord]:
     """The records asked for, or all of them; ValueError names the ones the metadata does not know."""
     if not asked:
+        if metadata.total_episodes > len(metadata.episodes):
+            report(
+                ValueError(
+                    f"{metadata.root}/meta/info.json counts {metadata.total_episodes} episodes, the episode list has "
+                    f"{len(metadata.episodes)}; restore it, or train on what is listed with "
+                    f"`--data.episodes {' '.join(map(str, metadata.episodes))}`"
+                )
+            )
         return list(metadata.episodes.values())
     unknown = sorted(set(asked) - set(metadata.episodes))
     if unknown:

@@ -87,8 +87,8 @@ class Metadata:
 
 
 def is_lerobot(root: Path) -> bool:
-    """Whether the folder is a LeRobot dataset."""
-    return (root / "meta" / "info.json").is_file()
+    """Whether the folder is a LeRobot dataset, be it one that has lost its meta/info.json."""
+    return (root / "meta").is_dir()
 
 
 def read_metadata(root: Path) -> Metadata:
@@ -139,7 +139,7 @@ def read_metadata(root: Path) -> Metadata:
 
 def refuse_other_folders(root: Path) -> None:
     """Say what is wrong with a path that holds no LeRobot dataset (ValueError)."""
-    if is_lerobot(root):
+    if (root / "meta" / "info.json").is_file():
         return
     expected = "a LeRobot dataset (a folder with meta/info.json) is expected"
     if not root.exists():

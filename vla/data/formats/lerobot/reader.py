@@ -1,6 +1,5 @@
 """LeRobot datasets, versions 3.0, 2.1 and 2.0, as episodes."""
 
-import difflib
 import functools
 import json
 import math
@@ -8,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +16,15 @@ from vla import cache
 from vla.data.angles import angle_periods
 from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.insertion.recordings import decode_image
-from vla.data.formats.lerobot.checks import Problems, check_videos, episode_rows, with_sound_files
-from vla.data.formats.lerobot.choices import (
-    choose_cameras,
-    choose_columns,
-    choose_episodes,
-    choose_sensor,
-    table_columns,
-)
-from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, is_lerobot, read_metadata
+from vla.data.formats.lerobot.checks import check_videos, episode_rows, with_sound_files
+from vla.data.formats.lerobot.choices import Chosen, choose
+from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
 from vla.data.formats.lerobot.sensor import sensor_rate, sensor_stream
 from vla.data.places import below
+from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.tables import double_rows, float_rows, opened_table
 from vla.data.video import VideoFrames
 from vla.errors import CorruptData
-
-__all__ = ["LerobotReader", "inspect_lerobot", "is_lerobot", "open_lerobot"]
 
 ON_GRID_S = 1e-4
 """Time stamps this close to frame / fps are that: float32 columns are off by up to half a microsecond a minute."""
@@ -79,89 +70,30 @@ class StoredImages:
         return decode_image(path, str(path))
 
 
-def open_lerobot(
-    root: Path,
-    *,
-    episodes: tuple[int, ...] = (),
-    sensor: str = "auto",
-    missing_cameras: Literal["refuse", "mask"] = "refuse",
-    cameras: tuple[str, ...] = (),
-    columns: tuple[str, ...] = (),
-    keep_damaged: bool = False,
-) -> LerobotReader:
-    """Open a LeRobot folder and check its metadata against its files.
+def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems = refuse) -> LerobotReader:
+    """Open a LeRobot folder and check its metadata against its files; what is damaged is told and left out.
 
-    `episodes` chooses by index (all when empty), `cameras` by feature key or its last part, in this order; `columns`
-    are the feature keys of what the episodes give beyond that. With `keep_damaged` a damaged video is no error until
-    one of its frames is read.
-    Raises CorruptData where a file is damaged and ValueError where what was asked for is not there.
-    """
-
-    def refuse(problem: ValueError) -> None:
-        raise problem
-
-    return inspect_lerobot(
-        root,
-        refuse,
-        episodes=episodes,
-        sensor=sensor,
-        missing_cameras=missing_cameras,
-        cameras=cameras,
-        columns=columns,
-        keep_damaged=keep_damaged,
-    )
-
-
-def inspect_lerobot(
-    root: Path,
-    report: Problems,
-    *,
-    episodes: tuple[int, ...] = (),
-    sensor: str = "auto",
-    missing_cameras: Literal["refuse", "mask"] = "refuse",
-    cameras: tuple[str, ...] = (),
-    columns: tuple[str, ...] = (),
-    keep_damaged: bool = False,
-) -> LerobotReader:
-    """Open a LeRobot folder, give every problem to `report`, and leave out what is damaged.
-
-    With `keep_damaged` the damaged videos are neither reported nor left out.
+    Raises CorruptData where nothing can be read and ValueError where what was selected is not there.
     """
     metadata = read_metadata(root)
-    if ACTION not in metadata.features:
-        near = difflib.get_close_matches(ACTION, metadata.features, 1)
-        hint = f"; rename {near[0]}" if near else ""
-        raise ValueError(f"{root} has no feature `{ACTION}` in meta/info.json, which is what a policy learns{hint}")
-    keys = choose_cameras(metadata, cameras)
-    sensor_key = choose_sensor(metadata, sensor)
-    choose_columns(metadata, columns)
-    records = choose_episodes(metadata, episodes)
-    if not episodes and metadata.total_episodes > len(records):
-        report(
-            ValueError(
-                f"{root}/meta/info.json counts {metadata.total_episodes} episodes, the episode list has "
-                f"{len(records)}; restore it, or train on what is listed with "
-                f"`--data.episodes {' '.join(map(str, metadata.episodes))}`"
-            )
-        )
-    records = with_sound_files(metadata, records, asked=bool(episodes), report=report)
-    read = table_columns(metadata, keys, sensor_key, columns)
+    chosen = choose(metadata, selection, report)
+    records = with_sound_files(metadata, chosen.records, asked=bool(selection.episodes), report=report)
     files = sorted({record.data_file for record in records})
-    entry = rows_entry(metadata, records, files, read)
+    entry = rows_entry(metadata, records, files, chosen.table_columns)
     known = entry.recall()
-    with opened_table(root, files, read, sparingly=known is not None) as table:
+    with opened_table(root, files, chosen.table_columns, sparingly=known is not None) as table:
         if known is None:
-            rows = episode_rows(table, metadata, records, asked=bool(episodes), report=report)
+            rows = episode_rows(table, metadata, records, asked=bool(selection.episodes), report=report)
         else:
             rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
-        sound = check_videos(
-            metadata, keys, table, rows, missing_cameras=missing_cameras, report=report, keep_damaged=keep_damaged
-        )
-        build = functools.partial(build_episode, metadata, sensor=sensor_key, columns=columns, even=known is not None)
+        cameras = check_videos(metadata, chosen.cameras, table, rows, selection=selection, report=report)
         built: list[Episode] = []
         for record, (start, stop) in rows:
+            own = table.slice(start, stop - start)
             try:
-                built.append(build(record, table.slice(start, stop - start), cameras=sound[record.index]))
+                built.append(
+                    build_episode(metadata, record, own, chosen, cameras[record.index], even=known is not None)
+                )
             except ValueError as problem:
                 report(problem)
     if not built:
@@ -169,18 +101,12 @@ def inspect_lerobot(
     periods = action_periods(metadata, built) if known is None else tuple(known["periods"])
     if known is None and len(built) == len(records):
         entry.keep({"rows": [place for _, place in rows], "periods": periods})
-    reopen = functools.partial(
-        open_lerobot,
-        root,
-        episodes=episodes,
-        sensor=sensor,
-        missing_cameras=missing_cameras,
-        cameras=cameras,
-        columns=columns,
-        keep_damaged=keep_damaged,
+    return LerobotReader(
+        layout=describe(metadata, chosen, periods),
+        episodes=tuple(built),
+        sources=files,
+        reopen=functools.partial(open_lerobot, root, selection),
     )
-    layout = describe(metadata, keys, sensor_key, periods)
-    return LerobotReader(layout=layout, episodes=tuple(built), sources=files, reopen=reopen)
 
 
 def rows_entry(
@@ -206,10 +132,9 @@ def build_episode(
     metadata: Metadata,
     record: EpisodeRecord,
     rows: pa.Table,
-    *,
+    chosen: Chosen,
     cameras: Sequence[str],
-    sensor: str | None,
-    columns: Sequence[str],
+    *,
     even: bool,
 ) -> Episode:
     """One episode as views of the table and stretches of the videos.
@@ -236,14 +161,14 @@ def build_episode(
         actions=Stream(timestamps=timestamps, values=values(ACTION)),
         state=Stream(timestamps=timestamps, values=values(STATE)) if STATE in metadata.features else None,
         sensor=None
-        if sensor is None
-        else sensor_stream(metadata, record, rows, sensor, timestamps=timestamps, name=name, even=even),
+        if chosen.sensor is None
+        else sensor_stream(metadata, record, rows, chosen.sensor, timestamps=timestamps, name=name, even=even),
         cameras={
             key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name)
             for key in cameras
             if f"{key}_valid" not in rows.column_names or rows[f"{key}_valid"][0].as_py()
         },
-        columns={key: values(key) for key in columns},
+        columns={key: values(key) for key in chosen.columns},
     )
 
 
@@ -278,10 +203,9 @@ def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -
     return grid if np.abs(grid - stamps).max() < ON_GRID_S and (np.diff(grid) > 0).all() else stamps
 
 
-def describe(
-    metadata: Metadata, cameras: tuple[str, ...], sensor: str | None, action_periods: tuple[float, ...]
-) -> Layout:
+def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ...]) -> Layout:
     """The layout of the root."""
+    sensor = chosen.sensor
     rate_hz, samples = (0.0, 0) if sensor is None else sensor_rate(metadata, sensor)
     shape = () if sensor is None else metadata.shapes[sensor]
     if len(shape) == 1:
@@ -292,7 +216,7 @@ def describe(
         root=str(metadata.root),
         format=f"lerobot {metadata.version}",
         fps=metadata.fps,
-        cameras=cameras,
+        cameras=chosen.cameras,
         state_dim=int(np.prod(metadata.shapes[STATE])) if STATE in metadata.features else 0,
         action_dim=int(np.prod(metadata.shapes[ACTION])),
         state_names=metadata.names(STATE) if STATE in metadata.features else (),

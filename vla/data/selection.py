@@ -1,0 +1,34 @@
+"""What is read of a root, and who hears of what is wrong with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Problems = Callable[[ValueError], None]
+"""Told of every problem; raises at the first one, or collects them, and what is damaged is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is read of a root."""
+
+    episodes: tuple[int, ...] = ()
+    """Indices; none: all."""
+    cameras: tuple[str, ...] = ()
+    """Feature keys or their last parts, in this order; none: all."""
+    missing_cameras: Literal["refuse", "mask"] = "refuse"
+    """Whether an episode without one of the cameras is a problem."""
+    sensor: str = "auto"
+    """Feature key of the sensor; auto: the only one there is; none: no sensor."""
+    columns: tuple[str, ...] = ()
+    """Feature keys of what the episodes give beside actions, state and sensor."""
+    keep_damaged: bool = False
+    """Whether a damaged video is no problem until one of its frames is read."""
+
+
+EVERYTHING = Selection()
+
+
+def refuse(problem: ValueError) -> None:
+    """Raise the first problem."""
+    raise problem
