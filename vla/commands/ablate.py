@@ -174,6 +174,7 @@ class Bench:
     def let_loose(self, policy: Path, contract: "DataContract") -> "Iterator[Callable[[Alteration | None], Rate]]":
         """How often a policy succeeds when it is deprived of something, over the same episodes each time."""
         from vla.evaluation import closed_loop
+        from vla.evaluation.arena import processes, run
         from vla.evaluation.findings import Rate
 
         command = self.command
@@ -185,10 +186,10 @@ class Bench:
             sampling_steps=command.steps,
         )
         arena = choose_arena(command, policy, config, contract, self.device)
-        with closed_loop.processes(processes_of(command, self.device)) as spread:
+        with processes(processes_of(command, self.device)) as spread:
 
             def success_of(alteration: "Alteration | None") -> Rate:
-                rollouts = closed_loop.run(replace(arena, alteration=alteration), spread)
+                rollouts = run(replace(arena, alteration=alteration), spread)
                 return Rate.of([rollout.succeeds_within(command.within) for rollout in rollouts])
 
             yield success_of

@@ -104,6 +104,7 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
 def in_environment(command: Evaluate, contract: "DataContract", seed: int, device: str) -> "ClosedLoop":
     """Closed loop: closed_loop.json, and videos and traces of some episodes."""
     from vla.evaluation import closed_loop, recording
+    from vla.evaluation.arena import processes, run
 
     assert command.env is not None
     config = closed_loop.RolloutConfig(
@@ -120,8 +121,8 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
     out = command.results
     (out / "closed_loop.json").unlink(missing_ok=True)  # what was recorded belongs to what is told
     recording.clear(out)
-    with progress(config.episodes, "episodes") as bar, closed_loop.processes(workers) as spread:
-        rollouts = closed_loop.run(arena, spread, bar.update)
+    with progress(config.episodes, "episodes") as bar, processes(workers) as spread:
+        rollouts = run(arena, spread, bar.update)
         result = closed_loop.summarize(
             rollouts,
             config,

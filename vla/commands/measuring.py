@@ -13,7 +13,8 @@ from vla.commands.recordings import Device, EvaluationData
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
-    from vla.evaluation.closed_loop import Arena, RolloutConfig
+    from vla.evaluation.arena import Arena
+    from vla.evaluation.closed_loop import RolloutConfig
 
 OF_ENVIRONMENT = ("env_settings", "episodes", "within", "execute", "workers", "group", "record")
 OF_RECORDINGS = ("samples", "phase", "phase_names", "batch_size")
@@ -152,7 +153,7 @@ def choose_arena(
     """
     import torch
 
-    from vla.evaluation.closed_loop import Arena
+    from vla.evaluation.arena import Arena
     from vla.evaluation.environments import open_environment
 
     assert command.env is not None

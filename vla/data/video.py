@@ -19,12 +19,11 @@ from types import MappingProxyType
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from jaxtyping import Float64, UInt8
 
+from vla.data.containers import CONTAINERS, video_of
 from vla.data.episode import Frames
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
@@ -38,9 +37,6 @@ MAX_PIXELS = 64 * 1920 * 1080
 MAX_THREADS = 8
 """Cameras decoded at the same time by one process."""
 
-CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts", "protocol_whitelist": "file"}
-"""What FFmpeg may open: containers that hold their frames. A playlist would send it to other files and addresses."""
-
 PLANAR_WIDTH = 32
 """FFmpeg's conversion to planar RGB leaves the columns after the last multiple of 16 unwritten; widths that are
 multiples of this take it, which is 0.6 ms faster at 640 x 480."""
@@ -51,76 +47,6 @@ passed over 7 and gave wrong frames, with this over none. The same option of H.2
 leading frames of an open group for damage, so there some damage stays unseen."""
 
 Image = UInt8[np.ndarray, "3 height width"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoSummary:
-    """What the header of a video file promises."""
-
-    duration_s: float
-    num_frames: int
-    height: int
-    width: int
-
-
-def summarize_video(path: Path) -> VideoSummary:
-    """Read the header of a video file; nothing is decoded.
-
-    Raises CorruptData where the container does not open, holds no video, or is cut off.
-    """
-    check_complete(path)
-    try:
-        with av.open(str(path), metadata_errors="replace", options=CONTAINERS) as container:
-            stream = video_of(container, path)
-            time_base = stream.time_base or Fraction(1, av.time_base)
-            if stream.duration is not None:
-                duration_s = float(stream.duration * time_base)
-            else:
-                duration_s = (container.duration or 0) / av.time_base
-            return VideoSummary(
-                duration_s=duration_s, num_frames=stream.frames, height=stream.height, width=stream.width
-            )
-    except av.FFmpegError as error:
-        raise unreadable(error, f"{path} cannot be opened as a video ({error.strerror})") from error
-
-
-def video_of(container: InputContainer, path: Path | str) -> VideoStream:
-    """The video stream of an open file. CorruptData where it has none, or one of an unknown codec."""
-    streams = container.streams.video
-    if not streams or streams[0].codec_context is None:
-        what = "video of an unknown codec" if streams else "no video stream"
-        raise CorruptData(f"{path} holds {what}; copy or record it again")
-    return streams[0]
-
-
-def check_complete(path: Path) -> None:
-    """Refuse an MP4 file that ends before its last top-level box does (CorruptData).
-
-    The header alone does not tell: where it stands in front, a file cut in half still opens at full length.
-    """
-    size = path.stat().st_size
-    if size == 0:
-        raise CorruptData(f"{path} is empty; copy or record it again")
-    position = 0
-    found = set()
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            head = file.read(16)
-            kind = head[4:8]
-            if position == 0 and kind != b"ftyp":
-                return  # another container: FFmpeg judges it
-            length = int.from_bytes(head[:4], "big")
-            if length == 1:
-                length = int.from_bytes(head[8:16], "big")
-            elif length == 0:
-                length = size - position
-            if len(head) < 8 or length < 8 or position + length > size:
-                raise CorruptData(f"{path} is cut off after {size:,} bytes; copy or record it again")
-            found.add(kind)
-            position += length
-    if b"moov" not in found:
-        raise CorruptData(f"{path} has no index (moov box): its recording was not finished; record it again")
 
 
 class Decoder:

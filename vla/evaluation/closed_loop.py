@@ -1,14 +1,10 @@
 """Closed-loop evaluation: a policy let loose in an environment, episode after episode.
 
-Episodes run in groups, in lockstep, so that one forward pass serves those of a group that are under way. Which episodes
-form a group follows from their number alone, so the result depends on the seed and on no number of processes.
+Episodes run in groups, in lockstep, so that one forward pass serves those of a group that are under way.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,23 +13,16 @@ from jaxtyping import Float32
 
 from vla.batch import Observation
 from vla.environment import Environment, Observed, observe
-from vla.evaluation.alteration import Alter, Alteration
-from vla.evaluation.environments import open_environment, parse_settings
+from vla.evaluation.alteration import Alter
+from vla.evaluation.environments import parse_settings
 from vla.evaluation.intervals import wilson
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
-from vla.policy_folder import load_policy
-from vla.processes import pool
 from vla.randomness import derive, torch_seed
 from vla.redaction import hide_tree
 
-Spread = Callable[[Callable[[range], list["Rollout"]], Iterable[range]], Iterable[list["Rollout"]]]
-"""`map`, or the like over processes."""
-
 STEPS_AN_EPISODE = 2**20
 """Noise of episode e at step s stands at position e * this + s of its stream."""
-OPENED = ExitStack()
-"""Closes the environments that this process has opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,89 +252,3 @@ def outcome(episode: int, seed: int, instruction: str, steps: int, info: dict[st
         failure=None if success else str(info.get("failure") or "timed out"),
         metrics={name: float(value) for name, value in info.get("metrics", {}).items()},
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arena:
-    """Everything a process needs to run groups of episodes on its own; equal ones are opened once a process."""
-
-    policy: Path
-    backbone: str | None
-    """Where the policy's backbone lies here; None: where it lay in training."""
-    device: str
-    environment: str
-    settings: tuple[str, ...]
-    """Of the environment, NAME=VALUE each."""
-    config: RolloutConfig
-    out: Path
-    """Where recordings go."""
-    threads: int
-    """Of the arithmetic of a process."""
-    alteration: Alteration | None = None
-    """What the policy is deprived of."""
-
-
-@cache
-def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
-    """The policy and a group's environments; they live until `close_arenas`."""
-    torch.set_num_threads(arena.threads)
-    dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
-    policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
-    count = min(arena.config.group, arena.config.episodes)
-    environments = []
-    for _ in range(count):
-        environments.append(
-            open_environment(arena.environment, policy.contract, arena.settings, arena.config.max_steps)
-        )
-        OPENED.callback(environments[-1].close)  # also where the next one cannot be opened
-    return policy, tuple(environments)
-
-
-def close_arenas() -> None:
-    """Close every environment that this process has opened."""
-    open_arena.cache_clear()
-    OPENED.close()
-
-
-def run_group(arena: Arena, episodes: range) -> list[Rollout]:
-    """The episodes of a group; the first of them all are recorded."""
-    policy, environments = open_arena(replace(arena, alteration=None))
-    recorders = [Recorder(policy.contract) if episode < arena.config.record else None for episode in episodes]
-    alter = None if arena.alteration is None else arena.alteration.begin(policy)
-    within = environments[: len(episodes)]
-    rollouts = roll_out(policy, within, episodes, arena.config, alter=alter, recorders=recorders)
-    for episode, recorder in zip(episodes, recorders, strict=True):
-        if recorder is not None:
-            recorder.write(arena.out, episode)
-    return rollouts
-
-
-@contextmanager
-def processes(workers: int) -> Iterator[Spread]:
-    """Something like `map` that runs in this process or in several, which end with the block.
-
-    So do the environments that were opened in it.
-    """
-    if workers == 1:
-        try:
-            yield map
-        finally:
-            close_arenas()
-        return
-    with pool(workers, close_arenas) as executor:
-        yield executor.map
-
-
-def run(arena: Arena, spread: Spread, progress: Callable[[int], object] = lambda _: None) -> list[Rollout]:
-    """All episodes, in order; the result does not depend on how they are spread over `processes`.
-
-    `progress` is told of the episodes of every group that is done.
-    """
-    config = arena.config
-    starts = range(0, config.episodes, config.group)
-    groups = [range(start, min(start + config.group, config.episodes)) for start in starts]
-    rollouts: list[Rollout] = []
-    for done in spread(partial(run_group, arena), groups):
-        rollouts += done
-        progress(len(done))
-    return rollouts

@@ -13,7 +13,8 @@ import pytest
 
 from tests.vla.data.recordings import number_of, write_video
 from vla.data import video
-from vla.data.video import DecoderPool, VideoFrames, read_frames, summarize_video
+from vla.data.containers import summarize_video
+from vla.data.video import DecoderPool, VideoFrames, read_frames
 from vla.errors import CorruptData, StorageFault
 
 ENCODINGS: dict[str, tuple[str, Mapping[str, str]]] = {

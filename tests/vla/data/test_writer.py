@@ -11,11 +11,11 @@ import pytest
 
 from tests.vla.data.recordings import CAMERA, number_of, write_v2, write_video
 from tests.vla.data.test_insertion import time_of, write_robot, write_streams, write_windows
+from vla.data.containers import summarize_video
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats.insertion.reader import open_insertion
 from vla.data.formats.lerobot.reader import open_lerobot
 from vla.data.selection import Selection
-from vla.data.video import summarize_video
 from vla.data.writing import statistics as lerobot_statistics
 from vla.data.writing import videos as video_writer
 from vla.data.writing import writer

@@ -13,11 +13,12 @@ from vla.batch import Sample
 from vla.errors import CorruptData
 from vla.evaluation.ablation import AblationConfig, Answers, answer, stand_ins
 from vla.evaluation.alteration import Alteration, Kind, inputs_of
+from vla.evaluation.changes import constant_error, frequent, sample_errors
 from vla.evaluation.figures import draw_ablation
 from vla.evaluation.findings import Ablation, Baseline, Change, Effect, Finding, Rate, Where, shown
 from vla.evaluation.open_loop import Predictions
 from vla.evaluation.phases import Phases
-from vla.evaluation.verdicts import compare, constant_error, find, frequent, judge, sample_errors
+from vla.evaluation.verdicts import compare, find, judge
 
 INPUTS = inputs_of(CONTRACT)
 CONFIG = AblationConfig(delay_s=0.3, batch_size=32)

@@ -21,7 +21,8 @@ from vla.batch import Observation
 from vla.contract import DataContract
 from vla.environment import check_observed, observe
 from vla.evaluation.alteration import Alteration
-from vla.evaluation.closed_loop import Arena, Rollout, RolloutConfig, episode_seed, processes, roll_out, run, summarize
+from vla.evaluation.arena import Arena, processes, run
+from vla.evaluation.closed_loop import Rollout, RolloutConfig, episode_seed, roll_out, summarize
 from vla.evaluation.environments import open_environment, parse_settings
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
@@ -310,7 +311,7 @@ def test_a_robot_that_cannot_be_closed_loses_no_result(
     def jammed() -> None:
         raise RuntimeError("the gripper is jammed")
 
-    monkeypatch.setattr("vla.evaluation.closed_loop.close_arenas", jammed)
+    monkeypatch.setattr("vla.evaluation.arena.close_arenas", jammed)
     save_policy(policy, tmp_path / "policy")
     command = ["evaluate", str(tmp_path / "policy"), "--env", WORLD, "--episodes", "1", "--within", "1", "--steps", "2"]
     with pytest.raises(RuntimeError, match="the gripper is jammed"):

@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
 from vla.data.episode import Reader
+from vla.data.writing.features import describe_features, table_features, task_table
 from vla.data.writing.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
 from vla.data.writing.statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
-from vla.data.writing.videos import FILES_PER_CHUNK, VideoWriter, pixel_format
+from vla.data.writing.videos import FILES_PER_CHUNK, VideoWriter
 
 DATA_FILE_BYTES = 100_000_000
 FRAMES_AT_ONCE = 16
@@ -86,7 +87,15 @@ class _Writer:
         self.videos = {camera: VideoWriter(root, camera, self.fps) for camera in reader.layout.cameras}
         self.sizes = {camera: frame_size(self.pieces, camera) for camera in reader.layout.cameras}
         self.columns = common_columns([piece.episode for piece in self.pieces])
-        self.features = describe_features(self)
+        self.features = describe_features(
+            self.layout,
+            self.fps,
+            self.sensor,
+            sizes=self.sizes,
+            masked=self.masked,
+            weighted=self.weighted,
+            columns=self.columns,
+        )
         self.collected = Collected()
         self.frames = 0
         self.data_file = 0
@@ -248,81 +257,6 @@ def frame_size(pieces: Sequence[Piece], camera: str) -> tuple[int, int]:
     raise ValueError(f"no episode has the camera {camera}; choose other cameras")
 
 
-def describe_features(writer: _Writer) -> dict[str, dict[str, Any]]:
-    """The features of info.json."""
-    layout, sensor = writer.layout, writer.sensor
-
-    def feature(
-        dtype: str,
-        *shape: int,
-        names: Sequence[str] | Mapping[str, Sequence[str]] = (),
-        info: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        extra = {"info": dict(info)} if info else {}
-        told = dict(names) if isinstance(names, Mapping) else list(names)
-        return {"dtype": dtype, "shape": list(shape), "names": told or None, **extra}
-
-    features = {}
-    for camera in layout.cameras:
-        height, width = writer.sizes[camera]
-        features[camera] = feature(
-            "video",
-            height,
-            width,
-            3,
-            names=("height", "width", "channel"),
-            info={
-                "video.height": height,
-                "video.width": width,
-                "video.codec": "h264",
-                "video.pix_fmt": pixel_format(height, width),
-                "video.is_depth_map": False,
-                "video.fps": writer.fps,
-                "video.channels": 3,
-                "has_audio": False,
-            },
-        )
-    if layout.state_dim:
-        features["observation.state"] = feature("float32", layout.state_dim, names=layout.state_names)
-    if sensor is not None:
-        told = {"sensor_hz": sensor.rate_hz, "window_samples": layout.sensor_samples}
-        channels = {"channels": list(layout.sensor_names)} if layout.sensor_names else ()
-        features[sensor.key] = feature("float32", sensor.samples, sensor.channels, names=channels, info=told)
-        features[f"{sensor.key}_valid"] = feature("bool", sensor.samples)
-        if sensor.own_times:
-            features[f"{sensor.key}_timestamp"] = feature("float64", sensor.samples)
-    for camera in writer.masked:
-        features[f"{camera}_valid"] = feature("bool", 1)
-    if writer.weighted:
-        features["confidence"] = feature("float32", 1)
-    features["action"] = feature("float32", layout.action_dim, names=layout.action_names)
-    features["timestamp"] = feature("float32", 1)
-    for key in ("frame_index", "episode_index", "index", "task_index"):
-        features[key] = feature("int64", 1)
-    taken = sorted(features.keys() & writer.columns)
-    if taken:
-        raise ValueError(
-            f"{layout.root} has a column {taken[0]}, which is the name of another feature; give the column another name"
-        )
-    return features | {key: feature("float32", width, info={"column": True}) for key, width in writer.columns.items()}
-
-
-def table_features(features: Mapping[str, Mapping[str, Any]]) -> datasets.Features:
-    """The features of the table, as lerobot declares them."""
-    declared = {}
-    for key, feature in features.items():
-        if feature["dtype"] == "video":
-            continue
-        shape, value = tuple(feature["shape"]), datasets.Value(feature["dtype"])
-        if shape == (1,):
-            declared[key] = value
-        elif len(shape) == 1:
-            declared[key] = datasets.Sequence(value, length=shape[0])
-        else:
-            declared[key] = datasets.Array2D(shape=shape, dtype=feature["dtype"])
-    return datasets.Features(declared)
-
-
 def flat_values(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:
     """All numbers of a column."""
     pieces = []
@@ -332,21 +266,3 @@ def flat_values(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:
             array = array.flatten()
         pieces.append(np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64))
     return np.concatenate(pieces)
-
-
-def task_table(tasks: Mapping[str, int]) -> pa.Table:
-    """Task indices under their texts, as pandas stores a table with an index."""
-    index = "__index_level_0__"
-    column = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
-    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
-    described = {
-        "index_columns": [index],
-        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
-        "columns": [
-            {"name": "task_index", "field_name": "task_index", **column},
-            {"name": None, "field_name": index, **text},
-        ],
-        "pandas_version": "2.0.0",
-    }
-    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), index: pa.array(tasks.keys(), pa.string())})
-    return table.replace_schema_metadata({"pandas": json.dumps(described)})

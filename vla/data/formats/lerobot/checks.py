@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vla.data.containers import VideoSummary, summarize_video
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.tables import check_parquet, double_rows, integer_column
-from vla.data.video import VideoSummary, summarize_video
 from vla.errors import CorruptData, MissingFiles
 
 

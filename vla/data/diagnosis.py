@@ -1,0 +1,147 @@
+"""What was found wrong with data, and how it reads."""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+OUTLIER_Z = 8.0
+"""Robust standard deviations from the median beyond which a value is called an outlier."""
+WIDTH = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """One dimension of actions, state or sensor, over all episodes of a root."""
+
+    stream: str
+    index: int
+    name: str
+    minimum: float
+    median: float
+    maximum: float
+    constant: bool
+    outlier_share: float
+    """Share of the values further than OUTLIER_Z robust standard deviations from the median."""
+    worst_z: float
+    not_finite: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is nothing to say about it."""
+        return not (self.constant or self.outlier_share or self.not_finite)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Steps of one clock in one episode that are too long."""
+
+    stream: str
+    episode: str
+    count: int
+    longest_s: float
+    at_s: float
+    """Where the longest one starts, seconds since the start of the episode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootReport:
+    """Findings about one root."""
+
+    root: str
+    format: str
+    episodes: int
+    samples: int
+    duration_s: float
+    problems: tuple[str, ...]
+    """What is missing, damaged or contradicts itself: one sentence each."""
+    missing_files: tuple[str, ...]
+    short_episodes: tuple[str, ...]
+    """Episodes with fewer frames than the chunk has steps."""
+    gaps: tuple[Gap, ...]
+    modalities: Mapping[str, float]
+    """Share of the samples that has a camera, the state, a valid sensor reading."""
+    dimensions: tuple[Dimension, ...]
+
+    def lines(self) -> list[str]:
+        """The findings as text of at most 80 columns."""
+        title = f"{self.root}: {self.format}, {self.episodes} episodes, {self.samples} samples, {self.duration_s:.1f} s"
+        lines = textwrap.wrap(title, WIDTH)
+        lists = {
+            "problems": self.problems,
+            "missing files": self.missing_files,
+            "shorter than a chunk": self.short_episodes,
+        }
+        for heading, found in lists.items():
+            if found:
+                lines.append(f"  {heading} ({len(found)}):")
+                for item in found[:20]:
+                    lines += textwrap.wrap(item, WIDTH, initial_indent="    ", subsequent_indent="      ")
+                if len(found) > 20:
+                    lines.append(f"    ... and {len(found) - 20} more, see --json")
+        if self.modalities:
+            lines.append("  samples that have")
+            lines += [f"    {name[:60]:<60}{share:>8.1%}" for name, share in self.modalities.items()]
+        lines += self._gap_lines() + self._dimension_lines()
+        found_any = self.problems or self.short_episodes or self.gaps
+        if not found_any and all(dimension.sound for dimension in self.dimensions):
+            lines.append("  nothing to report")
+        return lines
+
+    def _gap_lines(self) -> list[str]:
+        if not self.gaps:
+            return []
+        lines = [f"  gaps in time ({len(self.gaps)})", f"    {'episode':<38}{'stream':<20}{'count':>7}{'longest':>10}"]
+        lines += [
+            f"    {gap.episode[-37:]:<38}{gap.stream[-19:]:<20}{gap.count:>7}{gap.longest_s:>8.3f} s"
+            for gap in self.gaps[:20]
+        ]
+        return lines + ([f"    ... and {len(self.gaps) - 20} more, see --json"] if len(self.gaps) > 20 else [])
+
+    def _dimension_lines(self) -> list[str]:
+        found = [dimension for dimension in self.dimensions if not dimension.sound]
+        if not found:
+            return []
+        lines = [
+            f"  dimensions to look at ({len(found)} of {len(self.dimensions)})",
+            f"    {'dimension':<26}{'min':>10}{'median':>10}{'max':>10}  finding",
+        ]
+        for dimension in found[:40]:
+            label = f"{dimension.stream}[{dimension.index}] {dimension.name}"[:25]
+            if dimension.not_finite:
+                finding = f"{dimension.not_finite} not a number"
+            elif dimension.constant:
+                finding = "constant"
+            else:
+                finding = f"{dimension.outlier_share:.2%} far off"
+            numbers = f"{dimension.minimum:>10.3g}{dimension.median:>10.3g}{dimension.maximum:>10.3g}"
+            lines.append(f"    {label:<26}{numbers}  {finding}"[:WIDTH])
+        return lines + ([f"    ... and {len(found) - 40} more, see --json"] if len(found) > 40 else [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Findings about several roots. As text it is a table of at most 80 columns."""
+
+    roots: tuple[RootReport, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The findings as JSON, all of them; numbers that do not exist are null."""
+        return {"roots": [_finite(asdict(root)) for root in self.roots]}
+
+    def __str__(self) -> str:
+        return "\n\n".join("\n".join(root.lines()) for root in self.roots)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not np.isfinite(value):
+            return None
+        case _:
+            return value
