@@ -33,7 +33,6 @@ from rich.table import Table
 
 from training.ending import exits
 from training.settings import Verification
-from training.verify.launches import TimeUp
 from vla import commandline, errors
 from vla.errors import CorruptData, UsageError
 
@@ -96,7 +95,7 @@ def verify(argv: Sequence[str], say: Console) -> int:
     wanted, flags = parse(argv)
 
     from training.verify.comparison import compare  # it loads torch, which neither help nor a mistake needs
-    from training.verify.experiment import Experiment
+    from training.verify.experiment import Experiment, TimeUp
 
     folder, finished = None, False
     try:

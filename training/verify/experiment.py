@@ -16,10 +16,12 @@ from training.config import RunConfig, StageConfig, TwoStageConfig
 from training.flags import both_stages, parse
 from training.settings import Verification
 from training.verify.comparison import EXACT, Row, Tolerance, compare
-from training.verify.launches import ROOT, Launch, last_step
+from training.verify.launches import ROOT, Launch, TimeUp, last_step
 from vla import errors
 from vla.documents import to_json
 from vla.errors import CorruptData
+
+__all__ = ["Experiment", "Kill", "TimeUp", "Topology"]
 
 RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
 OWNED = (
