@@ -46,6 +46,12 @@ class DataContract:
     """One name a channel; empty without a sensor and when the data names none."""
     instructed: bool = True
     """Whether the policy reads the instruction; otherwise it reads the same sentence always."""
+    state_key: str = "observation.state"
+    """What the state is called in the data of the training."""
+    action_key: str = "action"
+    """What the actions are called there."""
+    dims: tuple[str, ...] = ()
+    """Which dimensions of them it reads and answers, as they were chosen: `action=0,1,gripper`; none: all."""
 
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""

@@ -29,6 +29,12 @@ class DataConfig:
     """Episode indices to use, of every root; none: all."""
     cameras: tuple[str, ...] = ()
     """Camera keys to use, in this order; none: all."""
+    state_key: str = "observation.state"
+    """Column of the table that is the state; without one of this default name there is no state."""
+    action_key: str = "action"
+    """Column of the table that is the action."""
+    dims: tuple[str, ...] = ()
+    """Dimensions of actions and state, by index or name: `action=0,1,gripper state=joint_1,joint_2`; none: all."""
     horizon: int = 8
     """Action steps of a chunk, on the clock of the frames, >= 1."""
     sensor: str = "auto"

@@ -74,7 +74,7 @@ def ablate(command: Ablate) -> None:
         steps=command.steps,
     )
     config.delay_steps(contract.fps)
-    phases = open_phases(command.data, command.phase, command.phase_names)
+    phases = open_phases(command.data, contract, command.phase, command.phase_names)
     bench = Bench(command=command, split=split, device=device, config=config, phases=phases)
     answers = bench.answer(contract, inputs)
     result = bench.judge(answers, contract)

@@ -1,12 +1,13 @@
 """`vla import`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from vla.commandline import progress
+from vla.commands.recordings import Columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class Import:
     """Folder to read."""
     destination: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
     """Folder to write; it must not exist."""
+    data: Columns = field(default_factory=Columns)
+    """What becomes observation.state and action."""
 
 
 def convert(command: Import) -> None:
@@ -31,7 +34,7 @@ def convert(command: Import) -> None:
         raise ValueError(f"FORMAT is {command.format}; give one of {', '.join(map(repr, FORMATS))}")
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
-    reader = open_folder(command.source, Selection(missing_cameras="mask"))
+    reader = open_folder(command.source, Selection(missing_cameras="mask", **vars(command.data)))
     images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)
     with progress(images, "images") as bar:
         totals = write_lerobot(reader, command.destination, progress=bar.update)

@@ -19,6 +19,18 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a table are the state and the actions."""
+
+    state_key: str = "observation.state"
+    """Column of the table that is the state; without one of this default name there is no state."""
+    action_key: str = "action"
+    """Column of the table that is the action."""
+    dims: tuple[str, ...] = ()
+    """Dimensions of actions and state, by index or name: `action=0,1,gripper state=joint_1,joint_2`; none: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationData:
     """What a policy is measured on. Cameras, horizon and sensor are the policy's."""
 
@@ -28,6 +40,12 @@ class EvaluationData:
     """Episode indices to use, of every root; none: all."""
     validation_share: float | None = None
     """Share of the episodes to hold out; only these are evaluated. None: what training did. 0: all episodes are."""
+    state_key: str | None = None
+    """Column of the table that is the state; None: as in training."""
+    action_key: str | None = None
+    """Column of the table that is the action; None: as in training."""
+    dims: tuple[str, ...] | None = None
+    """Dimensions of actions and state, such as `action=0,1,gripper`; None: as in training."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or show the policy nothing there."""
     workers: int = 2
@@ -80,9 +98,11 @@ def open_recordings(
     from vla.evaluation import open_loop
     from vla.settings import DataConfig
 
+    given = {key: value for key, value in dataclasses.asdict(data).items() if value is not None}
+    trained = {key: getattr(contract, key) for key in ("state_key", "action_key", "dims")}
     dataset = open_dataset(
         DataConfig(
-            **dataclasses.asdict(data) | {"validation_share": 0.0},
+            **trained | given | {"validation_share": 0.0},
             cameras=contract.cameras,
             horizon=contract.horizon,
             sensor=contract.sensor or "none",
@@ -130,7 +150,9 @@ def apart(episodes: "Sequence[Sequence[Episode]]", share: float, seed: int) -> s
     return {root[place].name for root, own in zip(episodes, places, strict=True) for place in own}
 
 
-def open_phases(data: EvaluationData, column: str | None, names: tuple[str, ...]) -> "Phases | None":
+def open_phases(
+    data: EvaluationData, contract: "DataContract", column: str | None, names: tuple[str, ...]
+) -> "Phases | None":
     """The phases of the recordings, where a column of theirs tells them apart."""
     from vla.evaluation.phases import read_phases
 
@@ -138,4 +160,4 @@ def open_phases(data: EvaluationData, column: str | None, names: tuple[str, ...]
         if names:
             raise ValueError("--phase-names was given without a column; name it with --phase COLUMN")
         return None
-    return read_phases(data.roots, column, names, data.episodes)
+    return read_phases(data.roots, column, names, data.episodes, data.action_key or contract.action_key)

@@ -38,6 +38,10 @@ def open_root(root: Path, config: DataConfig) -> Reader:
             missing_cameras=config.missing_cameras,
             sensor=config.sensor,
             columns=parse_condition(config.emphasis).columns if config.emphasis else (),
+            state_key=config.state_key,
+            action_key=config.action_key,
+            dims=config.dims,
+            withhold_state="state" in config.without,
             keep_damaged=config.quarantine > 0,
         ),
     )

@@ -10,6 +10,7 @@ from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
 from vla.data.numbers import forget_numbers
+from vla.data.selection import EVERYTHING, Selection
 from vla.errors import MissingFiles
 from vla.instruction import check_instruction
 
@@ -19,22 +20,22 @@ ROWS = 50_000
 """Rows of a stream that the statistics look at, evenly spread; values that are no numbers are counted in all rows."""
 
 
-def examine(sources: Sequence[Reader | Path], horizon: int = 8) -> Report:
+def examine(sources: Sequence[Reader | Path], horizon: int = 8, selection: Selection = EVERYTHING) -> Report:
     """Examine opened roots, or folders that need not be sound: what is missing is reported and the rest examined."""
     return Report(
         roots=tuple(
-            examine_folder(source, horizon) if isinstance(source, Path) else examine_reader(source, horizon)
+            examine_folder(source, horizon, selection) if isinstance(source, Path) else examine_reader(source, horizon)
             for source in sources
         )
     )
 
 
-def examine_folder(root: Path, horizon: int = 8) -> RootReport:
+def examine_folder(root: Path, horizon: int = 8, selection: Selection = EVERYTHING) -> RootReport:
     """Open what can be opened of a folder and report the rest; nothing that earlier starts found is believed."""
     forget_numbers([root])
     problems: list[ValueError] = []
     try:
-        reader = open_folder(root, report=problems.append)
+        reader = open_folder(root, selection, problems.append)
     except ValueError as problem:
         return _unreadable(root, [*problems, problem])
     return examine_reader(reader, horizon, problems)

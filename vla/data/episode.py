@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 ACTION, STATE = "action", "observation.state"
-"""Feature keys that every format has."""
+"""Feature keys that the actions and the state have unless the user names others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,12 @@ class Layout:
     """Samples of the window the data store a frame, or of one second where they store a plain stream; 0 without one."""
     sensor_names: tuple[str, ...] = ()
     """One name a channel; empty when the data names none."""
+    state_key: str = STATE
+    """The feature that is the state."""
+    action_key: str = ACTION
+    state_places: tuple[int, ...] = ()
+    """Indices of the dimensions that are given, in the feature; empty: all of them, in order."""
+    action_places: tuple[int, ...] = ()
 
 
 @runtime_checkable

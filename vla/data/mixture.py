@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.contract import DataContract
+from vla.data.dimensions import parse_dimensions
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
 from vla.randomness import derive
@@ -49,6 +50,7 @@ def check_config(config: DataConfig) -> None:
             raise ValueError(f"--data.{name} has {number:g}, expected a finite number > 0")
     if not 0 <= config.validation_share < 1:
         raise ValueError(f"--data.validation-share is {config.validation_share:g}, expected 0 <= share < 1")
+    parse_dimensions(config.dims)
     check_emphasis(config)
 
 
@@ -78,9 +80,10 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
             ("state names", first.state_names or layout.state_names, layout.state_names or first.state_names),
         ):
             if ours != theirs:
+                fix = "give both one order by name with --data.dims" if what.endswith("names") else "convert the other"
                 raise ValueError(
                     f"{first.root} and {layout.root} cannot be mixed, their {what} differ: {_shown(ours)} and "
-                    f"{_shown(theirs)}; train on one of them, or convert the other"
+                    f"{_shown(theirs)}; train on one of them, or {fix}"
                 )
     samples, rate_hz, sensor = _agree_on_sensor(layouts, config)
     contract = DataContract(
@@ -98,6 +101,9 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         action_periods=first.action_periods or (0.0,) * first.action_dim,
         sensor_names=() if sensor is None else sensor.sensor_names,
         instructed="instruction" not in config.without,
+        state_key=config.state_key,
+        action_key=config.action_key,
+        dims=config.dims,
     )
     present = {"actions": True, "state": contract.state_dim > 0, "sensor": contract.sensor is not None}
     if absent := [stream for stream in config.compand if not present[stream]]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from vla.data.episode import ACTION, STATE
+
 Problems = Callable[[ValueError], None]
 """Told of every problem; raises at the first one, or collects them, and what is damaged is left out."""
 
@@ -22,6 +24,14 @@ class Selection:
     """Feature key of the sensor; auto: the only one there is; none: no sensor."""
     columns: tuple[str, ...] = ()
     """Feature keys of what the episodes give beside actions, state and sensor."""
+    state_key: str = STATE
+    """Feature key of the state; where there is none of the usual name, there is no state."""
+    action_key: str = ACTION
+    """Feature key of the actions."""
+    dims: tuple[str, ...] = ()
+    """Dimensions of the actions and the state, `action=0,1,gripper`; none: all."""
+    withhold_state: bool = False
+    """Whether a state that may have another key is no problem, since it is not wanted."""
     keep_damaged: bool = False
     """Whether a damaged video is no problem until one of its frames is read."""
 

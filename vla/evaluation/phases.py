@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.data.episode import ACTION
 from vla.data.formats import open_folder
 from vla.data.named import distinguish
 from vla.data.selection import Selection
@@ -26,13 +27,26 @@ class Phases:
         return [self.by_episode[name][frame] for name, frame in zip(episodes, frames, strict=True)]
 
 
-def read_phases(roots: Sequence[str], column: str, names: Sequence[str] = (), episodes: tuple[int, ...] = ()) -> Phases:
+def read_phases(
+    roots: Sequence[str],
+    column: str,
+    names: Sequence[str] = (),
+    episodes: tuple[int, ...] = (),
+    action_key: str = ACTION,
+) -> Phases:
     """The phases that a column of numbers tells apart, from the smallest; `names` gives them words in that order.
 
     Raises:
         ValueError: there is no such column, it is no phase, or the names do not fit.
     """
-    selection = Selection(episodes=episodes, sensor="none", columns=(column,), keep_damaged=True)
+    selection = Selection(
+        episodes=episodes,
+        sensor="none",
+        columns=(column,),
+        action_key=action_key,
+        withhold_state=True,
+        keep_damaged=True,
+    )
     readers = [open_folder(Path(root), selection) for root in roots]
     values: dict[str, np.ndarray] = {
         episode.name: episode.columns[column] for reader in distinguish(roots, readers) for episode in reader.episodes

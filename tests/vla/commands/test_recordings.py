@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.vla.data.recordings import write_v2
+from tests.vla.data.test_dimensions import foreign
 from vla.commands.recordings import EvaluationData, open_recordings
 from vla.contract import DataContract
 from vla.data.dataset import Dataset, open_dataset
@@ -91,3 +92,18 @@ def test_what_training_may_have_seen_is_told(
     everything = replace(split, episodes=())
     assert len(names(measured(dataset.contract, everything, *roots))) == 10
     assert "did not hold out 10 of these 10 episodes" in capsys.readouterr().err
+
+
+def test_the_columns_of_the_training_are_measured_on_whatever_they_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, usual = foreign(write_v2(tmp_path / "a/set", lengths=(6, 7, 8))), write_v2(tmp_path / "b/set", (6, 7, 8))
+    dataset, split = trained(root, action_key="actions", state_key="state", dims=("action=yaw_deg,x",))
+    samples = measured(dataset.contract, split, root)
+    assert names(samples) == names(dataset.validation)
+    np.testing.assert_equal(samples[2].actions, dataset.validation[2].actions)
+    renamed = measured(dataset.contract, split, usual, action_key="action", state_key="observation.state")
+    np.testing.assert_equal(renamed[2].actions, samples[2].actions)
+    assert not capsys.readouterr().err
+    with pytest.raises(ValueError, match="the width of the actions to be 2, not 3"):
+        measured(dataset.contract, split, root, dims=())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vla.data.dimensions import with_dimensions
 from vla.data.episode import Reader
 from vla.data.formats.insertion.reader import is_insertion, open_insertion
 from vla.data.formats.lerobot.metadata import is_lerobot
@@ -54,4 +55,4 @@ def open_folder(root: Path, selection: Selection = EVERYTHING, report: Problems 
         CorruptData: nothing of it can be read.
         ValueError: it holds no data, or what was selected is not there.
     """
-    return FORMATS[detect(root)].open(root, selection, report)
+    return with_dimensions(FORMATS[detect(root)].open(root, selection, report), selection.dims)

@@ -73,13 +73,7 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
     Episodes are numbered in the order of their paths; a damaged image is no error until it is read. Raises CorruptData
     where nothing can be read and ValueError where what was selected is not there.
     """
-    if selection.columns:
-        raise ValueError(
-            f"{root} is of the insertion recorder, whose frames have no {selection.columns[0]}: "
-            f"name {ACTION} or {STATE}"
-        )
-    if selection.sensor not in ("auto", "none", SENSOR):
-        report(ValueError(f"{root} has no sensor {selection.sensor}; --data.sensor takes {SENSOR}, auto or none"))
+    check_selection(root, selection, report)
     paths = dict(enumerate(find_recordings(root) if root.is_dir() else []))
     if not paths:
         raise ValueError(
@@ -123,6 +117,19 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
         sources=[file for index in recordings for file in files_of(paths[index])],
         reopen=partial(open_insertion, root, selection),
     )
+
+
+def check_selection(root: Path, selection: Selection, report: Problems) -> None:
+    """Refuse features that no recording has (ValueError); a sensor that is not there is told."""
+    recorder = f"{root} is of the insertion recorder"
+    if selection.columns:
+        raise ValueError(f"{recorder}, whose frames have no {selection.columns[0]}: name {ACTION} or {STATE}")
+    if selection.action_key != ACTION:
+        raise ValueError(f"{recorder}, which has {ACTION} and no {selection.action_key}: leave --data.action-key out")
+    if selection.state_key != STATE:
+        raise ValueError(f"{recorder}, which has {STATE} and no {selection.state_key}: leave --data.state-key out")
+    if selection.sensor not in ("auto", "none", SENSOR):
+        report(ValueError(f"{root} has no sensor {selection.sensor}; --data.sensor takes {SENSOR}, auto or none"))
 
 
 def name_of(path: Path) -> str:

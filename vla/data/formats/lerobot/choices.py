@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vla.data.episode import ACTION, STATE
+from vla.data.episode import STATE
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
@@ -30,6 +30,10 @@ SENSOR_WORDS = {
 class Chosen:
     """What a selection means in one dataset."""
 
+    action: str
+    """Feature key."""
+    state: str | None
+    """Feature key; None without one."""
     cameras: tuple[str, ...]
     """Feature keys."""
     sensor: str | None
@@ -46,22 +50,74 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
     Raises:
         ValueError: what was asked for is not there.
     """
-    if ACTION not in metadata.features:
-        near = difflib.get_close_matches(ACTION, metadata.features, 1)
-        hint = f"; rename {near[0]}" if near else ""
-        raise ValueError(
-            f"{metadata.root} has no feature `{ACTION}` in meta/info.json, which is what a policy learns{hint}"
-        )
+    action = choose_action(metadata, selection.action_key)
+    state = choose_state(metadata, selection, report)
     cameras = choose_cameras(metadata, selection.cameras)
-    sensor = choose_sensor(metadata, selection.sensor, report)
+    sensor = choose_sensor(metadata, selection.sensor, {action, state}, report)
     choose_columns(metadata, selection.columns)
+    rows = [action, *([state] if state else []), *selection.columns]
     return Chosen(
+        action=action,
+        state=state,
         cameras=cameras,
         sensor=sensor,
         columns=selection.columns,
         records=tuple(choose_episodes(metadata, selection.episodes, report)),
-        table_columns=tuple(table_columns(metadata, cameras, sensor, selection.columns)),
+        table_columns=tuple(table_columns(metadata, cameras, sensor, rows)),
     )
+
+
+def rows_of_numbers(metadata: Metadata) -> dict[str, tuple[int, ...]]:
+    """The features that are a row of numbers a frame, (C,), and their shapes."""
+    return {
+        key: shape
+        for key, shape in metadata.shapes.items()
+        if len(shape) == 1 and re.match(r"float|u?int|bool", metadata.features[key]["dtype"])
+    }
+
+
+def choose_action(metadata: Metadata, key: str) -> str:
+    """The feature key of the actions. ValueError where there is no such feature, or it is no row of numbers."""
+    _check_rows(metadata, key, "the actions, which a policy learns", "--data.action-key")
+    return key
+
+
+def choose_state(metadata: Metadata, selection: Selection, report: Problems) -> str | None:
+    """The feature key of the state; None where the usual one is not there, and none that another name hides is told.
+
+    ValueError where another than the usual one was asked for and is not there.
+    """
+    key = selection.state_key
+    if key in metadata.features or key != STATE:
+        _check_rows(metadata, key, "the state", "--data.state-key")
+        return key
+    alike = [name for name in rows_of_numbers(metadata) if re.split(r"[./]", name)[-1].lower() in ("state", "states")]
+    if alike and not selection.withhold_state:
+        report(
+            ValueError(
+                f"{metadata.root} has no feature {STATE}, but {alike[0]}: read it with `--data.state-key {alike[0]}`, "
+                "or train without a state with `--data.without state`"
+            )
+        )
+    return None
+
+
+def _check_rows(metadata: Metadata, key: str, what: str, flag: str) -> None:
+    """Refuse a key that is no feature, or one of images or text (ValueError)."""
+    if key not in metadata.features:
+        numbers = [name for name in rows_of_numbers(metadata) if name not in STANDARD]
+        last = key.rsplit(".", 1)[-1]
+        near = difflib.get_close_matches(key, numbers, 1) or difflib.get_close_matches(last, numbers, 1)
+        hint = f"nearest is {near[0]}" if near else f"it has {', '.join(numbers) or 'no column of numbers'}"
+        raise ValueError(
+            f"{metadata.root} has no feature {key} in meta/info.json for {what}; {hint}: name it with "
+            f"`{flag} {near[0] if near else 'KEY'}`"
+        )
+    if metadata.features[key]["dtype"] in ("video", "image", "string"):
+        raise ValueError(
+            f"{metadata.root} has {metadata.features[key]['dtype']} in {key}, where numbers are expected for {what}: "
+            f"name another with {flag}"
+        )
 
 
 def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,11 +134,11 @@ def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...
     return tuple(by_name[name] for name in asked) or keys
 
 
-def choose_sensor(metadata: Metadata, asked: str, report: Problems) -> str | None:
+def choose_sensor(metadata: Metadata, asked: str, taken: set[str | None], report: Problems) -> str | None:
     """The feature key of the sensor stream: the one asked for, or the only one that looks like one.
 
-    A column that the writer has marked as one does not, whatever its name. Where there is no telling, the root is
-    read without a sensor once that has been told.
+    A column that the writer has marked as one does not, whatever its name, nor one that is `taken` already. Where there
+    is no telling, the root is read without a sensor once that has been told.
     """
     if asked == "none":
         return None
@@ -91,7 +147,7 @@ def choose_sensor(metadata: Metadata, asked: str, report: Problems) -> str | Non
         for key, shape in metadata.shapes.items()
         if metadata.features[key]["dtype"] in ("float32", "float64", "float16")
         and len(shape) <= 2
-        and key not in STANDARD | {STATE, ACTION, "observation.environment_state"}
+        and key not in STANDARD | {"observation.environment_state"} | taken
         and not key.startswith("next.")
     }
     if asked != "auto":
@@ -147,11 +203,7 @@ def choose_episodes(metadata: Metadata, asked: tuple[int, ...], report: Problems
 
 def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:
     """Refuse a column that is not there, or is no row of numbers a frame (ValueError)."""
-    numbers = {
-        key: shape
-        for key, shape in metadata.shapes.items()
-        if len(shape) == 1 and re.match(r"float|u?int|bool", metadata.features[key]["dtype"])
-    }
+    numbers = rows_of_numbers(metadata)
     for key in asked:
         if key in numbers:
             continue
@@ -166,9 +218,9 @@ def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:
         raise ValueError(f"{metadata.root} has no column {key}{hint}: choose among {', '.join(numbers)}")
 
 
-def table_columns(metadata: Metadata, cameras: Sequence[str], sensor: str | None, columns: Sequence[str]) -> list[str]:
+def table_columns(metadata: Metadata, cameras: Sequence[str], sensor: str | None, rows: Sequence[str]) -> list[str]:
     """The columns that are read; the others stay in the files."""
-    wanted = {ACTION, STATE, "timestamp", "episode_index", "task_index", "confidence", *columns}
+    wanted = {"timestamp", "episode_index", "task_index", "confidence", *rows}
     wanted |= {key for key in cameras if metadata.features[key]["dtype"] == "image"}
     wanted |= {f"{key}_valid" for key in cameras}
     if sensor is not None:

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, UInt8
 
 from vla import cache
 from vla.data.angles import angle_periods
-from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
+from vla.data.episode import STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.insertion.recordings import decode_image
 from vla.data.formats.lerobot.checks import check_videos, episode_rows, with_sound_files
 from vla.data.formats.lerobot.choices import Chosen, choose
@@ -22,7 +22,7 @@ from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_meta
 from vla.data.formats.lerobot.sensor import sensor_rate, sensor_stream
 from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
-from vla.data.tables import double_rows, float_rows, opened_table
+from vla.data.tables import double_rows, float_rows, integer_column, opened_table
 from vla.data.video import VideoFrames
 from vla.errors import CorruptData
 
@@ -79,7 +79,7 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
     chosen = choose(metadata, selection, report)
     records = with_sound_files(metadata, chosen.records, asked=bool(selection.episodes), report=report)
     files = sorted({record.data_file for record in records})
-    entry = rows_entry(metadata, records, files, chosen.table_columns)
+    entry = rows_entry(metadata, records, files, chosen)
     known = entry.recall()
     with opened_table(root, files, chosen.table_columns, sparingly=known is not None) as table:
         if known is None:
@@ -98,7 +98,7 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
                 report(problem)
     if not built:
         raise CorruptData(f"{root} has no episode that can be read; see the problems above or restore its files")
-    periods = action_periods(metadata, built) if known is None else tuple(known["periods"])
+    periods = action_periods(metadata, chosen.action, built) if known is None else tuple(known["periods"])
     if known is None and len(built) == len(records):
         entry.keep({"rows": [place for _, place in rows], "periods": periods})
     return LerobotReader(
@@ -110,22 +110,20 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
 
 
 def rows_entry(
-    metadata: Metadata, records: Sequence[EpisodeRecord], files: Sequence[Path], columns: Sequence[str]
+    metadata: Metadata, records: Sequence[EpisodeRecord], files: Sequence[Path], chosen: Chosen
 ) -> cache.Entry:
     """Where it is kept which rows each episode has, that the lists in them are even, and which actions wrap."""
     promised = [[record.index, record.length, str(record.data_file)] for record in records]
-    actions = [metadata.names(ACTION), metadata.units(ACTION)]
+    actions = [chosen.action, metadata.names(chosen.action), metadata.units(chosen.action)]
     return cache.Entry(
-        purpose=f"lerobot rows {json.dumps([promised, list(columns), actions])}",
+        purpose=f"lerobot rows {json.dumps([promised, chosen.table_columns, actions])}",
         stamps={metadata.root: cache.stamp(files)},
     )
 
 
-def action_periods(metadata: Metadata, episodes: Sequence[Episode]) -> tuple[float, ...]:
+def action_periods(metadata: Metadata, key: str, episodes: Sequence[Episode]) -> tuple[float, ...]:
     """Per action dimension the period of an angle that wraps, 0 where it is none."""
-    return angle_periods(
-        int(np.prod(metadata.shapes[ACTION])), metadata.names(ACTION), metadata.units(ACTION), episodes
-    )
+    return angle_periods(int(np.prod(metadata.shapes[key])), metadata.names(key), metadata.units(key), episodes)
 
 
 def build_episode(
@@ -143,7 +141,9 @@ def build_episode(
     """
     name = f"{metadata.root.name}/episode_{record.index:06d}"
     timestamps = clean_timestamps(double_rows(rows["timestamp"], (), f"{name}: timestamp"), metadata.fps, name)
-    instruction = metadata.tasks.get(int(rows["task_index"][0].as_py())) if "task_index" in rows.column_names else None
+    instruction = None
+    if "task_index" in rows.column_names:
+        instruction = metadata.tasks.get(int(integer_column(rows["task_index"].slice(0, 1), f"{name}: task_index")[0]))
     if instruction is None:
         if not record.tasks:
             raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
@@ -158,8 +158,8 @@ def build_episode(
         instruction=instruction,
         confidence=float(rows["confidence"][0].as_py()) if "confidence" in rows.column_names else 1.0,
         timestamps=timestamps,
-        actions=Stream(timestamps=timestamps, values=values(ACTION)),
-        state=Stream(timestamps=timestamps, values=values(STATE)) if STATE in metadata.features else None,
+        actions=Stream(timestamps=timestamps, values=values(chosen.action)),
+        state=None if chosen.state is None else Stream(timestamps=timestamps, values=values(chosen.state)),
         sensor=None
         if chosen.sensor is None
         else sensor_stream(metadata, record, rows, chosen.sensor, timestamps=timestamps, name=name, even=even),
@@ -217,14 +217,16 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         format=f"lerobot {metadata.version}",
         fps=metadata.fps,
         cameras=chosen.cameras,
-        state_dim=int(np.prod(metadata.shapes[STATE])) if STATE in metadata.features else 0,
-        action_dim=int(np.prod(metadata.shapes[ACTION])),
-        state_names=metadata.names(STATE) if STATE in metadata.features else (),
-        action_names=metadata.names(ACTION),
+        state_dim=0 if chosen.state is None else int(np.prod(metadata.shapes[chosen.state])),
+        action_dim=int(np.prod(metadata.shapes[chosen.action])),
+        state_names=() if chosen.state is None else metadata.names(chosen.state),
+        action_names=metadata.names(chosen.action),
         action_periods=action_periods,
         sensor=sensor,
         sensor_channels=shape[-1] if shape else 0,
         sensor_rate_hz=rate_hz,
         sensor_samples=samples,
         sensor_names=() if sensor is None else metadata.channel_names(sensor),
+        state_key=chosen.state or STATE,
+        action_key=chosen.action,
     )
