@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from training import recipes
+from training.flags import view_of
 from training.settings import Verification
 from vla import commandline
 from vla.__main__ import COMMANDS
@@ -20,9 +21,9 @@ HEAVY = {
     *("numpy", "pyarrow", "h5py", "av", "PIL", "matplotlib", "mujoco"),
 }
 ENTRIES: dict[str, Any] = {
-    "training/stage1.py": type(recipes.stage1()),
-    "training/stage2.py": type(recipes.stage2()),
-    "training/two_stage.py": type(recipes.two_stage()),
+    "training/stage1.py": view_of(recipes.stage1()),
+    "training/stage2.py": view_of(recipes.stage2()),
+    "training/two_stage.py": view_of(recipes.two_stage()),
     "training/verify_resume.py": Verification,
 }
 

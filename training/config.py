@@ -1,6 +1,5 @@
 """The configuration of a run: the tree of everyone's settings, its cross-checks, and what a resumed run must share."""
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -10,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from training.settings import FinetuneVl, GuardConfig, Precision, Stage, Tracker
+from training.settings import GuardConfig, Precision, Stage, Tracker
 from vla.documents import to_json
-from vla.parts import FRESH, Encoders
+from vla.parts import Encoders
 from vla.policy_settings import PolicyConfig
 from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, LoraConfig
 
@@ -21,7 +20,12 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything a run depends on, but the schedule of its stages."""
+    """Everything a run depends on."""
+
+    entry: Annotated[str, tyro.conf.Suppress] = "stage1"
+    """Entry point that trains by it: training/ENTRY.py."""
+    stages: Annotated[Mapping[str, Stage], tyro.conf.Suppress] = field(default_factory=dict)
+    """By name, in order: who trains what, how fast and how long."""
 
     out: str = "runs/latest"
     """Run folder; refused when it already holds a run, unless that one is resumed."""
@@ -37,10 +41,6 @@ class RunConfig:
     """Path, prediction and sampler."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters of stage 2."""
-    finetune_vl: FinetuneVl = "none"
-    """What stage 2 opens of the backbone: nothing, LoRA adapters, or its last blocks."""
-    finetune_layers: int = 2
-    """Language-model blocks that --finetune-vl full opens, counted from the last."""
     batch_size: int = 32
     """Samples per optimizer step over all ranks."""
     micro_batch: int = 4
@@ -86,7 +86,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "micro_batch", "validate_every", "validation_samples")
-        for name in (*counts, "save_every", "save_failures", "keep", "finetune_layers", "stop_after"):
+        for name in (*counts, "save_every", "save_failures", "keep", "stop_after"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
         for name in ("clip", "save_seconds", "grace_seconds", "hang_seconds"):
@@ -140,87 +140,9 @@ class RunConfig:
             else type(settings)(**own | {"dropout": self.dropout})
         )
 
-    @property
-    def entry(self) -> str:
-        """The entry point that trains by it: training/ENTRY.py."""
-        raise NotImplementedError
-
-    def stages(self) -> list[Stage]:
-        """The schedule, with the rates that --finetune-vl leaves in effect."""
-        raise NotImplementedError
-
-    def opened(self, stage: Stage) -> Stage:
-        """A stage of which only what --finetune-vl names may train in the backbone.
-
-        Raises:
-            ValueError: --finetune-vl opens what has no rate.
-        """
-        lora, backbone = stage.lr.lora, stage.lr.backbone
-        if (self.finetune_vl, lora) == ("lora", None) or (self.finetune_vl, backbone) == ("full", None):
-            group = "lora" if self.finetune_vl == "lora" else "backbone"
-            raise ValueError(
-                f"--finetune-vl {self.finetune_vl} needs a rate in stage {stage.name!r}: --stage.lr.{group} 1e-5"
-            )
-        lr = stage.lr.changed(
-            lora=lora if self.finetune_vl == "lora" else None,
-            backbone=backbone if self.finetune_vl == "full" else None,
-        )
-        return dataclasses.replace(stage, lr=lr)
-
     def identity(self) -> dict[str, Any]:
         """The settings a resumed run must share, flat: those that change what is learned, not where or how it runs."""
         return {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig(RunConfig):
-    """A run of one stage."""
-
-    stage: Stage
-    """The stage."""
-
-    @property
-    def entry(self) -> str:
-        """That of its stage."""
-        return self.stage.name
-
-    def stages(self) -> list[Stage]:
-        """The one stage."""
-        if self.finetune_vl == "none" and self.stage.name == "stage1":
-            return [frozen(self.stage)]
-        return [self.opened(self.stage)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TwoStageConfig(RunConfig):
-    """A run of both stages, one after the other."""
-
-    stage1: Stage
-    """The backbone is frozen."""
-    stage2: Stage
-    """The backbone is opened."""
-
-    @property
-    def entry(self) -> str:
-        """That of both."""
-        return "two_stage"
-
-    def stages(self) -> list[Stage]:
-        """Both stages."""
-        return [frozen(self.stage1), self.opened(self.stage2)]
-
-
-def frozen(stage: Stage) -> Stage:
-    """A stage 1, which leaves the backbone as it is.
-
-    Raises:
-        ValueError: it has a rate for a part of the backbone.
-    """
-    if opened := stage.lr.by_group().keys() - FRESH.keys():
-        raise ValueError(
-            f"stage 1 keeps the backbone frozen, but has a rate for {sorted(opened)}; train that in stage 2"
-        )
-    return stage
 
 
 VOLATILE = re.compile(

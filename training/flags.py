@@ -1,31 +1,118 @@
-"""The command line of a run: the settings of a recipe, of a file, and of the flags given."""
+"""The command line of a run: the settings of a recipe, of a file, and of the flags given.
+
+A run's stages are `--stage.X` where it has one, `--NAME.X` where it has several; there `--stage.X` sets X in all of
+them, and the rate of a group in those that train it. `--finetune-vl` edits rates, and is no setting of its own.
+"""
 
 import contextlib
+import dataclasses
 import io
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
+
+import tyro
 
 from training.config import RunConfig, flatten
 from training.foreign import refuse_foreign
+from training.settings import FinetuneVl, Stage
 from vla import commandline
 from vla.errors import UsageError
 
-OPENING = {"lora": "lora", "backbone": "full"}
-"""The --finetune-vl that trains each group of the backbone."""
-Config = TypeVar("Config", bound=RunConfig)
+MODES: Mapping[FinetuneVl, str | None] = {"none": None, "lora": "lora", "full": "backbone"}
+"""The group that each --finetune-vl leaves open of the backbone."""
+OPENED = ("lora", "backbone")
+OPENING_RATE = 1e-5
+"""Of a group that --finetune-vl opens where no stage gave the backbone a rate."""
 DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
 --config FILE replays the config.json of a run; flags change it further."""
+FINETUNE = """What the stages that open the backbone train of it: nothing, LoRA adapters, or its last blocks. It moves
+their rate: --stage.lr.lora or --stage.lr.backbone."""
 
 
-def as_flags(tree: Mapping[str, Any]) -> list[str]:
+def keys_of(recipe: RunConfig) -> dict[str, str]:
+    """The name of each stage's flags, by the name of the stage."""
+    return {name: "stage" if len(recipe.stages) == 1 else name for name in recipe.stages}
+
+
+def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
+    """The configuration of the command line: recipe < file (--config FILE) < flag.
+
+    Raises:
+        ValueError: a value does not fit.
+        UsageError: an unknown flag or group, with the nearest known one, or a flag without its value.
+    """
+    keys = keys_of(recipe)
+    given = spread(argv, recipe)
+    arguments = with_file(given, recipe)
+    kind = view_of(recipe)
+    known = commandline.flags(kind)
+    refuse_foreign(arguments, known)
+    words = {word.partition("=")[0] for word in given}
+    for key in keys.values():
+        steps, epochs = f"--{key}.steps", f"--{key}.epochs"
+        if {steps, epochs} <= words:
+            raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
+        if steps in words:
+            arguments += [epochs, "None"]  # the file's would take the place of the steps
+    first = os.environ.get("RANK", "0") == "0"
+    settings: dict[str, Any] = vars(recipe) | {keys[name]: stage for name, stage in recipe.stages.items()}
+    with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help
+        view, unknown = commandline.parse(kind, arguments, "--help", default=kind(**settings), description=DESCRIPTION)
+    if unknown:
+        hint = commandline.nearest(unknown[0], known, "--help lists them all")
+        raise UsageError(f"unknown flag {unknown[0]}; {hint}")
+    found = vars(view)
+    stages = {name: found[key] for name, key in keys.items()}
+    if view.finetune_vl is not None:
+        refuse_contradiction(view.finetune_vl, {keys[name]: stage for name, stage in stages.items()}, words)
+        stages = finetuned(stages, recipe, view.finetune_vl)
+    return RunConfig(**{entry.name: found[entry.name] for entry in dataclasses.fields(RunConfig)} | {"stages": stages})
+
+
+def view_of(recipe: RunConfig) -> Any:
+    """A configuration as its flags show it: a field a stage in place of the mapping, and --finetune-vl."""
+    stages = [(key, Stage, field(default=recipe.stages[name])) for name, key in keys_of(recipe).items()]
+    finetune = ("finetune_vl", Annotated[FinetuneVl | None, tyro.conf.arg(help=FINETUNE)], None)
+    return make_dataclass("Flags", [*stages, finetune], bases=(RunConfig,), frozen=True, kw_only=True)
+
+
+def with_file(given: Sequence[str], recipe: RunConfig) -> list[str]:
+    """The arguments with those of --config FILE before them.
+
+    Raises:
+        ValueError: there is no such file, it is no configuration, or that of another entry point.
+    """
+    arguments = list(given)
+    if "--config" not in arguments:
+        return arguments
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise ValueError("--config needs a file: the config.json of a run")
+    path = Path(arguments[at + 1])
+    try:
+        tree = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"--config {path} cannot be read as JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
+    if (entry := tree.pop("entry", recipe.entry)) != recipe.entry:
+        raise ValueError(f"--config {path} is of training/{entry}.py; start that, or give a run of this entry point")
+    return as_flags(tree, keys_of(recipe)) + arguments[:at] + arguments[at + 2 :]
+
+
+def as_flags(tree: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     """A configuration file as the flags that say the same, so that both are checked by one and the same code."""
     words: list[str] = []
     for name, value in flatten(tree).items():
-        *path, last = name.removeprefix("encoders.").replace("_", "-").split(".")
+        flag = name.removeprefix("encoders.")  # their flags have no prefix
+        if flag.startswith("stages."):
+            _, stage, rest = flag.split(".", 2)
+            flag = f"{keys.get(stage, stage)}.{rest}"
+        *path, last = flag.replace("_", "-").split(".")
         match value:
             case bool():
                 words.append("--" + ".".join([*path, last if value else f"no-{last}"]))
@@ -36,66 +123,57 @@ def as_flags(tree: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def parse(recipe: Config, argv: Sequence[str]) -> Config:
-    """The configuration of the command line: recipe < file (--config FILE) < flag.
-
-    Raises:
-        ValueError: a value does not fit.
-        UsageError: an unknown flag or group, with the nearest known one, or a flag without its value.
-    """
-    arguments = list(argv)
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise ValueError("--config needs a file: the config.json of a run")
-        path = Path(arguments[at + 1])
-        try:
-            tree = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"--config {path} cannot be read as JSON: {error}") from error
-        if not isinstance(tree, dict):
-            raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
-        arguments = as_flags(tree) + arguments[:at] + arguments[at + 2 :]
-    known = commandline.flags(type(recipe))
-    refuse_foreign(arguments, known)
-    given = {word.partition("=")[0] for word in argv}
-    for stage in ("stage", "stage1", "stage2"):
-        steps, epochs = f"--{stage}.steps", f"--{stage}.epochs"
-        if {steps, epochs} <= given:
-            raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
-        if steps in given:
-            arguments += [epochs, "None"]  # the file's would take the place of the steps
-    first = os.environ.get("RANK", "0") == "0"
-    with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help
-        config, unknown = commandline.parse(type(recipe), arguments, "--help", default=recipe, description=DESCRIPTION)
-    if unknown:
-        hint = commandline.nearest(unknown[0], known, "--help lists them all")
-        raise UsageError(f"unknown flag {unknown[0]}; {hint}")
-    parsed: Config = config
-    for stage, (group, mode) in itertools.product(("stage", "stage2"), OPENING.items()):
-        flag = f"--{stage}.lr.{group}"
-        idle = flag in given and getattr(parsed, stage).name == "stage2" and parsed.finetune_vl != mode
-        if idle and getattr(getattr(parsed, stage).lr, group) is not None:
-            raise ValueError(
-                f"{flag} has no effect with --finetune-vl {parsed.finetune_vl}: leave it out, "
-                f"or give --finetune-vl {mode}"
-            )
-    return parsed
-
-
-def both_stages(argv: Sequence[str]) -> list[str]:
-    """`--stage.X value` for a run of two stages: in both of them, or in stage 2 where only that one trains X."""
-    spread: list[str] = []
+def spread(argv: Sequence[str], recipe: RunConfig) -> list[str]:
+    """`--stage.X value` for each of several stages; a rate for those that train its group, or else for all."""
+    keys = keys_of(recipe)
+    if len(keys) == 1:
+        return list(argv)
+    found: list[str] = []
     words = list(argv)
     while words:
         flag = words.pop(0)
         values = []
         while words and not words[0].startswith("--"):
             values.append(words.pop(0))
-        stages = ["stage"]
+        names = [flag]
         if flag.startswith("--stage."):
-            stage2_only = flag.startswith(("--stage.lr.lora", "--stage.lr.backbone"))
-            stages = ["stage2"] if stage2_only else ["stage1", "stage2"]
-        for stage in stages:
-            spread += [flag.replace("--stage.", f"--{stage}.", 1), *values]
-    return spread
+            group = flag.partition("=")[0].removeprefix("--stage.lr.") if flag.startswith("--stage.lr.") else None
+            chosen = [key for name, key in keys.items() if group is None or trains(recipe.stages[name], group)]
+            names = [flag.replace("--stage.", f"--{key}.", 1) for key in chosen or keys.values()]
+        for name in names:
+            found += [name, *values]
+    return found
+
+
+def trains(stage: Stage, group: str) -> bool:
+    """Whether a stage trains a group, or, of the backbone, another one that --finetune-vl may put in its place."""
+    rates = stage.lr.by_group()
+    return group in rates or (group in OPENED and opens(stage))
+
+
+def opens(stage: Stage) -> bool:
+    """Whether a stage trains anything of the backbone."""
+    return not stage.lr.by_group().keys().isdisjoint(OPENED)
+
+
+def finetuned(stages: Mapping[str, Stage], recipe: RunConfig, mode: FinetuneVl) -> dict[str, Stage]:
+    """The stages with the backbone's rate where --finetune-vl has it: those that open it, or all if none does."""
+    opening = {name for name, stage in recipe.stages.items() if opens(stage)} or set(stages)
+    edited = dict(stages)
+    for name in opening:
+        lr, kept = stages[name].lr, MODES[mode]
+        rate = None if kept is None else vars(lr)[kept] or lr.lora or lr.backbone or OPENING_RATE
+        rates = {group: rate if group == kept else None for group in OPENED}
+        edited[name] = dataclasses.replace(stages[name], lr=lr.changed(**rates))
+    return edited
+
+
+def refuse_contradiction(mode: FinetuneVl, stages: Mapping[str, Stage], words: set[str]) -> None:
+    """Refuse a rate that --finetune-vl would take away (ValueError)."""
+    for key, stage in stages.items():
+        for other, group in MODES.items():
+            flag = f"--{key}.lr.{group}"
+            if group is not None and other != mode and flag in words and vars(stage.lr)[group] is not None:
+                raise ValueError(
+                    f"{flag} has no effect with --finetune-vl {mode}: leave it out, or give --finetune-vl {other}"
+                )

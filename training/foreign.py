@@ -11,7 +11,7 @@ INSTEAD = MappingProxyType(
         "--grad_accum": "--batch-size, over all ranks: --micro-batch x ranks x accumulation",
         "--epochs": "--stage.epochs, or --stage.steps",
         "--lr": "--stage.lr.expert, --stage.lr.sensor and --stage.lr.camera, a rate for each group",
-        "--vl-lr": "--stage.lr.lora, or --stage.lr.backbone where --finetune-vl is full",
+        "--vl-lr": "--stage.lr.lora, or --stage.lr.backbone for the last blocks themselves",
         "--lora-r": "--lora.rank",
         "--lora-alpha": "--lora.alpha",
         "--lora-dropout": "--lora.dropout",
@@ -23,6 +23,7 @@ INSTEAD = MappingProxyType(
         "--stage": "training/stage1.py, training/stage2.py or, for both, training/two_stage.py",
         "--nproc_per_node": "--num_processes of `accelerate launch`, before the name of the script",
         "--diffusion.draws": "--stage.objective.draws",
+        "--finetune-layers": "--stage.blocks",
     }
 )
 """Each flag as it is written elsewhere, or was here, with what to give instead."""

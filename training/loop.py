@@ -76,7 +76,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
         session.metrics.add(
             Step(
                 step=session.step,
-                stage=row.stage.name,
+                stage=row.name,
                 batch_size=config.batch_size,
                 lr={group.group: group.rate * factor for group in session.groups},
                 losses=reduced,
@@ -109,7 +109,7 @@ def sum_of(losses: dict[str, Tensor]) -> Tensor:
 
 def check(session: Session, engine: Engine) -> None:
     """Validate, and record the result at the current step."""
-    samples = session.data.validation
+    samples = session.run.data.validation
     if len(samples) == 0:
         return
     config = session.config
@@ -133,7 +133,7 @@ def progress(session: Session, row: Row) -> Any:
     """The stage's steps, with a bar on rank 0's terminal."""
     return tqdm(
         range(session.step, row.end),
-        desc=row.stage.name,
+        desc=row.name,
         initial=session.step - row.start,
         total=row.end - row.start,
         disable=not session.accelerator.is_main_process,

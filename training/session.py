@@ -1,63 +1,48 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
-import dataclasses
-import logging
 import os
 import socket
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
-
-from torch import Tensor
+from typing import Literal, NoReturn, Self
 
 from training import distributed, faults
 from training.checkpoints import checkpoint
 from training.checkpoints.beginning import (
     check_moments,
-    check_origin,
     load_weights,
-    normalizers_from_json,
-    normalizers_to_json,
-    read_origin,
 )
 from training.checkpoints.checkpoint import Checkpoint
-from training.config import RunConfig, digest, flatten
+from training.config import RunConfig
 from training.ending import exits
-from training.ending.preemption import SHARE_OF_GRACE, Preemption
-from training.ending.watchdog import Watchdog
+from training.ending.preemption import SHARE_FOR_SAVING, SHARE_OF_GRACE, Preemption
+from training.ending.watchdog import SAVE_ALLOWANCE, START_ALLOWANCE, Watchdog
 from training.engine import stages
 from training.engine.guard import Guard
 from training.engine.sharding import Engine, State
 from training.feeding.loading import Restarts, batches
+from training.opening import open_run
 from training.run.folder import RunFolder
 from training.run.left_out import num_void
 from training.run.metrics import Metrics
-from training.run.resuming import Row, check_resumable, content_of, schedule
+from training.run.resuming import Row
 from training.run.tracking import check_tracker
-from vla import cache, errors
+from vla import errors
 from vla.batch import Batch, collate
-from vla.data.dataset import Dataset, open_dataset
-from vla.data.episode import mark_of
-from vla.normalize import Normalizer
 from vla.objectives import objective_of
-from vla.parts.backbone import fingerprint
-from vla.policy import assemble, streams
-from vla.policy_folder import HeldOut, save_policy
-from vla.redaction import hide, hide_tree
-from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
+from vla.policy import assemble
+from vla.policy_folder import save_policy
+from vla.redaction import hide
+from vla.run_folder import GuardState
 
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
 
-START_ALLOWANCE, SAVE_ALLOWANCE = 6.0, 6.0
-"""How many times --hang-seconds opening a stage and ending a save may take."""
 SHARE_FOR_DATA = 0.25
 """Of --hang-seconds, what a loader process may take for a micro-batch, so that it can be replaced twice within them."""
-SHARE_FOR_SAVING = 0.6
-"""Of the grace time that is left, what an emergency save may be expected to take."""
 
 
 class Session:
@@ -114,51 +99,14 @@ class Session:
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker)
         self._folder = RunFolder(config, accelerator)
-        resumed = self._folder.resumed()
-        self.data: Dataset = self._open_data()
-        self.normalizers: Mapping[str, Normalizer] = {
-            stream: Normalizer.of(self.data.statistics[stream], config.data.normalization)
-            for stream in streams(self.data.contract)
-        }
-        self.rows = schedule(config, self.data)
-        self.fingerprint: str = distributed.share(
-            accelerator,
-            fingerprint(config.backbone.path, verify=config.data.verify) if accelerator.is_main_process else None,
-        )
+        self.run = run = open_run(config, self._folder, accelerator)
         self.state: State | None = None
-        self.initial: Mapping[str, Tensor] | None = None
+        self.initial = run.initial
         self._guard_state = GuardState()
         self._roll_backs = 0
-        self.identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(self.data)))
-        """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
-        if resumed is not None:
-            check_resumable(resumed, self.identity, self.fingerprint)
-            self._go_on_from(resumed)
-            self.normalizers = normalizers_from_json(resumed.meaning().normalizer)
-            accelerator.print(f"resuming {resumed.path} at step {self.step} of {self.rows[-1].end}")
-        elif (place := self._folder.began_from) is not None:
-            if config.resume_from is not None:
-                accelerator.print(f"{self.out} has no checkpoint: it begins with the weights of {place}, as before")
-            origin = read_origin(place, config.backbone.path, accelerator)
-            check_origin(origin, place, config.data, self.data.contract, self.fingerprint)
-            self.initial, self.normalizers = origin.weights, origin.normalizers
-        elif self.rows[0].stage.name == "stage2":
-            raise ValueError(
-                "stage 2 goes on from a stage-1 run: give --init-from RUN, or train both with training/two_stage.py"
-            )
+        if run.resumed is not None:
+            self._go_on_from(run.resumed)
         self._hosts: list[str] = distributed.collect(accelerator, socket.gethostname())
-
-    def _open_data(self) -> Dataset:
-        """The data, whose numbers one rank of each machine reads, unless an earlier start has read the same files."""
-        accelerator, data, seed = self.accelerator, self.config.data, self.config.seed
-        if not accelerator.is_main_process:
-            cache.log.setLevel(logging.ERROR)  # what rank 0 finds of the cache, it says
-        if not accelerator.is_local_main_process:
-            data = dataclasses.replace(data, verify=False)  # the one before has
-        opened = distributed.one_first(accelerator, lambda: open_dataset(data, seed))
-        if opened.recalled:
-            accelerator.print("statistics and checks are known from an earlier start; --data.verify reads all numbers")
-        return opened
 
     @property
     def folder(self) -> RunFolder:
@@ -170,13 +118,11 @@ class Session:
         """The stage to train; of a finished run the last one, to export it; None when this run has ended."""
         if self._ended:
             return None
-        return next((row for row in self.rows if self.step < row.end), self.rows[-1])
+        return next((row for row in self.run.rows if self.step < row.end), self.run.rows[-1])
 
     def stopped(self) -> bool:
         """Whether --stop-after has been reached."""
         return self.config.stop_after is not None and self.step >= self.config.stop_after
-
-    # Stages.
 
     def enter(self, row: Row) -> Engine:
         """Build the policy of a stage with the weights reached so far, freeze, print the groups, build the engine."""
@@ -184,11 +130,11 @@ class Session:
         self.watchdog.beat("building the stage", START_ALLOWANCE)
         dtype = distributed.dtype_of(config.precision)
         self.policy = policy = assemble(
-            config.policy(row.stage), self.data.contract, self.normalizers, dtype=dtype, seed=config.seed
+            config.policy(row.stage), self.run.data.contract, self.run.normalizers, dtype=dtype, seed=config.seed
         )
-        tail = policy.backbone.last_layer_names(config.finetune_layers) if row.stage.lr.backbone is not None else set()
+        tail = policy.backbone.last_layer_names(row.stage.blocks) if row.stage.lr.backbone is not None else set()
         policy.objective = objective_of(row.stage.objective)
-        groups = stages.enter(row.stage, policy, {f"backbone.{name}" for name in tail})
+        groups = stages.enter(row.name, row.stage, policy, {f"backbone.{name}" for name in tail})
         learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
         trained = {name for group in groups for name in group.parameters}
         for name, parameter in policy.named_parameters():
@@ -206,8 +152,8 @@ class Session:
         self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
-        self.accelerator.print(*self.data.table(), stages.table(row.stage, groups, num_frozen), sep="\n")
-        self.folder.open(self.step, groups, self._kept_weights, self.data, self._schedule())
+        self.accelerator.print(*self.run.data.table(), stages.table(row.name, groups, num_frozen), sep="\n")
+        self.folder.open(self.step, groups, self._kept_weights, self.run.data, self.run.schedule())
         policy.to(self.accelerator.device)
         engine = Engine(
             self.accelerator,
@@ -225,23 +171,11 @@ class Session:
         self.folder.saver.reserve(engine.pieces())
         return engine
 
-    def _backbone(self) -> BackboneName:
-        return BackboneName(id=hide(self.config.backbone.path), fingerprint=self.fingerprint)
-
-    def _schedule(self) -> Schedule:
-        """What was decided, for those who read the run folder."""
-        stages = tuple(
-            ScheduledStage(name=row.stage.name, start=row.start, end=row.end, rates=row.stage.lr.by_group())
-            for row in self.rows
-        )
-        contract = self.data.contract
-        return Schedule(entry=self.config.entry, stages=stages, contract=contract, backbone=self._backbone())
-
     def batches(self, row: Row) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each remaining step of a stage."""
         config = self.config
         self._stream = batches(
-            self.data.train,
+            self.run.data.train,
             partial(collate, seed=config.seed, stream="noise"),
             first_step=self.step,
             last_step=row.end,
@@ -272,7 +206,7 @@ class Session:
         self.folder.finish_save()
         if ending == "exhausted":
             self._roll_back()
-        elif row is self.rows[-1] or self.stopped():
+        elif row is self.run.rows[-1] or self.stopped():
             if self.folder.saver.failures:
                 raise self.folder.give_up()
             self.watchdog.beat("saving", SAVE_ALLOWANCE)
@@ -283,8 +217,6 @@ class Session:
             self.state = engine.state()
         engine.close()
         del self.policy  # before the next stage builds its own
-
-    # Steps.
 
     def before_step(self, micro_batches: Sequence[Batch]) -> tuple[float, bool]:
         """What the ranks must know together before a step: the weight of the whole batch, and whether to give way.
@@ -335,46 +267,20 @@ class Session:
         self._save(engine, row)
 
     def _save(self, engine: Engine, row: Row, *, check: bool = True) -> None:
-        config = self.config
-        manifest = Manifest(
-            schema=SCHEMA,
-            step=self.step,
-            stage=row.stage.name,
-            samples_seen=self.step * config.batch_size,
-            seed=config.seed,
-            config=digest(self.identity),
-            backbone=self._backbone(),
-            lora=config.policy(row.stage).lora,
-            init_from=self.folder.began_from and hide(self.folder.began_from),
-            groups=stages.sizes(self.groups),
-            ranks=self.accelerator.num_processes,
-            zero_stage=engine.zero_stage,
-            adam_steps=engine.adam_steps(),
-            guard=self.guard.state(),
-            roll_backs=self._roll_backs,
-            shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
+        began = self.folder.began_from and hide(self.folder.began_from)
+        manifest = self.run.manifest(
+            row, self.step, engine, init_from=began, guard=self.guard.state(), roll_backs=self._roll_backs
         )
-        meaning = Meaning(
-            identity=self.identity,
-            contract=self.data.contract,
-            normalizer=normalizers_to_json(self.normalizers),
-        )
-        self.folder.save(engine.pieces(), self._kept_weights, manifest, meaning, check=check)
+        self.folder.save(engine.pieces(), self._kept_weights, manifest, self.run.meaning(), check=check)
         self._save_is_due = False
 
     def export(self, engine: Engine) -> None:
         """Write RUN/policy with the averaged weights."""
         tensors = engine.gather("ema") | engine.frozen(self.kept)
         if self.accelerator.is_main_process:
-            held_out = HeldOut(
-                seed=self.config.seed,
-                episodes=tuple(mark_of(episode) for root in self.data.validation.episodes() for episode in root),
-            )
-            save_policy(self.policy, self.out / "policy", tensors, held_out)
+            save_policy(self.policy, self.out / "policy", tensors, self.run.held_out())
             print(f"policy: {self.out / 'policy'}")
         self.accelerator.wait_for_everyone()
-
-    # Ending early, going back.
 
     def _give_way(self, engine: Engine, row: Row) -> NoReturn:
         """End for a signal: save if that fits into what is left of the grace time, and say which it was."""

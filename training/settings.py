@@ -58,14 +58,16 @@ else:
 class Stage:
     """One row of the schedule: how long, which groups, how fast."""
 
-    name: str
-    """Written into metrics and manifest."""
     steps: int
     """Optimizer steps."""
     epochs: float | None = None
     """Passes over the training samples, or with weights or emphasis as many samples; it takes the place of steps."""
     lr: Rates = field(default_factory=Rates)
     """Peak learning rate by group."""
+    blocks: int = 2
+    """Language-model blocks, counted from the last, that the group `backbone` has, at least 1."""
+    begins: Literal["anew", "weights"] = "anew"
+    """With fresh weights, or with those of another run: --init-from."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What is trained for."""
     weight_decay: float = 0.01
@@ -78,6 +80,8 @@ class Stage:
     """Last rate as a share of the peak, the same for every group: so the groups' ratio never changes."""
 
     def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"--stage.blocks is {self.blocks}; give at least 1")
         if self.steps < 1:
             raise ValueError(f"--stage.steps is {self.steps}; a stage has at least 1 step")
         if self.epochs is not None and not self.epochs > 0:

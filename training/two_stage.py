@@ -8,10 +8,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import recipes
 from training.ending import exits
-from training.flags import both_stages, parse
+from training.flags import parse
 
 if __name__ == "__main__":
-    config = exits.answer(lambda: parse(recipes.two_stage(), both_stages(sys.argv[1:])))
+    config = exits.answer(lambda: parse(recipes.two_stage(), sys.argv[1:]))
 
     from training import loop  # it loads torch, which neither help nor a mistake needs
 

@@ -63,6 +63,8 @@ def flags(kind: Any, prefix: str = "--") -> list[str]:
     names = []
     for entry in dataclasses.fields(kind):
         name, kind_of = f"{prefix}{entry.name.replace('_', '-')}", entry.type
+        if tyro.conf.Suppress in get_args(kind_of):
+            continue
         if get_origin(kind_of) is Annotated and dataclasses.is_dataclass(get_args(kind_of)[0]):
             names += flags(get_args(kind_of)[0], prefix)  # it is annotated to have no prefix of its own
         else:

@@ -82,7 +82,7 @@ FURTHER = {
     "opened_backbone": Arm(
         flags=("--camera.width", "0"),
         stages=("stage1",),
-        further=("--finetune-vl", "full", "--finetune-layers", "2", "--stage.lr.backbone", "1e-3"),
+        further=("--finetune-vl", "full", "--stage.blocks", "2", "--stage.lr.backbone", "1e-3"),
     ),
     # The last 50 ms of the optical sensor in place of the torque.
     "ascan": Arm(demonstrations="ascan", flags=("--data.sensor-samples", "32")),

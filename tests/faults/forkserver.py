@@ -245,7 +245,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     from tests.training.train_worker import RECIPES, use
     from training import faults, loop
     from training.ending import exits
-    from training.flags import both_stages, parse
+    from training.flags import parse
 
     size = str(len(request["logs"]))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
@@ -258,7 +258,7 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
             module, _, function = request["prepare"].partition(":")
             getattr(importlib.import_module(module), function)()
         argv = request["argv"]
-        loop.train(parse(RECIPES[request["recipe"]](), both_stages(argv) if request["recipe"] == "two_stage" else argv))
+        loop.train(parse(RECIPES[request["recipe"]](), argv))
 
     exits.main(train)
 

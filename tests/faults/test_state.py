@@ -150,7 +150,7 @@ def test_lora(server: ForkServer, needle: Path, adapted: Path, tmp_path: Path) -
         (["--lora.alpha", 16], "lora.alpha is 16, the checkpoint has 8"),
         (
             ["--finetune-vl", "full", "--stage.lr.backbone", 1e-4, "--stage.lr.lora", None],
-            "finetune_vl is 'full', the checkpoint has 'lora'",
+            "stages.stage2.lr.backbone is 0.0001, the checkpoint has None",
         ),
     ):
         life = server.start([*argv, *words], recipe="stage2")

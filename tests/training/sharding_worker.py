@@ -45,7 +45,7 @@ class Toy(nn.Module):
 
 
 def stage() -> Stage:
-    return Stage(name="toy", steps=STEPS, lr=Rates(sensor=1e-2, expert=1e-3), weight_decay=0.1)
+    return Stage(steps=STEPS, lr=Rates(sensor=1e-2, expert=1e-3), weight_decay=0.1)
 
 
 def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
@@ -60,7 +60,7 @@ def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
         policy.load_state_dict(
             dict(state.weight) | {k: v for k, v in Toy(seed).state_dict().items() if "backbone" in k}
         )
-    groups = enter(stage(), policy)
+    groups = enter("toy", stage(), policy)
     micro = ROWS // ACCUMULATION // accelerator.num_processes
     return Engine(
         accelerator,

@@ -7,19 +7,20 @@ import pytest
 import torch
 
 from training import recipes
-from training.config import StageConfig, flatten
+from training.config import RunConfig, flatten
 from training.distributed import dtype_of
-from training.flags import both_stages, parse
+from training.flags import parse
 from vla.documents import to_json
 from vla.errors import UsageError
+from vla.parts import FRESH
 
 DATA = ["--data.roots", "somewhere"]
 
 
 def test_flags_change_leaves_of_the_recipe() -> None:
     config = parse(recipes.stage2(), [*DATA, "--stage.lr.lora", "2e-5", "--batch-size", "64", "--lora.rank", "8"])
-    assert config.stage.lr.lora == 2e-5
-    assert config.stage.lr.expert == recipes.stage2().stage.lr.expert
+    assert config.stages["stage2"].lr.lora == 2e-5
+    assert config.stages["stage2"].lr.expert == recipes.STAGE2.lr.expert
     assert (config.batch_size, config.lora.rank, config.data.roots) == (64, 8, ("somewhere",))
 
 
@@ -29,10 +30,12 @@ def test_a_run_is_replayed_from_its_file(tmp_path: Path) -> None:
     file.write_text(json.dumps(to_json(config)))
     assert parse(recipes.stage1(), ["--config", str(file)]) == config
     assert parse(recipes.stage1(), ["--config", str(file), "--seed", "6"]).seed == 6
-    file.write_text(json.dumps({"stage": {"lr": {"expert": 3e-4}}, "backbone": {"gradient_checkpointing": True}}))
+    file.write_text(
+        json.dumps({"stages": {"stage1": {"lr": {"expert": 3e-4}}}, "backbone": {"gradient_checkpointing": True}})
+    )
     partial = parse(recipes.stage1(), ["--config", str(file), *DATA])
-    assert partial.stage.lr.expert == 3e-4
-    assert partial.stage.lr.sensor == recipes.STAGE1.lr.sensor
+    assert partial.stages["stage1"].lr.expert == 3e-4
+    assert partial.stages["stage1"].lr.sensor == recipes.STAGE1.lr.sensor
     assert partial.backbone.gradient_checkpointing
     assert not parse(recipes.stage1(), ["--config", str(file), "--backbone.no-gradient-checkpointing"]).data.roots
 
@@ -41,9 +44,11 @@ def test_steps_on_the_command_line_take_the_place_of_a_file_s_epochs(tmp_path: P
     file = tmp_path / "config.json"
     file.write_text(json.dumps(to_json(parse(recipes.stage1(), [*DATA, "--stage.epochs", "2"]))))
     for argv in (["--stage.steps", "5"], ["--stage.steps=5"]):
-        assert parse(recipes.stage1(), ["--config", str(file), *argv]).stage.total(1000, 10) == 5
-    assert parse(recipes.stage1(), ["--config", str(file), "--stage.epochs", "3"]).stage.total(1000, 10) == 300
-    assert parse(recipes.stage1(), ["--config", str(file)]).stage.total(1000, 10) == 200
+        assert parse(recipes.stage1(), ["--config", str(file), *argv]).stages["stage1"].total(1000, 10) == 5
+    assert (
+        parse(recipes.stage1(), ["--config", str(file), "--stage.epochs", "3"]).stages["stage1"].total(1000, 10) == 300
+    )
+    assert parse(recipes.stage1(), ["--config", str(file)]).stages["stage1"].total(1000, 10) == 200
 
 
 @pytest.mark.parametrize(
@@ -121,36 +126,48 @@ def test_what_does_not_divide_is_refused_with_numbers_that_do() -> None:
 
 
 def test_stage_flags_of_a_run_of_two_stages() -> None:
-    argv = both_stages(["--stage.steps", "6", "--stage.lr.lora", "1e-4", "--out", "x", "--stage2.steps", "9"])
-    config = parse(recipes.two_stage(), [*DATA, *argv])
-    assert (config.stage1.steps, config.stage2.steps) == (6, 9)
-    assert (config.stage1.lr.lora, config.stage2.lr.lora) == (None, 1e-4)
-    for group in ("lora", "backbone"):
-        opening = parse(recipes.two_stage(), [*DATA, f"--stage1.lr.{group}", "1e-5"])
-        with pytest.raises(ValueError, match=rf"keeps the backbone frozen, but has a rate for \['{group}'\]"):
-            opening.stages()
+    argv = ["--stage.steps", "6", "--stage.lr.lora", "1e-4", "--out", "x", "--stage2.steps", "9"]
+    stages = parse(recipes.two_stage(), [*DATA, *argv]).stages
+    assert [stage.steps for stage in stages.values()] == [6, 9]
+    assert [stage.lr.lora for stage in stages.values()] == [None, 1e-4]
+    opened = parse(recipes.two_stage(), [*DATA, "--stage1.lr.lora", "1e-5"]).stages
+    assert opened["stage1"].lr.by_group().keys() == {*FRESH, "lora"}, "the rates alone say what trains"
 
 
-def test_finetune_vl_decides_what_opens() -> None:
-    def opened(*argv: str) -> set[str]:
-        return set(parse(recipes.stage2(), [*DATA, *argv]).stages()[0].lr.by_group())
+def test_finetune_vl_edits_the_rates() -> None:
+    def opened(*argv: str, recipe: RunConfig | None = None) -> dict[str, float]:
+        stages = parse(recipe or recipes.stage2(), [*DATA, *argv]).stages
+        return {group: rate for group, rate in [*stages.values()][-1].lr.by_group().items() if group not in FRESH}
 
-    assert opened() == {"sensor", "camera", "expert", "lora"}
-    assert opened("--finetune-vl", "full") == {"sensor", "camera", "expert", "backbone"}
-    assert opened("--finetune-vl", "none") == {"sensor", "camera", "expert"}
-    with pytest.raises(ValueError, match=r"--stage\.lr\.lora 1e-5"):
-        opened("--stage.lr.lora", "None")
+    assert opened() == {"lora": 1e-5}
+    assert opened("--finetune-vl", "full") == {"backbone": 1e-5}
+    assert opened("--finetune-vl", "none") == opened("--stage.lr.lora", "None") == {}
+    assert opened("--finetune-vl", "full", "--stage.lr.backbone", "1e-3") == {"backbone": 1e-3}
+    assert opened("--stage.lr.lora", "None", "--stage.lr.backbone", "1e-3") == {"backbone": 1e-3}
+    assert opened("--finetune-vl", "lora", recipe=recipes.stage1()) == {"lora": 1e-5}
+    both = parse(recipes.two_stage(), [*DATA, "--finetune-vl", "full", "--stage.lr.backbone", "1e-4"]).stages
+    assert [stage.lr.backbone for stage in both.values()] == [None, 1e-4]
     for mode, group, other in (("none", "lora", "lora"), ("full", "lora", "lora"), ("lora", "backbone", "full")):
         said = rf"--stage\.lr\.{group} has no effect with --finetune-vl {mode}: .* give --finetune-vl {other}"
         with pytest.raises(ValueError, match=said):
             opened("--finetune-vl", mode, f"--stage.lr.{group}", "1e-4")
     with pytest.raises(ValueError, match=r"--stage2\.lr\.lora has no effect with --finetune-vl none"):
-        parse(recipes.two_stage(), [*DATA, "--finetune-vl", "none", *both_stages(["--stage.lr.lora", "1e-4"])])
+        opened("--finetune-vl", "none", "--stage.lr.lora", "1e-4", recipe=recipes.two_stage())
+
+
+def test_what_finetune_vl_decided_is_replayed_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    for recipe in (recipes.stage2(), recipes.two_stage()):
+        config = parse(recipe, [*DATA, "--finetune-vl", "full", "--stage.blocks", "1", "--stage.warmup", "0.1"])
+        file.write_text(json.dumps(to_json(config)))
+        assert parse(recipe, ["--config", str(file)]) == config
+    with pytest.raises(ValueError, match=r"is of training/two_stage\.py; start that"):
+        parse(recipes.stage1(), ["--config", str(file)])
 
 
 def test_dropout_sets_every_rate() -> None:
     config = parse(recipes.stage2(), [*DATA, "--dropout", "0.3"])
-    policy = config.policy(config.stages()[0])
+    policy = config.policy(config.stages["stage2"])
     assert policy.lora is not None
     assert {policy.encoders.sensor.dropout, policy.expert.dropout, policy.lora.dropout} == {0.3}
 
@@ -181,6 +198,5 @@ def test_identity_leaves_out_where_and_how_it_runs() -> None:
 
 def test_precision_is_fp32_without_a_gpu() -> None:
     config = parse(recipes.stage1(), DATA)
-    assert isinstance(config, StageConfig)
     assert dtype_of(config.precision) == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     assert dtype_of(parse(recipes.stage1(), [*DATA, "--precision", "bf16"]).precision) == torch.bfloat16

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from training import recipes
-from training.flags import both_stages, parse
+from training.flags import parse, view_of
 from training.foreign import INSTEAD
 from vla import commandline
 from vla.errors import UsageError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-OURS = {*commandline.flags(type(recipes.stage2()))}
+OURS = {*commandline.flags(view_of(recipes.stage2()))}
 OF_THE_LAUNCHER = {"--num_processes"}
 FLAG = re.compile(r"(--[\w.-]+\w)")
 GUIDE = """--nproc_per_node=4 --dataset_dir data --training-stage stage2 --stage1-checkpoint stage1.pt --lora-r 16
@@ -54,7 +54,7 @@ def test_a_file_and_a_run_of_both_stages_are_refused_alike(tmp_path: Path) -> No
     file.write_text(json.dumps({"lora_r": 16}))
     assert "give --lora.rank" in refusal("--config", str(file))
     with pytest.raises(UsageError, match=r"give --stage\.lr\.lora, or"):
-        parse(recipes.two_stage(), both_stages(["--vl-lr", "1e-5"]))
+        parse(recipes.two_stage(), ["--vl-lr", "1e-5"])
 
 
 def test_the_readme_has_the_table() -> None:

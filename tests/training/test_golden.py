@@ -8,7 +8,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from training import loop, recipes
-from training.flags import both_stages, parse
+from training.flags import parse
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.json"
 FLAGS = ["--backbone.path", "tiny", "--batch-size", "4", "--micro-batch", "2", "--stage.steps", "20", "--seed", "7"]
@@ -25,7 +25,7 @@ def fresh_accelerator() -> Iterator[None]:
 
 def test_losses_are_the_golden_ones(needle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     argv = ["--data.roots", str(needle), "--out", str(tmp_path / "run"), *FLAGS]
-    loop.train(parse(recipes.two_stage(), both_stages(argv)))
+    loop.train(parse(recipes.two_stage(), argv))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     checks = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     seen = {

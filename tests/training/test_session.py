@@ -86,9 +86,9 @@ def test_loss_is_the_weighted_mean_over_the_whole_batch(
     assert losses(tmp_path / "split") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
     by_hand = config(needle, tmp_path / "by-hand", *common, "--batch-size", "8", "--micro-batch", "8")
     with Session(by_hand) as session, torch.no_grad():
-        session.enter(session.rows[0])
+        session.enter(session.run.rows[0])
         session.policy.set_mode(training=True)
-        batch = next(session.batches(session.rows[0]))[0]
+        batch = next(session.batches(session.run.rows[0]))[0]
         each = session.policy(batch)["diffusion"]
     expected = sum(float(loss) * weight for loss, weight in zip(each, weights, strict=True)) / sum(weights)
     assert losses(tmp_path / "whole")[0] == pytest.approx(expected, rel=1e-6)
@@ -180,7 +180,7 @@ def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: 
         for given in ([], ["--data.compand", "actions"]):
             AcceleratorState._reset_state(True)
             with Session(config(needle, tmp_path / "next", *flags, *given, "--init-from", str(origin))) as session:
-                assert session.normalizers["actions"].companded.any()
+                assert session.run.normalizers["actions"].companded.any()
         AcceleratorState._reset_state(True)
         other = config(needle, tmp_path / "next", *flags, "--data.compand", "state", "--init-from", str(origin))
         with pytest.raises(
@@ -367,8 +367,8 @@ class NoReading(TorchDispatchMode):
 def test_a_step_is_judged_and_taken_without_reading_a_number(needle: Path, tmp_path: Path) -> None:
     flags = ["--data.workers", "0", "--batch-size", "2", "--micro-batch", "2"]
     with Session(config(needle, tmp_path / "run", *flags)) as session:
-        engine = session.enter(session.rows[0])
-        parts = session.policy(next(session.batches(session.rows[0]))[0])
+        engine = session.enter(session.run.rows[0])
+        parts = session.policy(next(session.batches(session.run.rows[0]))[0])
         total = parts["diffusion"].sum()
         engine.backward(total, last=True)
         with NoReading():

@@ -52,7 +52,7 @@ def policy_3b() -> Policy:
 
 def test_parameters_and_checkpoint_of_the_3b_model() -> None:
     policy = policy_3b()
-    groups = enter(without(recipes.stage2().stages()[0], "camera"), policy)
+    groups = enter("stage2", without(recipes.STAGE2, "camera"), policy)
     counts: dict[str, int] = {}
     for group in groups:
         counts[group.group] = counts.get(group.group, 0) + group.num_parameters

@@ -26,16 +26,16 @@ def policy() -> nn.Module:
 
 
 def stage(**rates: float) -> Stage:
-    return Stage(name="test", steps=100, lr=Rates(**rates), weight_decay=0.1)
+    return Stage(steps=100, lr=Rates(**rates), weight_decay=0.1)
 
 
 def test_a_group_without_a_rate_is_frozen() -> None:
     model = policy()
-    groups = enter(stage(sensor=1e-3, expert=1e-4), model)
+    groups = enter("test", stage(sensor=1e-3, expert=1e-4), model)
     trained = {name for group in groups for name in group.parameters}
     assert trained == {name for name, _ in model.named_parameters() if name.startswith(("sensor.", "expert."))}
     assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    groups = enter(stage(lora=1e-5), model)
+    groups = enter("test", stage(lora=1e-5), model)
     assert [(group.name, group.parameters) for group in groups] == [("lora/decay", ("backbone.0.lora_A.weight",))]
     assert not model.expert[0].weight.requires_grad
 
@@ -43,7 +43,7 @@ def test_a_group_without_a_rate_is_frozen() -> None:
 def test_a_camera_encoder_is_a_group_of_its_own_and_its_convolutions_decay() -> None:
     model = policy()
     model.camera = CameraEncoder(1, 4, CameraConfig(width=8))
-    groups = {group.name: group for group in enter(stage(expert=1e-4, camera=1e-3), model)}
+    groups = {group.name: group for group in enter("test", stage(expert=1e-4, camera=1e-3), model)}
     assert set(groups) == {"camera/decay", "camera/plain", "expert/decay", "expert/plain"}
     assert groups["camera/decay"].rate == 1e-3
     matrices = {name for name, parameter in model.camera.named_parameters() if parameter.ndim >= 2}
@@ -52,7 +52,7 @@ def test_a_camera_encoder_is_a_group_of_its_own_and_its_convolutions_decay() -> 
 
 
 def test_only_matrices_decay() -> None:
-    groups = {group.name: group for group in enter(stage(sensor=1e-3, expert=1e-4), policy())}
+    groups = {group.name: group for group in enter("test", stage(sensor=1e-3, expert=1e-4), policy())}
     assert groups["expert/decay"].parameters == ("expert.0.weight",)
     assert set(groups["expert/plain"].parameters) == {
         "expert.0.bias",
@@ -67,7 +67,7 @@ def test_only_matrices_decay() -> None:
 
 def test_the_tail_opens_named_backbone_parameters_only() -> None:
     model = policy()
-    groups = enter(stage(backbone=1e-5), model, tail={"backbone.1.weight"})
+    groups = enter("test", stage(backbone=1e-5), model, tail={"backbone.1.weight"})
     assert [group.parameters for group in groups] == [("backbone.1.weight",)]
     assert group_of("backbone.0.weight", {"backbone.1.weight"}) == FROZEN
 
@@ -81,10 +81,10 @@ def test_an_empty_group_is_refused() -> None:
     model = policy()
     del model.sensor
     with pytest.raises(ValueError, match=r"trains \['sensor'\].*--stage\.lr\.sensor None"):
-        enter(stage(sensor=1e-3, expert=1e-4), model)
-    assert enter(without(stage(sensor=1e-3, expert=1e-4), "sensor"), model)
+        enter("test", stage(sensor=1e-3, expert=1e-4), model)
+    assert enter("test", without(stage(sensor=1e-3, expert=1e-4), "sensor"), model)
     with pytest.raises(ValueError, match="trains nothing"):
-        enter(stage(), model)
+        enter("test", stage(), model)
 
 
 def test_rates_are_positive() -> None:
@@ -93,7 +93,7 @@ def test_rates_are_positive() -> None:
 
 
 def test_schedule_is_warm_up_hold_and_cosine() -> None:
-    row = Stage(name="test", steps=1000, lr=Rates(expert=1.0), warmup=0.03, hold=0.02, floor=0.1)
+    row = Stage(steps=1000, lr=Rates(expert=1.0), warmup=0.03, hold=0.02, floor=0.1)
     factors = [row.factor(step, 1000) for step in range(1000)]
     assert factors[0] == pytest.approx(1 / 30)
     assert factors[29:50] == [1.0] * 21
@@ -105,7 +105,7 @@ def test_schedule_is_warm_up_hold_and_cosine() -> None:
 
 @given(total=st.integers(1, 500), floor=st.floats(0, 1))
 def test_factors_stay_between_floor_and_peak(total: int, floor: float) -> None:
-    row = Stage(name="test", steps=total, lr=Rates(expert=1.0), floor=floor)
+    row = Stage(steps=total, lr=Rates(expert=1.0), floor=floor)
     factors = [row.factor(step, total) for step in range(total)]
     assert max(factors) <= 1
     assert min(factors) > 0 or floor == 0
@@ -114,13 +114,13 @@ def test_factors_stay_between_floor_and_peak(total: int, floor: float) -> None:
 
 
 def test_epochs_take_the_place_of_steps() -> None:
-    assert Stage(name="test", steps=7, epochs=1.5).total(num_samples=100, batch_size=32) == 5
-    assert Stage(name="test", steps=7).total(num_samples=100, batch_size=32) == 7
+    assert Stage(steps=7, epochs=1.5).total(num_samples=100, batch_size=32) == 5
+    assert Stage(steps=7).total(num_samples=100, batch_size=32) == 7
 
 
 def test_table_names_every_group() -> None:
-    groups = enter(stage(sensor=1e-3, expert=1e-4), policy())
-    text = table(stage(), groups, 1234567)
+    groups = enter("test", stage(sensor=1e-3, expert=1e-4), policy())
+    text = table("test", groups, 1234567)
     assert "expert/plain" in text
     assert "1.0e-03" in text
     assert "1,234,567" in text

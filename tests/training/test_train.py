@@ -138,7 +138,7 @@ def variant_runs(needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         origin = [] if "--resume-from" in more else ["--init-from", str(folder / "first")]
         return "stage2", topology, [*flags, *out, *origin, *more]
 
-    full = ["--finetune-vl", "full", "--finetune-layers", "1", "--stage.lr.backbone", "1e-3"]
+    full = ["--finetune-vl", "full", "--stage.blocks", "1", "--stage.lr.backbone", "1e-3"]
     alone = ["--stage.lr.sensor", "None", "--stage.lr.expert", "None", "--stage.lr.lora", "1e-3"]
     seeing = [*flags, "--camera.width", "32", "--camera.pixels", "32", "--stage.lr.camera", "1e-3"]
     jobs = [

@@ -115,7 +115,7 @@ class TestPlan:
         wanted = Verification(steps=12, topologies=("cpu:1:3", "zero3:3:2"))
         trial = Experiment(wanted, [*FLAGS, "--dropout", "0", "--stage.lr.sensor", "3e-4"], tmp_path, print)
         assert trial.total == 24
-        assert [(stage.steps, stage.lr.sensor) for stage in trial.config.stages()] == [(12, 3e-4)] * 2
+        assert [(stage.steps, stage.lr.sensor) for stage in trial.config.stages.values()] == [(12, 3e-4)] * 2
         assert 1 < trial.config.save_every < 12, "a kill loses some steps, but not all"
         assert not trial.exact
 

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from training import distributed, loop, recipes
 from training.ending import exits
-from training.flags import both_stages, parse
+from training.flags import parse
 from training.session import Session
 from vla.parts.backbone import load_backbone
 
@@ -62,7 +62,7 @@ def main() -> None:
     Session.leave = checked_leave  # type: ignore[method-assign]
     for job in json.loads(Path(sys.argv[1]).read_text()):
         use(job["topology"])
-        argv = both_stages(job["argv"]) if job["recipe"] == "two_stage" else job["argv"]
+        argv = job["argv"]
         loop.train(parse(RECIPES[job["recipe"]](), argv))
         gc.collect()
 

@@ -22,6 +22,8 @@ from vla import errors
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ONE_DELIVERY_S = 0.05
 """A signal that comes again within this time is the same one."""
+SHARE_FOR_SAVING = 0.6
+"""Of the grace time that is left, what an emergency save may be expected to take."""
 SHARE_OF_GRACE = 0.9
 """Of the grace time, what may be used; the rest is for the system to take the process down."""
 PR_SET_PDEATHSIG = 1

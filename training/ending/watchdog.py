@@ -25,6 +25,8 @@ BACKSTOP_S = 20.0
 """How much later than this module's own thread the system ends the process (SIGALRM), for a thread that cannot run:
 code outside Python holds the interpreter's lock, or an output does not take what is left to write. This clock goes on
 while a process is stopped, so one that was stopped longer than its limit and this may be ended by it on waking."""
+START_ALLOWANCE, SAVE_ALLOWANCE = 6.0, 6.0
+"""How many times --hang-seconds opening a stage and ending a save may take."""
 
 
 class Watchdog:

@@ -32,7 +32,7 @@ class Group:
 
 
 def group_of(parameter: str, tail: Collection[str]) -> str:
-    """The group a parameter belongs to; `tail` names the backbone parameters that --finetune-vl full opens."""
+    """The group a parameter belongs to; `tail` names the backbone parameters that the stage opens."""
     part, _, rest = parameter.partition(".")
     if part == "backbone":
         return "lora" if "lora_" in rest else "backbone" if parameter in tail else FROZEN
@@ -53,7 +53,7 @@ def decaying(model: nn.Module) -> set[str]:
     }
 
 
-def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Group]:
+def enter(name: str, stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Group]:
     """Freeze what the stage leaves out, open the rest, and return the optimizer's groups.
 
     Raises:
@@ -62,18 +62,18 @@ def enter(stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Gr
     rates = stage.lr.by_group()
     decay = decaying(model)
     members: dict[tuple[str, bool], list[tuple[str, int]]] = {}
-    for name, parameter in model.named_parameters():
-        group = group_of(name, tail)
+    for path, parameter in model.named_parameters():
+        group = group_of(path, tail)
         parameter.requires_grad_(group in rates)
         if parameter.requires_grad:
-            members.setdefault((group, name in decay), []).append((name, parameter.numel()))
+            members.setdefault((group, path in decay), []).append((path, parameter.numel()))
     if missing := rates.keys() - {group for group, _ in members}:
         raise ValueError(
-            f"stage {stage.name!r} trains {sorted(missing)}, but the policy has no such parameters; "
+            f"stage {name!r} trains {sorted(missing)}, but the policy has no such parameters; "
             f"freeze them with {' '.join(f'--stage.lr.{group} None' for group in sorted(missing))}"
         )
     if not members:
-        raise ValueError(f"stage {stage.name!r} trains nothing; give a rate to one of {', '.join(GROUPS)}")
+        raise ValueError(f"stage {name!r} trains nothing; give a rate to one of {', '.join(GROUPS)}")
     return [
         Group(
             name=f"{group}/{'decay' if decays else 'plain'}",
@@ -92,10 +92,10 @@ def without(stage: Stage, group: str) -> Stage:
     return replace(stage, lr=stage.lr.changed(**{group: None}))
 
 
-def table(stage: Stage, groups: list[Group], num_frozen: int) -> str:
+def table(name: str, groups: list[Group], num_frozen: int) -> str:
     """The groups as a person reads them before the first step."""
-    lines = [f"{stage.name}:  {'group':<16}{'tensors':>8}{'parameters':>14}{'peak rate':>11}{'decay':>7}"]
-    indent = " " * (len(stage.name) + 3)
+    lines = [f"{name}:  {'group':<16}{'tensors':>8}{'parameters':>14}{'peak rate':>11}{'decay':>7}"]
+    indent = " " * (len(name) + 3)
     lines += [
         f"{indent}{group.name:<16}{len(group.parameters):>8}{group.num_parameters:>14,}"
         f"{group.rate:>11.1e}{group.weight_decay:>7}"

@@ -20,6 +20,7 @@ from vla.parts import FRESH, PARTS, fitting
 class Row:
     """A stage and its place among the run's steps: it takes the policy from step `start` to step `end`."""
 
+    name: str
     stage: Stage
     start: int
     end: int
@@ -29,10 +30,10 @@ def schedule(config: RunConfig, data: Dataset) -> list[Row]:
     """The stages, without the groups the policy does not have, laid end to end."""
     has = {PARTS[name].group for name in fitting(config.encoders, data.contract)} | {"expert"}
     placed, start = [], 0
-    for row in config.stages():
+    for name, row in config.stages.items():
         stage = reduce(stages.without, (group for group in FRESH if group not in has), row)
         end = start + stage.total(data.train.num_samples, config.batch_size)
-        placed.append(Row(stage, start, end))
+        placed.append(Row(name, stage, start, end))
         start = end
     return placed
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from training import recipes
 from training.checkpoints import checkpoint
-from training.config import RunConfig, StageConfig, TwoStageConfig
-from training.flags import both_stages, parse
+from training.config import RunConfig
+from training.flags import parse
 from training.settings import Verification
 from training.verify.comparison import EXACT, Row, Tolerance, compare
 from training.verify.launches import ROOT, Launch, TimeUp, last_step
@@ -69,7 +69,7 @@ class Experiment:
         """
         self.wanted, self.folder, self.say = wanted, folder, say
         self.config = shortened(wanted, argv)
-        self.total = wanted.steps * len(self.config.stages())
+        self.total = wanted.steps * len(self.config.stages)
         self.topologies = [topology(word, self.config.micro_batch) for word in wanted.topologies]
         check_topologies(self.config, self.topologies)
         self.kills = draw_kills(wanted, self.total)
@@ -200,20 +200,16 @@ def shortened(wanted: Verification, argv: Sequence[str]) -> RunConfig:
     """
     if taken := [word for word in argv if word.split("=")[0] in OWNED]:
         raise ValueError(f"{taken[0]} is set by the verification; leave it out (--steps says how long each stage is)")
-    words = both_stages(argv) if wanted.recipe == "two_stage" else argv
-    config: RunConfig = parse(RECIPES[wanted.recipe](), words)
+    config = parse(RECIPES[wanted.recipe](), argv)
     given = {word.split("=")[0] for word in argv}
     changes: dict[str, Any] = {"resume_from": None, "stop_after": None}
     if "--save-every" not in given:
-        changes["save_every"] = max(1, wanted.steps * len(config.stages()) // 6)
+        changes["save_every"] = max(1, wanted.steps * len(config.stages) // 6)
     if "--tracker" not in given:
         changes["tracker"] = "jsonl"
-    match config:
-        case StageConfig():
-            changes["stage"] = dataclasses.replace(config.stage, steps=wanted.steps, epochs=None)
-        case TwoStageConfig():
-            changes["stage1"] = dataclasses.replace(config.stage1, steps=wanted.steps, epochs=None)
-            changes["stage2"] = dataclasses.replace(config.stage2, steps=wanted.steps, epochs=None)
+    changes["stages"] = {
+        name: dataclasses.replace(stage, steps=wanted.steps, epochs=None) for name, stage in config.stages.items()
+    }
     return dataclasses.replace(config, **changes)
 
 

@@ -1,0 +1,151 @@
+"""What a run is, once its data and what it goes on from have been read; whatever cannot be trained is refused here."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from training import distributed
+from training.checkpoints.beginning import check_origin, normalizers_from_json, normalizers_to_json, read_origin
+from training.checkpoints.checkpoint import Checkpoint
+from training.config import RunConfig, digest, flatten
+from training.engine import stages
+from training.engine.sharding import Engine
+from training.run.folder import RunFolder
+from training.run.resuming import Row, check_resumable, content_of, schedule
+from vla import cache
+from vla.data.dataset import Dataset, open_dataset
+from vla.data.episode import mark_of
+from vla.normalize import Normalizer
+from vla.parts.backbone import fingerprint
+from vla.policy import streams
+from vla.policy_folder import HeldOut
+from vla.redaction import hide, hide_tree
+from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The same on every rank, from the first stage to the last."""
+
+    config: RunConfig
+    data: Dataset
+    rows: list[Row]
+    """The stages, laid end to end."""
+    normalizers: Mapping[str, Normalizer]
+    fingerprint: str
+    """Of the backbone."""
+    identity: Mapping[str, Any]
+    """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
+    resumed: Checkpoint | None
+    """What it goes on from."""
+    initial: Mapping[str, Tensor] | None
+    """Weights that it begins with; None where they are fresh, or those of the checkpoint."""
+
+    def backbone(self) -> BackboneName:
+        """Which backbone the weights belong to."""
+        return BackboneName(id=hide(self.config.backbone.path), fingerprint=self.fingerprint)
+
+    def schedule(self) -> Schedule:
+        """What was decided, for those who read the run folder."""
+        rows = tuple(
+            ScheduledStage(name=row.name, start=row.start, end=row.end, rates=row.stage.lr.by_group())
+            for row in self.rows
+        )
+        return Schedule(entry=self.config.entry, stages=rows, contract=self.data.contract, backbone=self.backbone())
+
+    def meaning(self) -> Meaning:
+        """What the weights of its checkpoints mean."""
+        return Meaning(
+            identity=self.identity, contract=self.data.contract, normalizer=normalizers_to_json(self.normalizers)
+        )
+
+    def manifest(
+        self, row: Row, step: int, engine: Engine, *, init_from: str | None, guard: GuardState, roll_backs: int
+    ) -> Manifest:
+        """That of the checkpoint after a step, but for its files."""
+        return Manifest(
+            schema=SCHEMA,
+            step=step,
+            stage=row.name,
+            samples_seen=step * self.config.batch_size,
+            seed=self.config.seed,
+            config=digest(self.identity),
+            backbone=self.backbone(),
+            lora=self.config.policy(row.stage).lora,
+            init_from=init_from,
+            groups=stages.sizes(engine.groups),
+            ranks=engine.accelerator.num_processes,
+            zero_stage=engine.zero_stage,
+            adam_steps=engine.adam_steps(),
+            guard=guard,
+            roll_backs=roll_backs,
+            shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
+        )
+
+    def held_out(self) -> HeldOut:
+        """What finds the episodes again that it does not train on."""
+        episodes = (episode for root in self.data.validation.episodes() for episode in root)
+        return HeldOut(seed=self.config.seed, episodes=tuple(map(mark_of, episodes)))
+
+
+def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> Run:
+    """Read the data and what to go on from; collective.
+
+    Raises:
+        ValueError: it cannot be trained, or would overwrite something; nothing was written.
+        CorruptData: a data file or the checkpoint to go on from is damaged.
+    """
+    resumed = folder.resumed()
+    data = open_data(config, accelerator)
+    normalizers: Mapping[str, Normalizer] = {
+        stream: Normalizer.of(data.statistics[stream], config.data.normalization) for stream in streams(data.contract)
+    }
+    rows, initial = schedule(config, data), None
+    backbone: str = distributed.share(
+        accelerator,
+        fingerprint(config.backbone.path, verify=config.data.verify) if accelerator.is_main_process else None,
+    )
+    identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
+    if resumed is not None:
+        check_resumable(resumed, identity, backbone)
+        normalizers = normalizers_from_json(resumed.meaning().normalizer)
+        accelerator.print(f"resuming {resumed.path} at step {resumed.manifest.step} of {rows[-1].end}")
+    elif (place := folder.began_from) is not None:
+        if config.resume_from is not None:
+            accelerator.print(f"{config.out} has no checkpoint: it begins with the weights of {place}, as before")
+        origin = read_origin(place, config.backbone.path, accelerator)
+        check_origin(origin, place, config.data, data.contract, backbone)
+        initial, normalizers = origin.weights, origin.normalizers
+    elif rows[0].stage.begins == "weights":
+        raise ValueError(
+            f"{rows[0].name} goes on from the weights of another run: give --init-from RUN, train both stages with "
+            "training/two_stage.py, or give --stage.begins anew"
+        )
+    return Run(
+        config=config,
+        data=data,
+        rows=rows,
+        normalizers=normalizers,
+        fingerprint=backbone,
+        identity=identity,
+        resumed=resumed,
+        initial=initial,
+    )
+
+
+def open_data(config: RunConfig, accelerator: Accelerator) -> Dataset:
+    """The data, whose numbers one rank of each machine reads, unless an earlier start has read the same files."""
+    data = config.data
+    if not accelerator.is_main_process:
+        cache.log.setLevel(logging.ERROR)  # what rank 0 finds of the cache, it says
+    if not accelerator.is_local_main_process:
+        data = dataclasses.replace(data, verify=False)  # the one before has
+    opened = distributed.one_first(accelerator, lambda: open_dataset(data, config.seed))
+    if opened.recalled:
+        accelerator.print("statistics and checks are known from an earlier start; --data.verify reads all numbers")
+    return opened
