@@ -1,0 +1,150 @@
+"""Runs a command, tells the CPU seconds of all its processes, and fails when they are more than its budget.
+
+    python -m tests.budget test make checks
+
+Seconds of a processor differ from machine to machine, so a budget is counted in imports of torch, measured before and
+after the command: 600 are seconds of a machine on which one takes 3.5. Minutes would measure what else a machine does.
+
+No process is missed: where a control group can be made, all that the command starts is counted in it; elsewhere every
+process is waited for, by its parent or, when that is gone, by this one, and what its end tells is added up. What is
+said goes to stderr, so that the command's last line is the last line of stdout.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+BUDGETS = {"test": 600.0, "test-all": 1300.0}
+"""Seconds on a machine that imports torch in IMPORT_S."""
+IMPORT_S = 3.5
+LEFT_S = 20.0
+"""How long processes may go on after the command has ended."""
+OVER = 1
+"""Exit code of a command that succeeded beyond its budget."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Group:
+    """A control group of its own for all that is started from here: version 2, or 1 with cpuacct."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the new group's."""
+        self.folder = folder
+
+    def enter(self) -> None:
+        """Let the calling process and all that it will start belong to the group."""
+        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def seconds(self) -> float:
+        """What the processes of the group have used so far."""
+        if (usage := self.folder / "cpuacct.usage").exists():
+            return int(usage.read_text()) / 1e9
+        fields = dict(line.split() for line in (self.folder / "cpu.stat").read_text().splitlines())
+        return int(fields["usage_usec"]) / 1e6
+
+
+@contextlib.contextmanager
+def group(groups: str = "/proc/self/cgroup", root: Path = Path("/sys/fs/cgroup")) -> Iterator[Group | None]:
+    """A new group below the one that this process belongs to, or None where none can be made; removed afterwards."""
+    folder = None
+    for line in Path(groups).read_text().splitlines() if Path(groups).exists() else ():
+        number, controllers, place = line.split(":", 2)
+        if number == "0" and (root / "cgroup.controllers").exists():
+            folder = root / place.lstrip("/")
+        elif "cpuacct" in controllers.split(","):
+            folder = root / "cpuacct" / place.lstrip("/")
+            break
+    made = None
+    if folder is not None:
+        with contextlib.suppress(OSError):  # no rights to, or a tree that others own
+            made = folder / f"touchstone-{os.getpid()}"
+            made.mkdir()
+    usable = made is not None and any((made / name).exists() for name in ("cpuacct.usage", "cpu.stat"))
+    try:
+        yield Group(made) if made is not None and usable else None
+    finally:
+        if made is not None:
+            with contextlib.suppress(OSError):  # somebody in it still runs
+                made.rmdir()
+
+
+def run(command: Sequence[str], counted: Group | None) -> tuple[int, float]:
+    """The exit code of a command, and the CPU seconds of all its processes."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever loses its parent becomes a child of this process
+    before = children_s()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if counted is not None:
+                with contextlib.suppress(OSError):  # counted by its end instead
+                    counted.enter()
+            os.execvp(command[0], command)
+        except OSError as error:
+            print(f"error: cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(127)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command too, whose end is waited for
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(pid, number))
+    code, deadline = None, float("inf")
+    while time.monotonic() < deadline:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG if code is not None else 0)
+        except ChildProcessError:
+            break
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+            deadline = time.monotonic() + LEFT_S
+        elif ended == 0:
+            time.sleep(0.05)
+    assert code is not None
+    used = max(children_s() - before, 0.0 if counted is None else counted.seconds())
+    return code if code >= 0 else 128 - code, used
+
+
+def children_s() -> float:
+    """CPU seconds of all processes below this one that have ended and were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def import_s() -> float:
+    """CPU seconds of an import of torch."""
+    before = children_s()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return children_s() - before
+
+
+def verdict(name: str, used: float, imports: Sequence[float], minutes: float) -> tuple[str, bool]:
+    """What is said at the end, and whether the budget was kept."""
+    unit = sum(imports) / len(imports) / IMPORT_S
+    allowed = BUDGETS[name] * unit
+    kept = used <= allowed
+    said = (
+        f"make {name}: {used:.0f} CPU s in {minutes:.1f} minutes, of {allowed:.0f} that it may use where an import of"
+        f" torch takes {unit * IMPORT_S:.2f} s; as if it took {IMPORT_S} s: {used / unit:.0f} of {BUDGETS[name]:.0f}"
+    )
+    if not kept:
+        said += "\nerror: the checks cost more than their budget; make them cheaper, or raise it in tests/budget.py"
+    return said, kept
+
+
+def main() -> None:
+    """Command line: a name of BUDGETS, and the command."""
+    name, *command = sys.argv[1:]
+    before, began = import_s(), time.monotonic()
+    with group() as counted:
+        code, used = run(command, counted)
+    minutes = (time.monotonic() - began) / 60
+    said, kept = verdict(name, used, (before, import_s()), minutes)
+    print(said, file=sys.stderr)
+    sys.exit(code or (0 if kept else OVER))
+
+
+if __name__ == "__main__":
+    main()
