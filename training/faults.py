@@ -4,7 +4,8 @@
 
 Each entry is point:action[@hit][#rank]. Hits of a point are counted from 1 in every process; without @ every hit acts,
 @2-5 is a range, and without # every RANK takes part. The actions are kill (SIGKILL, which flushes nothing), terminate
-(SIGTERM), interrupt (SIGINT), sleep=SECONDS and raise=ERRNO. Unarmed, a point costs one look at an empty dictionary.
+(SIGTERM), interrupt (SIGINT), sleep=SECONDS, wait=FILE (until there is one) and raise=ERRNO. Unarmed, a point costs one
+look at an empty dictionary.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 POINTS = (
@@ -58,7 +60,7 @@ ERRNOS = (
     "ETIMEDOUT",
 )
 SIGNALS = MappingProxyType({"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT})
-ACTIONS = (*SIGNALS, "sleep", "raise")
+ACTIONS = (*SIGNALS, "sleep", "wait", "raise")
 ENTRY = re.compile(
     r"(?P<point>[^:=@#]+):(?P<action>[^:=@#]+)(=(?P<value>[^:=@#]+))?"
     r"(@(?P<first>[1-9]\d*)(-(?P<last>[1-9]\d*))?)?(#(?P<rank>\d+))?",
@@ -143,6 +145,9 @@ def _parse_entry(entry: str) -> Fault:
     elif action == "sleep":
         if not SECONDS.fullmatch(value):
             raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; write the seconds to sleep, as in {point}:sleep=0.5")
+    elif action == "wait":
+        if not value:
+            raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; write the file to wait for, as in {point}:wait=/tmp/go")
     elif value:
         raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; {action} takes no value, write {point}:{action}")
     first = int(found["first"] or 1)
@@ -172,6 +177,9 @@ def _act(point: str) -> None:
             os.kill(os.getpid(), SIGNALS[fault.action])
         elif fault.action == "sleep":
             time.sleep(float(fault.value))
+        elif fault.action == "wait":
+            while not Path(fault.value).exists():
+                time.sleep(0.01)
         else:
             code = getattr(errno, fault.value)
             raise OSError(code, os.strerror(code), f"fault at {point}")

@@ -120,6 +120,18 @@ def test_sleep_takes_its_time_and_lets_others_pass(monkeypatch: pytest.MonkeyPat
         assert not sleeper.is_alive()
 
 
+def test_wait_goes_on_once_there_is_the_file(tmp_path: Path) -> None:
+    with faults.armed(f"data:wait={tmp_path / 'go'}@2"):
+        faults.hit("data")
+        waiting = threading.Thread(target=faults.hit, args=("data",))
+        waiting.start()
+        waiting.join(timeout=0.1)
+        assert waiting.is_alive()
+        (tmp_path / "go").touch()
+        waiting.join(timeout=240)
+        assert not waiting.is_alive()
+
+
 def test_hits_are_counted_once_over_threads() -> None:
     failed: list[int] = []
 
@@ -192,7 +204,7 @@ def test_the_environment_is_read_at_import_and_by_arm(monkeypatch: pytest.Monkey
     [
         ("shard.writen:kill", "unknown point 'shard.writen'; known are start, data, .*; did you mean shard.written"),
         ("zzz:kill", "unknown point 'zzz'"),
-        ("start:explode", "unknown action 'explode'; known are kill, terminate, interrupt, sleep, raise"),
+        ("start:explode", "unknown action 'explode'; known are kill, terminate, interrupt, sleep, wait, raise"),
         ("start:raise=ENOSPACE", "unknown errno 'ENOSPACE'; known are EACCES, .*; did you mean ENOSPC"),
         ("start:raise", "unknown errno ''"),
         ("start:raise=", "write point:action"),
@@ -200,6 +212,7 @@ def test_the_environment_is_read_at_import_and_by_arm(monkeypatch: pytest.Monkey
         ("start:sleep=-1", "seconds to sleep"),
         ("start:sleep=nan", "seconds to sleep"),
         ("start:sleep=1e9", "seconds to sleep"),
+        ("start:wait", "file to wait for"),
         ("start:kill=9", "kill takes no value"),
         ("start:kill@0", "counted from 1"),
         ("start:kill@3-2", "smaller hit first, @2-3"),
