@@ -38,6 +38,7 @@ from vla.errors import CorruptData, UsageError
 
 if TYPE_CHECKING:
     from training.verify.comparison import Row
+    from training.verify.experiment import Start
 
 BROKEN = 1
 """Exit code: the promise does not hold."""
@@ -86,8 +87,8 @@ def table(rows: "Sequence[Row]") -> Table:
     return grid
 
 
-def verify(argv: Sequence[str], say: Console) -> int:
-    """Run the command line; the exit code.
+def verify(argv: Sequence[str], say: Console, start: "Start | None" = None) -> int:
+    """Run the command line, whose legs `start` starts, by default a launcher; the exit code.
 
     Raises:
         ValueError: the request or the configuration is refused.
@@ -104,7 +105,7 @@ def verify(argv: Sequence[str], say: Console) -> int:
             rows = compare(first, second)
         else:
             folder = work_folder(wanted)
-            trial = Experiment(wanted, flags, folder, say.print)
+            trial = Experiment(wanted, flags, folder, say.print, start)
             rows = trial.run()
             say.print()
         holds = all(row.holds for row in rows)

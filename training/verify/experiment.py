@@ -16,12 +16,12 @@ from training.config import RunConfig
 from training.flags import parse
 from training.settings import Verification
 from training.verify.comparison import EXACT, Row, Tolerance, compare
-from training.verify.launches import ROOT, Launch, TimeUp, last_step
+from training.verify.launches import ROOT, Launch, Start, TimeUp, accelerate_launch, last_step
 from vla import errors
 from vla.documents import to_json
 from vla.errors import CorruptData
 
-__all__ = ["Experiment", "Kill", "TimeUp", "Topology"]
+__all__ = ["Experiment", "Kill", "Start", "TimeUp", "Topology"]
 
 RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
 OWNED = (
@@ -61,13 +61,21 @@ class Kill:
 class Experiment:
     """A reference run and an interrupted run of one configuration."""
 
-    def __init__(self, wanted: Verification, argv: Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
-        """Check everything that can be refused; `say` tells what is being done.
+    def __init__(
+        self,
+        wanted: Verification,
+        argv: Sequence[str],
+        folder: Path,
+        say: Callable[[str], None],
+        start: Start | None = None,
+    ) -> None:
+        """Check everything that can be refused; `say` tells what is being done, `start` starts legs, or a launcher.
 
         Raises:
             ValueError: the configuration or the request is refused.
         """
         self.wanted, self.folder, self.say = wanted, folder, say
+        self.start = start or accelerate_launch
         self.config = shortened(wanted, argv)
         self.total = wanted.steps * len(self.config.stages)
         self.topologies = [topology(word, self.config.micro_batch) for word in wanted.topologies]
@@ -147,9 +155,15 @@ class Experiment:
             flags += ["--init-from", "None", "--resume-from", "auto"]
         else:
             shutil.rmtree(out, ignore_errors=True)
-        log = self.folder / f"{name}.log"
-        limit_s = self.wanted.leg_seconds
-        return Launch(self.wanted.recipe, flags, topology=chosen.name, ranks=chosen.ranks, log=log, limit_s=limit_s)
+        return Launch(
+            self.wanted.recipe,
+            flags,
+            topology=chosen.name,
+            ranks=chosen.ranks,
+            log=self.folder / f"{name}.log",
+            limit_s=self.wanted.leg_seconds,
+            start=self.start,
+        )
 
     def strike(self, leg: Launch, kill: Kill, out: Path) -> str | None:
         """End a leg once it has recorded a step; what was done, or None when it was over before."""

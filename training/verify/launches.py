@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import psutil
 
@@ -27,32 +27,72 @@ class TimeUp(Exception):
     """A leg was still running at its time limit."""
 
 
+class Process(Protocol):
+    """What a leg asks of the process that it started, as of a subprocess.Popen."""
+
+    def poll(self) -> int | None:
+        """Its exit code, -N where signal N ended it; None while it runs."""
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+
+    def send_signal(self, sig: int, /) -> None:
+        """Signal it."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Start(Protocol):
+    """Starts an entry point on some ranks of a topology; its output goes to `log`."""
+
+    def __call__(
+        self, recipe: str, flags: Sequence[str], *, topology: str, ranks: int, environment: Mapping[str, str], log: Path
+    ) -> Process:
+        """The process that ends when all of it has ended."""
+
+
+def accelerate_launch(
+    recipe: str, flags: Sequence[str], *, topology: str, ranks: int, environment: Mapping[str, str], log: Path
+) -> Process:
+    """`accelerate launch` from the repository's root, as a user types it."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", f"accelerate_configs/{topology}.yaml", "--num_processes", str(ranks)]
+    command += ["--main_process_port", "0", f"training/{recipe}.py", *flags]  # 0: one that is free
+    inherited = {name: value for name, value in os.environ.items() if name != CODE_FILE}
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={"OMP_NUM_THREADS": "1", **inherited, "PYTHONPATH": str(ROOT), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 class Launch:
-    """An entry point under `accelerate launch`, within a `with`, after which none of its processes is left."""
+    """An entry point on some ranks, within a `with`, after which none of its processes is left."""
 
     def __init__(
-        self, recipe: str, flags: Sequence[str], *, topology: str, ranks: int, log: Path, limit_s: float
+        self,
+        recipe: str,
+        flags: Sequence[str],
+        *,
+        topology: str,
+        ranks: int,
+        log: Path,
+        limit_s: float,
+        start: Start = accelerate_launch,
     ) -> None:
-        """Start it from the repository's root; its output goes to `log`; it must end within `limit_s` seconds."""
+        """Start it; its output goes to `log`; it must end within `limit_s` seconds."""
         self._mark = uuid.uuid4().hex
         self.log = log
         self.limit_s = limit_s
         self._deadline = time.monotonic() + limit_s
-        command = [sys.executable, "-m", "accelerate.commands.launch"]
-        command += ["--config_file", f"accelerate_configs/{topology}.yaml", "--num_processes", str(ranks)]
-        command += ["--main_process_port", "0", f"training/{recipe}.py", *flags]  # 0: one that is free
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT), MARK: self._mark}
-        environment.pop(CODE_FILE, None)
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        environment = {MARK: self._mark}
+        self.process = start(recipe, flags, topology=topology, ranks=ranks, environment=environment, log=log)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +136,7 @@ class Launch:
             for process in processes:
                 process.kill()
             psutil.wait_procs(processes, timeout=5)
+        self.process.kill()
         self.process.wait()
 
     def last_words(self, lines: int = 15) -> str:
