@@ -1,5 +1,6 @@
 # make demo   demonstrate, train both stages, evaluate in the closed loop and write the report of the needle benchmark
-# make test   every check: style, types, layers, tests
+# make test   what an author runs: style, types, layers, and every kind of promise once; ten minutes on two cores
+# make test-all  all there is: make test, and every fault, topology and real launch; what continuous integration runs
 # make soak   kill a training 200 times on each of two topologies and compare with one that was left alone; 30 minutes
 # make faults the fault matrix alone, row by row: what is done to a run, and what comes of it
 # make lock   write requirements.lock anew (UPGRADE=--upgrade: with the newest versions); needs a package index
@@ -18,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test soak faults install lock audit clean
+.PHONY: demo test test-all checks soak faults install lock audit clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -37,14 +38,21 @@ $(INSTALLED): pyproject.toml requirements.lock
 demo: $(INSTALLED)
 	@BIN=$(BIN) RUNS=$(RUNS) bash examples/demo.sh
 
+# Both say what CPU time they took and fail beyond their budget (tests/budget.py).
 test: $(INSTALLED)
+	@$(BIN)/python -m tests.budget $@ $(MAKE) --no-print-directory checks SELECT='-m "not deep"'
+
+test-all: $(INSTALLED)
+	@$(BIN)/python -m tests.budget $@ $(MAKE) --no-print-directory checks
+
+checks:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@echo "the report of the tests: build/test-results.xml"
 	@mkdir -p build
-	$(BIN)/python -m pytest --junit-xml=build/test-results.xml
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(SELECT) --junit-xml=build/test-results.xml
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults --ignore tests/faults/test_soak.py --quiet -rN --durations=0 --durations-min=60

@@ -1,8 +1,10 @@
 """What every test shares: one thread, no network, a cache of its own, and where the data lies."""
 
+import functools
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,6 +30,11 @@ os.environ["MPLCONFIGDIR"] = str(Path(CACHE.name) / "matplotlib")
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from xdist.scheduler import LoadFileScheduling  # noqa: E402
+
+from tests.book import Book  # noqa: E402
+from tests.faults.matrix import FAULTS, PROMISES, Matrix  # noqa: E402
+from tests.forkserver import ForkServer  # noqa: E402
 
 torch.set_num_threads(1)
 # A shell without job control starts what runs in the background deaf to SIGINT, and so would be what the tests start.
@@ -41,6 +48,31 @@ hypothesis.settings.load_profile("touchstone")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--rewrite-golden` stores what the golden tests see now; read the difference before it is committed."""
     parser.addoption("--rewrite-golden", action="store_true", help="store the golden losses anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the tables that are printed at the end."""
+    config.pluginmanager.register(Matrix("promise", "promises", PROMISES), "promises")
+    config.pluginmanager.register(Matrix("fault", "fault matrix", FAULTS), "fault-matrix")
+
+
+class OneForkServer(LoadFileScheduling):
+    """Both cores by file, and every file that asks for the fork server on the same one: it is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(super()._split_scope(nodeid))
+
+
+@functools.cache
+def scope_of(file: str) -> str:
+    """What the tests of a file are run with: "lives" with all that ask for the fork server, or alone."""
+    return "lives" if "ForkServer" in (REPOSITORY / file).read_text() else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneForkServer:
+    """Which test runs in which process."""
+    return OneForkServer(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,3 +103,18 @@ def shared() -> Path:
 def needle() -> Path:
     """The data set that ships with the repository: LeRobot v3.0, 12 simulated needle insertions."""
     return REPOSITORY / "examples" / "needle"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Starts trainings, and functions in processes of their own."""
+    with ForkServer(tmp_path_factory.mktemp("lives")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def book(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
+    """Runs that several tests look at; none changes them."""
+    kept = Book(server, tmp_path_factory.mktemp("book"))
+    yield kept
+    kept.check()

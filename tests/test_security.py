@@ -230,8 +230,7 @@ def leaks(folder: Path, *outputs: str) -> list[str]:
     return places + [str(path) for path in files if any(secret.encode() in path.read_bytes() for secret in told)]
 
 
-@pytest.mark.slow
-@pytest.mark.ranks
+@pytest.mark.promise(19, "nothing of others is unpickled", "in a run, its resume, evaluation; no secret told", deep=7)
 def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
     """Train on two ranks under ZeRO, resume on one, evaluate; secrets in environment and paths, pickles everywhere."""
     data = Path(shutil.copytree(needle, tmp_path / CANARY / "data"))
@@ -291,7 +290,7 @@ CRASH = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_crash_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
     script = tmp_path / "crash.py"
     script.write_text(textwrap.dedent(CRASH))
@@ -315,7 +314,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
     """Each in a process of its own, which a fork makes cheap: the modules are imported once."""
     script = tmp_path / "refusals.py"

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forkserver import LIFE_S, Life
+from tests.forkserver import LIFE_S, Life
 from training.checkpoints import checkpoint
 
-STEPS, SAVE_EVERY = 30, 5
-BRAKE = "start:sleep=0.5@16-99"
-"""Fault that lets a test whose turn comes late still meet a run on its way: steps from the 16th of a life are slow."""
+STEPS, SAVE_EVERY, LAG = 16, 4, 3
 KILLED = -signal.SIGKILL
 
 
@@ -44,6 +42,14 @@ def flags(data: Path, **changes: object) -> list[str]:
         for name, value in values.items()
         for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
     ]
+
+
+def hold(step: int, go: Path) -> str:
+    """The fault that lets a life begin its step number `step` when there is the file `go`: no test comes too late.
+
+    What is recorded by then lags behind by up to LAG steps.
+    """
+    return f"start:wait={go}@{step}"
 
 
 def lines(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forkserver import ForkServer, Life
+from tests.forkserver import ForkServer, Life
 from tests.training.launch import ROOT
 from training.checkpoints import checkpoint
 from training.run.records import Records
@@ -278,7 +278,7 @@ def leftovers(out: Path) -> set[str]:
 
 def newest(out: Path) -> int:
     """Step of the newest checkpoint, 0 without one."""
-    return max((checkpoint.read(path).step for path in checkpoint.steps(out)), default=0)
+    return max((checkpoint.read(path).manifest.step for path in checkpoint.steps(out)), default=0)
 
 
 def complaint(outcome: Outcome, life: Life) -> str | None:
@@ -316,14 +316,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def soak(folder: Path, *, steps: int, kills: int, topology: str, seed: int) -> tuple[dict[str, Any], list[str]]:
+def soak(
+    server: ForkServer, folder: Path, *, steps: int, kills: int, topology: str, seed: int
+) -> tuple[dict[str, Any], list[str]]:
     """Run and compare; what was done, and what differs."""
     began = time.monotonic()
-    with ForkServer(folder / "server") as server:
-        work = Soak(server, folder, steps=steps, kills=kills, topology=topology, seed=seed)
-        golden = work.golden()
-        print(f"the undisturbed run took {time.monotonic() - began:.0f} s", flush=True)
-        out = work.run()
+    work = Soak(server, folder, steps=steps, kills=kills, topology=topology, seed=seed)
+    golden = work.golden()
+    print(f"the undisturbed run took {time.monotonic() - began:.0f} s", flush=True)
+    out = work.run()
     report = {"topology": f"{topology} x {RANKS}", "seed": seed, "left_over": sorted(leftovers(out)), **work.report()}
     report["seconds"] = round(time.monotonic() - began)
     return report, [*differences(golden, out)]
@@ -356,7 +357,8 @@ def main() -> None:
     for topology in arguments.topologies:
         settings = {"kills": arguments.kills, "steps": arguments.steps, "topology": topology, "seed": arguments.seed}
         print(f"{settings}, runs in {work / topology}", flush=True)
-        report, found = soak(work / topology, **settings)
+        with ForkServer(work / topology / "server") as server:
+            report, found = soak(server, work / topology, **settings)
         results.append({"bitwise_equal": not found, "differences": found, **report})
         print(json.dumps(results[-1], indent=1), flush=True)
     if arguments.json:

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from tests.faults import runs
-from tests.faults.forkserver import ForkServer
+from tests.forkserver import ForkServer
 from training.checkpoints import checkpoint
 from vla.errors import CorruptData
 from vla.parts.backbone import load_backbone
@@ -43,7 +43,7 @@ def newest(run: Path, accelerator: Accelerator) -> int:
     found = checkpoint.newest(run, accelerator)
     assert found is not None
     assert found.state().weight
-    return found.step
+    return found.manifest.step
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -97,7 +97,7 @@ def test_flipped_bit(run: Path, accelerator: Accelerator, capsys: pytest.Capture
         checkpoint.find(str(runs.at(run, LAST)), accelerator)
 
 
-@pytest.mark.fault(15, "missing shard of a rank", "refused by name (exit 65), or the one before is resumed")
+@pytest.mark.fault(15, "missing shard of a rank", "refused by name (exit 65), or the one before is resumed", deep=13)
 def test_missing_shard(
     server: ForkServer, flags: list[str], run: Path, accelerator: Accelerator, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,7 +131,9 @@ def test_pointer(run: Path, accelerator: Accelerator) -> None:
     assert newest(run, accelerator) == LAST
 
 
-@pytest.mark.fault(17, "manifest of a newer schema, or with unknown fields", "newer: exit 65; unknown field: read")
+@pytest.mark.fault(
+    17, "manifest of a newer schema, or with unknown fields", "newer: exit 65; unknown field: read", deep=13
+)
 def test_schema(server: ForkServer, flags: list[str], run: Path, accelerator: Accelerator) -> None:
     manifest = runs.at(run, LAST) / "manifest.json"
     edit(manifest, lambda content: content.update(added_later={"a": 1}))
@@ -158,7 +160,9 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.fault(18, "malicious pickle in a torch or DeepSpeed file", "never unpickled: not read, or refused")
+@pytest.mark.fault(
+    18, "malicious pickle in a torch or DeepSpeed file", "never unpickled: not read, or refused", deep=14
+)
 def test_pickle(server: ForkServer, flags: list[str], run: Path, accelerator: Accelerator, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     torch.save(Canary(canary), tmp_path / "control")

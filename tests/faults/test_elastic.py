@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.book import Book
 from tests.faults import runs
-from tests.faults.forkserver import ForkServer
+from tests.forkserver import ForkServer
 from vla.data.dataset import open_dataset
 from vla.settings import DataConfig
 
 REFUSED = 78
 
 
-@pytest.fixture(scope="module")
-def straight(server: ForkServer, needle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def straight(book: Book, needle: Path) -> Path:
     """Without dropout, whose masks belong to a micro-batch, on one rank, uninterrupted."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    assert server.run([*runs.flags(needle, dropout=0, micro_batch=4), "--out", folder]) == [0]
-    return folder
+    return book.of(runs.flags(needle, dropout=0, batch_size=6, micro_batch=6))
 
 
 def assert_close(run: Path, straight: Path) -> None:
@@ -36,26 +35,29 @@ def assert_close(run: Path, straight: Path) -> None:
         assert (last[name] - golden[name]).abs().max() <= 1e-4 * scale, name
 
 
-@pytest.mark.fault(19, "ranks 2 -> 1 -> 2, ZeRO-2 -> DDP -> ZeRO-3", "same order; losses to 1e-5; state re-sharded")
+@pytest.mark.fault(19, "ranks 2 -> 1 -> 3, ZeRO-2 -> DDP -> ZeRO-3", "same order; losses to 1e-5; state re-sharded")
+@pytest.mark.promise(23, "a moved run keeps its positions", "2 ranks -> 1 -> 3 in the order of one rank")
 def test_other_ranks(server: ForkServer, needle: Path, straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    argv = [*runs.flags(needle, dropout=0), "--out", run, "--resume-from", "auto"]
-    assert server.run([*argv, "--stop-after", 7], ranks=2, topology="zero2") == [0, 0]
-    assert server.run([*argv, "--stop-after", 17, "--micro-batch", 4]) == [0]
-    assert server.run(argv, ranks=2, topology="zero3") == [0, 0]
-    manifests = [json.loads((runs.at(run, step) / "manifest.json").read_text()) for step in (7, 17, 30)]
-    assert [(manifest["ranks"], manifest["zero_stage"]) for manifest in manifests] == [(2, 2), (1, 0), (2, 3)]
+    argv = [*runs.flags(needle, dropout=0, batch_size=6, micro_batch=1), "--out", run, "--resume-from", "auto"]
+    assert server.run([*argv, "--stop-after", 5], ranks=2, topology="zero2") == [0, 0]
+    assert server.run([*argv, "--stop-after", 11, "--micro-batch", 3]) == [0]
+    assert server.run([*argv, "--micro-batch", 2], ranks=3, topology="zero3") == [0, 0, 0]
+    manifests = [json.loads((runs.at(run, step) / "manifest.json").read_text()) for step in (5, 11, runs.STEPS)]
+    assert [(manifest["ranks"], manifest["zero_stage"]) for manifest in manifests] == [(2, 2), (1, 0), (3, 3)]
     assert_close(run, straight)
 
 
-@pytest.mark.fault(20, "micro-batch changed on resume", "same samples, losses to 1e-5; another batch size refused")
+@pytest.mark.fault(
+    20, "micro-batch changed on resume", "same samples, losses to 1e-5; another batch size refused", deep=19
+)
 def test_other_micro_batch(server: ForkServer, needle: Path, straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    argv = [*runs.flags(needle, dropout=0), "--out", run, "--resume-from", "auto"]
+    argv = [*runs.flags(needle, dropout=0, batch_size=6), "--out", run, "--resume-from", "auto"]
     assert server.run([*argv, "--micro-batch", 1, "--stop-after", 11]) == [0]
     for change, words in (
-        (("--batch-size", 8), ("batch_size is 8", "4")),
-        (("--micro-batch", 3), ("--batch-size 4", "--micro-batch 3", "use --micro-batch")),
+        (("--batch-size", 8), ("batch_size is 8", "6")),
+        (("--micro-batch", 4), ("--batch-size 6", "--micro-batch 4", "use --micro-batch")),
     ):
         life = server.start([*argv, *change])
         assert life.wait() == [REFUSED]
@@ -64,7 +66,9 @@ def test_other_micro_batch(server: ForkServer, needle: Path, straight: Path, tmp
     assert_close(run, straight)
 
 
-@pytest.mark.fault(21, "resume in the middle of a later epoch", "every sample once an epoch, in the golden order")
+@pytest.mark.fault(
+    21, "resume in the middle of a later epoch", "every sample once an epoch, in the golden order", deep=19
+)
 def test_middle_of_an_epoch(server: ForkServer, needle: Path, tmp_path: Path) -> None:
     run, notes = tmp_path / "run", tmp_path / "samples.jsonl"
     data = DataConfig(roots=(str(needle),), episodes=(0, 1, 2))
@@ -92,12 +96,12 @@ def test_middle_of_an_epoch(server: ForkServer, needle: Path, tmp_path: Path) ->
     assert samples[:epoch] != samples[epoch : 2 * epoch]
 
 
-@pytest.mark.fault(22, "loader processes and prefetch changed", "same samples, noise and losses, bit for bit")
+@pytest.mark.fault(22, "loader processes and prefetch changed", "same samples, noise and losses, bit for bit", deep=19)
 def test_other_workers(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     run, notes = tmp_path / "run", tmp_path / "samples.jsonl"
     argv = [*flags, "--out", run, "--resume-from", "auto"]
     note = {"prepare": "tests.faults.watch:samples", "environment": {"NOTE_SAMPLES": str(notes)}}
-    for workers, stop in ((2, 8), (0, 15), (1, 30)):
+    for workers, stop in ((2, 5), (0, 9), (1, runs.STEPS)):
         life = server.start([*argv, "--data.workers", workers, "--stop-after", stop], ranks=2, **note)
         assert life.wait() == [0, 0], life.report()
     runs.assert_same(run, golden)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.book import Book
 from tests.faults import runs
-from tests.faults.forkserver import LIFE_S, ForkServer
 from tests.faults.runs import KILLED
+from tests.forkserver import LIFE_S, ForkServer
 from tests.training.launch import execute
 from vla.data.dataset import open_dataset
 from vla.settings import DataConfig
@@ -18,7 +19,7 @@ HUNG, CORRUPT = 33, 65
 
 @pytest.mark.fault(34, "one rank hangs", "stacks of all ranks, exit 33 in time, resume bit-exact")
 def test_hang(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
-    run, limit = tmp_path / "run", 8
+    run, limit = tmp_path / "run", 3
     argv = [*flags, "--out", run, "--resume-from", "auto"]
     faults = {"TOUCHSTONE_FAULTS": "forward:sleep=600@8#1"}
     life = server.start([*argv, "--hang-seconds", limit], ranks=2, environment=faults)
@@ -33,7 +34,6 @@ def test_hang(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path
     runs.assert_same(run, golden)
 
 
-@pytest.mark.ranks
 def test_a_rank_that_is_gone_before_the_ranks_meet(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
     """Nobody can tell the others; what ends them without a launcher is the limit of opening a run."""
     lives = {
@@ -53,8 +53,10 @@ def test_a_rank_that_is_gone_before_the_ranks_meet(server: ForkServer, flags: li
         assert not (tmp_path / str(victim) / "metrics.jsonl").exists()
 
 
-@pytest.mark.fault(35, "one rank is much slower", "named in the log; nothing is ended")
-def test_straggler(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(35, "one rank is much slower", "named in the log; nothing is ended", deep=34)
+def test_straggler(server: ForkServer, book: Book, needle: Path, tmp_path: Path) -> None:
+    flags = runs.flags(needle, **{"stage.steps": 24})  # a rank is named after 20
+    golden = book.of(flags, ranks=2)
     for slow in (1, 0):
         run = tmp_path / str(slow)
         fault = f"forward:sleep=0.5@1-12#{slow}"  # most of a window; long beside a step of a machine with other work
@@ -65,7 +67,9 @@ def test_straggler(server: ForkServer, flags: list[str], golden: Path, tmp_path:
         runs.assert_same(run, golden)
 
 
-@pytest.mark.fault(36, "uneven last batch; a rank that goes another way", "no deadlock; the others end with it")
+@pytest.mark.fault(
+    36, "uneven last batch; a rank that goes another way", "no deadlock; the others end with it", deep=34
+)
 def test_uneven(server: ForkServer, needle: Path, tmp_path: Path) -> None:
     episodes = (0, 1, 2, 3)
     data = open_dataset(DataConfig(roots=(str(needle),), episodes=episodes), seed=3)
@@ -116,7 +120,7 @@ def test_workers(server: ForkServer, flags: list[str], needle: Path, golden: Pat
         return life.wait(), life.output()
 
     # Once: the processes are started again, and nothing is lost. A hung one is given up after a part of --hang-seconds.
-    for how, words in (("killed", []), ("hangs", ["--hang-seconds", 16])):
+    for how, words in (("killed", []), ("hangs", ["--hang-seconds", 6])):
         codes, said = live(how, how, 1, *words)
         assert codes == [0, 0], said
         assert f"{episode}, frame {frame}" in said and "restart 1 of 2" in said, said
@@ -139,7 +143,7 @@ def test_workers(server: ForkServer, flags: list[str], needle: Path, golden: Pat
     assert next(step for step in ours if ours[step] != theirs[step]) == at // 4 + 1, "the same up to there"
 
 
-@pytest.mark.fault(45, "rendezvous port in use", "accelerate says so and takes another; else an error at once")
+@pytest.mark.fault(45, "rendezvous port in use", "accelerate says so and takes another; else an error at once", deep=7)
 def test_port_in_use(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

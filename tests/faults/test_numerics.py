@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import runs
-from tests.faults.forkserver import ForkServer, Life
 from tests.faults.runs import SAVE_EVERY
+from tests.forkserver import ForkServer, Life
 
 NOT_FINITE = 70
 NOISE = "tests.faults.watch:spoiled_actions"
@@ -45,15 +45,18 @@ def test_not_finite(server: ForkServer, flags: list[str], golden: Path, tmp_path
     assert skipped(tmp_path / "ddp") == [step]
     assert all(math.isfinite(line["loss"]) for line in runs.lines(tmp_path / "ddp")[step:])
 
+    # The third of three steps is one that is saved, where the host learns what the device has skipped.
+    first_of_three, last_of_three = 4 * (3 * SAVE_EVERY - 3) + 3, 4 * 3 * SAVE_EVERY - 1
+
     def ended(run: Path, last: int, **more: str) -> Life:
         words = ["--out", run, "--guard.max-skipped", 3]
-        environment = spoil(4 * 12 + 3, last, math.nan, **more)
+        environment = spoil(first_of_three, last, math.nan, **more)
         life = server.start([*flags, *words], ranks=2, prepare=NOISE, environment=environment)
         life.wait()
         return life
 
     # It passes: after three steps in a row the run goes back, and ends as if nothing had been.
-    life = ended(tmp_path / "passing", 4 * 15 - 1, SPOIL_ONCE="1")
+    life = ended(tmp_path / "passing", last_of_three, SPOIL_ONCE="1")
     assert life.codes() == [0, 0], life.report()
     assert f"going back to step-{2 * SAVE_EVERY:08d}" in life.output()
     runs.assert_same(tmp_path / "passing", golden)
@@ -67,7 +70,7 @@ def test_not_finite(server: ForkServer, flags: list[str], golden: Path, tmp_path
         runs.assert_same_state(runs.at(tmp_path / "staying", step), runs.at(golden, step))
 
 
-@pytest.mark.fault(32, "infinite gradient, finite loss", "the norm gives it away: skipped on all ranks")
+@pytest.mark.fault(32, "infinite gradient, finite loss", "the norm gives it away: skipped on all ranks", deep=31)
 def test_infinite_gradient(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     at = SAVE_EVERY + 1
     for topology in ("ddp", "zero2"):
@@ -87,7 +90,7 @@ def test_infinite_gradient(server: ForkServer, flags: list[str], golden: Path, t
         runs.assert_same_state(runs.at(run, at), runs.at(run, SAVE_EVERY))
 
 
-@pytest.mark.fault(33, "loss spike", "logged or skipped as asked; a resumed run decides the same")
+@pytest.mark.fault(33, "loss spike", "logged or skipped as asked; a resumed run decides the same", deep=31)
 def test_spike(server: ForkServer, needle: Path, tmp_path: Path) -> None:
     """B.5 names a third way, rolling back; --guard.spike offers log and skip."""
     spike, steps = 56, 60

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import runs
-from tests.faults.forkserver import ForkServer
+from tests.forkserver import ForkServer
 from tests.training.launch import ROOT
 
 USAGE, HUNG, REFUSED = 2, 33, 78
@@ -73,8 +73,9 @@ def test_secrets(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
     logs = []
     for name, (words, options, code) in cases.items():
         faults = {"TOUCHSTONE_FAULTS": options.pop("faults", "")}
+        ranks = 1 if code in (USAGE, REFUSED) else 2
         life = server.start(
-            [*flags, "--out", place / name, *words], ranks=2, environment=environment | faults, **options
+            [*flags, "--out", place / name, *words], ranks=ranks, environment=environment | faults, **options
         )
         ended = life.wait()
         assert ended[0] == code, f"{name}: {ended}\n{life.report()}"
@@ -146,7 +147,10 @@ def trackers() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.fault(39, "tracker down, slow, 401", "exit 0, all recorded here, < 1 ms a step")
-def test_tracker(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "answers", [["refuses"], pytest.param(["500", "401", "hangs"], marks=pytest.mark.deep)], ids=" ".join
+)
+def test_tracker(server: ForkServer, flags: list[str], tmp_path: Path, answers: list[str]) -> None:
     with trackers() as addresses:
         lives = {
             name: server.start(
@@ -160,6 +164,7 @@ def test_tracker(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
                 },
             )
             for name, address in addresses.items()
+            if name in answers
         }
         for name, life in lives.items():
             assert life.wait() == [0], f"{name}\n{life.report()}"

@@ -9,21 +9,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.faults.soak import KINDS, differences, soak
+from tests.forkserver import ForkServer
 from training.checkpoints import checkpoint
 
-pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+pytestmark = pytest.mark.deep
 
 SEED = 2
 """Twenty kills of every kind."""
 
 
 @pytest.fixture(scope="module")
-def soaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], list[str]]:
+def soaked(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], list[str]]:
     folder = tmp_path_factory.mktemp("soak")
-    report, found = soak(folder, steps=120, kills=20, topology="zero2", seed=SEED)
+    report, found = soak(server, folder, steps=120, kills=20, topology="zero2", seed=SEED)
     return folder, report, found
 
 
+@pytest.mark.promise(22, "twenty kills at any moment", "both stages end bit for bit as if left alone", deep=5)
 def test_twenty_kills_change_no_bit(soaked: tuple[Path, dict[str, object], list[str]]) -> None:
     folder, report, found = soaked
     assert not found, f"{found}\n{json.dumps(report)}\nlives: {(folder / 'lives.jsonl').read_text()}"

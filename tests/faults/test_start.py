@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from tests.faults.forkserver import ForkServer
+from tests.forkserver import ForkServer
 from tests.vla.data.recordings import write_v2
 
-pytestmark = pytest.mark.ranks
 CORRUPT = 65
 
 

@@ -15,12 +15,12 @@ import pytest
 from accelerate import Accelerator
 
 from tests.faults import runs
-from tests.faults.forkserver import ForkServer
 from tests.faults.runs import KILLED, SAVE_EVERY
+from tests.forkserver import ForkServer
 from training.checkpoints import checkpoint, storage
 
 STORAGE, REFUSED = 34, 78
-HELD = "start:sleep=600@8"
+HELD = runs.hold(2 * SAVE_EVERY, Path("/never"))
 """A run that has saved once goes no further than this."""
 
 
@@ -57,18 +57,20 @@ def test_full(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path
             runs.assert_same(run, golden)
     run = tmp_path / "run"
     argv = [*flags, "--out", run, "--resume-from", "auto"]
-    # Shards 1 and 2 (after the probe) are written; from then on rank 1 has no room.
-    fault = "storage.chunk:raise=ENOSPC@4-99#1"
+    # The first shard (after the probe) is written; from then on rank 1 has no room.
+    fault = "storage.chunk:raise=ENOSPC@3-99#1"
     life = server.start([*argv, "--save-failures", 2], ranks=2, environment={"TOUCHSTONE_FAULTS": fault})
     assert life.wait() == [STORAGE, STORAGE], life.report()
     assert "2 of 2 failures in a row" in life.output()
-    assert runs.steps(run) == [SAVE_EVERY, 2 * SAVE_EVERY]
+    assert runs.steps(run) == [SAVE_EVERY]
     assert runs.leftovers(run) == []
     assert server.run(argv, ranks=2) == [0, 0]
     runs.assert_same(run, golden)
 
 
-@pytest.mark.fault(10, "EDQUOT while df shows 404 TB free", "like a full disk; a start without room is refused (78)")
+@pytest.mark.fault(
+    10, "EDQUOT while df shows 404 TB free", "like a full disk; a start without room is refused (78)", deep=9
+)
 def test_quota(
     server: ForkServer, flags: list[str], golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +99,7 @@ def test_quota(
         storage.probe(tmp_path, 100)
 
 
-@pytest.mark.fault(11, "EIO / ESTALE once or twice, then fine", "tried again under a new name; no torn file")
+@pytest.mark.fault(11, "EIO / ESTALE once or twice, then fine", "tried again under a new name; no torn file", deep=9)
 def test_flaky(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     faults = "storage.chunk:raise=EIO@3#0; storage.chunk:raise=ESTALE@5-6#1"
@@ -120,7 +122,7 @@ def test_late(golden: Path, tmp_path: Path, accelerator: Accelerator, monkeypatc
     def newest() -> int:
         found = checkpoint.newest(run, accelerator)
         assert found is not None
-        return found.step
+        return found.manifest.step
 
     # The pointer is seen before the folder it names, which appears after 2 s of waiting.
     hidden, waited = run / "elsewhere", [0.0]
@@ -158,12 +160,14 @@ def test_late(golden: Path, tmp_path: Path, accelerator: Accelerator, monkeypatc
 def test_two_writers(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     argv = [*flags, "--out", run, "--resume-from", "auto"]
-    first = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": "start:sleep=6@8"})
-    runs.wait_until(lambda: SAVE_EVERY in runs.steps(run), first, "step 5 is saved")
+    go = tmp_path / "go"
+    first = server.start(argv, ranks=2, environment={"TOUCHSTONE_FAULTS": runs.hold(2 * SAVE_EVERY, go)})
+    runs.wait_until(lambda: SAVE_EVERY in runs.steps(run), first, "it has saved once")
     first.signal(signal.SIGSTOP)  # so that it is on its way, whenever the other one starts
     second = server.start(argv, ranks=2)
     assert second.wait() == [REFUSED, REFUSED], second.report()
     assert f"process {first.pids[0]} on " in second.output()
+    go.touch()
     first.signal(signal.SIGCONT)
     assert first.wait() == [0, 0], first.report()
     runs.assert_same(run, golden)
@@ -175,7 +179,7 @@ def test_two_writers(server: ForkServer, flags: list[str], golden: Path, tmp_pat
     runs.wait_until(lambda: any(life.codes() != [None] for life in lives), lives[0], "one of them ends")
     loser, winner = sorted(lives, key=lambda life: life.codes() == [None])
     assert loser.codes() == [REFUSED], loser.report()
-    runs.wait_until(lambda: SAVE_EVERY in runs.steps(run), winner, "step 5 is saved")
+    runs.wait_until(lambda: SAVE_EVERY in runs.steps(run), winner, "it has saved once")
     # A killed writer leaves its lease; nobody waits for it, as for one of another machine.
     winner.signal(signal.SIGKILL)
     assert winner.wait() == [KILLED]
@@ -185,7 +189,7 @@ def test_two_writers(server: ForkServer, flags: list[str], golden: Path, tmp_pat
     assert "sign of life" not in life.output()
 
 
-@pytest.mark.fault(42, "read-only run folder, from the start or suddenly", "78 and a sentence; suddenly: 34")
+@pytest.mark.fault(42, "read-only run folder, from the start or suddenly", "78 and a sentence; suddenly: 34", deep=9)
 def test_read_only(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     source, place = tmp_path / "source", tmp_path / "read-only"
     source.mkdir()
@@ -206,7 +210,7 @@ def test_read_only(server: ForkServer, flags: list[str], golden: Path, tmp_path:
             assert str(place) in sentence and "another" in sentence
             assert "Traceback" not in life.output()
         # What lies there can be gone on from elsewhere.
-        words = ["--out", tmp_path / "out", "--resume-from", runs.at(place / "run", 20)]
+        words = ["--out", tmp_path / "out", "--resume-from", runs.at(place / "run", 3 * SAVE_EVERY)]
         assert server.run([*flags, *words], ranks=2) == [0, 0]
         runs.assert_same_state(runs.at(tmp_path / "out", runs.STEPS), runs.at(golden, runs.STEPS))
         if not bound:
@@ -221,7 +225,7 @@ def test_read_only(server: ForkServer, flags: list[str], golden: Path, tmp_path:
     assert os.strerror(errno.EROFS) in life.output()
 
 
-@pytest.mark.fault(43, "paths with spaces and unicode", "trained, killed, resumed bit-exact, handed to stage 2")
+@pytest.mark.fault(43, "paths with spaces and unicode", "trained, killed, resumed bit-exact, handed to stage 2", deep=1)
 def test_odd_paths(server: ForkServer, needle: Path, golden: Path, tmp_path: Path) -> None:
     odd = tmp_path / "Läufe und Daten '1' & \"2\" 訓練"
     odd.mkdir()
@@ -238,7 +242,7 @@ def test_odd_paths(server: ForkServer, needle: Path, golden: Path, tmp_path: Pat
     assert (odd / "second" / "policy" / "adapter" / "adapter_model.safetensors").exists()
 
 
-@pytest.mark.fault(44, "symlinked run folder and checkpoints folder", "killed and resumed through either name")
+@pytest.mark.fault(44, "symlinked run folder and checkpoints folder", "killed and resumed through either name", deep=30)
 def test_links(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path) -> None:
     volume, link = tmp_path / "volume", tmp_path / "link"
     (volume / "run").mkdir(parents=True)

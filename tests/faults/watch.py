@@ -192,10 +192,10 @@ def corrupt_sample() -> None:
     target = os.environ["CORRUPT_EPISODE"], int(os.environ["CORRUPT_FRAME"])
     cut = Window.cut
 
-    def damaged(self: Window, episode: Episode, frame: int, **options: Any) -> Sample:
+    def damaged(self: Window, episode: Episode, frame: int, position: int) -> Sample:
         if (episode.name, frame) == target:
             raise CorruptData(f"{episode.name}, frame {frame}: the row cannot be read")
-        return cut(self, episode, frame, **options)
+        return cut(self, episode, frame, position)
 
     Window.cut = damaged  # type: ignore[method-assign]
 

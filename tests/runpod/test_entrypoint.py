@@ -524,8 +524,7 @@ def test_shellcheck() -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.ranks
+@pytest.mark.promise(21, "a job on a pod", "both stages: refused, stopped, finished, nothing left to do", deep=18)
 def test_a_real_job_from_start_to_end(tmp_path: Path, needle: Path) -> None:
     """Both stages with the tiny backbone: refused data, a stop on the way, the rest, and nothing left to do."""
     run = tmp_path / "my run"

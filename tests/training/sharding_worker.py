@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from training.engine.stages import enter
 from training.settings import Rates, Stage
 
 ROWS, STEPS, ACCUMULATION = 12, 4, 2
+ZERO_STAGES = (0, 1, 2, 3)
+MOVES = ["0->0", "1->1", "2->2", "3->3", "0->2", "2->3", "3->0", "1->3"]
 
 
 class Part(nn.Module):
@@ -100,10 +102,15 @@ def difference(a: State, b: State) -> float:
     return max((x[name] - y[name]).abs().max().item() for x, y in pairs for name in x)
 
 
-def main() -> None:
+def main(out: str, stages: Sequence[int], moves: Sequence[str]) -> None:
+    """Train straight under some ZeRO stages, and with a move in the middle; what was seen goes to a file."""
+    exits.main(lambda: watch(Path(out), stages, moves))
+
+
+def watch(out: Path, stages: Sequence[int], moves: Sequence[str]) -> None:
     result: dict[str, object] = {}
     straight: dict[int, tuple[list[float], State]] = {}
-    for zero in (0, 1, 2, 3):
+    for zero in stages:
         engine = build(zero)
         losses, norms = run(engine, 0, STEPS)
         straight[zero] = losses, engine.state()
@@ -123,7 +130,8 @@ def main() -> None:
             "frozen": torch.equal(frozen, Toy(0).backbone.weight.detach()) and frozen.dtype == torch.bfloat16,
         }
         engine.close()
-    for source, target in ((0, 0), (1, 1), (2, 2), (3, 3), (0, 2), (2, 3), (3, 0), (1, 3)):
+    for move in moves:
+        source, target = map(int, move.split("->"))
         engine = build(source)
         first, _ = run(engine, 0, 2)
         state = engine.state()
@@ -131,15 +139,11 @@ def main() -> None:
         engine = build(target, state)
         loaded = difference(state, engine.state())
         second, _ = run(engine, 2, STEPS)
-        result[f"{source}->{target}"] = {
+        result[move] = {
             "loaded": loaded,
             "losses": first + second,
             "final": difference(straight[target][1], engine.state()),
         }
         engine.close()
     if int(os.environ.get("RANK", "0")) == 0:
-        Path(sys.argv[1]).write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    exits.main(main)
+        out.write_text(json.dumps(result))

@@ -23,6 +23,7 @@ def fresh_accelerator() -> Iterator[None]:
     GradientState._reset_state()
 
 
+@pytest.mark.promise(24, "golden losses", "20 steps of each stage, to 1e-5 of what is stored")
 def test_losses_are_the_golden_ones(needle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     argv = ["--data.roots", str(needle), "--out", str(tmp_path / "run"), *FLAGS]
     loop.train(parse(recipes.two_stage(), argv))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forkserver import ForkServer
 from tests.training.children import Child, child, wait_until
 from training.ending import launcher
 from vla.errors import CODE_FILE
@@ -74,10 +75,10 @@ def test_a_long_grace_time_is_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> 
     assert LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout == 600
 
 
-def launched(arguments: list[str], temporary: Path, environment: dict[str, str], hang_ups: str) -> None:
+def launched(arguments: list[str], temporary: str, environment: dict[str, str], hang_ups: str) -> None:
     """A process that becomes a launcher of the stub."""
     os.environ.update(environment)
-    tempfile.tempdir = str(temporary)
+    tempfile.tempdir = temporary
     launcher.ENTRY_POINTS = STUB.parent
     signal.signal(signal.SIGHUP, signal.SIG_IGN if hang_ups == "ignored" else signal.SIG_DFL)  # whatever nohup did
     sys.argv = ["torchrun", *arguments]
@@ -92,7 +93,7 @@ def launched(arguments: list[str], temporary: Path, environment: dict[str, str],
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
+def launch(server: ForkServer, tmp_path: Path) -> Launch:
     """Starts two ranks of the stub through torchrun."""
 
     @contextmanager
@@ -100,7 +101,7 @@ def launch(tmp_path: Path) -> Launch:
         (tmp_path / "temporary").mkdir()
         (tmp_path / "temporary" / f"{launcher.OWN_PREFIX}{2**22 + 1}-left").touch()  # by a launcher that was killed
         arguments = ["--standalone", "--nproc-per-node", str(ranks), str(STUB), how, str(tmp_path)]
-        with child(tmp_path, launched, arguments, tmp_path / "temporary", environment, hang_ups) as process:
+        with child(server, launched, arguments, tmp_path / "temporary", environment, hang_ups) as process:
             yield process
         pids = [path.read_text() for path in tmp_path.glob("ready-*")]
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
@@ -115,9 +116,6 @@ def wait_for_ranks(folder: Path, ranks: int = 2) -> list[int]:
     files = [folder / f"ready-{rank}" for rank in range(ranks)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files))
     return [int(file.read_text()) for file in files]
-
-
-pytestmark = pytest.mark.ranks
 
 
 @pytest.mark.parametrize(
@@ -174,13 +172,13 @@ def test_under_nohup_it_outlives_the_terminal(tmp_path: Path, launch: Launch) ->
         wait_for_ranks(tmp_path)
         os.kill(process.pid, signal.SIGHUP)
         time.sleep(0.5)
-        assert process.process.is_alive()
+        assert process.alive()
         os.kill(process.pid, signal.SIGTERM)
         assert process.code() == 75
 
 
-@pytest.mark.parametrize("how", ["training", "training with loaders"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ["training with loaders", pytest.param("training", marks=pytest.mark.deep)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.deep)])
 def test_a_signal_is_one_request_to_a_training_process(
     tmp_path: Path, launch: Launch, how: str, number: signal.Signals
 ) -> None:
@@ -201,9 +199,9 @@ def test_a_signal_to_one_rank_ends_the_run_the_same_way(tmp_path: Path, launch: 
         assert "Traceback" not in process.said()
 
 
-def test_the_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path, launch: Launch) -> None:
-    with child(tmp_path, launched, ["--standalone", str(STUB), "training", str(tmp_path)], tmp_path, {}, "") as process:
+def test_the_ranks_do_not_outlive_a_killed_launcher(server: ForkServer, tmp_path: Path, launch: Launch) -> None:
+    with child(server, launched, ["--standalone", str(STUB), "training", str(tmp_path)], tmp_path, {}, "") as process:
         pids = wait_for_ranks(tmp_path, 1)
-        process.process.kill()
+        process.kill()
         wait_until(lambda: not Path(f"/proc/{pids[0]}").exists())
         assert "rank 0 gives way to SIGTERM" in process.said()

@@ -4,18 +4,19 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.children import CONTEXT, LIMIT_S, wait_until
+from tests.forkserver import ForkServer
+from tests.training.children import LIMIT_S, Child, wait_until
 from training.run import process
 from training.run.lease import Lease, Record
 from training.run.process import Identity
@@ -24,38 +25,35 @@ from vla import errors
 FAST = {"takeover_s": 1.0, "beat_s": 0.1}
 
 
-def hold(folder: Path, pipe: Connection, host: str | None) -> None:
+def hold(folder: str, exchange: str, host: str | None) -> None:
     """A process that takes the lease when told, says what came of it, and lives until told otherwise."""
     if host is not None:
         process.socket.gethostname = lambda: host  # type: ignore[attr-defined]
-    pipe.recv()
-    lease = Lease(folder, **FAST)
+    told = Path(exchange)
+    wait_until((told / "go").exists)
+    lease = Lease(Path(folder), **FAST)
     try:
         lease.acquire()
     except ValueError as error:
-        pipe.send(str(error))
+        print(error, flush=True)
         return
-    pipe.send("held")
-    if pipe.recv() == "release":
-        lease.release()
+    print("held", flush=True)
+    time.sleep(LIMIT_S)
 
 
 class Contender:
     """A process that wants the lease."""
 
-    def __init__(self, folder: Path, host: str | None = None) -> None:
-        self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=hold, args=(folder, theirs, host), daemon=True)
-        self.process.start()
-        theirs.close()
+    def __init__(self, server: ForkServer, folder: Path, host: str | None = None) -> None:
+        self.exchange = Path(tempfile.mkdtemp(dir=server.folder))
+        self.child = Child(server, hold, (folder, self.exchange, host))
 
     def go(self) -> None:
-        self.pipe.send("go")
+        (self.exchange / "go").touch()
 
     def answer(self) -> str:
-        assert self.pipe.poll(LIMIT_S), "no answer"
-        answer: str = self.pipe.recv()
-        return answer
+        wait_until(lambda: self.child.said().endswith("\n"), lambda: "no answer")
+        return self.child.said().removesuffix("\n")
 
     def holds(self) -> "Contender":
         self.go()
@@ -63,16 +61,13 @@ class Contender:
         return self
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.join(LIMIT_S)
-        self.process.close()
-        self.pipe.close()
+        self.child.life.kill()
 
 
 @contextmanager
-def contender(folder: Path, host: str | None = None) -> Iterator[Contender]:
+def contender(server: ForkServer, folder: Path, host: str | None = None) -> Iterator[Contender]:
     """A contender that is gone afterwards."""
-    started = Contender(folder, host)
+    started = Contender(server, folder, host)
     try:
         yield started
     finally:
@@ -124,11 +119,11 @@ def test_reading_while_it_is_written_never_sees_it_lost(make: Callable[..., Leas
     assert all(lease.held() for _ in range(2000))
 
 
-def test_a_living_process_is_refused_at_once(tmp_path: Path) -> None:
-    with contender(tmp_path) as first:
+def test_a_living_process_is_refused_at_once(server: ForkServer, tmp_path: Path) -> None:
+    with contender(server, tmp_path) as first:
         first.holds()
         began = time.monotonic()
-        with pytest.raises(ValueError, match=rf"process {first.process.pid} on .*--out"):
+        with pytest.raises(ValueError, match=rf"process {first.child.pid} on .*--out"):
             Lease(tmp_path).acquire()
         assert time.monotonic() - began < 10  # not the 30 s that another machine would be watched
         os.utime(tmp_path / "lease.json", (0, 0))  # times of files are not looked at
@@ -136,11 +131,10 @@ def test_a_living_process_is_refused_at_once(tmp_path: Path) -> None:
             Lease(tmp_path).acquire()
 
 
-def test_a_killed_process_is_followed_at_once(tmp_path: Path, make: Callable[..., Lease]) -> None:
-    with contender(tmp_path) as first:
+def test_a_killed_process_is_followed_at_once(server: ForkServer, tmp_path: Path, make: Callable[..., Lease]) -> None:
+    with contender(server, tmp_path) as first:
         first.holds()
-        first.process.kill()
-        first.process.join(LIMIT_S)
+        first.child.kill()
     began = time.monotonic()
     make(takeover_s=600).acquire()
     assert time.monotonic() - began < 60
@@ -180,10 +174,10 @@ def test_a_process_that_cannot_be_looked_for_is_watched(
     assert f"was last written by process 1 on {elsewhere.host}; waiting up to 1 s" in capfd.readouterr().err
 
 
-def test_a_machine_that_still_counts_is_refused(tmp_path: Path) -> None:
-    with contender(tmp_path, host="node7") as first:
+def test_a_machine_that_still_counts_is_refused(server: ForkServer, tmp_path: Path) -> None:
+    with contender(server, tmp_path, host="node7") as first:
         first.holds()
-        with pytest.raises(ValueError, match=rf"is being written by process {first.process.pid} on node7"):
+        with pytest.raises(ValueError, match=rf"is being written by process {first.child.pid} on node7"):
             Lease(tmp_path, takeover_s=LIMIT_S).acquire()
         assert content(tmp_path)["host"] == "node7"
 
@@ -214,23 +208,22 @@ def test_runs_of_one_process_follow_each_other(tmp_path: Path, make: Callable[..
     assert second.held()
 
 
-@pytest.mark.ranks
-def test_of_many_contenders_one_wins(tmp_path: Path) -> None:
+def test_of_many_contenders_one_wins(server: ForkServer, tmp_path: Path) -> None:
     for number in range(3):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with contender(folder) as dead:
+        with contender(server, folder) as dead:
             dead.holds()
-        contenders = [Contender(folder) for _ in range(5)]
+        contenders = [Contender(server, folder) for _ in range(5)]
         try:
             for each in contenders:
                 each.go()
             answers = [each.answer() for each in contenders]
             for each, answer in zip(contenders, answers, strict=True):
                 if answer != "held":
-                    each.process.join(LIMIT_S)
+                    each.child.code()
             time.sleep(3 * FAST["beat_s"])  # whoever lost it after all ends
-            alive = [each.process.is_alive() for each in contenders]
+            alive = [each.child.alive() for each in contenders]
         finally:
             for each in contenders:
                 each.end()
@@ -238,8 +231,10 @@ def test_of_many_contenders_one_wins(tmp_path: Path) -> None:
         assert alive == [answer == "held" for answer in answers]
 
 
-def test_a_slow_contender_puts_back_what_it_took(tmp_path: Path, make: Callable[..., Lease]) -> None:
-    with contender(tmp_path) as dead:
+def test_a_slow_contender_puts_back_what_it_took(
+    server: ForkServer, tmp_path: Path, make: Callable[..., Lease]
+) -> None:
+    with contender(server, tmp_path) as dead:
         dead.holds()
     stale = (tmp_path / "lease.json").read_bytes()
     winner = make()
@@ -263,17 +258,16 @@ def test_without_links_the_winner_writes_its_lease_again(
     assert winner.held()
 
 
-@pytest.mark.ranks
-def test_a_stopped_process_that_was_followed_ends_on_waking(tmp_path: Path, make: Callable[..., Lease]) -> None:
-    with contender(tmp_path, host="node7") as first:
+def test_a_stopped_process_that_was_followed_ends_on_waking(
+    server: ForkServer, tmp_path: Path, make: Callable[..., Lease]
+) -> None:
+    with contender(server, tmp_path, host="node7") as first:
         first.holds()
-        assert first.process.pid is not None
-        os.kill(first.process.pid, signal.SIGSTOP)
+        os.kill(first.child.pid, signal.SIGSTOP)
         second = make()
         second.acquire()
-        os.kill(first.process.pid, signal.SIGCONT)
-        first.process.join(LIMIT_S)
-        assert first.process.exitcode == errors.PREEMPTED
+        os.kill(first.child.pid, signal.SIGCONT)
+        assert first.child.code() == errors.PREEMPTED
         time.sleep(3 * FAST["beat_s"])
         assert second.held()
 

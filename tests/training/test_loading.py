@@ -165,12 +165,17 @@ def test_a_process_that_dies_is_replaced(
 
 @pytest.mark.parametrize("act", [hang, freeze])
 def test_a_process_that_hangs_is_replaced(
-    tmp_path: Path, undisturbed: list[list[Batch]], act: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    undisturbed: list[list[Batch]],
+    act: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(prefetch, "LOOK_S", 0.2)
     position = POSITIONS[3][0][1]
     samples = Faulty(tmp_path, position, 1, act)
-    assert_equal(list(stream(samples, timeout_s=8.0)), undisturbed)
-    assert f"did not come back from {samples.name(position)} within 8 s" in capsys.readouterr().out
+    assert_equal(list(stream(samples, timeout_s=2.0)), undisturbed)
+    assert f"did not come back from {samples.name(position)} within 2 s" in capsys.readouterr().out
 
 
 def test_the_death_of_a_process_does_not_disturb_a_computation(
@@ -195,7 +200,7 @@ def test_the_death_of_a_process_does_not_disturb_a_computation(
 
 @pytest.mark.parametrize(
     ("act", "restarts", "timeout_s", "said"),
-    [(kill, 2, 60.0, "was ended by SIGKILL"), (hang, 1, 5.0, "did not come back")],
+    [(kill, 2, 60.0, "was ended by SIGKILL"), (hang, 1, 1.0, "did not come back")],
 )
 def test_a_process_that_always_dies_or_hangs_ends_the_run(  # noqa: PLR0917
     tmp_path: Path,
@@ -205,6 +210,7 @@ def test_a_process_that_always_dies_or_hangs_ends_the_run(  # noqa: PLR0917
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(prefetch, "LOOK_S", 0.2)
     monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: Usage(64 * 2**20, 60 * 2**20, 4 * 2**20))
     position = POSITIONS[2][1][0]
     samples = Faulty(tmp_path, position, 99, act)
@@ -382,6 +388,7 @@ def test_small_shared_memory_is_told_of_before_the_first_batch(
         assert out.count("\n") == int(warned)
         assert ("rank 1: warning: /dev/shm has" in out) == warned
         assert ("--shm-size" in out) == warned
+    monkeypatch.setattr(prefetch, "LOOK_S", 0.2)
     monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: Usage(1, 1, 0))
     next(stream(Faulty(tmp_path), workers=0))
     assert capsys.readouterr().out == ""

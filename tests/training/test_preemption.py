@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.forkserver import ForkServer
 from tests.training.children import child, wait_until
 from training.ending import launcher
 from training.ending.preemption import ONE_DELIVERY_S, SHARE_OF_GRACE, Preemption, outlive_the_job
@@ -149,8 +150,8 @@ def run_on(grace_s: float, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["python", "native", "printing", "failing", "silent"])
-def test_a_run_that_is_not_through_in_time_is_ended(tmp_path: Path, how: str) -> None:
-    with child(tmp_path, run_on, 1.0, how) as run:
+def test_a_run_that_is_not_through_in_time_is_ended(server: ForkServer, how: str) -> None:
+    with child(server, run_on, 1.0, how) as run:
         run.wait_for("ready")
         began = time.monotonic()
         os.kill(run.pid, signal.SIGTERM)
@@ -166,8 +167,8 @@ def test_a_run_that_is_not_through_in_time_is_ended(tmp_path: Path, how: str) ->
 
 @pytest.mark.parametrize("how", ["python", "native", "printing"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_second_signal_ends_it_at_once(tmp_path: Path, how: str, second: signal.Signals) -> None:
-    with child(tmp_path, run_on, 600.0, how) as run:
+def test_a_second_signal_ends_it_at_once(server: ForkServer, how: str, second: signal.Signals) -> None:
+    with child(server, run_on, 600.0, how) as run:
         run.wait_for("ready")
         os.kill(run.pid, signal.SIGTERM)
         run.wait_for("rank 1: SIGTERM")
@@ -199,8 +200,8 @@ def fork_once() -> None:
     os.write(1, f"child {os.waitstatus_to_exitcode(status)}, requested {preemption.requested}\n".encode())
 
 
-def test_a_forked_process_has_signals_of_its_own(tmp_path: Path) -> None:
-    with child(tmp_path, fork_once) as run:
+def test_a_forked_process_has_signals_of_its_own(server: ForkServer) -> None:
+    with child(server, fork_once) as run:
         assert run.code() == 0
         assert run.said() == f"grandchild 0\nthe child lives\nchild {-signal.SIGTERM}, requested False\n"
 
@@ -218,8 +219,10 @@ def launched(parent: int) -> None:
 
 
 @pytest.mark.parametrize(("parent", "requested"), [(0, False), (2**22 + 1, True)])
-def test_a_launcher_killed_before_its_ranks_listened_ends_them(tmp_path: Path, parent: int, requested: bool) -> None:
-    with child(tmp_path, launched, parent) as run:
+def test_a_launcher_killed_before_its_ranks_listened_ends_them(
+    server: ForkServer, parent: int, requested: bool
+) -> None:
+    with child(server, launched, parent) as run:
         run.wait_for(f"requested {requested}\n")
 
 
@@ -266,42 +269,37 @@ def load(installed: bool, shielded: bool, then: str) -> None:
     os._exit(0)
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("shielded", [False, True])
 @pytest.mark.parametrize("installed", [False, True])
-def test_loader_processes_end_as_ever(tmp_path: Path, installed: bool, shielded: bool) -> None:
-    with child(tmp_path, load, installed, shielded, "nothing") as run:
+def test_loader_processes_end_as_ever(server: ForkServer, installed: bool, shielded: bool) -> None:
+    with child(server, load, installed, shielded, "nothing") as run:
         assert run.code() == 0
         assert run.said() == "all samples; no signal; [0, 0]\n"
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("shielded", [False, True])
 @pytest.mark.parametrize("installed", [False, True])
-def test_a_killed_loader_process_is_noticed_as_ever(tmp_path: Path, installed: bool, shielded: bool) -> None:
-    with child(tmp_path, load, installed, shielded, "kill") as run:
+def test_a_killed_loader_process_is_noticed_as_ever(server: ForkServer, installed: bool, shielded: bool) -> None:
+    with child(server, load, installed, shielded, "kill") as run:
         assert run.code() in (0, 1)  # torch's handler raises wherever the main thread is
         assert re.search(LOST, run.said())
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("shielded", [False, True])
-def test_a_loader_process_is_ended_by_its_own(tmp_path: Path, shielded: bool) -> None:
-    with child(tmp_path, load, True, shielded, "terminate") as run:
+def test_a_loader_process_is_ended_by_its_own(server: ForkServer, shielded: bool) -> None:
+    with child(server, load, True, shielded, "terminate") as run:
         assert run.code() == 0
         assert "worker 0\n" in run.said()  # torch's handler, too, takes a parent's SIGTERM for a normal end
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("then", ["TERM", "INT", "HUP"])
-def test_a_signal_to_all_processes_takes_no_samples_away(tmp_path: Path, then: str) -> None:
-    with child(tmp_path, load, True, True, then) as run:
+def test_a_signal_to_all_processes_takes_no_samples_away(server: ForkServer, then: str) -> None:
+    with child(server, load, True, True, then) as run:
         assert run.code() == 0
         assert run.said().splitlines()[-1] == f"all samples; SIG{then}; [0, 0]"
 
 
-@pytest.mark.ranks
-def test_without_the_shield_it_would(tmp_path: Path) -> None:
-    with child(tmp_path, load, True, False, "TERM") as run:
+def test_without_the_shield_it_would(server: ForkServer) -> None:
+    with child(server, load, True, False, "TERM") as run:
         assert run.code() in (0, 1)
         assert re.search(LOST, run.said())

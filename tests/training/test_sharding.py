@@ -6,57 +6,66 @@ from typing import Any
 
 import pytest
 
-from tests.training import launch
+from tests.forkserver import ForkServer, free_port
+from tests.training import sharding_worker
+from tests.training.sharding_worker import MOVES, ZERO_STAGES
 
-RANKS = (1, 2, 3)
-MOVES = ("0->0", "1->1", "2->2", "3->3", "0->2", "2->3", "3->0", "1->3")
+RANKS = [2, pytest.param(1, marks=pytest.mark.deep), pytest.param(3, marks=pytest.mark.deep)]
+Results = dict[str, Any]
+
+
+def results(server: ForkServer, folder: Path, ranks: int, stages: tuple[int, ...], moves: list[str]) -> Results:
+    """What the ranks saw."""
+    file = folder / "seen.json"
+    port = {"MASTER_PORT": str(free_port())}
+    life = server.call(sharding_worker.main, file, stages, moves, ranks=ranks, environment=port)
+    assert life.wait() == [0] * ranks, life.report()
+    seen: Results = json.loads(file.read_text())
+    return seen
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    folder: Path = tmp_path_factory.mktemp("sharding")
-    for ranks in RANKS:
-        launch.worker("sharding_worker.py", folder / f"{ranks}.json", ranks=ranks)
-    return {ranks: json.loads((folder / f"{ranks}.json").read_text()) for ranks in RANKS}
+def reference(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One rank without DeepSpeed."""
+    found: Results = results(server, tmp_path_factory.mktemp("reference"), 1, (0,), [])["zero0"]
+    return found
 
 
-@pytest.mark.ranks
-@pytest.mark.slow
-def test_every_topology_trains_the_same(results: dict[int, dict[str, Any]]) -> None:
-    reference = results[1]["zero0"]
-    for ranks in RANKS:
-        for zero in range(4):
-            seen = results[ranks][f"zero{zero}"]
-            assert seen["stage"] == zero
-            assert seen["losses"] == pytest.approx(reference["losses"], rel=1e-6)
-            for ours, theirs in zip(seen["norms"], reference["norms"], strict=True):
-                assert ours == pytest.approx(theirs, rel=1e-3)
+@pytest.fixture(scope="module", params=RANKS)
+def seen(request: pytest.FixtureRequest, server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All topologies and moves on some ranks."""
+    ranks: int = request.param
+    return results(server, tmp_path_factory.mktemp("sharding"), ranks, ZERO_STAGES, MOVES) | {"ranks": ranks}
 
 
-@pytest.mark.ranks
-@pytest.mark.slow
-def test_averages_swap_in_and_out_bitwise(results: dict[int, dict[str, Any]]) -> None:
-    for ranks in RANKS:
-        for zero in range(4):
-            seen = results[ranks][f"zero{zero}"]
-            assert seen["averaged_is_ema"]
-            assert seen["restored"]
-            assert seen["ema_moved"]
-            assert seen["frozen"]
+def test_every_topology_trains_the_same(reference: Results, seen: Results) -> None:
+    for zero in ZERO_STAGES:
+        ours = seen[f"zero{zero}"]
+        assert ours["stage"] == zero
+        assert ours["losses"] == pytest.approx(reference["losses"], rel=1e-6)
+        for norms, theirs in zip(ours["norms"], reference["norms"], strict=True):
+            assert norms == pytest.approx(theirs, rel=1e-3)
 
 
-@pytest.mark.ranks
-@pytest.mark.slow
+def test_averages_swap_in_and_out_bitwise(seen: Results) -> None:
+    for zero in ZERO_STAGES:
+        ours = seen[f"zero{zero}"]
+        assert ours["averaged_is_ema"]
+        assert ours["restored"]
+        assert ours["ema_moved"]
+        assert ours["frozen"]
+
+
+@pytest.mark.promise(6, "state moves between topologies", "weights and moments bit for bit; the same losses after")
 @pytest.mark.parametrize("move", MOVES)
-def test_state_moves_between_topologies(results: dict[int, dict[str, Any]], move: str) -> None:
+def test_state_moves_between_topologies(seen: Results, move: str) -> None:
     source, target = move.split("->")
-    for ranks in RANKS:
-        seen = results[ranks][move]
-        assert seen["loaded"] == 0, "every weight and moment comes back bit for bit"
-        straight = results[ranks][f"zero{target}"]["losses"]
-        if source == target and ranks <= 2:
-            assert seen["losses"] == straight
-            assert seen["final"] == 0
-        else:
-            assert seen["losses"] == pytest.approx(straight, rel=1e-6)
-            assert seen["final"] < 1e-4
+    ours = seen[move]
+    assert ours["loaded"] == 0, "every weight and moment comes back bit for bit"
+    straight = seen[f"zero{target}"]["losses"]
+    if source == target and seen["ranks"] <= 2:
+        assert ours["losses"] == straight
+        assert ours["final"] == 0
+    else:
+        assert ours["losses"] == pytest.approx(straight, rel=1e-6)
+        assert ours["final"] < 1e-4

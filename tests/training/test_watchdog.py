@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forkserver import ForkServer
 from tests.training.children import LIMIT_S, child, wait_until
 from training.ending import watchdog
 from training.ending.watchdog import Watchdog
@@ -156,12 +157,12 @@ def test_stacks_that_cannot_be_written_are_printed(
 # What follows stops, hangs or kills a process.
 
 
-def run(folder: Path, limit_s: float, how: str) -> None:
+def run(folder: str, limit_s: float, how: str) -> None:
     """A watched process whose main thread never comes back."""
     watchdog.FOR_THE_OTHERS_S = 0.1
     if how == "holding the lock":
         watchdog.BACKSTOP_S = 1.5
-    Watchdog(limit_s, folder / "stacks", 1).start()
+    Watchdog(limit_s, Path(folder) / "stacks", 1).start()
     match how:
         case "sleeping":
             time.sleep(600)
@@ -191,27 +192,27 @@ def clog(descriptor: int) -> None:
     os.dup2(write, descriptor)
 
 
-def test_a_hung_process_ends_with_its_code(tmp_path: Path) -> None:
-    with child(tmp_path, run, tmp_path, 0.5, "sleeping") as hung:
+def test_a_hung_process_ends_with_its_code(server: ForkServer, tmp_path: Path) -> None:
+    with child(server, run, tmp_path, 0.5, "sleeping") as hung:
         assert hung.code() == errors.HUNG
         assert "no progress for" in hung.said()
 
 
-def test_where_python_cannot_run_the_system_ends_it(tmp_path: Path) -> None:
-    with child(tmp_path, run, tmp_path, 0.5, "holding the lock") as hung:
+def test_where_python_cannot_run_the_system_ends_it(server: ForkServer, tmp_path: Path) -> None:
+    with child(server, run, tmp_path, 0.5, "holding the lock") as hung:
         assert hung.code() == -signal.SIGALRM
         assert "in run\n" in hung.said()
 
 
 @pytest.mark.parametrize("how", ["deaf stderr", "deaf stdout"])
-def test_an_output_that_nobody_reads_stops_no_end(tmp_path: Path, how: str) -> None:
-    with child(tmp_path, run, tmp_path, 0.5, how) as hung:
+def test_an_output_that_nobody_reads_stops_no_end(server: ForkServer, tmp_path: Path, how: str) -> None:
+    with child(server, run, tmp_path, 0.5, how) as hung:
         assert hung.code() in (errors.HUNG, -signal.SIGALRM)  # whichever way; the launcher makes 33 of both
     assert "section: start" in (tmp_path / "stacks" / "rank-00001.txt").read_text()
 
 
-def test_a_stopped_process_is_no_hung_one(tmp_path: Path) -> None:
-    with child(tmp_path, run, tmp_path, 2.0, "stopped") as stopped:
+def test_a_stopped_process_is_no_hung_one(server: ForkServer, tmp_path: Path) -> None:
+    with child(server, run, tmp_path, 2.0, "stopped") as stopped:
         state = Path(f"/proc/{stopped.pid}/stat")
         wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
         time.sleep(2.5)

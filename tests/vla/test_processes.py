@@ -91,6 +91,7 @@ def test_what_was_asked_for_is_finished_where_it_does_not(tmp_path: Path) -> Non
     assert (tmp_path / "closed").exists()
 
 
+@pytest.mark.deep
 def test_a_command_that_is_terminated_leaves_nothing_half_done(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     words = ["needle", "demos", "--episodes", "5000", "--seed", "0", "--workers", "2", "--out", str(tmp_path / "demos")]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fabricated import SCHEDULE
+from tests.forkserver import ForkServer
 from tests.policies import manifest
 from tests.training import launch
 from tests.vla.evaluation.standins import CONTRACT, FRONT
@@ -244,13 +245,11 @@ def test_training_starts_from_the_root_of_the_project(tmp_path: Path, monkeypatc
         commands(chain(tmp_path), "sensor", CONTRACT, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.ranks
-def test_a_control_is_trained_and_measured(needle: Path, tmp_path: Path) -> None:
+@pytest.mark.promise(20, "a control of an ablation", "is trained by the command itself, and measured", deep=18)
+def test_a_control_is_trained_and_measured(server: ForkServer, needle: Path, tmp_path: Path) -> None:
     flags = ["--data.roots", needle, "--backbone.path", "tiny", "--tracker", "jsonl", "--data.workers", "0"]
     flags += ["--batch-size", "4", "--micro-batch", "4", "--stage.steps", "2", "--data.validation-share", "0.5"]
-    trained = launch.entry("stage1", "cpu", *flags, "--data.compand", "sensor", "--out", tmp_path / "run")
-    assert trained.returncode == 0, trained.stdout[-3000:]
+    assert server.run([*flags, "--data.compand", "sensor", "--out", tmp_path / "run"]) == [0]
     words = [sys.executable, "-m", "vla", "ablate", str(tmp_path / "run" / "policy"), "--data.roots", str(needle)]
     words += ["--inputs", "sensor", "--control", "sensor", "--samples", "12", "--data.workers", "0", "--json"]
     environment = os.environ | {"PYTHONPATH": str(launch.ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -435,7 +435,7 @@ def test_windows_of_the_shipped_data_are_its_rows(dataset: Dataset, needle: Path
         assert sample.action_valid.tolist() == [True] * steps + [False] * (8 - steps)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.deep)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_read_the_same_samples(dataset: Dataset, method: str) -> None:
     expected = [dataset.train[position] for position in range(12)]  # also opens decoders and threads before a fork

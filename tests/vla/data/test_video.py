@@ -260,7 +260,7 @@ def read_number(frames: VideoFrames) -> int:
     return number_of(frames.read([11])[0])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.deep)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 and newer warn of any fork beside threads
 def test_frames_read_in_started_processes(tmp_path: Path, start: str) -> None:
     write_video(tmp_path / "file.mp4", range(20))

@@ -144,6 +144,7 @@ def test_a_metric_of_some_episodes_is_told_of_those() -> None:
     ]
 
 
+@pytest.mark.deep
 def test_the_result_depends_on_no_number_of_processes(policy: Policy, tmp_path: Path) -> None:
     save_policy(policy, tmp_path / "policy")
     arena = Arena(
@@ -177,7 +178,7 @@ def test_the_result_depends_on_no_number_of_processes(policy: Policy, tmp_path: 
     ]
 
 
-@pytest.mark.parametrize(("workers", "most"), [(1, 2), (2, 4)])
+@pytest.mark.parametrize(("workers", "most"), [(1, 2), pytest.param(2, 4, marks=pytest.mark.deep)])
 def test_every_world_is_closed_when_the_episodes_are_over(
     policy: Policy, tmp_path: Path, workers: int, most: int
 ) -> None:

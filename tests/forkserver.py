@@ -1,4 +1,4 @@
-"""Runs trainings that are meant to die, without the ten seconds that starting Python and its libraries takes.
+"""Runs trainings, and functions in processes of their own, without the ten seconds that starting Python takes.
 
 A server process imports everything once. Each *life* is a number of ranks that it forks, with an environment of their
 own; they train, and end as a launched process would: through `exits.main`, by a signal, or killed at a time limit,
@@ -7,6 +7,10 @@ and then every rank's stacks stand in what the test prints.
     with ForkServer(folder) as server:
         life = server.start(["--out", ...], ranks=2, environment={"TOUCHSTONE_FAULTS": "shard.written:kill#1"})
         assert life.wait(limit_s=30) == [1, -signal.SIGKILL]
+        assert server.call(some_function_of_a_module, tmp_path, 3).wait() == [0]
+
+A fork holds the one thread that asked for it. The server therefore refuses to fork once a library has started another:
+the locks that one holds would stay locked in every rank.
 """
 
 import contextlib
@@ -23,7 +27,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +42,8 @@ STACKS = signal.SIGUSR2
 ANSWER_S, LIFE_S = 300.0, 240.0
 """How long the server may take to answer, which before the first answer imports everything, and a life to do what is
 waited for: limits against hanging for ever, on a machine that may be doing much other work."""
+PREPARED = ("jemalloc_bg_thd",)
+"""Threads whose library gives its locks back in a fork: that of Arrow's allocator, which starts when it is imported."""
 PORTS = range(15000, 32000)
 """Below those that Linux hands out to whoever names none, so that nobody takes one between its choice and its use."""
 
@@ -49,6 +56,8 @@ class Life:
     number: int
     pids: Sequence[int]
     logs: Sequence[Path]
+    folder: Path
+    """Of its logs and of `code`, the exit code that the ranks of a training leave to a launcher."""
     began: float = field(default_factory=time.monotonic)
 
     def codes(self) -> list[int | None]:
@@ -117,7 +126,7 @@ class ForkServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.errors = (self.folder / "server.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forkserver"],
+            [sys.executable, "-m", "tests.forkserver"],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdin=subprocess.PIPE,
@@ -141,7 +150,7 @@ class ForkServer:
     def ask(self, request: Mapping[str, Any]) -> Any:
         """Send a request; the answer."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.write(json.dumps(request, default=os.fspath) + "\n")
         self.process.stdin.flush()
         answered, _, _ = select.select([self.process.stdout], [], [], ANSWER_S)
         line = self.process.stdout.readline() if answered else ""
@@ -163,24 +172,37 @@ class ForkServer:
         `topology` is ddp or the name of a file in ds_configs; `prepare` names a function, `module:function`, that each
         rank calls first, to change what a test cannot reach through flags and environment.
         """
-        folder = self.folder / f"life-{self.lives:03d}"
+        where = {"MASTER_PORT": str(free_port()), CODE_FILE: str(self.next_folder() / "code")}
+        arguments = [recipe, topology, prepare, [str(word) for word in argv]]
+        return self.call(train, *arguments, ranks=ranks, environment=where | dict(environment or {}))
+
+    def call(
+        self,
+        function: Callable[..., None],
+        *arguments: object,
+        ranks: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> Life:
+        """Call a function of a module on `ranks` ranks; paths reach it as text, all else as JSON has it."""
+        folder = self.next_folder()
         folder.mkdir()
         logs = [folder / f"rank-{rank}.log" for rank in range(ranks)]
         for log in logs:
             log.touch()
         request = {
             "start": self.lives,
-            "argv": [str(word) for word in argv],
-            "recipe": recipe,
-            "topology": topology,
-            "environment": {"MASTER_PORT": str(free_port()), CODE_FILE: str(folder / "code")} | dict(environment or {}),
-            "prepare": prepare,
+            "call": [function.__module__, function.__qualname__],
+            "arguments": arguments,
+            "environment": dict(environment or {}),
             "logs": [str(log) for log in logs],
         }
-        pids = self.ask(request)
-        life = Life(server=self, number=self.lives, pids=pids, logs=logs)
+        life = Life(server=self, number=self.lives, pids=self.ask(request), logs=logs, folder=folder)
         self.lives += 1
         return life
+
+    def next_folder(self) -> Path:
+        """Where the next life's files go."""
+        return self.folder / f"life-{self.lives:03d}"
 
     def run(self, argv: Sequence[object], *, limit_s: float = LIFE_S, **options: Any) -> list[int]:
         """Exit codes of a life that nobody disturbs."""
@@ -202,6 +224,11 @@ class Ranks:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.codes: dict[int, int | None] = {}
         self.group = 0
+        self.name = f"life {request['start']}, {request['call'][1]}"
+        self.seconds = 0.0
+        names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+        others = [name for name in names[1:] if name not in PREPARED]
+        assert not others, f"a fork would keep the locks of the threads it leaves behind: {', '.join(others)}"
         for rank, _ in enumerate(request["logs"]):
             pid = os.fork()
             if pid == 0:
@@ -212,8 +239,11 @@ class Ranks:
 
     def poll(self) -> list[int | None]:
         for pid, code in self.codes.items():
-            if code is None and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if code is None and (ended := os.wait4(pid, os.WNOHANG))[0]:
                 self.codes[pid] = os.waitstatus_to_exitcode(ended[1])
+                self.seconds += ended[2].ru_utime + ended[2].ru_stime
+                if None not in self.codes.values():
+                    print(f"{self.name}: {self.seconds:.2f} CPU s", file=sys.stderr, flush=True)
         return list(self.codes.values())
 
     def signal(self, number: int, rank: int | None) -> None:
@@ -242,25 +272,52 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.register(STACKS, all_threads=True)
 
-    from tests.training.train_worker import RECIPES, use
-    from training import faults, loop
-    from training.ending import exits
-    from training.flags import parse
-
     size = str(len(request["logs"]))
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
     os.environ.update({"MASTER_ADDR": "127.0.0.1"} | request["environment"])
-    use(request["topology"])
+    module, name = request["call"]
+    code = 1
+    try:
+        getattr(importlib.import_module(module), name)(*request["arguments"])
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+    except BaseException as error:  # noqa: BLE001  (a rank never goes on as a server)
+        show(error)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
-    def train() -> None:
+
+def show(error: BaseException) -> None:
+    """Print an error, though torch's handler raises another for every loader process that ends meanwhile."""
+    text = None
+    while text is None:
+        with contextlib.suppress(RuntimeError):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+            text = "".join(traceback.format_exception(error))
+    print(text, file=sys.stderr)
+
+
+def train(recipe: str, topology: str, prepare: str, argv: Sequence[str]) -> None:
+    """What a rank of a training does; it leaves as an entry point does."""
+    from training import faults, loop, recipes
+    from training.ending import exits
+    from training.flags import parse
+
+    if topology.startswith("zero"):  # as in accelerate_configs/<topology>.yaml
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = f"ds_configs/{topology}.json"
+
+    def trained() -> None:
         faults.arm(os.environ.get("TOUCHSTONE_FAULTS", ""))
-        if request["prepare"]:
-            module, _, function = request["prepare"].partition(":")
+        if prepare:
+            module, _, function = prepare.partition(":")
             getattr(importlib.import_module(module), function)()
-        argv = request["argv"]
-        loop.train(parse(RECIPES[request["recipe"]](), argv))
+        loop.train(parse(getattr(recipes, recipe)(), argv))
 
-    exits.main(train)
+    exits.main(trained)
 
 
 def import_all() -> None:
@@ -268,15 +325,21 @@ def import_all() -> None:
     import accelerate
     import deepspeed
     import peft
-    import pyarrow.parquet  # noqa: F401
+    import pyarrow.parquet
+    import pytest
     import torch
+    import torch.distributed.run
+    import torch.utils.data
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
     import wandb
 
-    from tests.training import train_worker
+    from training import loop, recipes
+    from training.ending import preemption, watchdog
+    from training.run import lease
     from vla.data.formats.lerobot import reader as lerobot
 
-    assert all((accelerate, deepspeed, peft, transformers, wandb, train_worker, lerobot))
+    assert all((accelerate, deepspeed, peft, pyarrow, pytest, transformers, wandb, lerobot))
+    assert all((lease, loop, preemption, recipes, watchdog))
     torch.set_num_threads(1)
 
 
