@@ -126,6 +126,27 @@ def test_no_unsafe_or_evasive_call(path: Path) -> None:
         assert line.lstrip().startswith("#") or not pattern.search(line), f"line {number}: {line}"
 
 
+BANNED_WRITER = "safetensors.numpy"
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """What a file imports, by its full name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nothing_uses_the_writer_that_scrambles_arrays() -> None:
+    """safetensors.numpy of 0.8 writes the memory of an array that is not C-ordered under the shape that it shows."""
+    files = [path for folder in (*PACKAGES, "tests", "tools") for path in (ROOT / folder).rglob("*.py")]
+    users = [path for path in files for name in imported(ast.parse(path.read_text())) if name.startswith(BANNED_WRITER)]
+    assert users == []
+    for text in ("import safetensors.numpy", "from safetensors import numpy", "from safetensors.numpy import save"):
+        assert any(name.startswith(BANNED_WRITER) for name in imported(ast.parse(text))), text
+
+
 def attribute_lookups(tree: ast.Module) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Regex as SplitPattern
 
@@ -252,6 +251,9 @@ def tokenizer() -> Tokenizer:
 
 def write(folder: Path) -> None:
     """Write the checkpoint's files into an existing folder."""
+    import torch
+    from safetensors.torch import save_file
+
     trained = tokenizer()
     trained.save(str(folder / "tokenizer.json"))
     trained.model.save(str(folder))
@@ -285,7 +287,7 @@ def write(folder: Path) -> None:
     documents = {"tokenizer_config.json": settings, "config.json": CONFIG, "preprocessor_config.json": PREPROCESSOR}
     for name, content in documents.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    weights = {name: weight(name, shape) for name, shape in shapes()}
+    weights = {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 

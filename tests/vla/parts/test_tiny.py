@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from vla.parts import tiny
@@ -84,17 +84,17 @@ def test_weights_are_large_enough_to_matter() -> None:
     assert abs(embedding.std() - 1) < 0.02
     assert stored["model.layers.0.self_attn.q_proj.weight"].std() == pytest.approx(2 / 64**0.5, rel=0.05)
     assert stored["model.layers.0.mlp.down_proj.weight"].std() == pytest.approx(1 / 128**0.5, rel=0.05)
-    assert len({value.tobytes()[:32] for value in stored.values()}) == len(stored)
+    assert len({value.numpy().tobytes()[:32] for value in stored.values()}) == len(stored)
 
 
 def test_processes_that_race_get_one_complete_folder(tmp_path: Path, repository: Path) -> None:
     command = [sys.executable, "-c", "from vla.parts import tiny; print(tiny.build())"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     racers = [
-        subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)
+        subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     answers = {racer.communicate()[0].strip() for racer in racers}
-    assert [racer.returncode for racer in racers] == [0] * 4
+    assert [racer.returncode for racer in racers] == [0] * 2
     folder = tmp_path / "touchstone" / f"tiny-{tiny.digest()}"
     assert answers == {str(folder)}
     assert list((tmp_path / "touchstone").iterdir()) == [folder]
