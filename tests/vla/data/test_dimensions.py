@@ -80,8 +80,8 @@ def test_dimensions_by_index_or_name(tmp_path: Path, dims: tuple[str, ...]) -> N
 def test_what_is_kept_of_one_choice_is_not_taken_for_another(tmp_path: Path) -> None:
     """Both have one unnamed column as wide as the other, in the same files."""
     columns = {"torque": lambda length: [[0.5, 0.25, 0.125]] * length}
-    extra = {"torque": {"dtype": "float32", "shape": [3], "names": [["x", "y", "yaw_deg"]], "info": {"column": True}}}
-    root = write_v2(tmp_path / "set", columns=columns, extra=extra)
+    unnamed = {"dtype": "float32", "shape": [3], "names": None, "info": {"column": True}}
+    root = write_v2(tmp_path / "set", columns=columns, extra={"torque": unnamed, "action": unnamed})
     assert opened(root).statistics["actions"].maximum[0] == 2012.0
     for _ in range(2):
         assert opened(root, action_key="torque").statistics["actions"].maximum.tolist() == [0.5, 0.25, 0.125]
