@@ -278,11 +278,14 @@ def live(request: Mapping[str, Any], rank: int, group: int) -> None:
     module, name = request["call"]
     code = 1
     try:
-        getattr(importlib.import_module(module), name)(*request["arguments"])
-        code = 0
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
-    except BaseException as error:  # noqa: BLE001  (a rank never goes on as a server)
+        try:
+            getattr(importlib.import_module(module), name)(*request["arguments"])
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+        except BaseException as error:  # noqa: BLE001  (a rank never goes on as a server)
+            show(error)
+    except BaseException as error:  # noqa: BLE001  (torch's handler has raised while the first one was caught)
         show(error)
     finally:
         sys.stdout.flush()
