@@ -3,9 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -123,9 +125,9 @@ def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], float]) -> 
 
     def poisoned(samples: TrainSamples, position: int) -> Sample:
         sample = read(samples, position)
-        if (factor := spoiled(position)) != 1:
-            sample.actions[:] *= factor
-        return sample
+        factor = spoiled(position)
+        actions = sample.actions * np.float32(factor) if np.isfinite(factor) else np.full_like(sample.actions, factor)
+        return replace(sample, actions=actions)
 
     monkeypatch.setattr(TrainSamples, "__getitem__", poisoned)
 
@@ -327,10 +329,10 @@ def test_unreadable_samples_are_left_out_within_the_budget(
 ) -> None:
     cut = Window.cut
 
-    def damaged(window: Window, episode: Episode, frame: int, **more: Any) -> Sample:
+    def damaged(window: Window, episode: Episode, frame: int, position: int) -> Sample:
         if 3 <= frame < 9:
             raise CorruptData(f"{episode.name}, frame {frame}: its video cannot be decoded")
-        return cut(window, episode, frame, **more)
+        return cut(window, episode, frame, position)
 
     monkeypatch.setattr(Window, "cut", damaged)
     flags = ["--batch-size", "8", "--micro-batch", "4", "--data.workers", "0", "--stage.steps", "6"]
