@@ -109,7 +109,7 @@ def sum_of(losses: dict[str, Tensor]) -> Tensor:
 
 def check(session: Session, engine: Engine) -> None:
     """Validate, and record the result at the current step."""
-    samples = session.run.data.validation
+    samples = session.run.data.validation.resized(session.policy.sizes)
     if len(samples) == 0:
         return
     config = session.config

@@ -175,7 +175,7 @@ class Session:
         """This rank's micro-batches of each remaining step of a stage."""
         config = self.config
         self._stream = batches(
-            self.run.data.train,
+            self.run.data.train.resized(self.policy.sizes),
             partial(collate, seed=config.seed, stream="noise"),
             first_step=self.step,
             last_step=row.end,

@@ -8,15 +8,16 @@ Axis letters, used in every signature of the package:
 Quantities are in the data's own units and images are uint8: the policy normalises, on its device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from vla.frames import Frame, Image, Picture, Size, change_image, in_size, in_sizes, resize
 from vla.randomness import derive
 
 Stream = Literal["noise", "validation"]
@@ -29,8 +30,8 @@ Losses = dict[str, Float[Tensor, " B"]]
 class Sample:
     """One training example, before it is stacked. Absent parts have width 0, never None."""
 
-    images: tuple[UInt8[np.ndarray, "3 _ _"], ...]
-    """One frame a camera, in the order of the contract; a missing camera is a black frame."""
+    images: tuple[Picture | Mapping[Size, Picture], ...]
+    """One a camera, in the order of the contract; a missing camera is a black frame."""
     image_valid: Bool[np.ndarray, " V"]
     instruction: str
     state: Float32[np.ndarray, " P"]
@@ -45,13 +46,18 @@ class Sample:
     position: int
     """Place in the endless sample stream (or index of the validation sample)."""
 
+    def resized(self, sizes: Sequence[Size]) -> "Sample":
+        """The same sample with its frames, which are whole, in these sizes."""
+        whole = [torch.from_numpy(picture) for picture in self.images]
+        return replace(self, images=tuple({size: resize(frame, size).numpy() for size in sizes} for frame in whole))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """What the policy may look at: nothing in it is later than now."""
 
-    images: tuple[tuple[UInt8[Tensor, "3 _ _"], ...], ...]
-    """B rows of V frames; frames may differ in size."""
+    images: tuple[tuple[Image, ...], ...]
+    """B rows of V; their frames may differ in size."""
     image_valid: Bool[Tensor, "B V"]
     instructions: tuple[str, ...]
     state: Float[Tensor, "B P"]
@@ -62,12 +68,20 @@ class Observation:
         """The same observation with every tensor changed, always in this order."""
         return replace(
             self,
-            images=tuple(tuple(change(image) for image in row) for row in self.images),
+            images=tuple(tuple(change_image(image, change) for image in row) for row in self.images),
             image_valid=change(self.image_valid),
             state=change(self.state),
             sensor=change(self.sensor),
             sensor_valid=change(self.sensor_valid),
         )
+
+    def frames(self, size: Size) -> tuple[tuple[Frame, ...], ...]:
+        """The frames in a size that a part looks at: as they came in it, or resized from whole ones."""
+        return tuple(tuple(in_size(image, size) for image in row) for row in self.images)
+
+    def resized(self, sizes: Sequence[Size]) -> "Observation":
+        """The same observation with its frames in these sizes: what is worth moving to a device."""
+        return replace(self, images=tuple(tuple(in_sizes(image, sizes) for image in row) for row in self.images))
 
     def to(self, device: torch.device) -> "Observation":
         """The same observation on a device."""
@@ -151,9 +165,14 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
     def stack(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays))
 
+    def image(picture: Picture | Mapping[Size, Picture]) -> Image:
+        if isinstance(picture, np.ndarray):
+            return torch.from_numpy(picture)
+        return {size: torch.from_numpy(resized) for size, resized in picture.items()}
+
     return Batch(
         observation=Observation(
-            images=tuple(tuple(torch.from_numpy(image) for image in sample.images) for sample in samples),
+            images=tuple(tuple(image(picture) for picture in sample.images) for sample in samples),
             image_valid=stack([sample.image_valid for sample in samples]),
             instructions=tuple(sample.instruction for sample in samples),
             state=stack([sample.state for sample in samples]),

@@ -47,6 +47,10 @@ class CorruptData(ValueError):
     """A file is damaged or contradicts itself: no other option of the user makes it readable."""
 
 
+class UnsuitableFrame(ValueError):
+    """A camera's frames have a shape that a policy cannot look at."""
+
+
 class MissingFiles(ValueError):
     """Files that the metadata name are not there."""
 

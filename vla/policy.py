@@ -12,6 +12,7 @@ from vla import diffusion
 from vla.batch import Batch, Losses, Observation
 from vla.contract import DataContract
 from vla.diffusion import Chunk, Watch
+from vla.frames import Size
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import PARTS, fitting, lora
@@ -154,6 +155,13 @@ class Policy(nn.Module):
     def autocast(self, device: torch.device) -> torch.autocast:
         """bfloat16 where the policy computes in it; otherwise full precision, whatever surrounds the call."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """In what sizes its parts look at a camera's frame."""
+        settings = fitting(self.config.encoders, self.contract)
+        of_parts = [part.size(settings[name]) for name, part in PARTS.items() if name in settings and part.size]
+        return self.backbone.size, *of_parts
 
     def fresh_parts(self) -> dict[str, nn.Module]:
         """What begins with fresh weights, by name: every part but the backbone."""

@@ -19,15 +19,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fakes import FakeRoot, opener
+from tests.fakes import FakeFrames, FakeRoot, edited, opener
 from training.feeding import loading, prefetch
 from training.feeding.loading import Restarts, batches
 from training.feeding.packing import pack, tensors_of, unpack
 from training.feeding.prefetch import OriginalError
 from vla.batch import Batch, Sample, collate
 from vla.data.dataset import TrainSamples, open_dataset
-from vla.errors import CorruptData, LoaderFailed, StorageFault
-from vla.settings import DataConfig
+from vla.errors import REFUSED, CorruptData, LoaderFailed, StorageFault, UnsuitableFrame, told
+from vla.frames import Area, Square
+from vla.settings import BackboneConfig, CameraConfig, DataConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 and newer, beside any thread
 
@@ -64,6 +65,8 @@ class Faulty:
 
 
 MAIN = os.getpid()
+AREA = Area(unit=28, min_pixels=BackboneConfig().min_pixels, max_pixels=BackboneConfig().max_pixels)
+"""In which the backbone looks at a frame, unless it is told otherwise."""
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024
 
 
@@ -463,6 +466,35 @@ def test_a_batch_survives_its_buffer(tmp_path: Path) -> None:
         assert other.numel() == 0 or other.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
     assert again.observation.instructions == batch.observation.instructions
     assert again.observation.sensor.shape == (3, 0, 0)
+
+
+def samples_of_cameras(height: int, width: int) -> TrainSamples:
+    """Samples of three cameras with frames of one size."""
+    reader = FakeRoot(lengths=(50, 60, 70), cameras=("front", "side", "wrist")).open()
+    for place, episode in enumerate(reader.episodes):
+        frames = FakeFrames(timestamps=episode.timestamps, height=height, width=width)
+        reader = edited(reader, place, cameras=dict.fromkeys(episode.cameras, frames))
+    return open_dataset(DataConfig(roots=("root",)), 0, opener(reader)).train
+
+
+@pytest.mark.parametrize("more", [(), (Square(side=CameraConfig().pixels),)])
+def test_resized_frames_are_at_most_a_sixth_of_the_bytes(more: tuple[Square, ...]) -> None:
+    samples = samples_of_cameras(480, 640)
+    small = samples.resized([AREA, *more])
+    whole = next(stream(samples, workers=1))[0].actions.untyped_storage().nbytes()
+    assert whole > 2 * 3 * 480 * 640 * 3
+    made, expected = (next(stream(small, workers=workers))[0] for workers in (1, 0))
+    assert all(torch.equal(*pair) for pair in zip(tensors_of(made), tensors_of(expected), strict=True))
+    buffers = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(made) if tensor.numel()}
+    assert len(buffers) == 1
+    assert made.actions.untyped_storage().nbytes() <= whole / 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_frame_that_cannot_be_shown_is_refused_as_a_mistake_of_the_user(workers: int) -> None:
+    with pytest.raises(UnsuitableFrame, match="a frame of 500x2 pixels cannot be shown to the backbone") as caught:
+        next(stream(samples_of_cameras(2, 500).resized([AREA]), workers=workers))
+    assert told(caught.value)[0] == REFUSED
 
 
 def test_real_samples_after_a_death(needle: Path, capsys: pytest.CaptureFixture[str]) -> None:

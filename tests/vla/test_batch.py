@@ -4,7 +4,10 @@ import numpy as np
 import torch
 
 from vla.batch import Draws, Sample, collate
+from vla.frames import Area, Square, resize
 from vla.randomness import derive
+
+SIZES = (Area(unit=4, min_pixels=16, max_pixels=64), Square(side=8))
 
 
 def sample(position: int) -> Sample:
@@ -54,3 +57,29 @@ def test_draws_follow_from_seed_stream_and_position_alone() -> None:
     for other in (Draws.of(8, "noise", [3, 0, 12], (4, 2)), Draws.of(7, "validation", [3, 0, 12], (4, 2))):
         assert not (other.time == drawn.time).any()
         assert not (other.noise == drawn.noise).any()
+
+
+def test_resized_frames_are_those_of_the_whole_ones_by_size() -> None:
+    samples = [sample(position) for position in range(3)]
+    whole = collate(samples, 7, "noise").observation
+    small = collate([one.resized(SIZES) for one in samples], 7, "noise").observation
+    for size in SIZES:
+        expected = [[resize(frame, size) for frame in row] for row in whole.images]
+        for seen in (whole, small, whole.resized(SIZES), small.to(torch.device("cpu")), small.resized(SIZES)):
+            for row, frames in zip(expected, seen.frames(size), strict=True):
+                assert all(torch.equal(*pair) for pair in zip(row, frames, strict=True))
+    assert torch.equal(small.rows([2]).frames(SIZES[0])[0][0], small.frames(SIZES[0])[2][0])
+
+
+def test_every_frame_of_a_resized_batch_is_changed_in_the_same_order() -> None:
+    batch = collate([sample(position).resized(SIZES) for position in range(3)], 7, "noise")
+    changed: list[torch.Tensor] = []
+
+    def blacken(tensor: torch.Tensor) -> torch.Tensor:
+        changed.append(tensor)
+        return torch.zeros_like(tensor)
+
+    blank = batch.map(blacken).observation
+    front, wrist = ([batch.observation.frames(size)[0][camera] for size in SIZES] for camera in (0, 1))
+    assert all(torch.equal(*pair) for pair in zip(changed, [*front, *wrist], strict=False))
+    assert not any(frame.any() for size in SIZES for row in blank.frames(size) for frame in row)

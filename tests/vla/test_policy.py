@@ -13,6 +13,7 @@ from vla import diffusion
 from vla.batch import Batch, Draws, Sample, collate
 from vla.contract import DataContract
 from vla.diffusion import coefficients, multiply
+from vla.frames import Area, Square
 from vla.normalize import Statistics, fit
 from vla.objectives import Denoise
 from vla.parts import Encoders
@@ -255,6 +256,16 @@ def test_every_part_of_the_observation_is_heard(policy: Policy, part: str) -> No
     }[part]
     other = dataclasses.replace(data, observation=dataclasses.replace(seen, **{part: changed}))
     assert (policy(data)["diffusion"] - policy(other)["diffusion"]).abs().max() > 1e-5
+
+
+def test_frames_resized_beforehand_give_the_same_bits_as_whole_ones() -> None:
+    policy = build(SEEING).eval()
+    whole = batch()
+    small = dataclasses.replace(whole, observation=whole.observation.resized(policy.sizes))
+    assert policy.sizes == (Area(unit=28, min_pixels=3136, max_pixels=3136), Square(side=32))
+    assert torch.equal(policy(small)["diffusion"], policy(whole)["diffusion"])
+    noise = torch.zeros(4, CONTRACT.horizon, CONTRACT.action_dim)
+    assert torch.equal(policy.act(small.observation, noise), policy.act(whole.observation, noise))
 
 
 def test_rows_do_not_depend_on_their_batch(policy: Policy) -> None:

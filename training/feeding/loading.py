@@ -62,6 +62,7 @@ def batches(
     Raises:
         CorruptData: a sample cannot be read; names it.
         StorageFault: the storage does not give a sample; names it.
+        UnsuitableFrame: a frame of a sample cannot be resized.
         LoaderFailed: loader processes died or hung more often than `restarts` allows, or a sample raised an error.
     """
     starts = range(first_step * batch_size, last_step * batch_size, micro_batch)[rank::ranks]
@@ -110,7 +111,7 @@ def finished(made: Batch | Packed | Fault, task: Task) -> Batch:
     """The batch as the training takes it.
 
     Raises:
-        CorruptData, StorageFault, LoaderFailed: as `batches`.
+        CorruptData, StorageFault, UnsuitableFrame, LoaderFailed: as `batches`.
     """
     if isinstance(made, Fault):
         raise error_of(made, task) from made.error or OriginalError(f"in a loader process\n\n{made.trace}")

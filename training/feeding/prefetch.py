@@ -26,7 +26,7 @@ from torch import Tensor
 from training.ending.preemption import SIGNALS, outlive_the_job
 from training.feeding.packing import Packed, pack
 from vla.batch import Batch, Sample
-from vla.errors import CorruptData, StorageFault
+from vla.errors import CorruptData, StorageFault, UnsuitableFrame
 
 LOOK_S = 1.0
 """Longest wait at once: a process that was stopped meanwhile has waited this long, whatever the clock says."""
@@ -34,6 +34,10 @@ ORPHAN_S = 1.0
 """How often a loader process looks whether the training process is still there."""
 END_S = 10.0
 """How long it may take until all is known of the end of a loader process that has ended."""
+
+
+KINDS = (CorruptData, StorageFault, UnsuitableFrame)
+"""Errors that say something of the data, in a sentence of their own."""
 
 
 class OriginalError(Exception):
@@ -72,7 +76,7 @@ class Fault:
     """Why a micro-batch could not be made."""
 
     position: int
-    kind: type[CorruptData | StorageFault] | None
+    kind: type[CorruptData | StorageFault | UnsuitableFrame] | None
     """None for an error that says nothing of the data."""
     code: int
     """The errno of a StorageFault."""
@@ -102,7 +106,7 @@ def make(task: Task, start: int, begin: Callable[[int], object] = int) -> Batch 
             samples.append(task.samples[position])
         return task.collate(samples)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is raised in the training process)
-        kind = next((kind for kind in (CorruptData, StorageFault) if isinstance(error, kind)), None)
+        kind = next((kind for kind in KINDS if isinstance(error, kind)), None)
         return Fault(
             position=position,
             kind=kind,

@@ -109,7 +109,13 @@ class Bench:
         policy = open_policy(command.policy, command.backbone, self.device)
         with progress(len(chosen), "samples") as bar:
             return ablation.answer(
-                policy, samples, chosen, inputs, self.config, device=torch.device(self.device), progress=bar.update
+                policy,
+                samples.resized(policy.sizes),
+                chosen,
+                inputs,
+                self.config,
+                device=torch.device(self.device),
+                progress=bar.update,
             )
 
     def judge(self, answers: "Answers", contract: "DataContract") -> "Ablation":
@@ -153,7 +159,7 @@ class Bench:
         with progress(len(chosen), "samples") as bar:
             without = open_loop.predict(
                 policy,
-                samples,
+                samples.resized(policy.sizes),
                 chosen,
                 seed=self.config.seed,
                 batch_size=command.batch_size,

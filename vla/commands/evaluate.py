@@ -65,13 +65,14 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
     samples = open_recordings(command.data, contract, split)
     phases = open_phases(command.data, contract, command.phase, command.phase_names)
     policy = open_policy(command.policy, command.backbone, device)
+    looked_at = samples.resized(policy.sizes)
     chosen = open_loop.spread(len(samples), command.samples)
     shown = open_loop.episode_indices(samples)
     with progress(len(chosen) + len(shown), "samples") as bar:
         measured, episode = (
             open_loop.predict(
                 policy,
-                samples,
+                looked_at,
                 indices,
                 seed=seed,
                 batch_size=command.batch_size,
@@ -84,7 +85,7 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
         )
     watched = denoising.watch_denoising(
         policy,
-        samples,
+        looked_at,
         [shown[place] for place in open_loop.spread(len(shown), DENOISED)],
         seed=seed,
         device=torch.device(device),

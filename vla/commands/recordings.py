@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
+    from vla.data.dataset import ValidationSamples
     from vla.data.episode import Episode
-    from vla.evaluation.open_loop import Samples
     from vla.evaluation.phases import Phases
     from vla.policy import Policy
     from vla.policy_folder import HeldOut
@@ -86,7 +86,7 @@ def open_policy(folder: Path, backbone: str | None, device: str) -> "Policy":
 
 def open_recordings(
     data: EvaluationData, contract: "DataContract", split: "HeldOut", *, remark: bool = True
-) -> "Samples":
+) -> "ValidationSamples":
     """The frames of the episodes to measure on, with the inputs of the policy.
 
     With `remark`, what training may have seen of them is told on standard error.

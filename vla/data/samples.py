@@ -21,6 +21,7 @@ from vla.data.order import SampleOrder
 from vla.data.reading import read_again
 from vla.data.window import Window
 from vla.errors import CorruptData
+from vla.frames import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +115,13 @@ def ends_of(frames: Sequence[range | Int64[np.ndarray, " _"]]) -> Int64[np.ndarr
 class TrainSamples(torch.utils.data.Dataset[Sample]):
     """The endless shuffled stream: position -> Sample, a pure function of (data, configuration, seed, position)."""
 
-    def __init__(self, parts: Sequence[Part], order: SampleOrder) -> None:
-        self._parts, self._order = tuple(parts), order
+    def __init__(self, parts: Sequence[Part], order: SampleOrder, sizes: Sequence[Size] | None = None) -> None:
+        """Frames come in these sizes, and whole where none are given."""
+        self._parts, self._order, self._sizes = tuple(parts), order, sizes
+
+    def resized(self, sizes: Sequence[Size]) -> "TrainSamples":
+        """The same stream with its frames in these sizes, those that a policy looks at."""
+        return TrainSamples(self._parts, self._order, sizes)
 
     @property
     def num_samples(self) -> int:
@@ -148,9 +154,11 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         Raises:
             CorruptData: it cannot be read, and there is no quarantine.
             StorageFault: the storage does not give it.
+            UnsuitableFrame: a frame cannot be resized.
         """
         pool, index = self._order(position)
-        return self._parts[pool].read(index, position)
+        sample = self._parts[pool].read(index, position)
+        return sample if self._sizes is None else sample.resized(self._sizes)
 
     def fault(self, position: int) -> str | None:
         """Why the sample at a position is void, read anew; None where it can be read."""
@@ -161,8 +169,9 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
 class ValidationSamples(torch.utils.data.Dataset[Sample]):
     """Every frame of the held-out episodes, or of others, in order."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = tuple(parts)
+    def __init__(self, parts: Sequence[Part], sizes: Sequence[Size] | None = None) -> None:
+        """Frames come in these sizes, and whole where none are given."""
+        self._parts, self._sizes = tuple(parts), sizes
         self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -171,7 +180,8 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """The sample at an index, void as in training. IndexError past the end, which ends a for loop."""
         root, inside = self._find(index)
-        return self._parts[root].read(inside, index)
+        sample = self._parts[root].read(inside, index)
+        return sample if self._sizes is None else sample.resized(self._sizes)
 
     def locate(self, index: int) -> tuple[str, int]:
         """Name of the episode and index of the frame of a sample."""
@@ -185,7 +195,11 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
 
     def only(self, names: Collection[str]) -> "ValidationSamples":
         """The frames of the episodes of these names."""
-        return ValidationSamples([part.only(names) for part in self._parts])
+        return ValidationSamples([part.only(names) for part in self._parts], self._sizes)
+
+    def resized(self, sizes: Sequence[Size]) -> "ValidationSamples":
+        """The same samples with their frames in these sizes, those that a policy looks at."""
+        return ValidationSamples(self._parts, sizes)
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void, read anew; None where it can be read."""

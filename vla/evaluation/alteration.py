@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vla.batch import Observation
 from vla.contract import DataContract
+from vla.frames import change_image, tensors_of_image
 from vla.policy import NEUTRAL_INSTRUCTION, Policy
 
 Kind = Literal["zeroed", "shuffled", "delayed", "frozen"]
@@ -85,7 +86,7 @@ class Blank:
         """An observation of the same shapes, every input of which is zeroed."""
         return replace(
             observation,
-            images=tuple(tuple(torch.zeros_like(image) for image in row) for row in observation.images),
+            images=tuple(tuple(change_image(image, torch.zeros_like) for image in row) for row in observation.images),
             instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions),
             state=self.state.to(observation.state).expand_as(observation.state),
             sensor=self.sensor.to(observation.sensor).expand_as(observation.sensor),
@@ -152,8 +153,9 @@ def alike(one: Observation, other: Observation) -> bool:
         and torch.equal(one.sensor, other.sensor)
         and torch.equal(one.sensor_valid, other.sensor_valid)
         and all(
-            torch.equal(image, instead)
+            torch.equal(frame, instead)
             for row, others in zip(one.images, other.images, strict=True)
-            for image, instead in zip(row, others, strict=True)
+            for images in zip(row, others, strict=True)
+            for frame, instead in zip(*map(tensors_of_image, images), strict=True)
         )
     )

@@ -235,7 +235,8 @@ def act(
         [derive(config.seed, "closed loop", at).standard_normal(shape, dtype=np.float32) for at in positions]
     )
     generator = torch.Generator().manual_seed(torch_seed(config.seed, "closed loop", positions[0]))
-    actions = policy.act(observation.to(device), torch.from_numpy(noise).to(device), config.sampling_steps, generator)
+    there = observation.resized(policy.sizes).to(device)
+    actions = policy.act(there, torch.from_numpy(noise).to(device), config.sampling_steps, generator)
     chunks: Float32[np.ndarray, "B H A"] = actions.cpu().numpy()
     return chunks
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vla.batch import Observation
+    from vla.frames import Size
 
 Widths = Mapping[str, int]
 """Widths of the tokens of the parts that come earlier in the table, and of the expert."""
@@ -42,6 +43,8 @@ class Part:
     """In the model card."""
     rate: str
     """What the rate of its group is for, in help."""
+    size: "Callable[[Any], Size] | None" = None
+    """In what size it looks at a camera's frame, with these settings; None: it looks at none."""
 
 
 def _sensor(config: SensorConfig, contract: DataContract, _: Widths) -> "nn.Module":
@@ -60,6 +63,12 @@ def _camera(config: CameraConfig, contract: DataContract, widths: Widths) -> "nn
     from vla.parts.camera import CameraEncoder
 
     return CameraEncoder(len(contract.cameras), widths["backbone"], config)
+
+
+def _camera_size(config: CameraConfig) -> "Size":
+    from vla.parts.camera import size_of
+
+    return size_of(config)
 
 
 PARTS: dict[str, Part] = {
@@ -100,6 +109,7 @@ PARTS: dict[str, Part] = {
             f"{config.tokens} tokens of each camera, from {config.pixels} x {config.pixels} pixels"
         ),
         rate="Camera encoder; without one (--camera.width 0) its rate has no effect.",
+        size=_camera_size,
     ),
 }
 """In the order in which the expert's context holds their tokens, behind those of the backbone."""

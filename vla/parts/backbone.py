@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from vla import cache
 from vla.batch import Observation
+from vla.frames import Area
 from vla.parts import tiny
 from vla.parts.images import read_image_processor
 from vla.parts.processor import Inputs, Processor
@@ -67,6 +68,11 @@ class Backbone(nn.Module):
         self.config = config
         self.folder = folder
         self.width = int(model.config.get_text_config().hidden_size)
+
+    @property
+    def size(self) -> Area:
+        """In what size frames are looked at."""
+        return self.processor.images.size
 
     def forward(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Context tokens and which of them may be looked at; the others are zero.

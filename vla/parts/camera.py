@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla.parts.images import LUMINANCE, resize
+from vla.frames import LUMINANCE, Image, Square, in_size
 from vla.settings import CameraConfig
 
 CHANNELS = (24, 32, 48, 64)
@@ -118,12 +118,13 @@ class CameraEncoder(nn.Module):
 
     def forward(
         self,
-        images: Sequence[Sequence[UInt8[Tensor, "3 _ _"]]],
+        images: Sequence[Sequence[Image]],
         valid: Bool[Tensor, "B V"],
         backbone: tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]],
     ) -> tuple[Float[Tensor, "B N W"], Bool[Tensor, "B N"]]:
         """Tokens, and which of them are of a valid camera."""
-        frames = squares(images, self.config.pixels)
+        size = size_of(self.config)
+        frames = torch.stack([torch.stack([in_size(image, size) for image in row]) for row in images])
         assert frames.shape[:2] == valid.shape, f"{tuple(frames.shape[:2])} frames, {tuple(valid.shape)} marks"
         assert valid.shape[1] == len(self.views), f"the encoder is built for {len(self.views)} cameras"
         instruction = self.instruction(*backbone)
@@ -133,16 +134,9 @@ class CameraEncoder(nn.Module):
         return tokens.masked_fill(~mask[..., None], 0), mask
 
 
-def squares(images: Sequence[Sequence[UInt8[Tensor, "3 _ _"]]], pixels: int) -> UInt8[Tensor, "B V 3 _ _"]:
-    """The frames as squares; those of one size are resized at once, with the same bits as one by one."""
-    frames = [frame for row in images for frame in row]
-    groups: dict[torch.Size, list[int]] = {}
-    for place, frame in enumerate(frames):
-        groups.setdefault(frame.shape, []).append(place)
-    result = torch.empty(len(frames), 3, pixels, pixels, dtype=torch.uint8, device=frames[0].device)
-    for places in groups.values():
-        result[places] = resize(torch.stack([frames[place] for place in places]), pixels, pixels)
-    return result.reshape(len(images), -1, 3, pixels, pixels)
+def size_of(config: CameraConfig) -> Square:
+    """In what size an encoder looks at frames."""
+    return Square(side=config.pixels)
 
 
 def coordinates(rows: int, columns: int, device: torch.device) -> Float32[Tensor, "2 rows columns"]:

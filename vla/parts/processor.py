@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from vla.batch import Observation
+from vla.frames import Frame, resize
 from vla.instruction import check_instruction
 from vla.parts.images import Grid, ImageProcessor
 
@@ -80,18 +81,18 @@ class Processor:
     def __call__(
         self,
         conversations: Sequence[Conversation],
-        images: Sequence[UInt8[Tensor, "3 _ _"]],
+        images: Sequence[Frame],
         *,
         add_generation_prompt: bool = False,
         padding_side: Literal["left", "right"] = "right",
     ) -> Inputs:
-        """The inputs of a batch of conversations; `images` stand in the order of their placeholders.
+        """The inputs of a batch of conversations; `images` are whole, in the order of their placeholders.
 
         Raises:
             ValueError: a text contains a special token, or there are more or fewer images than placeholders.
         """
         prompts = [self.render(conversation, add_generation_prompt) for conversation in conversations]
-        return self.batch(prompts, images, padding_side)
+        return self.batch(prompts, [resize(image, self.images.size) for image in images], padding_side)
 
     def observe(self, observation: Observation) -> tuple[Inputs, Bool[Tensor, "B L"]]:
         """The inputs of a batch of observations, and which tokens may be looked at.
@@ -105,7 +106,7 @@ class Processor:
         device = observation.image_valid.device
         num_cameras = observation.image_valid.shape[1]
         prompts = [self.instruct(instruction, num_cameras) for instruction in observation.instructions]
-        frames = [image for row in observation.images for image in row]
+        frames = [frame for row in observation.frames(self.images.size) for frame in row]
         inputs = self.batch(prompts, frames, "right").to(device)
         shown = torch.nn.functional.pad(observation.image_valid, (0, 1), value=True)  # index -1 is text
         index = inputs.image_index.where(inputs.image_index >= 0, num_cameras)
@@ -144,11 +145,11 @@ class Processor:
     def batch(
         self,
         prompts: Sequence[str],
-        images: Sequence[UInt8[Tensor, "3 _ _"]],
+        images: Sequence[Frame],
         padding_side: Literal["left", "right"],
     ) -> Inputs:
-        """Tokenise, place the images, and pad."""
-        grids = [self.images.grid(image.shape[1], image.shape[2]) for image in images]
+        """Tokenise, place the resized images, and pad."""
+        grids = [self.images.grid(*image.shape[1:]) for image in images]
         counts = [prompt.count(IMAGE_TOKEN) for prompt in prompts]
         if sum(counts) != len(images):
             raise ValueError(f"the prompts have room for {sum(counts)} images, but {len(images)} were given")
@@ -167,7 +168,7 @@ class Processor:
             image_index=pad([row.image_index for row in rows], -1),
             position_ids=pad([row.positions for row in rows], 0).permute(2, 0, 1).contiguous(),
             image_grid_thw=torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
-            pixel_values=self.images(images, grids),
+            pixel_values=self.images(images),
         )
 
     def tokenize(self, prompt: str, grids: tuple[Grid, ...]) -> Row:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 
 from vla.evaluation.open_loop import Predictions, Samples
 
@@ -13,7 +14,7 @@ MOST_VALUES = 2_000_000
 
 
 def episode_arrays(predictions: Predictions, samples: Samples, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """The arrays of episode.npz, from the predictions for the frames `indices` of one episode, in order.
+    """The arrays of episode.npz, from the predictions for the frames `indices` of one episode, in order, left whole.
 
     Times are seconds from the episode's start: `times_s` (N), `recorded` (N A), `predicted` (N H A), `valid` (N H),
     `sensor_times_s` (M), `sensor` (M C), `frame_times_s` (K) and `frames.<camera>` (K h w 3), uint8.
@@ -42,9 +43,15 @@ def episode_arrays(predictions: Predictions, samples: Samples, indices: Sequence
         "frame_times_s": times[sorted(shown)],
     }
     for camera, pictures in zip(contract.cameras, zip(*frames, strict=True), strict=True):
-        arrays[f"frames.{camera}"] = np.stack([picture.transpose(1, 2, 0) for picture in pictures])
+        arrays[f"frames.{camera}"] = np.stack([upright(picture) for picture in pictures])
     if windows:
         values, at = np.concatenate(windows), np.concatenate(window_times)
         stride = -(-values.size // MOST_VALUES) or 1
         arrays |= {"sensor": values[::stride], "sensor_times_s": at[::stride]}
     return arrays
+
+
+def upright(picture: object) -> UInt8[np.ndarray, "height width 3"]:
+    """A whole frame with its channels last."""
+    assert isinstance(picture, np.ndarray), "a picture for people is a whole frame"
+    return picture.transpose(1, 2, 0)

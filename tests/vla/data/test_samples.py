@@ -14,6 +14,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.fakes import FakeFrames, FakeRoot, edited, opener
 from tests.vla.data.recordings import CAMERA, numbered_frame, write_v2
@@ -24,6 +25,7 @@ from vla.data import reading
 from vla.data.dataset import Dataset, TrainSamples, open_dataset
 from vla.data.episode import Stream
 from vla.errors import CorruptData, StorageFault
+from vla.frames import Area, Square, resize
 from vla.settings import DataConfig
 
 ROOT = FakeRoot(lengths=(40, 40, 40, 40))
@@ -81,6 +83,25 @@ def test_a_frame_that_cannot_be_decoded_makes_its_sample_void() -> None:
     fault = damaged.train.fault(expected[0])
     episode, frame = whole.train.locate(expected[0])
     assert fault == f"{episode}, {ROOT.cameras[0]}, frame {frame}: front.mp4 cannot be decoded"
+
+
+def test_frames_come_in_the_sizes_that_are_asked_for() -> None:
+    sizes = (Area(unit=2, min_pixels=16, max_pixels=64), Square(side=6))
+    data = opened(replace(ROOT, broken_frames=(9,)), quarantine=1)
+    for whole, small in ((data.train, data.train.resized(sizes)), (data.validation, data.validation.resized(sizes))):
+        for position in range(0, 40, 3):
+            ours, theirs = small[position], whole[position]
+            assert small.locate(position) == whole.locate(position)
+            assert small.fault(position) == whole.fault(position)
+            assert_same(replace(ours, images=()), replace(theirs, images=()))
+            for image, frame in zip(ours.images, theirs.images, strict=True):
+                assert isinstance(image, dict)
+                assert tuple(image) == sizes
+                for size, shown in image.items():
+                    np.testing.assert_array_equal(shown, resize(torch.from_numpy(frame), size).numpy())
+    assert data.train.fingerprint() == data.train.resized(sizes).fingerprint()
+    names = {data.validation.locate(0)[0]}
+    assert tuple(data.validation.resized(sizes).only(names)[0].images[0]) == sizes
 
 
 def test_without_a_quarantine_the_first_one_is_an_error() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vla.parts.camera import CameraEncoder, coordinates, points, squares
-from vla.parts.images import resize
+from vla.frames import Square
+from vla.parts.camera import CameraEncoder, coordinates, points
 from vla.settings import CameraConfig
 
 CONFIG = CameraConfig(width=16, pixels=32, tokens=3)
@@ -58,13 +58,18 @@ def test_coordinates_are_those_of_cell_centres() -> None:
     assert y.tolist() == [[-0.5] * 4, [0.5] * 4]
 
 
-def test_frames_of_any_size_become_the_squares_they_become_alone() -> None:
-    images = frames(rows=5)
-    found = squares(images, 32)
-    assert found.shape == (5, 2, 3, 32, 32)
-    for row, given in zip(found, images, strict=True):
-        for square, frame in zip(row, given, strict=True):
-            assert torch.equal(square, resize(frame[None], 32, 32)[0])
+def test_whole_frames_of_any_size_give_what_their_squares_give() -> None:
+    model, images, seen = encoder(), frames(rows=5), words(5)
+    squares = tuple(
+        tuple(functional.interpolate(frame[None], (32, 32), mode="bicubic", antialias=True)[0] for frame in row)
+        for row in images
+    )
+    assert len({frame.shape for row in images for frame in row}) == 3
+    resized = tuple(tuple({Square(side=32): square} for square in row) for row in squares)
+    valid = torch.ones(5, 2, dtype=torch.bool)
+    expected = model(squares, valid, seen)[0]
+    assert torch.equal(model(images, valid, seen)[0], expected)
+    assert torch.equal(model(resized, valid, seen)[0], expected)
 
 
 def test_rows_and_sizes_do_not_depend_on_their_batch() -> None:
