@@ -90,17 +90,15 @@ class Backbone(nn.Module):
 
     def encode(self, inputs: Inputs, visible: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Last hidden states; tokens that are not visible are hidden from attention."""
-        learns = any(parameter.requires_grad for parameter in self.parameters())
         has_images = len(inputs.image_grid_thw) > 0
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            output = self.plain.model(
-                input_ids=inputs.input_ids,
-                attention_mask=visible.long(),
-                position_ids=inputs.position_ids,
-                pixel_values=inputs.pixel_values if has_images else None,
-                image_grid_thw=inputs.image_grid_thw if has_images else None,
-                use_cache=False,
-            )
+        output = self.plain.model(
+            input_ids=inputs.input_ids,
+            attention_mask=visible.long(),
+            position_ids=inputs.position_ids,
+            pixel_values=inputs.pixel_values if has_images else None,
+            image_grid_thw=inputs.image_grid_thw if has_images else None,
+            use_cache=False,
+        )
         tokens: Tensor = output.last_hidden_state
         assert tokens.shape[-1] == self.width, f"config says width {self.width}, the model gives {tokens.shape[-1]}"
         return tokens
