@@ -46,12 +46,11 @@ def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
         UsageError: an unknown flag or group, with the nearest known one, or a flag without its value.
     """
     keys = keys_of(recipe)
-    given = spread(argv, recipe)
-    arguments = with_file(given, recipe)
+    arguments = spread(with_file(argv, recipe), recipe)
     kind = view_of(recipe)
     known = commandline.flags(kind)
     refuse_foreign(arguments, known)
-    words = {word.partition("=")[0] for word in given}
+    words = {word.partition("=")[0] for word in spread(argv, recipe)}
     for key in keys.values():
         steps, epochs = f"--{key}.steps", f"--{key}.epochs"
         if {steps, epochs} <= words:
