@@ -200,3 +200,11 @@ def test_precision_is_fp32_without_a_gpu() -> None:
     config = parse(recipes.stage1(), DATA)
     assert dtype_of(config.precision) == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     assert dtype_of(parse(recipes.stage1(), [*DATA, "--precision", "bf16"]).precision) == torch.bfloat16
+
+
+@pytest.mark.parametrize("recipe", [recipes.stage1(), recipes.stage2(), recipes.two_stage()])
+def test_the_shipped_configuration_is_one_of_every_entry_point(recipe: RunConfig, repository: Path) -> None:
+    """A file may say of `stage` what holds for each of several stages."""
+    config = parse(recipe, ["--config", str(repository / "examples" / "needle.json"), *DATA])
+    assert {stage.objective.draws for stage in config.stages.values()} == {4}
+    assert config.encoders.camera.width == 64
