@@ -114,6 +114,21 @@ def test_pins_hold_for_the_python_versions_of_the_project() -> None:
         assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.5")
 
 
+def test_a_newer_python_is_not_refused() -> None:
+    assert SpecifierSet(PROJECT["requires-python"]).contains("3.14.0")
+
+
+def test_what_was_run_lies_in_the_ranges() -> None:
+    """Of docs/versions.md: the first row is the locked combination."""
+    rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) ", (ROOT / "docs" / "versions.md").read_text(), re.MULTILINE)
+    torch = next(requirement for requirement in REQUIREMENTS if requirement.name == "torch")
+    assert len(rows) > 2
+    assert Version(rows[0][1]) == pins_for("3.11")["torch"].version
+    for python, version in rows:
+        assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+        assert torch.specifier.contains(version)
+
+
 def installed_closure() -> dict[str, Version]:
     """What is installed because the project or its tests need it, by name."""
     found: dict[str, Version] = {}
