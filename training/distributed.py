@@ -79,17 +79,6 @@ def dtype_of(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and on_gpu) else torch.float32
 
 
-def seed(device: torch.device, value: int) -> None:
-    """Seed what dropout draws from on a device.
-
-    torch.manual_seed seeds the same generators, and keeps a stack trace for each kind of device that is not there:
-    2 ms, in every forward.
-    """
-    torch.default_generator.manual_seed(value)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(value)
-
-
 @functools.cache
 def host_group() -> Any:
     """The ranks as a group that talks in host memory, so that agreeing on numbers does not wait for the device."""

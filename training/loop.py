@@ -56,7 +56,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
         for index, batch in enumerate(micro_batches):
             beat("forward")
             faults.hit("forward")
-            distributed.seed(device, torch_seed(config.seed, "dropout", int(batch.positions[0])))
+            torch.manual_seed(torch_seed(config.seed, "dropout", int(batch.positions[0])))
             losses = weigh(engine(batch.to(device)), batch, weight)
             last = index == len(micro_batches) - 1
             if last:
