@@ -54,7 +54,7 @@ def ours(root: str, out: str, steps: int, batch_size: int) -> float:
     from training import loop
 
     with session(root, out, steps, batch_size) as run:
-        (row,) = run.rows
+        (row,) = run.run.rows
         engine = run.enter(row)
         clock = Clock()
         add_step = run.folder.records.add_step
@@ -73,7 +73,7 @@ def bare(root: str, out: str, steps: int, batch_size: int) -> float:
     import torch
 
     with session(root, out, steps, batch_size) as run:
-        (row,) = run.rows
+        (row,) = run.run.rows
         run.enter(row)
         policy = run.policy
         policy.set_mode(training=True)
