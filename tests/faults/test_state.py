@@ -81,7 +81,7 @@ def test_groups(server: ForkServer, book: Book, needle: Path, stopped: Path, tmp
     swapped_rates = runs.flags(needle, **{"stage.lr.sensor": 1e-3, "stage.lr.expert": 3e-4})
     life = resumed(server, swapped_rates, stopped, tmp_path / "rates")
     assert life.codes() == [REFUSED]
-    assert "stage.lr.expert is 0.0003, the checkpoint has 0.001" in life.output()
+    assert "stages.stage1.lr.expert is 0.0003, the checkpoint has 0.001" in life.output()
 
     def swap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         sensor, expert = (
