@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from vla.errors import DONE
 
+pytestmark = pytest.mark.deep  # a training and four programs: 40 CPU seconds
+
 FILE = '''
 """How often a sample was pushed so far: a part made for a test."""
 
