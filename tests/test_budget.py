@@ -45,8 +45,8 @@ def test_the_end_of_the_command_is_the_end() -> None:
 @pytest.mark.parametrize(
     ("told", "mounted", "usage"),
     [
-        ("0::/work/slice\n", "work/slice", ("cpu.stat", "usage_usec 2500000\nuser_usec 1\n")),
-        ("3:memory:/x\n2:cpu,cpuacct:/work/slice\n0::/\n", "cpuacct/work/slice", ("cpuacct.usage", "2500000000\n")),
+        ("0::/jobs/slice\n", "jobs/slice", ("cpu.stat", "usage_usec 2500000\nuser_usec 1\n")),
+        ("3:memory:/x\n2:cpu,cpuacct:/jobs/slice\n0::/\n", "cpuacct/jobs/slice", ("cpuacct.usage", "2500000000\n")),
     ],
 )
 def test_both_versions_of_control_groups_are_read(

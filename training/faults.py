@@ -147,7 +147,7 @@ def _parse_entry(entry: str) -> Fault:
             raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; write the seconds to sleep, as in {point}:sleep=0.5")
     elif action == "wait":
         if not value:
-            raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; write the file to wait for, as in {point}:wait=/tmp/go")
+            raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; write the file to wait for, as in {point}:wait=FILE")
     elif value:
         raise ValueError(f"TOUCHSTONE_FAULTS has {entry!r}; {action} takes no value, write {point}:{action}")
     first = int(found["first"] or 1)

@@ -175,18 +175,28 @@ class Saver:
             raise OSError(errno.EIO, "what was written reads back differently", str(job.staging / name))
         return entry
 
+    def _written(self, job: Job, ranks: int) -> tuple[StoredFile, ...]:
+        """The shards of all ranks.
+
+        Raises:
+            OSError: one could not be written, is not seen by rank 0, or no checkpoint may be made now.
+            TimeoutError: a rank did not say in time.
+        """
+        notes = self._notes.read([f"{job.staging.name}/{rank}" for rank in range(ranks)], WORD_S)
+        if errors := [note["error"] for note in notes if "error" in note]:
+            raise OSError(errors[0])
+        files = tuple(StoredFile(**note["file"]) for note in notes)
+        if unseen := [file.name for file in files if not storage.settled(job.staging / file.name, VISIBLE_S)]:
+            raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")
+        if objection := self._objection():
+            raise OSError(objection)
+        return files
+
     def _commit(self, job: Job, ranks: int) -> dict[str, Any]:
         """Make the checkpoint of what all ranks have written, or nothing; returns the outcome but for step and time."""
         try:
-            notes = self._notes.read([f"{job.staging.name}/{rank}" for rank in range(ranks)], WORD_S)
-            files = [StoredFile(**note["file"]) for note in notes if "file" in note]
-            if errors := [note["error"] for note in notes if "error" in note]:
-                raise OSError(errors[0])  # noqa: TRY301  (from another rank; it ends here like one of this rank)
-            if unseen := [file.name for file in files if not storage.settled(job.staging / file.name, VISIBLE_S)]:
-                raise OSError(f"{unseen[0]} was written by its rank but is not seen by rank 0")  # noqa: TRY301  (likewise)
-            if objection := self._objection():
-                raise OSError(objection)  # noqa: TRY301
-            final = checkpoint.commit(job.staging, replace(job.manifest, files=tuple(files)), job.meaning)
+            files = self._written(job, ranks)
+            final = checkpoint.commit(job.staging, replace(job.manifest, files=files), job.meaning)
         except (OSError, TimeoutError) as error:
             with contextlib.suppress(OSError):  # what it leaves is no checkpoint, and is deleted at the next start
                 storage.remove(job.staging)
@@ -210,7 +220,7 @@ def safetensors(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
     parts: list[memoryview] = []
     end = 0
     for name, tensor in sorted(tensors.items()):
-        part = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        part = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
         header[name] = {
             "dtype": SAFETENSORS[tensor.dtype],
             "shape": list(tensor.shape),
