@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.policies import manifest
 from vla import documents
-from vla.contract import DataContract
+from vla.contract import DataContract, StreamContract
 from vla.evaluation.alteration import Kind
 from vla.evaluation.findings import Ablation, Baseline, Change, Control, Effect, Finding, Rate, Verdict, Where
 from vla.run_folder import BackboneName, GroupSize, Schedule, ScheduledStage, StoredFile
@@ -17,9 +17,11 @@ HOSTILE = "<script>console.error('attacked')</script>\"'&$x^{2}$\u202e\x07 ç©¿é‡
 TOKEN = "hf_" + "aB3dE6gH9" * 4
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 CONTRACT = DataContract(
-    cameras=CAMERAS, state_dim=3, action_dim=3, horizon=8, fps=20.0, sensor="observation.ft", sensor_channels=6,
-    sensor_samples=50, sensor_rate_hz=1000.0, state_names=(), action_names=(), action_periods=(0.0, 0.0, 0.0),
-    sensor_names=("push_N", "pull_N", HOSTILE, "x_Nm", "y_Nm", "z_Nm"),
+    cameras=CAMERAS, state_dim=3, action_dim=3, horizon=8, fps=20.0, state_names=(), action_names=(),
+    action_periods=(0.0, 0.0, 0.0), streams={"sensor": StreamContract(
+        key="observation.ft", channels=6, samples=50, rate_hz=1000.0,
+        names=("push_N", "pull_N", HOSTILE, "x_Nm", "y_Nm", "z_Nm"),
+    )},
 )  # fmt: skip
 CONFIG: dict[str, Any] = {
     "out": "runs/made",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from vla.contract import StreamContract
 from vla.data.episode import Episode, Layout, Stream
 from vla.settings import DataConfig
 
@@ -81,12 +82,14 @@ class FakeRoot:
             state_names=(),
             action_names=tuple(f"a{place}" for place in range(self.action_dim)),
             action_periods=self.action_periods,
-            sensor=self.sensor,
-            sensor_channels=self.sensor_channels if self.sensor else 0,
-            sensor_rate_hz=self.sensor_hz if self.sensor else 0.0,
-            sensor_samples=self.sensor_samples if self.sensor else 0,
+            streams={} if self.sensor is None else {self.sensor: self.stream(self.sensor)},
         )
         return FakeReader(layout=layout, episodes=[self.episode(place) for place in range(len(self.lengths))])
+
+    def stream(self, key: str) -> StreamContract:
+        return StreamContract(
+            key=key, channels=self.sensor_channels, samples=self.sensor_samples, rate_hz=self.sensor_hz
+        )
 
     def episode(self, place: int) -> Episode:
         index = self.indices[place] if self.indices else place
@@ -101,10 +104,10 @@ class FakeRoot:
             timestamps=times,
             actions=encoded(times, self.action_dim, 1000.0 * place),
             state=encoded(times, self.state_dim, 1000.0 * place) if self.state_dim else None,
-            sensor=(
-                encoded(clock(seconds, self.sensor_hz), self.sensor_channels)
+            streams=(
+                {self.sensor: encoded(clock(seconds, self.sensor_hz), self.sensor_channels)}
                 if self.sensor and place not in self.without_sensor
-                else None
+                else {}
             ),
             cameras={
                 camera: FakeFrames(timestamps=times, broken=self.broken_frames)

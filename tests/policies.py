@@ -7,7 +7,7 @@ import torch
 
 from vla.contract import DataContract
 from vla.normalize import Normalizer, Statistics
-from vla.policy import Policy, assemble, streams
+from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest
 
@@ -16,7 +16,7 @@ def build_policy(
     config: PolicyConfig, contract: DataContract, statistics: Mapping[str, Statistics], dtype: torch.dtype, seed: int
 ) -> Policy:
     """A policy with fresh weights, for data of these statistics."""
-    normalizers = {stream: Normalizer.of(statistics[stream], config.normalization) for stream in streams(contract)}
+    normalizers = {kind: Normalizer.of(statistics[kind], config.normalization) for kind in normalized(contract)}
     return assemble(config, contract, normalizers, dtype, seed)
 
 

@@ -22,7 +22,7 @@ from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.normalize import Normalizer
 from vla.parts.backbone import fingerprint
-from vla.policy import streams
+from vla.policy import normalized
 from vla.policy_folder import HeldOut
 from vla.redaction import hide, hide_tree
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
@@ -103,7 +103,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     resumed = folder.resumed()
     data = open_data(config, accelerator)
     normalizers: Mapping[str, Normalizer] = {
-        stream: Normalizer.of(data.statistics[stream], config.data.normalization) for stream in streams(data.contract)
+        kind: Normalizer.of(data.statistics[kind], config.data.normalization) for kind in normalized(data.contract)
     }
     rows, initial = schedule(config, data), None
     backbone: str = distributed.share(

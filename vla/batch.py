@@ -27,6 +27,27 @@ Losses = dict[str, Float[Tensor, " B"]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The window of a sensor stream, up to now."""
+
+    values: Float32[np.ndarray, "S C"]
+    """Oldest first; zeros where not valid."""
+    valid: Bool[np.ndarray, " S"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """The windows of a sensor stream in a batch."""
+
+    values: Float[Tensor, "B S C"]
+    valid: Bool[Tensor, "B S"]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Readings":
+        """The same windows with every tensor changed, always in this order."""
+        return Readings(values=change(self.values), valid=change(self.valid))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One training example, before it is stacked. Absent parts have width 0, never None."""
 
@@ -35,14 +56,13 @@ class Sample:
     image_valid: Bool[np.ndarray, " V"]
     instruction: str
     state: Float32[np.ndarray, " P"]
-    sensor: Float32[np.ndarray, "S C"]
-    """The last S sensor samples up to now, oldest first; zeros where not valid."""
-    sensor_valid: Bool[np.ndarray, " S"]
+    streams: Mapping[str, Reading]
+    """One a sensor stream, by the names of the contract and in their order."""
     actions: Float32[np.ndarray, "H A"]
     """The chunk of H future actions; steps past the end of the episode repeat its last action."""
     action_valid: Bool[np.ndarray, " H"]
     weight: float
-    """Confidence times the sensor weight."""
+    """Confidence times the sensor weight, where any sensor has measured something."""
     position: int
     """Place in the endless sample stream (or index of the validation sample)."""
 
@@ -61,8 +81,8 @@ class Observation:
     image_valid: Bool[Tensor, "B V"]
     instructions: tuple[str, ...]
     state: Float[Tensor, "B P"]
-    sensor: Float[Tensor, "B S C"]
-    sensor_valid: Bool[Tensor, "B S"]
+    streams: Mapping[str, Readings]
+    """By the names of the contract and in their order."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Observation":
         """The same observation with every tensor changed, always in this order."""
@@ -71,8 +91,7 @@ class Observation:
             images=tuple(tuple(change_image(image, change) for image in row) for row in self.images),
             image_valid=change(self.image_valid),
             state=change(self.state),
-            sensor=change(self.sensor),
-            sensor_valid=change(self.sensor_valid),
+            streams={name: readings.map(change) for name, readings in self.streams.items()},
         )
 
     def frames(self, size: Size) -> tuple[tuple[Frame, ...], ...]:
@@ -96,8 +115,7 @@ class Observation:
             image_valid=self.image_valid[chosen],
             instructions=tuple(self.instructions[row] for row in rows),
             state=self.state[chosen],
-            sensor=self.sensor[chosen],
-            sensor_valid=self.sensor_valid[chosen],
+            streams={name: readings.map(lambda tensor: tensor[chosen]) for name, readings in self.streams.items()},
         )
 
 
@@ -176,8 +194,13 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
             image_valid=stack([sample.image_valid for sample in samples]),
             instructions=tuple(sample.instruction for sample in samples),
             state=stack([sample.state for sample in samples]),
-            sensor=stack([sample.sensor for sample in samples]),
-            sensor_valid=stack([sample.sensor_valid for sample in samples]),
+            streams={
+                name: Readings(
+                    values=stack([sample.streams[name].values for sample in samples]),
+                    valid=stack([sample.streams[name].valid for sample in samples]),
+                )
+                for name in samples[0].streams
+            },
         ),
         actions=stack([sample.actions for sample in samples]),
         action_valid=stack([sample.action_valid for sample in samples]),

@@ -1,19 +1,40 @@
 """The contract between data and policy: which inputs and actions there are, how wide, at which rates."""
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+SENSOR = "sensor"
+"""What a policy calls its sensor stream where it has one; where it has several, each has a name after this and `/`."""
 DECISIVE = {
     "cameras": "the cameras",
     "state_dim": "the width of the state",
     "action_dim": "the width of the actions",
     "horizon": "the steps of a chunk",
     "fps": "the frame rate",
-    "sensor_channels": "the channels of the sensor",
-    "sensor_samples": "the samples of a sensor window",
-    "sensor_rate_hz": "the rate of the sensor",
     "instructed": "being instructed",
 }
-"""What two contracts must share to be of one policy, in words; names and periods only describe it."""
+"""What two contracts must share to be of one policy, in words, beside the streams; periods only describe it."""
+NAMED = {"state_names": "the state", "action_names": "the actions"}
+"""What must stand in one order where both contracts name it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamContract:
+    """A sensor stream, with a rate and a width of its own."""
+
+    key: str
+    """Its feature key in the data."""
+    channels: int
+    samples: int
+    """Of a window; the last one stands at now."""
+    rate_hz: float
+    """Of the samples of a window."""
+    names: tuple[str, ...] = ()
+    """One name a channel; empty when the data names none."""
+
+    def __str__(self) -> str:
+        return f"the last {self.samples} samples of {self.channels} channels at {self.rate_hz:g} Hz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +50,13 @@ class DataContract:
     """Action steps of a chunk, on the frame clock."""
     fps: float
     """Steps of the frame clock per second."""
-    sensor: str | None
-    """Key of the sensor stream; None without one."""
-    sensor_channels: int
-    """0 without a sensor, like the samples and the rate."""
-    sensor_samples: int
-    """Samples of a sensor window; the last one stands at now."""
-    sensor_rate_hz: float
-    """Rate of the samples of a window."""
+    streams: Mapping[str, StreamContract]
+    """The sensor streams by name (`name_streams`); empty without a sensor."""
     state_names: tuple[str, ...]
     """One name a dimension; empty when the data names none."""
     action_names: tuple[str, ...]
     action_periods: tuple[float, ...]
     """Per action dimension: the period of an angle that wraps (2*pi or 360), 0 for everything else."""
-    sensor_names: tuple[str, ...] = ()
-    """One name a channel; empty without a sensor and when the data names none."""
     instructed: bool = True
     """Whether the policy reads the instruction; otherwise it reads the same sentence always."""
     state_key: str = "observation.state"
@@ -55,8 +68,39 @@ class DataContract:
 
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""
-        return [
-            f"{words} to be {own}, not {other}"
-            for key, words in DECISIVE.items()
-            if (own := getattr(self, key)) != (other := getattr(given, key))
-        ]
+        pairs = [(words, getattr(self, key), getattr(given, key)) for key, words in DECISIVE.items()]
+        for key, what in NAMED.items():
+            own, other = getattr(self, key), getattr(given, key)
+            if own and other and len(own) == len(other):
+                pairs.append((what, " ".join(own), " ".join(other)))
+        shared = [name for name in self.streams if name in given.streams]
+        pairs += [(f"the window of {name}", str(self.streams[name]), str(given.streams[name])) for name in shared]
+        if list(self.streams) != list(given.streams):
+            own, other = (
+                " ".join(stream.key for stream in contract.streams.values()) or "none" for contract in (self, given)
+            )
+            pairs.append(("the sensor streams", own, other))
+        return [f"{words} to be {own}, not {other}" for words, own, other in pairs if own != other]
+
+
+def name_streams(keys: Sequence[str]) -> dict[str, str]:
+    """The keys of some sensor streams by what a policy calls them.
+
+    A single one is `sensor`; of several each is `sensor/` and its key without the leading `observation.`, where
+    anything but letters and digits is an underscore: `sensor/wrench`, `sensor/left_tactile`.
+
+    Raises:
+        ValueError: two streams would have one name.
+    """
+    if len(keys) == 1:
+        return {SENSOR: keys[0]}
+    named: dict[str, str] = {}
+    for key in keys:
+        name = f"{SENSOR}/{re.sub('[^0-9A-Za-z]+', '_', key.removeprefix('observation.'))}"
+        if name in named:
+            raise ValueError(
+                f"the sensor streams {named[name]} and {key} would have one name, {name}: "
+                "give one of them another key, or leave it out of --data.sensor"
+            )
+        named[name] = key
+    return named

@@ -6,7 +6,7 @@ robot's driver plugs in with one class.
 
     observation.images.front   uint8 (H W 3), one key a camera
     observation.state          float32 (P)
-    observation.wrench         float32 (S C), the last S samples up to now, oldest first; the sensor's key in the data
+    observation.wrench         float32 (S C), the last S samples up to now, oldest first; one key a sensor stream
     observation.wrench_valid   bool (S), where not all samples were measured
     task                       the instruction
 """
@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from vla.batch import Observation
-from vla.contract import DataContract
+from vla.batch import Observation, Readings
+from vla.contract import DataContract, StreamContract
 
 Observed = Mapping[str, Any]
 """What an environment shows, by feature key."""
@@ -66,22 +66,23 @@ def observe(rows: Sequence[Observed], contract: DataContract) -> Observation:
     for row in rows:
         check_observed(row, contract)
     state = np.zeros((len(rows), 0), np.float32)
-    sensor = np.zeros((len(rows), contract.sensor_samples, contract.sensor_channels), np.float32)
-    valid = np.zeros((len(rows), contract.sensor_samples), np.bool_)
     if contract.state_dim:
         state = np.stack([np.asarray(row[STATE], dtype=np.float32) for row in rows])
-    if contract.sensor is not None:
-        sensor = np.stack([np.asarray(row[contract.sensor], dtype=np.float32) for row in rows])
-        every = np.ones(contract.sensor_samples, dtype=np.bool_)
-        valid = np.stack([np.asarray(row.get(f"{contract.sensor}_valid", every), dtype=np.bool_) for row in rows])
     return Observation(
         images=tuple(tuple(frame(row[camera]) for camera in contract.cameras) for row in rows),
         image_valid=torch.ones(len(rows), len(contract.cameras), dtype=torch.bool),
         instructions=tuple(str(row[TASK]) for row in rows),
         state=torch.from_numpy(state),
-        sensor=torch.from_numpy(sensor),
-        sensor_valid=torch.from_numpy(valid),
+        streams={name: readings(rows, stream) for name, stream in contract.streams.items()},
     )
+
+
+def readings(rows: Sequence[Observed], stream: StreamContract) -> Readings:
+    """The windows that B environments show of a sensor stream; all of it was measured where they do not say."""
+    every = np.ones(stream.samples, dtype=np.bool_)
+    valid = [np.asarray(row.get(f"{stream.key}_valid", every), dtype=np.bool_) for row in rows]
+    values = [np.asarray(row[stream.key], dtype=np.float32) for row in rows]
+    return Readings(values=torch.from_numpy(np.stack(values)), valid=torch.from_numpy(np.stack(valid)))
 
 
 def frame(image: UInt8[np.ndarray, "height width 3"]) -> Tensor:
@@ -98,8 +99,7 @@ def check_observed(row: Observed, contract: DataContract) -> None:
     expected: dict[str, tuple[int, ...] | None] = dict.fromkeys((TASK, *contract.cameras))
     if contract.state_dim:
         expected[STATE] = (contract.state_dim,)
-    if contract.sensor is not None:
-        expected[contract.sensor] = (contract.sensor_samples, contract.sensor_channels)
+    expected |= {stream.key: (stream.samples, stream.channels) for stream in contract.streams.values()}
     for key, shape in expected.items():
         if key not in row:
             raise ValueError(

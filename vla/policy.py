@@ -15,7 +15,7 @@ from vla.diffusion import Chunk, Watch
 from vla.frames import Size
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
-from vla.parts import PARTS, fitting, lora
+from vla.parts import PARTS, fitting, lora, row_of
 from vla.parts.backbone import Backbone, load_backbone
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
 from vla.policy_settings import PolicyConfig
@@ -56,7 +56,7 @@ class Policy(nn.Module):
         widths = {"expert": config.expert.width, "backbone": backbone.width}
         for name, settings in fitting(config.encoders, contract).items():
             with seeded(seed, name):
-                self.add_module(name, PARTS[name].build(settings, contract, widths))
+                self.add_module(name, PARTS[row_of(name)].build(name, settings, contract, widths))
             width: Any = self.get_submodule(name).width
             widths[name] = width
         sources = {"backbone": Source(width=backbone.width, normalize=True)}
@@ -109,12 +109,15 @@ class Policy(nn.Module):
         seen = replace(
             observation,
             state=self.unitless("state", observation.state),
-            sensor=self.unitless("sensor", observation.sensor),
+            streams={
+                name: replace(readings, values=self.normalize(name, readings.values))
+                for name, readings in observation.streams.items()
+            },
         )
         with self.autocast(observation.state.device):
             tokens: dict[str, Tokens] = {"backbone": self.backbone(seen)}
             for name in self.encoders:
-                tokens[name] = PARTS[name].see(self.get_submodule(name), seen, tokens)
+                tokens[name] = PARTS[row_of(name)].see(name, self.get_submodule(name), seen, tokens)
             context: ContextTokens = self.expert.context(tokens)
         return context
 
@@ -159,16 +162,15 @@ class Policy(nn.Module):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """In what sizes its parts look at a camera's frame."""
-        settings = fitting(self.config.encoders, self.contract)
-        of_parts = [part.size(settings[name]) for name, part in PARTS.items() if name in settings and part.size]
-        return self.backbone.size, *of_parts
+        sizes = [(PARTS[row_of(name)].size, own) for name, own in fitting(self.config.encoders, self.contract).items()]
+        return self.backbone.size, *(size(own) for size, own in sizes if size is not None)
 
     def fresh_parts(self) -> dict[str, nn.Module]:
         """What begins with fresh weights, by name: every part but the backbone."""
         return {name: self.get_submodule(name) for name in (*self.encoders, "expert")}
 
     def normalizer_of(self, stream: str) -> Normalizer:
-        """The normaliser of `actions`, `state` or `sensor`."""
+        """The normaliser of `actions`, `state` or a sensor stream."""
         normalizer = self.normalizer[stream]
         assert isinstance(normalizer, Normalizer)
         return normalizer
@@ -221,9 +223,9 @@ def assemble(
     Raises:
         ValueError: the backbone cannot be loaded, or the adapter does not fit it.
     """
-    for stream, width in streams(contract).items():
-        actual = normalizers[stream].offset.shape[0]
-        assert actual == width, f"the normaliser of {stream} is {actual} wide, the contract says {width}"
+    for kind, width in normalized(contract).items():
+        actual = normalizers[kind].offset.shape[0]
+        assert actual == width, f"the normaliser of {kind} is {actual} wide, the contract says {width}"
     backbone = load_backbone(config.backbone, dtype)
     if config.lora is not None:
         lora.add(backbone, config.lora, seed)
@@ -232,7 +234,8 @@ def assemble(
     )
 
 
-def streams(contract: DataContract) -> dict[str, int]:
-    """The streams a policy normalises, and their widths."""
-    widths = {"actions": contract.action_dim, "state": contract.state_dim, "sensor": contract.sensor_channels}
-    return {stream: width for stream, width in widths.items() if width}
+def normalized(contract: DataContract) -> dict[str, int]:
+    """What a policy normalises, by name, and how wide it is."""
+    widths = {"actions": contract.action_dim, "state": contract.state_dim}
+    widths |= {name: stream.channels for name, stream in contract.streams.items()}
+    return {kind: width for kind, width in widths.items() if width}

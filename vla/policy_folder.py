@@ -1,8 +1,8 @@
 """A policy on disk: what it is, what it was trained to expect, and its learned weights; the backbone is only named.
 
 POLICY/config.json                    settings, data contract, backbone and its fingerprint
-POLICY/normalizer.safetensors         of actions, state and sensor
-POLICY/sensor_encoder.safetensors     where the data has a sensor
+POLICY/normalizer.safetensors         of actions, state and sensor streams
+POLICY/sensor_encoder.safetensors     where the data has a sensor; of several sensor_encoder.NAME.safetensors each
 POLICY/state_encoder.safetensors      where the data has a state
 POLICY/camera_encoder.safetensors     where the policy has one
 POLICY/action_expert.safetensors
@@ -28,18 +28,16 @@ from vla import documents, redaction
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
-from vla.parts import EXPERT_FILE, PARTS, fitting, lora
+from vla.parts import EXPERT_FILE, PARTS, file_of, fitting, lora, row_of
 from vla.parts.backbone import fingerprint, resolve
-from vla.policy import Policy, assemble, streams
+from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
 from vla.run_folder import BackboneName
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever an earlier version would misread a policy."""
-READ_1 = "a3da51d"
-"""The last commit that reads policies of schema 1."""
-FILES = {name: part.file for name, part in PARTS.items()} | {"expert": EXPERT_FILE}
-"""The file of each part with fresh weights."""
+READERS = {1: "a3da51d", 2: "31ac386"}
+"""The last commit that reads policies of each older schema."""
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"
 """The backbone path of a merged policy: it lies in the policy folder itself."""
@@ -98,9 +96,8 @@ def save_policy(
 def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> None:
     """The weights."""
     save(policy.normalizer.state_dict(), folder / "normalizer.safetensors")
-    for part, file in FILES.items():
-        if content := below(part, learned):
-            save(content, folder / file)
+    for part in policy.fresh_parts():
+        save(below(part, learned), folder / weights_file(part))
     backbone = below("backbone", learned)
     adapter = {name: tensor for name, tensor in backbone.items() if "lora_" in name}
     if policy.config.lora is not None:
@@ -144,11 +141,11 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
         )
     config = description.policy
     config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, path=path))
-    normalizers = {stream: Normalizer(width) for stream, width in streams(contract).items()}
+    normalizers = {kind: Normalizer(width) for kind, width in normalized(contract).items()}
     policy = assemble(config, contract, normalizers, dtype, seed=0)
     fill(policy.normalizer, read(folder / "normalizer.safetensors"), folder / "normalizer.safetensors")
     for part, module in policy.fresh_parts().items():
-        fill(module, read(folder / FILES[part]), folder / FILES[part])
+        fill(module, read(folder / weights_file(part)), folder / weights_file(part))
     if config.lora is not None:
         lora.load(policy.backbone, folder / "adapter")
     if (folder / BLOCKS).exists():
@@ -210,14 +207,19 @@ def read_description(folder: Path) -> Description:
         )
     text = file.read_bytes()
     schema = documents.schema_of(text)
-    if schema == 1:
+    if schema in READERS:
         raise ValueError(
-            f"{file} is of schema 1, this version reads schema {SCHEMA}: check out commit {READ_1}, which reads it, or "
-            "export the policy again"
+            f"{file} is of schema {schema}, this version reads schema {SCHEMA}: check out commit {READERS[schema]}, "
+            "which reads it, or export the policy again"
         )
     if schema not in (SCHEMA, None):
         raise ValueError(f"{file} is of schema {schema}, this version reads schema {SCHEMA}; use the one that wrote it")
     return documents.from_json(Description, text, file, exact=True)
+
+
+def weights_file(part: str) -> str:
+    """The file of the weights of a part that begins with fresh ones."""
+    return EXPERT_FILE if part == "expert" else file_of(part)
 
 
 def below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -294,7 +296,7 @@ def card(policy: Policy, learned: Mapping[str, Tensor]) -> str:
     is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
     adapter = "none" if config.lora is None else f"LoRA of rank {config.lora.rank} in `adapter/`, for plain peft"
     parts = "\n".join(
-        f"| {PARTS[name].label} | {PARTS[name].describe(settings, contract)} |"
+        f"| {PARTS[row_of(name)].label} | {PARTS[row_of(name)].describe(name, settings, contract)} |"
         for name, settings in fitting(config.encoders, contract).items()
     )
     return f"""\

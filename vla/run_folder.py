@@ -16,10 +16,10 @@ from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.settings import LoraConfig
 
-SCHEMA = 3
+SCHEMA = 4
 """Of checkpoints; raised whenever an earlier version would misread one."""
-READ_UP_TO_2 = "a3da51d"
-"""The last commit that reads checkpoints of schema 1 and 2."""
+READERS = {1: "a3da51d", 2: "a3da51d", 3: "31ac386"}
+"""The last commit that reads checkpoints of each older schema."""
 
 
 Buffers = Mapping[str, Mapping[str, tuple[float | bool, ...]]]
@@ -148,10 +148,10 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise CorruptData(f"{path} is no checkpoint: its manifest.json is missing or damaged ({error})") from error
     schema = documents.schema_of(text)
-    if schema in range(1, SCHEMA):
+    if schema in READERS:
         raise ValueError(
-            f"{path} is of schema {schema}, this version reads schema {SCHEMA}: check out commit {READ_UP_TO_2}, "
-            "which reads it, or train anew"
+            f"{path} is of schema {schema}, this version reads schema {SCHEMA}: check out commit "
+            f"{READERS[schema]}, which reads it, or train anew"
         )
     if schema not in (SCHEMA, None):
         raise CorruptData(

@@ -37,18 +37,18 @@ class DataConfig:
     """Dimensions of actions and state, by index or name: `action=0,1,gripper state=joint_1,joint_2`; none: all."""
     horizon: int = 8
     """Action steps of a chunk, on the clock of the frames, >= 1."""
-    sensor: str = "auto"
-    """Key of the high-rate sensor; auto: the only one there is; none: no sensor."""
-    sensor_samples: int | None = None
-    """Samples of a sensor window, >= 1; None: as the data stores it."""
-    sensor_rate_hz: float | None = None
-    """Samples per second of a sensor window, > 0; None: the sensor's own rate."""
+    sensor: tuple[str, ...] = ("auto",)
+    """Keys of the sensor streams, or their last parts, in this order; auto: the only one there is; none: no sensor."""
+    sensor_samples: tuple[str, ...] = ()
+    """Samples of a sensor window, >= 1: `100` for each stream, or `wrench=100 tactile=12`; none: as the data stores."""
+    sensor_rate_hz: tuple[str, ...] = ()
+    """Samples per second of a sensor window, > 0, written like its samples; none: each stream's own rate."""
     sensor_weight: float = 2.0
-    """Weight in the loss of a sample that has sensor data, against 1 for one without, > 0."""
+    """Weight in the loss of a sample that has data of any sensor, against 1 for one without, > 0."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
     normalization: Normalization = "quantile"
-    """Of actions, state and sensor, fitted on the training episodes."""
+    """Of actions, state and sensor streams, fitted on the training episodes."""
     compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
     """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
     without: tuple[Literal["state", "instruction"], ...] = ()

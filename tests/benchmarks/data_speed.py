@@ -53,7 +53,7 @@ def touchstone(root: Path) -> Callable[[int], Item]:
     from vla.data.selection import Selection
     from vla.data.video import read_frames
 
-    reader = open_lerobot(root, Selection(sensor="none"))
+    reader = open_lerobot(root, Selection(sensor=("none",)))
     places = [(episode, row) for episode in reader.episodes for row in range(len(episode.timestamps))]
 
     def read(index: int) -> Item:

@@ -11,7 +11,7 @@ from tests.policies import manifest
 from training.checkpoints import checkpoint, storage
 from vla import documents
 from vla.errors import CorruptData
-from vla.run_folder import READ_UP_TO_2
+from vla.run_folder import READERS, SCHEMA
 
 
 @pytest.fixture
@@ -50,18 +50,19 @@ def test_a_file_outside_the_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_unknown_fields_are_not(tmp_path: Path) -> None:
-    with pytest.raises(CorruptData, match="schema 4"):
-        checkpoint.read(fake(tmp_path, 1, schema=4))
+    with pytest.raises(CorruptData, match=f"schema {SCHEMA + 1}"):
+        checkpoint.read(fake(tmp_path, 1, schema=SCHEMA + 1))
     assert checkpoint.read(fake(tmp_path, 2, added_later=True)).manifest.step == 2
 
 
 def test_an_older_schema_is_refused_with_the_commit_that_reads_it(tmp_path: Path, accelerator: Accelerator) -> None:
     """It is no damage: nothing older is looked for, and nothing begins anew in its place."""
     fake(tmp_path, 1)
-    fake(tmp_path, 2, schema=2)
-    with pytest.raises(ValueError, match=f"schema 2.*check out commit {READ_UP_TO_2}") as refused:
-        checkpoint.newest(tmp_path, accelerator)
-    assert not isinstance(refused.value, CorruptData)
+    for schema in range(1, SCHEMA):
+        fake(tmp_path / str(schema), 2, schema=schema)
+        with pytest.raises(ValueError, match=f"schema {schema}.*check out commit {READERS[schema]}") as refused:
+            checkpoint.newest(tmp_path / str(schema), accelerator)
+        assert not isinstance(refused.value, CorruptData)
 
 
 @pytest.mark.parametrize(

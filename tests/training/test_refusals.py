@@ -199,7 +199,7 @@ class TestAgainstAnEarlierRun:
         loop.train(config(needle, out, "--data.sensor", "none"))
         AcceleratorState._reset_state(True)
         run = config(needle, tmp_path / "run", "--init-from", str(out), recipe=recipes.stage2)
-        self.refuse(run, earlier, "expects .*the channels of the sensor to be 0, not 6")
+        self.refuse(run, earlier, "expects .*the sensor streams to be none, not observation\\.ft")
 
     def test_another_backbone(self, needle: Path, tmp_path: Path, earlier: Path) -> None:
         from vla.parts.backbone import resolve

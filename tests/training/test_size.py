@@ -6,10 +6,10 @@ from tests.vla.parts.test_lora import large
 from training import recipes
 from training.checkpoints.checkpoint import KEYS
 from training.engine.stages import enter, without
-from vla.contract import DataContract
+from vla.contract import DataContract, StreamContract
 from vla.normalize import Normalizer
 from vla.parts import Encoders, lora
-from vla.policy import Policy, streams
+from vla.policy import Policy, normalized
 from vla.policy_settings import PolicyConfig
 from vla.settings import ExpertConfig, LoraConfig, SensorConfig
 
@@ -19,10 +19,7 @@ CONTRACT = DataContract(
     action_dim=7,
     horizon=8,
     fps=10.0,
-    sensor="observation.force",
-    sensor_channels=1026,
-    sensor_samples=650,
-    sensor_rate_hz=650.0,
+    streams={"sensor": StreamContract(key="observation.force", channels=1026, samples=650, rate_hz=650.0)},
     state_names=(),
     action_names=(),
     action_periods=(0.0,) * 7,
@@ -39,7 +36,7 @@ def policy_3b() -> Policy:
     backbone = large()
     with torch.device("meta"):
         lora.add(backbone, LoraConfig(), 0)
-        normalizers = {stream: Normalizer(width) for stream, width in streams(CONTRACT).items()}
+        normalizers = {kind: Normalizer(width) for kind, width in normalized(CONTRACT).items()}
         return Policy(
             config=settings,
             contract=CONTRACT,

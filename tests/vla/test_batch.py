@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vla.batch import Draws, Sample, collate
+from vla.batch import Draws, Reading, Sample, collate
 from vla.frames import Area, Square, resize
 from vla.randomness import derive
 
@@ -20,8 +20,14 @@ def sample(position: int) -> Sample:
         image_valid=np.array([True, position % 2 == 0]),
         instruction=f"do {position}",
         state=randomness.random(3, dtype=np.float32),
-        sensor=randomness.random((5, 2), dtype=np.float32),
-        sensor_valid=np.array([False, True, True, True, True]),
+        streams={
+            "sensor/wrench": Reading(
+                values=randomness.random((5, 2), dtype=np.float32), valid=np.array([False, True, True, True, True])
+            ),
+            "sensor/tactile": Reading(
+                values=randomness.random((3, 4), dtype=np.float32), valid=np.array([True, True, True])
+            ),
+        },
         actions=randomness.random((4, 2), dtype=np.float32),
         action_valid=np.array([True, True, True, position != 1]),
         weight=1.0 + position,

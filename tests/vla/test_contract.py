@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from vla import documents
-from vla.contract import DataContract
+from vla.contract import DataContract, StreamContract, name_streams
 
 CONTRACT = DataContract(
     cameras=("observation.images.front", "observation.images.wrist"),
@@ -14,10 +14,7 @@ CONTRACT = DataContract(
     action_dim=7,
     horizon=8,
     fps=20.0,
-    sensor="observation.ft",
-    sensor_channels=6,
-    sensor_samples=50,
-    sensor_rate_hz=1000.0,
+    streams={"sensor": StreamContract(key="observation.ft", channels=6, samples=50, rate_hz=1000.0)},
     state_names=(),
     action_names=("x", "y", "z", "a", "b", "c", "gripper"),
     action_periods=(0.0, 0.0, 0.0, 360.0, 360.0, 360.0, 0.0),
@@ -28,7 +25,7 @@ def read(values: object) -> DataContract:
     return documents.from_json(DataContract, json.dumps(values), "contract.json", exact=True)
 
 
-@pytest.mark.parametrize("contract", [CONTRACT, replace(CONTRACT, sensor=None, sensor_samples=0, cameras=())])
+@pytest.mark.parametrize("contract", [CONTRACT, replace(CONTRACT, streams={}, cameras=())])
 def test_contract_survives_json(contract: DataContract) -> None:
     assert read(documents.to_json(contract)) == contract
 
@@ -43,7 +40,7 @@ def test_contract_survives_json(contract: DataContract) -> None:
         ("cameras", "front"),
         ("cameras", [1]),
         ("action_periods", ["a"]),
-        ("sensor", 3),
+        ("streams", 3),
         ("state_dim", None),
     ],
 )
@@ -63,10 +60,33 @@ def test_contract_refuses_missing_and_unknown_keys() -> None:
 
 def test_differences_are_told_in_words() -> None:
     assert CONTRACT.differences(CONTRACT) == []
-    assert CONTRACT.differences(replace(CONTRACT, action_names=(), sensor_names=("fx",))) == []
+    stream = CONTRACT.streams["sensor"]
+    named = {"sensor": replace(stream, key="observation.wrench", names=("fx", "fy", "fz", "tx", "ty", "tz"))}
+    assert CONTRACT.differences(replace(CONTRACT, action_names=(), streams=named)) == []
     other = replace(CONTRACT, fps=30.0, cameras=("observation.images.front",), instructed=False)
     assert CONTRACT.differences(other) == [
         "the cameras to be ('observation.images.front', 'observation.images.wrist'), not ('observation.images.front',)",
         "the frame rate to be 20.0, not 30.0",
         "being instructed to be True, not False",
     ]
+    turned = replace(CONTRACT, action_names=("y", "x", "z", "a", "b", "c", "gripper"))
+    assert CONTRACT.differences(turned) == ["the actions to be x y z a b c gripper, not y x z a b c gripper"]
+    slower = replace(CONTRACT, streams={"sensor": replace(stream, rate_hz=500.0)})
+    (difference,) = CONTRACT.differences(slower)
+    assert difference.startswith(
+        "the window of sensor to be the last 50 samples of 6 channels at 1000 Hz, not the last"
+    )
+    assert CONTRACT.differences(replace(CONTRACT, streams={})) == ["the sensor streams to be observation.ft, not none"]
+
+
+def test_streams_are_named_by_their_keys() -> None:
+    assert name_streams([]) == {}
+    assert name_streams(["observation.wrench"]) == {"sensor": "observation.wrench"}
+    keys = ["observation.wrench", "observation.left.tactile", "touch pad"]
+    assert list(name_streams(keys).items()) == [
+        ("sensor/wrench", keys[0]),
+        ("sensor/left_tactile", keys[1]),
+        ("sensor/touch_pad", keys[2]),
+    ]
+    with pytest.raises(ValueError, match=r"observation\.left\.pad and observation\.left_pad would have one name"):
+        name_streams(["observation.left.pad", "observation.left_pad"])

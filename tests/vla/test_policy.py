@@ -10,8 +10,8 @@ import torch
 
 from tests.policies import build_policy
 from vla import diffusion
-from vla.batch import Batch, Draws, Sample, collate
-from vla.contract import DataContract
+from vla.batch import Batch, Draws, Reading, Readings, Sample, collate
+from vla.contract import DataContract, StreamContract
 from vla.diffusion import coefficients, multiply
 from vla.frames import Area, Square
 from vla.normalize import Statistics, fit
@@ -34,16 +34,12 @@ CONTRACT = DataContract(
     action_dim=3,
     horizon=5,
     fps=10.0,
-    sensor="observation.wrench",
-    sensor_channels=6,
-    sensor_samples=20,
-    sensor_rate_hz=200.0,
+    streams={"sensor": StreamContract(key="observation.wrench", channels=6, samples=20, rate_hz=200.0)},
     state_names=(),
     action_names=("x", "y", "gripper"),
     action_periods=(0.0, 0.0, 0.0),
 )
-NO_SENSOR = {"sensor": None, "sensor_channels": 0, "sensor_samples": 0, "sensor_rate_hz": 0.0}
-BARE = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, **NO_SENSOR)
+BARE = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, streams={})
 CONFIG = PolicyConfig(
     backbone=BackboneConfig(path="tiny", max_pixels=3136),
     encoders=Encoders(sensor=SensorConfig(width=16, heads=2)),
@@ -64,7 +60,7 @@ def statistics(contract: DataContract) -> dict[str, Statistics]:
     return {
         "actions": of(contract.action_dim, contract.action_periods),
         "state": of(contract.state_dim, [0.0] * contract.state_dim),
-        "sensor": of(contract.sensor_channels, [0.0] * contract.sensor_channels),
+        **{name: of(stream.channels, [0.0] * stream.channels) for name, stream in contract.streams.items()},
     }
 
 
@@ -81,8 +77,13 @@ def batch(contract: DataContract = CONTRACT, size: int = 4, seed: int = 0, senso
             image_valid=np.array([position != 1] * len(contract.cameras), dtype=bool),
             instruction="insert the needle" + " slowly" * position,
             state=draw(contract.state_dim),
-            sensor=draw(contract.sensor_samples, contract.sensor_channels),
-            sensor_valid=generator.random(contract.sensor_samples) < sensor_share,
+            streams={
+                name: Reading(
+                    values=draw(stream.samples, stream.channels),
+                    valid=generator.random(stream.samples) < sensor_share,
+                )
+                for name, stream in contract.streams.items()
+            },
             actions=5 + 3 * draw(contract.horizon, contract.action_dim),
             action_valid=action_valid,
             weight=1.0,
@@ -145,7 +146,7 @@ def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) ->
     ("part", "fewer"),
     [
         ("camera", (CONFIG, CONTRACT)),
-        ("sensor", (SEEING, dataclasses.replace(CONTRACT, **NO_SENSOR))),
+        ("sensor", (SEEING, dataclasses.replace(CONTRACT, streams={}))),
         ("state", (SEEING, dataclasses.replace(CONTRACT, state_dim=0))),
     ],
 )
@@ -237,23 +238,27 @@ def test_what_is_invalid_in_the_observation_does_not_count(policy: Policy) -> No
     seen = data.observation
     frames = list(seen.images)
     frames[1] = tuple(255 - frame for frame in frames[1])
-    sensor = torch.where(seen.sensor_valid[..., None], seen.sensor, 1e4)
-    other = dataclasses.replace(data, observation=dataclasses.replace(seen, images=tuple(frames), sensor=sensor))
+    readings = seen.streams["sensor"]
+    values = torch.where(readings.valid[..., None], readings.values, 1e4)
+    streams = {"sensor": Readings(values=values, valid=readings.valid)}
+    other = dataclasses.replace(data, observation=dataclasses.replace(seen, images=tuple(frames), streams=streams))
     assert torch.allclose(policy(data)["diffusion"], policy(other)["diffusion"], atol=1e-6)
 
 
-@pytest.mark.parametrize("part", ["images", "instructions", "state", "sensor", "sensor_valid", "image_valid"])
+@pytest.mark.parametrize("part", ["images", "instructions", "state", "values", "valid", "image_valid"])
 def test_every_part_of_the_observation_is_heard(policy: Policy, part: str) -> None:
     data = batch()
-    seen = data.observation
+    seen, readings = data.observation, data.observation.streams["sensor"]
     changed = {
         "images": tuple(tuple(255 - frame for frame in row) for row in seen.images),
         "instructions": ("open the drawer",) * 4,
         "state": seen.state + 1,
-        "sensor": seen.sensor + 1,
-        "sensor_valid": torch.zeros_like(seen.sensor_valid),
+        "values": readings.values + 1,
+        "valid": torch.zeros_like(readings.valid),
         "image_valid": ~seen.image_valid,
     }[part]
+    if part in ("values", "valid"):
+        part, changed = "streams", {"sensor": dataclasses.replace(readings, **{part: changed})}
     other = dataclasses.replace(data, observation=dataclasses.replace(seen, **{part: changed}))
     assert (policy(data)["diffusion"] - policy(other)["diffusion"]).abs().max() > 1e-5
 

@@ -17,7 +17,7 @@ from vla.errors import CorruptData
 from vla.parts import tiny
 from vla.parts.backbone import fingerprint
 from vla.policy import Policy
-from vla.policy_folder import READ_1, HeldOut, load_policy, merge_policy, read_description, save_policy
+from vla.policy_folder import READERS, HeldOut, load_policy, merge_policy, read_description, save_policy
 
 
 def opened(policy: Policy) -> Policy:
@@ -215,8 +215,9 @@ def change(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schema": 7}, "schema 2"),
-        ({"schema": 1}, f"check out commit {READ_1}, which reads it"),
+        ({"schema": 7}, "schema 3"),
+        ({"schema": 1}, f"check out commit {READERS[1]}, which reads it"),
+        ({"schema": 2}, f"check out commit {READERS[2]}, which reads it"),
         ({"backbone__fingerprint": "0" * 64}, "give the folder of the same backbone"),
         ({"contract__action_dim": 7}, "instead of"),
         ({"contract__colour": 7}, "colour"),

@@ -28,8 +28,8 @@ from tests.fabricated import (
     write_run,
 )  # fmt: skip
 from vla.__main__ import main
-from vla.batch import Sample
-from vla.contract import DataContract
+from vla.batch import Reading, Sample
+from vla.contract import DataContract, StreamContract
 from vla.errors import CorruptData
 from vla.evaluation.open_loop import Predictions
 from vla.report import markup, reproduce, words
@@ -372,18 +372,22 @@ class Recording:
     def __getitem__(self, index: int, /) -> Sample:
         last = 10 * index
         rows = np.arange(last - 14, last + 1)
+        reading = Reading(values=self.sensor[np.maximum(rows, 0)], valid=rows >= 0)
         return Sample(
             images=tuple(np.full((3, 4, 6), 50 * index + view, np.uint8) for view in range(2)),
             image_valid=np.ones(2, bool), instruction="", state=np.zeros(0, np.float32),
-            sensor=self.sensor[np.maximum(rows, 0)], sensor_valid=rows >= 0, actions=np.zeros((3, 1), np.float32),
+            streams={"sensor": reading},
+            actions=np.zeros((3, 1), np.float32),
             action_valid=np.ones(3, bool), weight=1.0, position=index,
         )  # fmt: skip
 
 
 def test_windows_of_an_episode_are_put_together_again() -> None:
     contract = DataContract(
-        cameras=CAMERAS, state_dim=0, action_dim=1, horizon=3, fps=4.0, sensor="s", sensor_channels=2,
-        sensor_samples=15, sensor_rate_hz=40.0, state_names=(), action_names=(), action_periods=(0.0,),
+        cameras=CAMERAS, state_dim=0, action_dim=1, horizon=3, fps=4.0,
+        streams={"sensor": StreamContract(key="s", channels=2, samples=15, rate_hz=40.0)},
+        state_names=(), action_names=(),
+        action_periods=(0.0,),
     )  # fmt: skip
     chunks = np.arange(15.0, dtype=np.float32).reshape(5, 3, 1)
     predictions = Predictions(
@@ -397,7 +401,7 @@ def test_windows_of_an_episode_are_put_together_again() -> None:
     assert np.array_equal(arrays["recorded"], chunks[:, 0] + 1)
     assert arrays[f"frames.{CAMERAS[1]}"].shape == (5, 4, 6, 3)
     assert arrays[f"frames.{CAMERAS[1]}"][2, 0, 0].tolist() == [101] * 3
-    blind = replace(predictions, contract=replace(contract, sensor=None, sensor_samples=0))
+    blind = replace(predictions, contract=replace(contract, streams={}))
     assert "sensor" not in episode_arrays(blind, recording, range(5))
 
 

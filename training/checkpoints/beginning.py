@@ -14,8 +14,9 @@ from training.engine.stages import Group
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
+from vla.parts import row_of
 from vla.parts.backbone import fingerprint
-from vla.policy import streams
+from vla.policy import normalized
 from vla.policy_folder import load_policy
 from vla.run_folder import Buffers
 from vla.settings import DataConfig
@@ -45,7 +46,7 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
             weights=policy.learned(),
             contract=policy.contract,
             normalization=policy.config.normalization,
-            normalizers={stream: policy.normalizer_of(stream) for stream in streams(policy.contract)},
+            normalizers={kind: policy.normalizer_of(kind) for kind in normalized(policy.contract)},
             fingerprint=fingerprint(backbone),
         )
     found = checkpoint.find(place, accelerator)
@@ -72,7 +73,7 @@ def check_origin(origin: Origin, place: str, data: DataConfig, contract: DataCon
             f"{place} was trained with --data.normalization {origin.normalization}, and its scales stay: "
             "give the same, or train without --init-from"
         )
-    companded = {stream for stream, normalizer in origin.normalizers.items() if normalizer.companded.any()}
+    companded = {row_of(kind) for kind, normalizer in origin.normalizers.items() if normalizer.companded.any()}
     if data.compand and set(data.compand) != companded:
         raise ValueError(
             f"{place} was trained with {' '.join(sorted(companded)) or 'no streams'} companded, and its scales stay: "

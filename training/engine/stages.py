@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from training.settings import Stage
-from vla.parts import GROUPS, PARTS
+from vla.parts import GROUPS, PARTS, row_of
 from vla.run_folder import GroupSize
 
 FROZEN = "frozen"
@@ -33,9 +33,9 @@ class Group:
 
 def group_of(parameter: str, tail: Collection[str]) -> str:
     """The group a parameter belongs to; `tail` names the backbone parameters that the stage opens."""
-    part, _, rest = parameter.partition(".")
+    part = row_of(parameter)
     if part == "backbone":
-        return "lora" if "lora_" in rest else "backbone" if parameter in tail else FROZEN
+        return "lora" if "lora_" in parameter else "backbone" if parameter in tail else FROZEN
     if part != "expert" and part not in PARTS:
         raise ValueError(f"parameter {parameter!r} belongs to no group; give its part a row of vla.parts.PARTS")
     return part if part == "expert" else PARTS[part].group

@@ -1,7 +1,7 @@
 """What a run is: its stages laid end to end, and what a resumed run must share with the one that was stopped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -13,7 +13,7 @@ from training.engine import stages
 from training.settings import Stage
 from vla.data.dataset import Dataset
 from vla.documents import to_json
-from vla.parts import FRESH, PARTS, fitting
+from vla.parts import FRESH, PARTS, fitting, row_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Row:
 
 def schedule(config: RunConfig, data: Dataset) -> list[Row]:
     """The stages, without the groups the policy does not have, laid end to end."""
-    has = {PARTS[name].group for name in fitting(config.encoders, data.contract)} | {"expert"}
+    has = {PARTS[row_of(name)].group for name in fitting(config.encoders, data.contract)} | {"expert"}
     placed, start = [], 0
     for name, row in config.stages.items():
         stage = reduce(stages.without, (group for group in FRESH if group not in has), row)
@@ -44,11 +44,13 @@ PLACES = "places of the training samples"
 
 def content_of(data: Dataset) -> dict[str, Any]:
     """What identifies the data, wherever it lies."""
+    # The names of channels say nothing of the numbers.
+    unnamed = {name: replace(stream, names=()) for name, stream in data.contract.streams.items()}
     return {
         "data contract": {
             key: value
-            for key, value in to_json(data.contract).items()
-            if key not in ("instructed", "sensor_names")  # follows from --data.without; says nothing of the numbers
+            for key, value in to_json(replace(data.contract, streams=unnamed)).items()
+            if key != "instructed"  # follows from --data.without
         },
         "statistics of the training episodes": digest(
             {

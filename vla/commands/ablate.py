@@ -30,7 +30,7 @@ class Ablate(Measuring):
     """Find out which inputs a policy uses: zero, shuffle, delay and freeze each; or train it without one."""
 
     inputs: tuple[str, ...] = ()
-    """Cameras (key or its last part), instruction, state, sensor; none: all there are."""
+    """Cameras (key or its last part), instruction, state, sensor or, of several streams, their names; none: all."""
     control: tuple[str, ...] = ()
     """Inputs to leave out in a training of their own, by the configuration of the policy's run: what each is worth."""
     samples: int = 500
@@ -217,9 +217,11 @@ def choose_inputs(flag: str, asked: tuple[str, ...], contract: "DataContract") -
         ValueError: the policy has no such input.
     """
     from vla.evaluation.alteration import inputs_of
+    from vla.evaluation.findings import short
 
     known = inputs_of(contract)
-    by_name = {key.rsplit(".", 1)[-1]: key for key in known} | {key: key for key in known}
+    by_name = {short(key): key for key in known} | {key: key for key in known}
+    by_name |= {stream.key: name for name, stream in contract.streams.items()}
     for name in asked:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, 1)

@@ -111,17 +111,21 @@ def removal(name: str, contract: "DataContract", config: Json) -> list[str]:
     data = config["data"]
     companded = [stream for stream in data.get("compand", ()) if stream != name]
     kept = ["--data.compand", *companded] if companded != list(data.get("compand", ())) else []
-    match name:
-        case "instruction" | "state":
-            return ["--data.without", *data.get("without", ()), name, *kept]
-        case "sensor":
-            window = [key for key in ("sensor_samples", "sensor_rate_hz") if data.get(key) is not None]
-            unset = [word for key in window for word in (f"--data.{key.replace('_', '-')}", "None")]
-            return ["--data.sensor", "none", *unset, *kept]
-    others = [camera for camera in contract.cameras if camera != name]
-    if not others:
+    if name in ("instruction", "state"):
+        return ["--data.without", *data.get("without", ()), name, *kept]
+    if name in contract.streams:
+        others = [stream for other, stream in contract.streams.items() if other != name]
+        keys = [stream.key for stream in others] or ["none"]
+        words = ["--data.sensor", *keys]
+        if data.get("sensor_samples"):
+            words += ["--data.sensor-samples", *(f"{stream.key}={stream.samples}" for stream in others)]
+        if data.get("sensor_rate_hz"):
+            words += ["--data.sensor-rate-hz", *(f"{stream.key}={stream.rate_hz!r}" for stream in others)]
+        return [*words, *kept]
+    cameras = [camera for camera in contract.cameras if camera != name]
+    if not cameras:
         raise ValueError(f"{name} is the only camera of the policy, and none can be trained without a picture")
-    return ["--data.cameras", *others]
+    return ["--data.cameras", *cameras]
 
 
 def commands(trained: Sequence[Training], name: str, contract: "DataContract", out: Path) -> list[list[str]]:

@@ -21,7 +21,7 @@ class Import:
     destination: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
     """Folder to write; it must not exist."""
     data: Columns = field(default_factory=Columns)
-    """What becomes observation.state and action."""
+    """What becomes observation.state, action and the sensor streams."""
 
 
 def convert(command: Import) -> None:

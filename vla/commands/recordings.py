@@ -20,7 +20,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are the state and the actions."""
+    """Which columns of a table are the state, the actions and the sensor streams."""
 
     state_key: str = "observation.state"
     """Column of the table that is the state; without one of this default name there is no state."""
@@ -28,11 +28,13 @@ class Columns:
     """Column of the table that is the action."""
     dims: tuple[str, ...] = ()
     """Dimensions of actions and state, by index or name: `action=0,1,gripper state=joint_1,joint_2`; none: all."""
+    sensor: tuple[str, ...] = ("auto",)
+    """Keys of the sensor streams, or their last parts; auto: the only one there is; none: no sensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """What a policy is measured on. Cameras, horizon and sensor are the policy's."""
+    """What a policy is measured on. Cameras, horizon and sensor streams are the policy's."""
 
     roots: tuple[str, ...] = ()
     """Dataset folders."""
@@ -99,15 +101,16 @@ def open_recordings(
     from vla.settings import DataConfig
 
     given = {key: value for key, value in dataclasses.asdict(data).items() if value is not None}
+    streams = contract.streams.values()
     trained = {key: getattr(contract, key) for key in ("state_key", "action_key", "dims")}
     dataset = open_dataset(
         DataConfig(
             **trained | given | {"validation_share": 0.0},
             cameras=contract.cameras,
             horizon=contract.horizon,
-            sensor=contract.sensor or "none",
-            sensor_samples=contract.sensor_samples or None,
-            sensor_rate_hz=contract.sensor_rate_hz or None,
+            sensor=tuple(stream.key for stream in streams) or ("none",),
+            sensor_samples=tuple(f"{stream.key}={stream.samples}" for stream in streams),
+            sensor_rate_hz=tuple(f"{stream.key}={stream.rate_hz!r}" for stream in streams),
             without=() if contract.state_dim else ("state",),
         ),
         split.seed,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vla.batch import Sample
-from vla.contract import DataContract
+from vla.contract import SENSOR, DataContract
 from vla.data.episode import Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
@@ -78,15 +78,17 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
             f"{name} has {episode.actions.values.shape[1]} action values, its root says {contract.action_dim}: "
             "record it again"
         )
-    for kind, stream in streams(episode).items():
+    for kind, stream in streams(episode, contract).items():
         assert len(stream.timestamps) == len(stream.values), f"{name}: {kind}"
         _check_clock(name, kind, stream.timestamps)
-    if episode.sensor is not None and len(episode.sensor.timestamps) > 1:
-        period_s = float(np.median(np.diff(episode.sensor.timestamps)))
-        if period_s * layout.sensor_rate_hz > 1.5:
+    for key, stream in episode.streams.items():
+        if len(stream.timestamps) < 2:
+            continue
+        period_s, rate_hz = float(np.median(np.diff(stream.timestamps))), layout.streams[key].rate_hz
+        if period_s * rate_hz > 1.5:
             raise CorruptData(
-                f"{name} has sensor samples at {1 / period_s:.1f} Hz, its root says {layout.sensor_rate_hz:g} Hz: "
-                "correct the rate in its metadata, or train without the sensor (--data.sensor none)"
+                f"{name} has samples of {key} at {1 / period_s:.1f} Hz, its root says {rate_hz:g} Hz: correct the rate "
+                "in its metadata, or train without that sensor (--data.sensor none)"
             )
 
 
@@ -96,21 +98,22 @@ def _check_clock(name: str, kind: str, timestamps: Float64[np.ndarray, " N"]) ->
         raise CorruptData(f"{name} has {kind} timestamps that do not increase at row {row}: record it again")
 
 
-def streams(episode: Episode) -> dict[str, Stream]:
+def streams(episode: Episode, contract: DataContract) -> dict[str, Stream]:
     """The streams of numbers that an episode has, by the name of their statistics."""
-    named = {"actions": episode.actions, "state": episode.state, "sensor": episode.sensor}
+    sensors = {name: episode.streams.get(stream.key) for name, stream in contract.streams.items()}
+    named = {"actions": episode.actions, "state": episode.state, **sensors}
     return {kind: stream for kind, stream in named.items() if stream is not None}
 
 
 def finite_chunks(
-    episodes: Sequence[Episode], kind: str, *, keep_damaged: bool = False
+    episodes: Sequence[Episode], kind: str, contract: DataContract, *, keep_damaged: bool = False
 ) -> Iterator[Float32[np.ndarray, "_ D"]]:
     """All values of one stream of some episodes, a bounded part at a time.
 
     CorruptData names the first value that is not finite; with `keep_damaged` its row is passed over instead.
     """
     for episode in episodes:
-        stream = streams(episode).get(kind)
+        stream = streams(episode, contract).get(kind)
         if stream is None:
             continue
         step = max(1, CHUNK_VALUES // max(1, stream.values.shape[1]))
@@ -130,7 +133,8 @@ def finite_chunks(
 
 def check_finite(sample: Sample, where: str) -> None:
     """Refuse a sample of episodes whose rows `finite_chunks` passed over (CorruptData)."""
-    for kind, values in (("actions", sample.actions), ("state", sample.state), ("sensor", sample.sensor)):
+    sensors = {name: reading.values for name, reading in sample.streams.items()}
+    for kind, values in {"actions": sample.actions, "state": sample.state, **sensors}.items():
         if not np.isfinite(values).all():
             raise CorruptData(f"{where} has {values[~np.isfinite(values)][0]} in {kind}: repair the data")
 
@@ -138,26 +142,30 @@ def check_finite(sample: Sample, where: str) -> None:
 def fit_statistics(
     episodes: Sequence[Episode], contract: DataContract, *, keep_damaged: bool = False, compand: Sequence[str] = ()
 ) -> dict[str, Statistics]:
-    """Statistics of `actions`, `state` and `sensor` at their own rates; of width 0 where there is none.
+    """Statistics of `actions`, `state` and each sensor stream, by name, at their own rates; of width 0 without a state.
 
-    Those in `compand` are of the streams' signed square roots.
+    Those in `compand` are of the streams' signed square roots; `sensor` there stands for every sensor stream.
 
-    ValueError when there is a sensor but no episode has a sample of it; CorruptData as in `finite_chunks`.
+    ValueError when no episode has a sample of a sensor stream; CorruptData as in `finite_chunks`.
     """
     periods = {
         "actions": contract.action_periods or (0.0,) * contract.action_dim,
         "state": (0.0,) * contract.state_dim,
-        "sensor": (0.0,) * contract.sensor_channels,
     }
-    held = [streams(episode) for episode in episodes]
-    chunks = {kind: partial(finite_chunks, episodes, kind, keep_damaged=keep_damaged) for kind in periods}
+    periods |= {name: (0.0,) * stream.channels for name, stream in contract.streams.items()}
+    held = [streams(episode, contract) for episode in episodes]
+    chunks = {kind: partial(finite_chunks, episodes, kind, contract, keep_damaged=keep_damaged) for kind in periods}
     rows = {kind: sum(len(stream[kind].values) for stream in held if kind in stream) for kind in periods}
     if keep_damaged:
         rows = {kind: sum(map(len, chunks[kind]())) for kind in periods}
-    if contract.sensor is not None and not rows["sensor"]:
-        raise ValueError(
-            f"no training episode has a sample of {contract.sensor}: add some that have, or give --data.sensor none"
-        )
+    for name, stream in contract.streams.items():
+        if not rows[name]:
+            raise ValueError(
+                f"no training episode has a sample of {stream.key}: add some that have, or give --data.sensor "
+                f"{' '.join(other.key for other in contract.streams.values() if other is not stream) or 'none'}"
+            )
+    companded = {*compand, *(contract.streams if SENSOR in compand else ())}
     return {
-        kind: fit_chunks(chunks[kind], rows[kind], period, compand=kind in compand) for kind, period in periods.items()
+        kind: fit_chunks(chunks[kind], rows[kind], period, compand=kind in companded)
+        for kind, period in periods.items()
     }

@@ -57,7 +57,7 @@ class Dataset:
     everything: ValidationSamples
     """Every frame of the training episodes once, in order."""
     statistics: Mapping[str, Statistics]
-    """Of `actions`, `state` and `sensor`, on the training episodes; of width 0 where there is none."""
+    """Of `actions`, `state` and each sensor stream, on the training episodes; of width 0 without a state."""
     recalled: bool
     """Whether the statistics, and that the numbers are sound, are known from an earlier start on the same files."""
     rows: tuple[tuple[str, ...], ...]
@@ -105,7 +105,7 @@ def open_dataset(
     windows = [
         Window(
             contract=contract,
-            sensor_period_s=1 / reader.layout.sensor_rate_hz if reader.layout.sensor is not None else 0.0,
+            periods_s={key: 1 / stream.rate_hz for key, stream in reader.layout.streams.items()},
             sensor_weight=config.sensor_weight,
             frame_sizes=sizes,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from vla.contract import SENSOR, StreamContract, name_streams
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
@@ -104,15 +105,16 @@ def episode_problems(episode: Episode) -> list[str]:
 
 
 def find_gaps(episode: Episode, layout: Layout) -> list[Gap]:
-    """Steps of the clocks of frames, cameras and sensor that are too long."""
+    """Steps of the clocks of frames, cameras and sensors that are too long."""
     clocks = {"frames": (episode.timestamps, 1 / layout.fps)}
     for key, frames in episode.cameras.items():
         if len(frames.timestamps) != len(episode.timestamps) or (frames.timestamps != episode.timestamps).any():
             clocks[key] = (frames.timestamps, 0.0)
     if episode.state is not None and len(episode.state.timestamps) != len(episode.timestamps):
         clocks["state"] = (episode.state.timestamps, 0.0)
-    if episode.sensor is not None:
-        clocks["sensor"] = (episode.sensor.timestamps, 1 / layout.sensor_rate_hz)
+    for name, key in name_streams(list(layout.streams)).items():
+        if key in episode.streams:
+            clocks[name] = (episode.streams[key].timestamps, 1 / layout.streams[key].rate_hz)
     gaps = []
     for stream, (timestamps, period_s) in clocks.items():
         steps = np.diff(timestamps)
@@ -134,7 +136,7 @@ def find_gaps(episode: Episode, layout: Layout) -> list[Gap]:
 
 
 def count_modalities(episodes: Sequence[Episode], layout: Layout) -> dict[str, float]:
-    """Share of the samples that has each camera, the state, and a sensor reading in the window before it."""
+    """Share of the samples that has each camera, the state, and a reading of each sensor in the window before it."""
     samples = sum(len(episode.timestamps) for episode in episodes)
     shares = {
         camera: sum(
@@ -145,18 +147,20 @@ def count_modalities(episodes: Sequence[Episode], layout: Layout) -> dict[str, f
         for camera in layout.cameras
     }
     shares["state"] = sum(len(episode.timestamps) for episode in episodes if episode.state is not None)
-    shares["sensor"] = sum(_sensed(episode, layout) for episode in episodes)
+    shares |= {SENSOR: 0} if not layout.streams else {}
+    for name, key in name_streams(list(layout.streams)).items():
+        shares[name] = sum(_sensed(episode, layout.streams[key]) for episode in episodes)
     return {name: count / max(1, samples) for name, count in shares.items()}
 
 
-def _sensed(episode: Episode, layout: Layout) -> int:
-    """Samples with a sensor reading in their window."""
-    if episode.sensor is None:
+def _sensed(episode: Episode, stream: StreamContract) -> int:
+    """Samples with a reading of a sensor stream in their window."""
+    if stream.key not in episode.streams:
         return 0
-    stamps = episode.sensor.timestamps
+    stamps = episode.streams[stream.key].timestamps
     newest = np.searchsorted(stamps, episode.timestamps, side="right") - 1
     age_s = np.where(newest >= 0, episode.timestamps - stamps[newest], np.inf)
-    return int((age_s < layout.sensor_samples / layout.sensor_rate_hz).sum())
+    return int((age_s < stream.samples / stream.rate_hz).sum())
 
 
 def examine_dimensions(episodes: Sequence[Episode], layout: Layout) -> list[Dimension]:
@@ -164,8 +168,10 @@ def examine_dimensions(episodes: Sequence[Episode], layout: Layout) -> list[Dime
     named: dict[str, tuple[list[Stream], tuple[str, ...]]] = {
         "action": ([episode.actions for episode in episodes], layout.action_names),
         "state": ([episode.state for episode in episodes if episode.state is not None], layout.state_names),
-        "sensor": ([episode.sensor for episode in episodes if episode.sensor is not None], ()),
     }
+    for name, key in name_streams(list(layout.streams)).items():
+        parts = [episode.streams[key] for episode in episodes if key in episode.streams]
+        named[name] = (parts, layout.streams[key].names)
     found = []
     for stream, (parts, names) in named.items():
         if not parts:

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from vla.contract import StreamContract
+
 ACTION, STATE = "action", "observation.state"
 """Feature keys that the actions and the state have unless the user names others."""
 
@@ -55,8 +57,11 @@ class Episode:
     actions: Stream
     """`actions.values[i]` is the action commanded at `actions.timestamps[i]`."""
     state: Stream | None
-    sensor: Stream | None
-    """At its native rate. A window read at `now` uses samples with timestamp <= now only."""
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    """Sensors by feature key, each at its native rate; one that is missing in this episode is absent.
+
+    A window read at `now` uses samples with timestamp <= now only.
+    """
     cameras: Mapping[str, Frames]
     """By camera key, e.g. `observation.images.front`; a camera missing in this episode is absent."""
     columns: Mapping[str, Float32[np.ndarray, "N _"]] = field(default_factory=dict)
@@ -85,14 +90,9 @@ class Layout:
     """One name a dimension; empty when the data names none."""
     action_periods: tuple[float, ...]
     """Per action dimension: 2*pi or 360 where names or metadata say it is an angle that wraps, else 0."""
-    sensor: str | None
-    """The feature key of the sensor stream; None when there is none."""
-    sensor_channels: int
-    sensor_rate_hz: float
-    sensor_samples: int
-    """Samples of the window the data store a frame, or of one second where they store a plain stream; 0 without one."""
-    sensor_names: tuple[str, ...] = ()
-    """One name a channel; empty when the data names none."""
+    streams: Mapping[str, StreamContract] = field(default_factory=dict)
+    """The sensor streams that are read, by feature key; a window is as long as the data store it a frame, or one second
+    where they store a plain stream."""
     state_key: str = STATE
     """The feature that is the state."""
     action_key: str = ACTION

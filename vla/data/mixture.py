@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.contract import DataContract
+from vla.contract import SENSOR, DataContract
 from vla.data.dimensions import parse_dimensions
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
+from vla.data.streams import agree_on_streams, check_asked, parse_each
 from vla.randomness import derive
 from vla.settings import DataConfig
-
-SAME_RATE = 0.01
-"""Sensor rates of two roots this close are the same: free clocks, measured."""
 
 
 def check_config(config: DataConfig) -> None:
@@ -35,21 +33,22 @@ def check_config(config: DataConfig) -> None:
         )
     for name, value, least in (
         ("horizon", config.horizon, 1),
-        ("sensor-samples", config.sensor_samples, 1),
         ("quarantine", config.quarantine, 0),
         ("workers", config.workers, 0),
     ):
-        if value is not None and value < least:
+        if value < least:
             raise ValueError(f"--data.{name} is {value}, expected at least {least}")
     for name, number in (
         *(("weights", weight) for weight in config.weights),
-        ("sensor-rate-hz", config.sensor_rate_hz),
         ("sensor-weight", config.sensor_weight),
     ):
-        if number is not None and not 0 < number < float("inf"):
+        if not 0 < number < float("inf"):
             raise ValueError(f"--data.{name} has {number:g}, expected a finite number > 0")
     if not 0 <= config.validation_share < 1:
         raise ValueError(f"--data.validation-share is {config.validation_share:g}, expected 0 <= share < 1")
+    check_asked(config.sensor)
+    parse_each(config.sensor_samples, "sensor-samples", whole=True)
+    parse_each(config.sensor_rate_hz, "sensor-rate-hz")
     parse_dimensions(config.dims)
     check_emphasis(config)
 
@@ -85,27 +84,22 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
                     f"{first.root} and {layout.root} cannot be mixed, their {what} differ: {_shown(ours)} and "
                     f"{_shown(theirs)}; train on one of them, or {fix}"
                 )
-    samples, rate_hz, sensor = _agree_on_sensor(layouts, config)
     contract = DataContract(
         cameras=_agree_on_cameras(layouts, config),
         state_dim=first.state_dim,
         action_dim=first.action_dim,
         horizon=config.horizon,
         fps=first.fps,
-        sensor=None if sensor is None else sensor.sensor,
-        sensor_channels=0 if sensor is None else sensor.sensor_channels,
-        sensor_samples=samples,
-        sensor_rate_hz=rate_hz,
+        streams=agree_on_streams(layouts, config),
         state_names=next((layout.state_names for layout in layouts if layout.state_names), ()),
         action_names=next((layout.action_names for layout in layouts if layout.action_names), ()),
         action_periods=first.action_periods or (0.0,) * first.action_dim,
-        sensor_names=() if sensor is None else sensor.sensor_names,
         instructed="instruction" not in config.without,
         state_key=config.state_key,
         action_key=config.action_key,
         dims=config.dims,
     )
-    present = {"actions": True, "state": contract.state_dim > 0, "sensor": contract.sensor is not None}
+    present = {"actions": True, "state": contract.state_dim > 0, SENSOR: bool(contract.streams)}
     if absent := [stream for stream in config.compand if not present[stream]]:
         raise ValueError(f"--data.compand names {' and '.join(absent)}, which the policy is not given: leave that out")
     return contract
@@ -126,37 +120,6 @@ def _agree_on_cameras(layouts: Sequence[Layout], config: DataConfig) -> tuple[st
                 "common ones with --data.cameras, or train on black frames with --data.missing-cameras mask"
             )
     return cameras
-
-
-def _agree_on_sensor(layouts: Sequence[Layout], config: DataConfig) -> tuple[int, float, Layout | None]:
-    """Samples and rate of a window, and the first root with a sensor; a root may be without."""
-    having = [layout for layout in layouts if layout.sensor is not None]
-    if not having:
-        if config.sensor_samples is not None or config.sensor_rate_hz is not None:
-            raise ValueError(
-                "a sensor window was asked for but the data has no sensor: name one with --data.sensor KEY, "
-                "or leave out --data.sensor-samples and --data.sensor-rate-hz"
-            )
-        return 0, 0.0, None
-    first = having[0]
-    for layout in having[1:]:
-        if (layout.sensor, layout.sensor_channels) != (first.sensor, first.sensor_channels):
-            raise ValueError(
-                f"{first.root} has the sensor {first.sensor} with {first.sensor_channels} channels and {layout.root} "
-                f"{layout.sensor} with {layout.sensor_channels}: train without it (--data.sensor none), or on one root"
-            )
-        apart = abs(layout.sensor_rate_hz / first.sensor_rate_hz - 1)
-        if apart > SAME_RATE and config.sensor_rate_hz is None:
-            raise ValueError(
-                f"{first.sensor} comes at {first.sensor_rate_hz:g} Hz in {first.root} and at "
-                f"{layout.sensor_rate_hz:g} Hz in {layout.root}: say how to read it with --data.sensor-rate-hz"
-            )
-        if layout.sensor_samples != first.sensor_samples and config.sensor_samples is None:
-            raise ValueError(
-                f"{first.root} stores windows of {first.sensor_samples} samples and {layout.root} of "
-                f"{layout.sensor_samples}: say how many to read with --data.sensor-samples"
-            )
-    return config.sensor_samples or first.sensor_samples, config.sensor_rate_hz or first.sensor_rate_hz, first
 
 
 def split(num_episodes: Sequence[int], share: float, seed: int) -> tuple[tuple[int, ...], ...]:

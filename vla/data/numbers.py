@@ -24,7 +24,7 @@ class Numbers:
     """What was found, and how."""
 
     statistics: Mapping[str, Statistics]
-    """Of `actions`, `state` and `sensor`, on the training episodes; of width 0 where there is none."""
+    """Of `actions`, `state` and each sensor stream, on the training episodes; of width 0 without a state."""
     recalled: bool
     """Whether an earlier start found it in the same files."""
 
@@ -42,7 +42,7 @@ def read_numbers(
 
     Raises:
         CorruptData: a clock does not increase, or, without `keep_damaged`, a value is not finite.
-        ValueError: there is a sensor but no training episode has a sample of it.
+        ValueError: no training episode has a sample of a sensor stream.
     """
     entry = _entry(readers, kept, held_out, contract, keep_damaged=keep_damaged, compand=compand)
     facts = None if entry is None else entry.recall()
@@ -53,7 +53,7 @@ def read_numbers(
             check_streams(episode, reader.layout, contract)
     statistics = fit_statistics(episodes_at(readers, kept), contract, keep_damaged=keep_damaged, compand=compand)
     for kind in statistics:
-        for _ in finite_chunks(episodes_at(readers, held_out), kind, keep_damaged=keep_damaged):
+        for _ in finite_chunks(episodes_at(readers, held_out), kind, contract, keep_damaged=keep_damaged):
             pass  # refuses what is not finite
     if entry is not None:
         entry.keep({kind: _to_json(found) for kind, found in statistics.items()})
@@ -88,8 +88,8 @@ def _entry(
     decides = {
         "layouts": [asdict(reader.layout) for reader in readers],
         "periods": contract.action_periods,
-        "widths": [contract.action_dim, contract.state_dim, contract.sensor_channels],
-        "sensor": contract.sensor,
+        "widths": [contract.action_dim, contract.state_dim],
+        "streams": {name: [stream.key, stream.channels] for name, stream in contract.streams.items()},
         "kept": [episode.name for episode in episodes_at(readers, kept)],
         "held out": [episode.name for episode in episodes_at(readers, held_out)],
         "keep damaged": keep_damaged,

@@ -20,10 +20,10 @@ class Selection:
     """Feature keys or their last parts, in this order; none: all."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """Whether an episode without one of the cameras is a problem."""
-    sensor: str = "auto"
-    """Feature key of the sensor; auto: the only one there is; none: no sensor."""
+    sensor: tuple[str, ...] = ("auto",)
+    """Feature keys of the sensor streams or their last parts, in this order; auto: the only one; none: no sensor."""
     columns: tuple[str, ...] = ()
-    """Feature keys of what the episodes give beside actions, state and sensor."""
+    """Feature keys of what the episodes give beside actions, state and sensors."""
     state_key: str = STATE
     """Feature key of the state; where there is none of the usual name, there is no state."""
     action_key: str = ACTION

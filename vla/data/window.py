@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
-from vla.batch import Sample
-from vla.contract import DataContract
+from vla.batch import Reading, Sample
+from vla.contract import DataContract, StreamContract
 from vla.data.episode import Episode, Frames, Stream
 from vla.data.video import read_frames
 from vla.errors import CorruptData
@@ -42,10 +42,10 @@ class Window:
     """How the samples of one root are cut."""
 
     contract: DataContract
-    sensor_period_s: float
-    """Seconds between two samples of the root's sensor; 0 without one."""
+    periods_s: Mapping[str, float]
+    """Seconds between two samples of a sensor stream, by its key in the root; those that the root has."""
     sensor_weight: float
-    """Weight of a sample with any valid sensor reading, against 1."""
+    """Weight of a sample with a valid reading of any sensor, against 1."""
     frame_sizes: Mapping[str, tuple[int, int]]
     """(height, width) of the black frame, of each camera that is missing or void somewhere."""
 
@@ -58,18 +58,18 @@ class Window:
         """
         now = float(episode.timestamps[index])
         actions, action_valid = self._actions(episode.actions, now)
-        sensor, sensor_valid = self._sensor(episode.sensor, now)
+        streams = {name: self._reading(episode, stream, now) for name, stream in self.contract.streams.items()}
+        felt = any(reading.valid.any() for reading in streams.values())
         images, image_valid = self._images(episode, now)
         return Sample(
             images=images,
             image_valid=image_valid,
             instruction=episode.instruction,
             state=self._state(episode.state, now),
-            sensor=sensor,
-            sensor_valid=sensor_valid,
+            streams=streams,
             actions=actions,
             action_valid=action_valid,
-            weight=episode.confidence * (self.sensor_weight if sensor_valid.any() else 1.0),
+            weight=episode.confidence * (self.sensor_weight if felt else 1.0),
             position=position,
         )
 
@@ -81,8 +81,7 @@ class Window:
             image_valid=np.zeros(len(contract.cameras), dtype=np.bool_),
             instruction=episode.instruction,
             state=np.zeros(contract.state_dim, dtype=np.float32),
-            sensor=np.zeros((contract.sensor_samples, contract.sensor_channels), dtype=np.float32),
-            sensor_valid=np.zeros(contract.sensor_samples, dtype=np.bool_),
+            streams={name: nothing(stream) for name, stream in contract.streams.items()},
             actions=np.zeros((contract.horizon, contract.action_dim), dtype=np.float32),
             action_valid=np.zeros(contract.horizon, dtype=np.bool_),
             weight=0.0,
@@ -101,13 +100,13 @@ class Window:
         places, valid = _steps(actions, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
         return _rows(actions, places), valid
 
-    def _sensor(self, sensor: Stream | None, now: float) -> tuple[Float32[np.ndarray, "S C"], Bool[np.ndarray, " S"]]:
-        """The samples of the window."""
-        contract = self.contract
-        samples, rate_hz = contract.sensor_samples, contract.sensor_rate_hz
-        if sensor is None:
-            return np.zeros((samples, contract.sensor_channels), np.float32), np.zeros(samples, np.bool_)
-        return hold(sensor, now, samples=samples, rate_hz=rate_hz, period_s=self.sensor_period_s)
+    def _reading(self, episode: Episode, stream: StreamContract, now: float) -> Reading:
+        """The window of a sensor stream; nothing in it is valid where the episode lacks it."""
+        if stream.key not in episode.streams:
+            return nothing(stream)
+        measured, period_s = episode.streams[stream.key], self.periods_s[stream.key]
+        values, valid = hold(measured, now, samples=stream.samples, rate_hz=stream.rate_hz, period_s=period_s)
+        return Reading(values=values, valid=valid)
 
     def _state(self, state: Stream | None, now: float) -> Float32[np.ndarray, " P"]:
         """The newest state."""
@@ -139,6 +138,13 @@ class Window:
             return -1
         tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / self.contract.fps)
         return int(_held(episode.cameras[camera].timestamps, np.array([now + tolerance_s]))[0])
+
+
+def nothing(stream: StreamContract) -> Reading:
+    """A window in which nothing was measured."""
+    return Reading(
+        values=np.zeros((stream.samples, stream.channels), np.float32), valid=np.zeros(stream.samples, np.bool_)
+    )
 
 
 def hold(

@@ -13,7 +13,7 @@ sensor is learned only where the data lacks one, and stands anywhere else for no
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -28,16 +28,15 @@ from vla.policy import NEUTRAL_INSTRUCTION, Policy
 
 Kind = Literal["zeroed", "shuffled", "delayed", "frozen"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-INSTRUCTION, STATE, SENSOR = "instruction", "state", "sensor"
+INSTRUCTION, STATE = "instruction", "state"
 Alter = Callable[[Observation], Observation]
 
 
 def inputs_of(contract: DataContract) -> tuple[str, ...]:
-    """What a policy of this contract looks at: its cameras by key, instruction, state, sensor."""
+    """What a policy of this contract looks at: its cameras by key, instruction, state, sensor streams by name."""
     instruction = (INSTRUCTION,) if contract.instructed else ()
     state = (STATE,) if contract.state_dim else ()
-    sensor = (SENSOR,) if contract.sensor is not None else ()
-    return (*contract.cameras, *instruction, *state, *sensor)
+    return (*contract.cameras, *instruction, *state, *contract.streams)
 
 
 def kinds_of(name: str) -> tuple[Kind, ...]:
@@ -52,8 +51,8 @@ def swap(observation: Observation, other: Observation, name: str, contract: Data
             return replace(observation, instructions=other.instructions)
         case "state":
             return replace(observation, state=other.state)
-        case "sensor":
-            return replace(observation, sensor=other.sensor, sensor_valid=other.sensor_valid)
+    if name in contract.streams:
+        return replace(observation, streams={**observation.streams, name: other.streams[name]})
     place = contract.cameras.index(name)
     image_valid = observation.image_valid.clone()
     image_valid[:, place] = other.image_valid[:, place]
@@ -69,7 +68,8 @@ class Blank:
     """What inputs without content hold, in the data's units."""
 
     state: Float[Tensor, " P"]
-    sensor: Float[Tensor, " C"]
+    streams: Mapping[str, Float[Tensor, " _"]]
+    """One value a channel, by name."""
 
     @staticmethod
     def of(policy: Policy) -> "Blank":
@@ -79,8 +79,10 @@ class Blank:
             normalizer = policy.normalizer_of(stream)
             return normalizer.undo(torch.zeros_like(normalizer.offset))
 
-        present = inputs_of(policy.contract)
-        return Blank(**{stream: middle(stream) if stream in present else torch.zeros(0) for stream in (STATE, SENSOR)})
+        return Blank(
+            state=middle(STATE) if policy.contract.state_dim else torch.zeros(0),
+            streams={name: middle(name) for name in policy.contract.streams},
+        )
 
     def out(self, observation: Observation) -> Observation:
         """An observation of the same shapes, every input of which is zeroed."""
@@ -89,7 +91,10 @@ class Blank:
             images=tuple(tuple(change_image(image, torch.zeros_like) for image in row) for row in observation.images),
             instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions),
             state=self.state.to(observation.state).expand_as(observation.state),
-            sensor=self.sensor.to(observation.sensor).expand_as(observation.sensor),
+            streams={
+                name: replace(readings, values=self.streams[name].to(readings.values).expand_as(readings.values))
+                for name, readings in observation.streams.items()
+            },
         )
 
 
@@ -150,8 +155,11 @@ def alike(one: Observation, other: Observation) -> bool:
         one.instructions == other.instructions
         and torch.equal(one.image_valid, other.image_valid)
         and torch.equal(one.state, other.state)
-        and torch.equal(one.sensor, other.sensor)
-        and torch.equal(one.sensor_valid, other.sensor_valid)
+        and all(
+            torch.equal(readings.values, other.streams[name].values)
+            and torch.equal(readings.valid, other.streams[name].valid)
+            for name, readings in one.streams.items()
+        )
         and all(
             torch.equal(frame, instead)
             for row, others in zip(one.images, other.images, strict=True)

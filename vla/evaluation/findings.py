@@ -1,5 +1,6 @@
 """What an ablation found, as JSON and as a table."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -196,8 +197,8 @@ class Ablation:
 
 
 def short(name: str) -> str:
-    """An input as it is printed: a camera by the last part of its key."""
-    return name.rsplit(".", 1)[-1]
+    """An input as it is printed: a camera by the last part of its key, one of several sensor streams by its own."""
+    return re.split(r"[./]", name)[-1]
 
 
 def shown(entry: Change, error: float) -> str:

@@ -41,7 +41,7 @@ def read_phases(
     """
     selection = Selection(
         episodes=episodes,
-        sensor="none",
+        sensor=("none",),
         columns=(column,),
         action_key=action_key,
         withhold_state=True,

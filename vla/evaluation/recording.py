@@ -10,7 +10,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import Float32, Float64, UInt8
 
-from vla.contract import DataContract
+from vla.contract import DataContract, StreamContract
 from vla.environment import STATE, Environment, Observed
 
 FRAME_EVERY = 4
@@ -20,9 +20,9 @@ FRAME_EVERY = 4
 class Recorder:
     """One episode as it runs.
 
-    The traces (`write`) are arrays by name: `times_s` (T), `actions` (T A), `state` (T P), `sensor_times_s` (M),
-    `sensor` (M C), `frame_times_s` (K) and `frames.<camera>` (K H W 3). Times are seconds since the start; the
-    observation at a time is what the action there answered.
+    The traces (`write`) are arrays by name: `times_s` (T), `actions` (T A), `state` (T P), of each sensor stream by its
+    name `sensor_times_s` (M) and `sensor` (M C), `frame_times_s` (K) and `frames.<camera>` (K H W 3). Times are seconds
+    since the start; the observation at a time is what the action there answered.
     """
 
     def __init__(self, contract: DataContract) -> None:
@@ -55,24 +55,24 @@ class Recorder:
         arrays = {"times_s": times[:-1], "actions": np.stack(self._actions), "frame_times_s": times[shown]}
         if contract.state_dim:
             arrays["state"] = np.stack([row[STATE] for row in observed[:-1]])
-        if contract.sensor is not None:
-            arrays |= self._sensor(contract.sensor, times)
+        for name, stream in contract.streams.items():
+            arrays |= self._measured(name, stream, times)
         for camera in contract.cameras:
             arrays[f"frames.{camera}"] = np.stack([row[camera] for row in observed[shown]])
         return arrays
 
-    def _sensor(self, key: str, times: Float64[np.ndarray, " T"]) -> dict[str, np.ndarray]:
+    def _measured(self, name: str, stream: StreamContract, times: Float64[np.ndarray, " T"]) -> dict[str, np.ndarray]:
         """Each measured sample of the overlapping windows once; sample k stands at k / rate."""
-        contract, before = self.contract, -math.inf
+        before = -math.inf
         values, stamps = [], []
         for observed, now in zip(self._observed, times, strict=True):
-            newest = math.floor(now * contract.sensor_rate_hz + 1e-6)
-            numbers = newest - np.arange(contract.sensor_samples - 1, -1, -1)
-            new = (numbers > before) & np.asarray(observed.get(f"{key}_valid", True), dtype=np.bool_)
-            values.append(np.asarray(observed[key])[new])
-            stamps.append(numbers[new] / contract.sensor_rate_hz)
+            newest = math.floor(now * stream.rate_hz + 1e-6)
+            numbers = newest - np.arange(stream.samples - 1, -1, -1)
+            new = (numbers > before) & np.asarray(observed.get(f"{stream.key}_valid", True), dtype=np.bool_)
+            values.append(np.asarray(observed[stream.key])[new])
+            stamps.append(numbers[new] / stream.rate_hz)
             before = newest
-        return {"sensor": np.concatenate(values), "sensor_times_s": np.concatenate(stamps)}
+        return {name: np.concatenate(values), f"{name}_times_s": np.concatenate(stamps)}
 
     def write(self, folder: Path, episode: int) -> None:
         """Write rollouts/episode-00000.npz below a folder and, where there are pictures, videos/episode-00000.mp4."""

@@ -4,11 +4,11 @@ A part is a row of `PARTS` and a module of its own; whatever goes over the parts
 groups of parameters, files of a policy, model card) goes over this table. Nothing heavy is loaded for it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from vla.contract import DataContract
+from vla.contract import SENSOR, DataContract
 from vla.settings import CameraConfig, SensorConfig, StateConfig
 
 if TYPE_CHECKING:
@@ -30,16 +30,17 @@ class Part:
     group: str
     """Group of parameters that it is trained with."""
     file: str
-    """Of its weights in a policy folder."""
+    """Of its weights in a policy folder (`file_of`)."""
     config: type
     """Its settings: flags --NAME.FIELD, and the entry of that name in a policy's encoders."""
-    fits: Callable[[Any, DataContract], bool]
-    """Whether a policy with these settings, for this data, has it."""
-    build: "Callable[[Any, DataContract, Widths], nn.Module]"
-    """The module with fresh weights; its `width` is that of its tokens."""
-    see: "Callable[[nn.Module, Observation, Mapping[str, Any]], tuple[Tensor, Tensor]]"
+    names: Callable[[Any, DataContract], Iterable[str]]
+    """What it is called in a policy with these settings, for this data: once for each stream that it looks at, and not
+    at all where the policy lacks it. A name is that of the row, or begins with it and `/`."""
+    build: "Callable[[str, Any, DataContract, Widths], nn.Module]"
+    """The module of a name, with fresh weights; its `width` is that of its tokens."""
+    see: "Callable[[str, nn.Module, Observation, Mapping[str, Any]], tuple[Tensor, Tensor]]"
     """Its tokens, and which may be looked at, of an observation with unitless numbers and of the earlier tokens."""
-    describe: Callable[[Any, DataContract], str]
+    describe: Callable[[str, Any, DataContract], str]
     """In the model card."""
     rate: str
     """What the rate of its group is for, in help."""
@@ -47,19 +48,20 @@ class Part:
     """In what size it looks at a camera's frame, with these settings; None: it looks at none."""
 
 
-def _sensor(config: SensorConfig, contract: DataContract, _: Widths) -> "nn.Module":
+def _sensor(name: str, config: SensorConfig, contract: DataContract, _: Widths) -> "nn.Module":
     from vla.parts.sensor import SensorEncoder
 
-    return SensorEncoder(contract.sensor_samples, contract.sensor_channels, config)
+    stream = contract.streams[name]
+    return SensorEncoder(stream.samples, stream.channels, config)
 
 
-def _state(_: StateConfig, contract: DataContract, widths: Widths) -> "nn.Module":
+def _state(_: str, __: StateConfig, contract: DataContract, widths: Widths) -> "nn.Module":
     from vla.parts.state import StateEncoder
 
     return StateEncoder(contract.state_dim, widths["expert"])
 
 
-def _camera(config: CameraConfig, contract: DataContract, widths: Widths) -> "nn.Module":
+def _camera(_: str, config: CameraConfig, contract: DataContract, widths: Widths) -> "nn.Module":
     from vla.parts.camera import CameraEncoder
 
     return CameraEncoder(len(contract.cameras), widths["backbone"], config)
@@ -72,29 +74,26 @@ def _camera_size(config: CameraConfig) -> "Size":
 
 
 PARTS: dict[str, Part] = {
-    "sensor": Part(
+    SENSOR: Part(
         label="Sensor encoder",
         group="sensor",
         file="sensor_encoder.safetensors",
         config=SensorConfig,
-        fits=lambda _, contract: contract.sensor is not None,
+        names=lambda _, contract: contract.streams,
         build=_sensor,
-        see=lambda module, seen, _: module(seen.sensor, seen.sensor_valid),
-        describe=lambda _, contract: (
-            f"`{contract.sensor}`, the last {contract.sensor_samples} samples of {contract.sensor_channels} channels "
-            f"at {contract.sensor_rate_hz:g} Hz"
-        ),
-        rate="Sensor encoder.",
+        see=lambda name, module, seen, _: module(seen.streams[name].values, seen.streams[name].valid),
+        describe=lambda name, _, contract: f"`{contract.streams[name].key}`, {contract.streams[name]}",
+        rate="Sensor encoders, one of each stream.",
     ),
     "state": Part(
         label="State encoder",
         group="expert",  # it is small, and as new as the expert that reads it
         file="state_encoder.safetensors",
         config=StateConfig,
-        fits=lambda _, contract: contract.state_dim > 0,
+        names=lambda _, contract: ("state",) if contract.state_dim else (),
         build=_state,
-        see=lambda module, seen, _: module(seen.state),
-        describe=lambda _, contract: f"{contract.state_dim} numbers",
+        see=lambda _, module, seen, __: module(seen.state),
+        describe=lambda _, __, contract: f"{contract.state_dim} numbers",
         rate="Diffusion action expert, and the state's first layer.",
     ),
     "camera": Part(
@@ -102,10 +101,10 @@ PARTS: dict[str, Part] = {
         group="camera",
         file="camera_encoder.safetensors",
         config=CameraConfig,
-        fits=lambda config, contract: config.width > 0 and len(contract.cameras) > 0,
+        names=lambda config, contract: ("camera",) if config.width and contract.cameras else (),
         build=_camera,
-        see=lambda module, seen, earlier: module(seen.images, seen.image_valid, earlier["backbone"]),
-        describe=lambda config, _: (
+        see=lambda _, module, seen, earlier: module(seen.images, seen.image_valid, earlier["backbone"]),
+        describe=lambda _, config, __: (
             f"{config.tokens} tokens of each camera, from {config.pixels} x {config.pixels} pixels"
         ),
         rate="Camera encoder; without one (--camera.width 0) its rate has no effect.",
@@ -141,7 +140,19 @@ else:
     )
 
 
+def row_of(name: str) -> str:
+    """The row of a part of a policy, or of one of its parameters: `sensor` of `sensor/wrench.embed.weight`."""
+    return name.partition(".")[0].partition("/")[0]
+
+
+def file_of(name: str) -> str:
+    """The file of a part's weights in a policy folder: `sensor_encoder.wrench.safetensors` of `sensor/wrench`."""
+    row, _, stream = name.partition("/")
+    stem, _, ending = PARTS[row].file.partition(".")
+    return f"{stem}.{stream}.{ending}" if stream else PARTS[row].file
+
+
 def fitting(encoders: Encoders, contract: DataContract) -> dict[str, Any]:
-    """The settings of the parts that a policy for this data has, in the order of the table."""
-    settings = {name: vars(encoders)[name] for name in PARTS}
-    return {name: config for name, config in settings.items() if PARTS[name].fits(config, contract)}
+    """The settings of the parts that a policy for this data has, by name, in the order of the table."""
+    settings = {row: vars(encoders)[row] for row in PARTS}
+    return {name: settings[row] for row, part in PARTS.items() for name in part.names(settings[row], contract)}

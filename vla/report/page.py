@@ -174,8 +174,8 @@ def interface(contract: DataContract) -> str:
         parts.append("instruction")
     if contract.state_dim:
         parts.append(f"state of {contract.state_dim} numbers")
-    if contract.sensor is not None:
-        window = f"{contract.sensor_samples} samples of {contract.sensor_channels} channels"
-        parts.append(f"{contract.sensor}, {window} at {words.number(contract.sensor_rate_hz)} Hz")
+    for stream in contract.streams.values():
+        window = f"{stream.samples} samples of {stream.channels} channels"
+        parts.append(f"{stream.key}, {window} at {words.number(stream.rate_hz)} Hz")
     answer = f"{contract.horizon} actions of {contract.action_dim} numbers"
     return f"{'; '.join(parts)}. It answers {answer} at {words.number(contract.fps)} Hz."

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
+from vla.contract import StreamContract
 from vla.report import words
 from vla.report.curves import thin
 from vla.report.folder import Json, Run
@@ -26,23 +27,22 @@ MOST_PIXELS = 240
 """Longest side of a picture in the page."""
 MOST_CURVES = 8
 """More channels than these are drawn as a map."""
-NEEDED = {"sensor_times_s", "sensor", "frame_times_s"}
 LEFT, RIGHT = 0.15, 0.985
 """Where the time axis begins and ends, as shares of the plot; the pictures above it stand between the same places."""
 
 
 def trace_section(run: Run) -> list[Html]:
-    """Some episodes: pictures above the sensor's curves, on one time axis."""
-    episodes = [
-        episode_block(told(rollout.entry), rollout.arrays, channel_names(run))
-        for rollout in run.evaluation.rollouts
-        if set(rollout.arrays) >= NEEDED
+    """Some episodes: pictures above the curves of each sensor stream, on one time axis."""
+    streams = run.schedule.contract.streams
+    needed = {"frame_times_s", *streams, *(f"{name}_times_s" for name in streams)}
+    rollouts = [(told(rollout.entry), rollout.arrays) for rollout in run.evaluation.rollouts]
+    recorded = [("A recorded episode", run.evaluation.episode)] if run.evaluation.episode is not None else []
+    found = [entry for entry in rollouts if entry[1].keys() >= needed] or [
+        entry for entry in recorded if entry[1].keys() >= needed
     ]
-    recorded = run.evaluation.episode
-    if not episodes and recorded is not None and set(recorded) >= NEEDED:
-        episodes = [episode_block("A recorded episode", recorded, channel_names(run))]
-    if not episodes:
+    if not streams or not found:
         return []
+    episodes = [episode_block(title, arrays, streams) for title, arrays in found]
     note = paragraph("Pictures stand at their times above the sensor's samples; dotted lines mark the same times.")
     return [section("Sensor and cameras", "traces", note, *episodes)]
 
@@ -58,22 +58,20 @@ def told(entry: Json) -> str:
     return ", ".join(parts) + (f": “{instruction}”" if instruction else "")
 
 
-def channel_names(run: Run) -> list[str]:
-    """The sensor's channels, where the data has named them."""
-    return list(run.schedule.contract.sensor_names)
-
-
-def episode_block(title: str, arrays: Mapping[str, np.ndarray], names: list[str]) -> Html:
+def episode_block(title: str, arrays: Mapping[str, np.ndarray], streams: Mapping[str, StreamContract]) -> Html:
     """An episode's pictures and curves."""
-    times, values = arrays["sensor_times_s"].astype(float), arrays["sensor"].astype(float)
+    measured = {name: (arrays[f"{name}_times_s"].astype(float), arrays[name].astype(float)) for name in streams}
+    felt = {name: entry for name, entry in measured.items() if entry[1].ndim == 2 and entry[1].size > 0}
     at = arrays["frame_times_s"].astype(float)
-    felt = values.ndim == 2 and values.size > 0
-    places = nearest(at, float(times[-1] if felt else at[-1]))
+    places = nearest(at, max((float(times[-1]) for times, _ in felt.values()), default=float(at[-1])))
     strips = [
         strip(name, frames, at, places) for name, frames in arrays.items() if name.startswith("frames.") and len(frames)
     ]
-    parts = [element("h3", title), *strips, *(sensor_figure(times, values, at[places], names) if felt else [])]
-    return element("article", *parts, class_="episode")
+    drawn = []
+    for name, (times, values) in felt.items():
+        heading = [element("p", streams[name].key, class_="camera")] if len(streams) > 1 else []
+        drawn += [*heading, *sensor_figure(times, values, at[places], list(streams[name].names))]
+    return element("article", element("h3", title), *strips, *drawn, class_="episode")
 
 
 def sensor_figure(

@@ -102,8 +102,8 @@ def test_a_policy_of_no_run_has_no_control(tmp_path: Path) -> None:
         ("sensor", {"compand": ["sensor"]}, "--data.sensor none --data.compand"),
         (
             "sensor",
-            {"sensor_samples": 32, "sensor_rate_hz": 500.0},
-            "--data.sensor none --data.sensor-samples None --data.sensor-rate-hz None",
+            {"sensor_samples": ["32"], "sensor_rate_hz": ["500"]},
+            "--data.sensor none --data.sensor-samples --data.sensor-rate-hz",
         ),
         ("state", {"without": ["instruction"]}, "--data.without instruction state"),
         ("instruction", {"compand": ["actions"]}, "--data.without instruction"),
@@ -120,7 +120,7 @@ def test_a_training_without_its_sensor_is_accepted(needle: Path) -> None:
     data = documents.to_json(parse(recipes.stage1(), given))["data"]
     flags = removal("sensor", CONTRACT, {"data": data})
     config = parse(recipes.stage1(), [*given, *flags])
-    assert open_dataset(config.data, 0).contract.sensor is None
+    assert open_dataset(config.data, 0).contract.streams == {}
 
 
 def test_the_only_camera_stays() -> None:
@@ -265,12 +265,12 @@ def test_a_control_is_trained_and_measured(server: ForkServer, needle: Path, tmp
     assert found["policy"] == str(folder / "policy")
     config = json.loads((folder / "config.json").read_text())
     original = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["data"].pop("sensor"), config["data"].pop("compand")) == ("none", [])
+    assert (config["data"].pop("sensor"), config["data"].pop("compand")) == (["none"], [])
     del original["data"]["sensor"], original["data"]["compand"]
     different = {key for key in config if config[key] != original[key]}
     assert different == {"out"}
     described = json.loads((folder / "policy" / "config.json").read_text())
-    assert described["contract"]["sensor"] is None
+    assert described["contract"]["streams"] == {}
     held_out = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())["held_out"]
     assert described["held_out"] == held_out
     assert printed["episodes"] == len(held_out["episodes"]) == 6

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.fakes import FakeFrames, FakeReader, FakeRoot, edited, encoded, opener
+from tests.fakes import SENSOR, FakeFrames, FakeReader, FakeRoot, edited, encoded, opener
 from tests.vla.data.recordings import write_v2
 from tests.vla.data.test_insertion import time_of, write_streams, write_windows
 from vla.batch import Sample, collate
@@ -34,8 +34,7 @@ def opened(*roots: FakeRoot | FakeReader, seed: int = 0, **config: object) -> Da
 
 
 def assert_same(first: Sample, second: Sample) -> None:
-    for name, value in vars(first).items():
-        np.testing.assert_equal(vars(second)[name], value, err_msg=name)
+    np.testing.assert_equal(asdict(second), asdict(first))
 
 
 def test_one_epoch_is_every_training_frame_once() -> None:
@@ -98,7 +97,7 @@ def test_statistics_are_those_of_the_training_episodes() -> None:
     for kind, rows in (
         ("actions", [episode.actions.values for episode in episodes]),
         ("state", [episode.state.values for episode in episodes if episode.state]),
-        ("sensor", [episode.sensor.values for episode in episodes if episode.sensor]),
+        ("sensor", [episode.streams[SENSOR].values for episode in episodes if episode.streams]),
     ):
         values = np.concatenate(rows).astype(np.float64)
         np.testing.assert_array_equal(dataset.statistics[kind].q99, np.quantile(values, 0.99, axis=0))
@@ -108,10 +107,10 @@ def test_statistics_are_those_of_the_training_episodes() -> None:
 
 def test_widths_are_zero_without_state_and_sensor() -> None:
     dataset = opened(replace(ROOT, sensor=None, state_dim=0))
-    assert dataset.statistics["sensor"].mean.shape == (0,)
+    assert dataset.statistics.keys() == {"actions", "state"}
     assert dataset.statistics["state"].mean.shape == (0,)
     batch = collate([dataset.train[0], dataset.train[1]], 0, "noise")
-    assert batch.observation.sensor.shape == (2, 0, 0)
+    assert batch.observation.streams == {}
     assert batch.observation.state.shape == (2, 0)
 
 
@@ -126,7 +125,7 @@ def test_a_weighted_mixture_has_its_shares() -> None:
     names = [dataset.train.locate(position)[0] for position in range(40)]
     for sample, name in zip(samples, names, strict=True):
         assert sample.weight == (1.0 if name.startswith("other") else 2.0)
-        assert sample.sensor_valid.any() == (not name.startswith("other"))
+        assert sample.streams["sensor"].valid.any() == (not name.startswith("other"))
     collate(samples, 0, "noise")
 
 
@@ -308,12 +307,15 @@ EPISODE: Episode = ROOT.episode(1)
     [
         ({"actions": nan_in(EPISODE.actions, 7)}, "nan in actions, row 7, dimension 1"),
         ({"state": nan_in(EPISODE.state, 24)}, "nan in state, row 24, dimension 1"),
-        ({"sensor": nan_in(EPISODE.sensor, 1249)}, "nan in sensor, row 1249, dimension 1"),
+        ({"streams": {SENSOR: nan_in(EPISODE.streams[SENSOR], 1249)}}, "nan in sensor, row 1249, dimension 1"),
         ({"actions": encoded(EPISODE.timestamps, 3)}, "3 action values, its root says 2"),
         ({"state": None}, "0 state values, its root says 3"),
         ({"timestamps": EPISODE.timestamps[::-1].copy()}, "frame timestamps that do not increase at row 1"),
         ({"actions": encoded(np.zeros(25), 2)}, "actions timestamps that do not increase"),
-        ({"sensor": encoded(np.arange(100) / 500, 2)}, "sensor samples at 500.0 Hz, its root says 1000 Hz"),
+        (
+            {"streams": {SENSOR: encoded(np.arange(100) / 500, 2)}},
+            f"samples of {SENSOR} at 500.0 Hz, its root says 1000 Hz",
+        ),
     ],
 )
 @pytest.mark.parametrize("seed", range(4))
@@ -382,7 +384,7 @@ def test_recordings_with_clocks_of_their_own(tmp_path: Path, write: Callable[[Pa
     for position in range(dataset.train.num_samples):
         sample, now = dataset.train[position], dataset.train.locate(position)[1] / 10
         times = now - np.arange(649, -1, -1) / 650
-        skew = (times - sample.sensor[:, 0])[sample.sensor_valid]
+        skew = (times - sample.streams["sensor"].values[:, 0])[sample.streams["sensor"].valid]
         assert len(skew) >= min(650, 650 * now - 2) or now > 2.85  # the last window of the recorder ends there
         assert (skew > -1e-4).all()
         assert (skew < 1 / 650).all()
@@ -404,12 +406,13 @@ def test_the_shipped_data_as_samples(dataset: Dataset) -> None:
     contract = dataset.contract
     assert contract.cameras == ("observation.images.front", "observation.images.wrist")
     assert (contract.state_dim, contract.action_dim, contract.fps) == (12, 7, 20.0)
-    assert (contract.sensor_channels, contract.sensor_samples, contract.sensor_rate_hz) == (6, 50, 1000.0)
+    stream = contract.streams["sensor"]
+    assert (stream.channels, stream.samples, stream.rate_hz) == (6, 50, 1000.0)
     assert dataset.train.num_samples + len(dataset.validation) == 243
     sample = dataset.train[0]
     assert [image.shape for image in sample.images] == [(3, 128, 128)] * 2
     assert sample.image_valid.all()
-    assert sample.sensor_valid.all()
+    assert sample.streams["sensor"].valid.all()
     assert sample.weight == 2.0
     assert "needle" in sample.instruction
 
@@ -428,7 +431,7 @@ def test_windows_of_the_shipped_data_are_its_rows(dataset: Dataset, needle: Path
         name, frame = dataset.train.locate(position)
         row = int(np.flatnonzero((episodes == int(name[-6:])) & (frames == frame))[0])
         sample = dataset.train[position]
-        np.testing.assert_array_equal(sample.sensor, windows[row])
+        np.testing.assert_array_equal(sample.streams["sensor"].values, windows[row])
         np.testing.assert_array_equal(sample.state, states[row])
         steps = min(8, int((episodes == episodes[row]).sum()) - frame)
         np.testing.assert_array_equal(sample.actions[:steps], actions[row : row + steps])
@@ -478,7 +481,7 @@ def test_the_same_episodes_in_two_formats_are_the_same_samples(shared: Path) -> 
 
 def test_batches_of_the_shipped_data_stack(dataset: Dataset) -> None:
     batch = collate([dataset.train[position] for position in range(4)], 0, "noise")
-    assert batch.observation.sensor.shape == (4, 50, 6)
+    assert batch.observation.streams["sensor"].values.shape == (4, 50, 6)
     assert batch.actions.dtype == torch.float32
     assert batch.positions.tolist() == [0, 1, 2, 3]
 
@@ -490,7 +493,7 @@ def test_the_state_can_be_withheld(needle: Path) -> None:
     ours, theirs = bare.train[3], whole.train[3]
     assert ours.state.shape == (0,)
     assert np.array_equal(ours.actions, theirs.actions)
-    assert np.array_equal(ours.sensor, theirs.sensor)
+    assert np.array_equal(ours.streams["sensor"].values, theirs.streams["sensor"].values)
     assert bare.train.locate(3) == whole.train.locate(3)
     reader = WithoutState(open_root(needle, DataConfig()))
     again = ForkingPickler.loads(ForkingPickler.dumps(reader))

@@ -10,6 +10,7 @@ import pytest
 from numpy.random import default_rng
 
 from tests.vla.data.recordings import CAMERA, write_v2
+from vla.contract import StreamContract
 from vla.data.doctor import examine, examine_reader
 from vla.data.episode import Episode, Layout, Stream
 
@@ -32,10 +33,7 @@ class Made:
             state_names=(),
             action_names=("x", "y", "z", "gripper"),
             action_periods=(0.0,) * 4,
-            sensor="force",
-            sensor_channels=2,
-            sensor_rate_hz=100.0,
-            sensor_samples=100,
+            streams={"force": StreamContract(key="force", channels=2, samples=100, rate_hz=100.0)},
         )
         self.episodes = [self.episode(index) for index in range(3)]
 
@@ -52,7 +50,7 @@ class Made:
             timestamps=times,
             actions=Stream(timestamps=times, values=NOISE[index].copy()),
             state=Stream(timestamps=times, values=NOISE[index][::-1].copy()),
-            sensor=Stream(timestamps=sensor_times, values=sensor),
+            streams={"force": Stream(timestamps=sensor_times, values=sensor)},
             cameras={},
         )
 
@@ -97,14 +95,15 @@ def test_clocks() -> None:
     made = Made()
     first = made.episodes[0]
     late = first.timestamps + np.where(np.arange(200) >= 80, 0.5, 0.0)
-    sensor = first.sensor
-    assert sensor is not None
+    sensor = first.streams["force"]
     holes = np.ones(1000, bool)
     holes[300:340] = False
     made.episodes[0] = replace(
-        first, timestamps=late, sensor=Stream(timestamps=sensor.timestamps[holes], values=sensor.values[holes])
+        first,
+        timestamps=late,
+        streams={"force": Stream(timestamps=sensor.timestamps[holes], values=sensor.values[holes])},
     )
-    made.episodes[1] = replace(made.episodes[1], sensor=None)
+    made.episodes[1] = replace(made.episodes[1], streams={})
     short = made.episodes[2]
     made.episodes[2] = replace(short, timestamps=short.timestamps[:5])
     report = examine_reader(made)

@@ -57,7 +57,7 @@ def test_a_root_whose_sensor_cannot_be_told_is_examined_without(tmp_path: Path) 
     root = write_v2(tmp_path / "set", columns=forces, extra=extra)
     (report,) = examine([root]).roots
     assert [sentence.split("; ")[0] for sentence in report.problems] == [
-        f"{root} has several features that may be the sensor: observation.force, observation.wrench"
+        f"{root} has several features that may be sensors: observation.force, observation.wrench"
     ]
     assert report.episodes == 3
     assert report.modalities["sensor"] == 0.0

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vla.contract import StreamContract
 from vla.data.episode import Episode, Frames
 from vla.data.formats.insertion.reader import SENSOR, InsertionReader, is_insertion, open_insertion
 from vla.data.formats.lerobot.metadata import is_lerobot
@@ -139,7 +140,7 @@ def newest(timestamps: np.ndarray, now: float) -> int:
 def test_every_stream_is_aligned_and_nothing_is_later_than_now(reader: InsertionReader) -> None:
     """What is in force at `now` says a time <= now, and less than one period of its own clock before it."""
     (episode,) = reader.episodes
-    state, sensor = episode.state, episode.sensor
+    state, sensor = episode.state, episode.streams.get(SENSOR)
     assert state is not None
     streams: dict[str, tuple[np.ndarray, Callable[[int], float]]] = {
         "state": (state.timestamps, lambda index: float(state.values[index, 6] / 10))
@@ -164,26 +165,24 @@ def test_every_stream_is_aligned_and_nothing_is_later_than_now(reader: Insertion
 def test_sensor_samples_come_once_in_order_force_first(tmp_path: Path) -> None:
     for order in (None, ["force", "aline"], ["aline", "force"]):
         reader = open_insertion(write_windows(tmp_path / str(order), order))
-        sensor = reader.episodes[0].sensor
-        assert sensor is not None
+        sensor = reader.episodes[0].streams[SENSOR]
         assert np.allclose(np.diff(sensor.timestamps), 1 / 650, atol=1e-6)
         assert len(sensor.timestamps) == 650 + 14 * 130
         assert np.allclose(sensor.values[:, 0], sensor.timestamps, atol=1e-5)
         assert np.allclose(sensor.values[:, 1:], -sensor.timestamps[:, None], atol=1e-5)
         assert isinstance(sensor.values, np.memmap)
     layout = reader.layout
-    assert (layout.sensor, layout.sensor_channels, layout.sensor_rate_hz) == (SENSOR, CHANNELS, 650.0)
-    assert layout.sensor_samples == 650
+    window = StreamContract(key=SENSOR, channels=CHANNELS, samples=650, rate_hz=650.0)
+    assert layout.streams == {SENSOR: window}
 
 
 @pytest.mark.parametrize("keys", [("forces", "alines"), ("force", "aline")])
 def test_both_spellings_of_the_sensor(tmp_path: Path, keys: tuple[str, str]) -> None:
     reader = open_insertion(write_streams(tmp_path / "set", *keys))
-    sensor = reader.episodes[0].sensor
-    assert sensor is not None
+    sensor = reader.episodes[0].streams[SENSOR]
     assert np.allclose(sensor.values[:, 0], sensor.timestamps, atol=1e-5)
     assert np.allclose(sensor.values[:, 5], -sensor.timestamps, atol=1e-5)
-    assert reader.layout.sensor_rate_hz == pytest.approx(650, rel=1e-3)
+    assert reader.layout.streams[SENSOR].rate_hz == pytest.approx(650, rel=1e-3)
 
 
 def test_actions_are_differences_of_pose_the_short_way_round(tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def test_hdf5_keeps_its_actions_and_frame_clock(tmp_path: Path) -> None:
     assert reader.layout.fps == 15.0
     assert reader.layout.cameras == ("observation.images.camera1", "observation.images.camera2")
     assert np.allclose(episode.actions.values[:, 0], episode.timestamps, atol=1e-6)
-    assert reader.layout.sensor is None
+    assert reader.layout.streams == {}
 
 
 def test_hdf5_with_compressed_images(tmp_path: Path) -> None:
@@ -257,11 +256,11 @@ def test_both_folder_layouts_in_one_root(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"4 cameras have no image .*`--data\.missing-cameras mask`"):
         open_insertion(tmp_path)
     reader = open_insertion(tmp_path, Selection(missing_cameras="mask"))
-    assert [episode.sensor is None for episode in reader.episodes] == [False, True]
+    assert [not episode.streams for episode in reader.episodes] == [False, True]
     assert len(open_insertion(tmp_path, Selection(episodes=(1,))).episodes) == 1
-    only = open_insertion(tmp_path, Selection(episodes=(0,), cameras=("view2",), sensor="none"))
+    only = open_insertion(tmp_path, Selection(episodes=(0,), cameras=("view2",), sensor=("none",)))
     assert only.layout.cameras == ("observation.images.view2",)
-    assert only.layout.sensor is None
+    assert only.layout.streams == {}
     write_hdf5(tmp_path)
     with pytest.raises(ValueError, match="mixes HDF5"):
         open_insertion(tmp_path, Selection(missing_cameras="mask"))

@@ -141,17 +141,16 @@ def test_real_episodes_are_the_same_in_both_versions(shared: Path) -> None:
 def test_windows_of_a_sensor_become_one_stream(needle: Path) -> None:
     reader = open_lerobot(needle)
     layout = reader.layout
-    assert (layout.sensor, layout.sensor_channels, layout.sensor_samples) == ("observation.ft", 6, 50)
-    assert layout.sensor_rate_hz == 1000.0
+    ((key, stream),) = layout.streams.items()
+    assert (key, stream.channels, stream.samples, stream.rate_hz) == ("observation.ft", 6, 50, 1000.0)
     table = pq.read_table(needle / "data/chunk-000/file-000.parquet").slice(0, 17)
-    sensor = reader.episodes[0].sensor
-    assert sensor is not None
+    sensor = reader.episodes[0].streams["observation.ft"]
     assert np.array_equal(sensor.values, np.array(table["observation.ft"].to_pylist(), np.float32).reshape(-1, 6))
     assert np.allclose(np.diff(sensor.timestamps), 0.001)
     for frame, now in enumerate(reader.episodes[0].timestamps):
         window = sensor.values[np.searchsorted(sensor.timestamps, now, side="right") - 50 :][:50]
         assert np.array_equal(window, np.array(table["observation.ft"][frame].as_py(), np.float32))
-    assert open_lerobot(needle, Selection(sensor="none")).layout.sensor is None
+    assert open_lerobot(needle, Selection(sensor=("none",))).layout.streams == {}
 
 
 def test_overlapping_windows_give_each_sample_once(tmp_path: Path) -> None:
@@ -164,12 +163,12 @@ def test_overlapping_windows_give_each_sample_once(tmp_path: Path) -> None:
     extra = {"observation.force": {"dtype": "float32", "shape": [100, 2], "info": {"sensor_hz": 100}}}
     root = write_v2(tmp_path / "set", fps=5, columns={"observation.force": windows}, extra=extra)
     reader = open_lerobot(root)
-    assert reader.layout.sensor_rate_hz == 100.0
+    assert reader.layout.streams["observation.force"].rate_hz == 100.0
     for episode in reader.episodes:
-        assert episode.sensor is not None
-        assert len(episode.sensor.timestamps) == 100 + 20 * (len(episode.timestamps) - 1)
-        assert np.allclose(episode.sensor.values[:, 0], episode.sensor.timestamps, atol=1e-6)
-        assert np.allclose(np.diff(episode.sensor.timestamps), 0.01)
+        force = episode.streams["observation.force"]
+        assert len(force.timestamps) == 100 + 20 * (len(episode.timestamps) - 1)
+        assert np.allclose(force.values[:, 0], force.timestamps, atol=1e-6)
+        assert np.allclose(np.diff(force.timestamps), 0.01)
 
 
 def test_samples_that_are_not_valid_are_left_out(tmp_path: Path) -> None:
@@ -187,12 +186,11 @@ def test_samples_that_are_not_valid_are_left_out(tmp_path: Path) -> None:
     }
     columns = {"observation.touch": windows, "observation.touch_valid": valid}
     reader = open_lerobot(write_v2(tmp_path / "set", columns=columns, extra=extra))
-    sensor = reader.episodes[0].sensor
-    assert sensor is not None
+    sensor = reader.episodes[0].streams["observation.touch"]
     kept = [row for row in range(24) if row not in (6, 7, 12, 13, 14, 15)]
     assert sensor.values[:, 0].tolist() == [2.0 * row for row in kept]
     assert np.allclose(sensor.timestamps, [(row - 3) / 80 for row in kept])
-    assert reader.episodes[2].sensor is None
+    assert reader.episodes[2].streams == {}
 
 
 def test_several_sensors_ask_for_a_choice(tmp_path: Path) -> None:
@@ -202,12 +200,17 @@ def test_several_sensors_ask_for_a_choice(tmp_path: Path) -> None:
     keys = ("observation.effort", "observation.left_wrench", "observation.velocity")
     extra = {key: {"dtype": "float32", "shape": [4]} for key in keys}
     root = write_v2(tmp_path / "set", columns=dict.fromkeys(keys, make), extra=extra)
-    with pytest.raises(ValueError, match=r"observation\.effort, observation\.left_wrench; choose with `--data\.sensor"):
+    with pytest.raises(ValueError, match=r"observation\.effort, observation\.left_wrench; name one or more"):
         open_lerobot(root)
-    layout = open_lerobot(root, Selection(sensor="observation.effort")).layout
-    assert (layout.sensor, layout.sensor_rate_hz, layout.sensor_samples) == ("observation.effort", 20.0, 20)
-    with pytest.raises(ValueError, match=r"no sensor feature observation\.efort; nearest is observation\.effort"):
-        open_lerobot(root, Selection(sensor="observation.efort"))
+    for asked in (("observation.effort",), ("effort",), ("left_wrench", "effort")):
+        streams = open_lerobot(root, Selection(sensor=asked)).layout.streams
+        assert [key.rpartition(".")[2] for key in streams] == [key.rpartition(".")[2] for key in asked]
+        effort = streams["observation.effort"]
+        assert (effort.rate_hz, effort.samples, effort.channels) == (20.0, 20, 4)
+    with pytest.raises(ValueError, match=r"no sensor stream observation\.efort; nearest is observation\.effort"):
+        open_lerobot(root, Selection(sensor=("observation.efort",)))
+    with pytest.raises(ValueError, match=r"--data\.sensor names observation\.effort of .* twice"):
+        open_lerobot(root, Selection(sensor=("effort", "observation.effort")))
 
 
 def test_columns_are_read_when_asked_for(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import SENSOR, FakeRoot
-from vla.contract import DataContract
+from vla.contract import DataContract, StreamContract
 from vla.data.mixture import agree, check_config, split
 from vla.settings import DataConfig
 
@@ -25,26 +25,27 @@ def test_the_contract_of_one_root() -> None:
     contract = contract_of(A, horizon=5)
     assert contract.cameras == A.cameras
     assert (contract.state_dim, contract.action_dim, contract.horizon, contract.fps) == (3, 2, 5, 20.0)
-    assert (contract.sensor, contract.sensor_channels, contract.sensor_samples) == (SENSOR, 2, 50)
-    assert contract.sensor_rate_hz == 1000.0
+    assert contract.streams == {"sensor": StreamContract(key=SENSOR, channels=2, samples=50, rate_hz=1000.0)}
     assert contract.action_names == ("a0", "a1")
     assert contract.action_periods == (0.0, 0.0)
 
 
 def test_a_root_without_a_sensor_may_join() -> None:
     assert contract_of(replace(A, sensor=None), B) == contract_of(B)
-    assert contract_of(replace(A, sensor=None)).sensor is None
-    assert contract_of(replace(A, sensor=None)).sensor_samples == 0
+    assert contract_of(replace(A, sensor=None)).streams == {}
 
 
 def test_the_sensor_window_can_be_chosen() -> None:
-    contract = contract_of(A, sensor_samples=10, sensor_rate_hz=100.0)
-    assert (contract.sensor_samples, contract.sensor_rate_hz) == (10, 100.0)
+    for words in (("10",), ("ft=10",), ("observation.ft=10",)):
+        stream = contract_of(A, sensor_samples=words, sensor_rate_hz=("100",)).streams["sensor"]
+        assert (stream.samples, stream.rate_hz) == (10, 100.0)
     slower = replace(B, sensor_hz=500.0)
-    assert contract_of(A, slower, sensor_rate_hz=500.0).sensor_rate_hz == 500.0
-    assert contract_of(A, replace(B, sensor_hz=999.7)).sensor_rate_hz == 1000.0
+    assert contract_of(A, slower, sensor_rate_hz=("500",)).streams["sensor"].rate_hz == 500.0
+    assert contract_of(A, replace(B, sensor_hz=999.7)).streams["sensor"].rate_hz == 1000.0
     shorter = replace(B, sensor_samples=25)
-    assert contract_of(A, shorter, sensor_samples=25).sensor_samples == 25
+    assert contract_of(A, shorter, sensor_samples=("25",)).streams["sensor"].samples == 25
+    with pytest.raises(ValueError, match=r"names fft, which is no sensor stream of this training: did you mean ft\?"):
+        contract_of(A, sensor_samples=("fft=10",))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_the_sensor_window_can_be_chosen() -> None:
         (replace(B, action_dim=3), "action values differ: 2 and 3"),
         (replace(B, action_periods=(0.0, 360.0)), "angle periods differ"),
         (replace(B, sensor="observation.tactile"), "--data.sensor none"),
-        (replace(B, sensor_channels=6), "with 6"),
+        (replace(B, sensor_channels=6), "of 6 channels"),
         (replace(B, sensor_hz=650.0), "--data.sensor-rate-hz"),
         (replace(B, sensor_samples=60), "--data.sensor-samples"),
         (replace(B, cameras=A.cameras[:1]), "wrist.*--data.cameras.*--data.missing-cameras mask"),
@@ -85,7 +86,7 @@ def test_masked_cameras_are_the_union() -> None:
 
 def test_a_sensor_window_without_a_sensor_is_refused() -> None:
     with pytest.raises(ValueError, match="--data.sensor KEY"):
-        contract_of(replace(A, sensor=None), sensor_samples=10)
+        contract_of(replace(A, sensor=None), sensor_samples=("10",))
 
 
 def test_companding_what_the_policy_is_not_given_is_refused() -> None:
@@ -107,8 +108,16 @@ def test_companding_what_the_policy_is_not_given_is_refused() -> None:
         (DataConfig(roots=("a", "b"), weights=(1.0, float("nan"))), "--data.weights has nan"),
         (DataConfig(roots=("a",), horizon=0), "--data.horizon is 0"),
         (DataConfig(roots=("a",), workers=-1), "--data.workers is -1"),
-        (DataConfig(roots=("a",), sensor_samples=0), "--data.sensor-samples is 0"),
-        (DataConfig(roots=("a",), sensor_rate_hz=0.0), "--data.sensor-rate-hz has 0"),
+        (DataConfig(roots=("a",), sensor=()), "--data.sensor has no value"),
+        (DataConfig(roots=("a",), sensor=("ft", "none")), "--data.sensor has none beside 1 more"),
+        (DataConfig(roots=("a",), sensor=("ft", "ft")), "--data.sensor names ft twice"),
+        (DataConfig(roots=("a",), sensor_samples=("0",)), "--data.sensor-samples has 0, expected a whole number"),
+        (DataConfig(roots=("a",), sensor_samples=("ft=2.5",)), "--data.sensor-samples has ft=2.5, expected a whole"),
+        (DataConfig(roots=("a",), sensor_samples=("ft=2", "ft=3")), "ft=2 ft=3, ft twice"),
+        (DataConfig(roots=("a",), sensor_samples=("2", "ft=3")), "has 2 ft=3: give one number for every sensor stream"),
+        (DataConfig(roots=("a",), sensor_rate_hz=("0",)), "--data.sensor-rate-hz has 0, expected a finite number"),
+        (DataConfig(roots=("a",), sensor_rate_hz=("ft=inf",)), "--data.sensor-rate-hz has ft=inf"),
+        (DataConfig(roots=("a",), sensor_rate_hz=("fast",)), "--data.sensor-rate-hz has fast"),
         (DataConfig(roots=("a",), sensor_weight=float("inf")), "--data.sensor-weight has inf"),
         (DataConfig(roots=("a",), validation_share=1.0), "--data.validation-share is 1"),
         (DataConfig(roots=("a",), validation_share=-0.1), "--data.validation-share is -0.1"),

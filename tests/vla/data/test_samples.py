@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.fakes import FakeFrames, FakeRoot, edited, opener
+from tests.fakes import SENSOR, FakeFrames, FakeRoot, edited, opener
 from tests.vla.data.recordings import CAMERA, numbered_frame, write_v2
 from tests.vla.data.test_dataset import assert_same, nan_in
 from tests.vla.data.test_insertion import write_windows
 from vla.batch import Sample
 from vla.data import reading
 from vla.data.dataset import Dataset, TrainSamples, open_dataset
-from vla.data.episode import Stream
 from vla.errors import CorruptData, StorageFault
 from vla.frames import Area, Square, resize
 from vla.settings import DataConfig
@@ -48,7 +47,8 @@ def void(samples: TrainSamples, positions: Sequence[int]) -> list[int]:
             found.append(position)
             assert sample.position == position
             assert not any(image.any() for image in sample.images)
-            assert not any((sample.image_valid.any(), sample.sensor_valid.any(), sample.action_valid.any()))
+            readings = [reading.valid.any() for reading in sample.streams.values()]
+            assert not any((sample.image_valid.any(), *readings, sample.action_valid.any()))
             assert samples.fault(position)
     return found
 
@@ -65,9 +65,12 @@ def assert_others_same(
             continue
         for name in ("position", "instruction"):
             np.testing.assert_equal(vars(ours)[name], vars(theirs)[name])
-        for name in ("state", "sensor", "sensor_valid", "actions", "action_valid", "image_valid"):
+        for name in ("state", "actions", "action_valid", "image_valid"):
             assert vars(ours)[name].shape == vars(theirs)[name].shape
             assert vars(ours)[name].dtype == vars(theirs)[name].dtype
+        for name, own in ours.streams.items():
+            assert own.values.shape == theirs.streams[name].values.shape
+            assert own.valid.shape == theirs.streams[name].valid.shape
         assert [image.shape for image in ours.images] == [image.shape for image in theirs.images]
 
 
@@ -132,9 +135,12 @@ def test_the_size_of_a_void_frame_is_that_of_the_first_frame_that_can_be_read(ca
 def test_rows_that_are_not_finite(stream: str) -> None:
     whole, reader = opened(ROOT), ROOT.open()
     for place, episode in enumerate(reader.episodes):
-        values: Stream = getattr(episode, stream)
         row = 20 if stream != "sensor" else 1000
-        reader = edited(reader, place, **{stream: nan_in(values, row)})
+        if stream == "sensor":
+            changes: dict[str, object] = {"streams": {SENSOR: nan_in(episode.streams[SENSOR], row)}}
+        else:
+            changes = {stream: nan_in(getattr(episode, stream), row)}
+        reader = edited(reader, place, **changes)
     with pytest.raises(CorruptData, match=rf"root/episode_00000\d has nan in {stream}, row {row}, dimension 1"):
         opened(reader)
     damaged = opened(reader, quarantine=1)

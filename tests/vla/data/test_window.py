@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeFrames, FakeRoot, clock, encoded
+from tests.fakes import SENSOR, FakeFrames, FakeRoot, clock, encoded
 from vla.batch import Sample
+from vla.contract import StreamContract
 from vla.data.episode import Episode, Stream
 from vla.data.mixture import agree
 from vla.data.window import FRAME_TOLERANCE_S, Window
@@ -20,11 +21,13 @@ RATES_HZ = (5.0, 100.0, 650.0, 1000.0)
 every_rate = pytest.mark.parametrize("rate_hz", RATES_HZ)
 
 
-def window_of(root: FakeRoot, **changes: object) -> Window:
-    contract = replace(agree([root.open().layout], DataConfig(horizon=8)), **changes)
+def window_of(root: FakeRoot, sensor: dict[str, object] | None = None, **changes: object) -> Window:
+    contract = agree([root.open().layout], DataConfig(horizon=8))
+    streams = {name: replace(stream, **(sensor or {})) for name, stream in contract.streams.items()}
+    contract = replace(contract, streams=streams, **changes)
     return Window(
         contract=contract,
-        sensor_period_s=1 / root.sensor_hz,
+        periods_s={SENSOR: 1 / root.sensor_hz},
         sensor_weight=2.0,
         frame_sizes=dict.fromkeys(contract.cameras, (6, 8)),
     )
@@ -53,12 +56,13 @@ def test_nothing_is_later_than_now(rate_hz: float, seed: int, start: float, fps:
     root = FakeRoot(lengths=(round(4 * fps),), fps=fps, sensor_hz=rate_hz, sensor_samples=20)
     streams = [encoded(jittered(rate_hz, 4, start, seed + place), 1) for place in range(2)]
     camera = FakeFrames(timestamps=jittered(camera_hz, 4, start, seed + 2))
-    episode = replace(root.episode(0), sensor=streams[0], state=streams[1], cameras=dict.fromkeys(root.cameras, camera))
-    window = window_of(root, sensor_channels=1, state_dim=1)
+    cameras = dict.fromkeys(root.cameras, camera)
+    episode = replace(root.episode(0), streams={SENSOR: streams[0]}, state=streams[1], cameras=cameras)
+    window = window_of(root, {"channels": 1}, state_dim=1)
     for index in list(window.frames(episode))[::7]:
         now = episode.timestamps[index]
         sample = cut(window, episode, int(index))
-        held = sample.sensor[sample.sensor_valid, 0]
+        held = sample.streams["sensor"].values[sample.streams["sensor"].valid, 0]
         assert (held <= np.float32(now)).all()
         times = streams[1].timestamps
         assert sample.state[0] == np.float32(times[times <= now][-1])
@@ -67,7 +71,7 @@ def test_nothing_is_later_than_now(rate_hz: float, seed: int, start: float, fps:
             later = camera.timestamps[camera.timestamps > now + FRAME_TOLERANCE_S]
             assert sample.images[0][0, 0, 0] == len(camera.timestamps) - len(later) - 1
         times = now - np.arange(19, -1, -1) / rate_hz
-        skew = times[sample.sensor_valid] - held
+        skew = times[sample.streams["sensor"].valid] - held
         assert (skew <= 1.5 / rate_hz + 1e-6).all()
         assert (skew >= -0.011 / rate_hz - 1e-6).all()
 
@@ -81,11 +85,12 @@ def test_a_window_on_the_sensors_own_clock_is_its_last_samples(rate_hz: float) -
         sample = cut(window, episode, index)
         now = episode.timestamps[index]
         times = now - np.arange(19, -1, -1) / rate_hz
-        newest = int(np.searchsorted(episode.sensor.timestamps, now, side="right"))
-        assert sample.sensor_valid.tolist() == (times >= -0.01 / rate_hz).tolist()
-        expected = episode.sensor.values[max(0, newest - 20) : newest, 0]
-        assert sample.sensor[sample.sensor_valid, 0].tolist() == expected[-sample.sensor_valid.sum() :].tolist()
-        skew = times[sample.sensor_valid] - sample.sensor[sample.sensor_valid, 0]
+        newest = int(np.searchsorted(episode.streams[SENSOR].timestamps, now, side="right"))
+        assert sample.streams["sensor"].valid.tolist() == (times >= -0.01 / rate_hz).tolist()
+        expected = episode.streams[SENSOR].values[max(0, newest - 20) : newest, 0]
+        reading = sample.streams["sensor"]
+        assert reading.values[reading.valid, 0].tolist() == expected[-reading.valid.sum() :].tolist()
+        skew = times[reading.valid] - reading.values[reading.valid, 0]
         assert (np.abs(skew) < 1 / rate_hz).all()
 
 
@@ -93,59 +98,85 @@ def test_a_sample_a_hair_after_now_is_not_read() -> None:
     root = FakeRoot(sensor_hz=100.0, sensor_samples=3, sensor_channels=1)
     now = root.episode(0).timestamps[5]
     sensor = encoded(np.array([now - 0.02, now - 0.01, np.nextafter(now, 1)]), 1)
-    sample = cut(window_of(root), replace(root.episode(0), sensor=sensor), 5)
-    assert sample.sensor[:, 0].tolist() == pytest.approx([now - 0.02, now - 0.01, now - 0.01])
+    sample = cut(window_of(root), replace(root.episode(0), streams={SENSOR: sensor}), 5)
+    assert sample.streams["sensor"].values[:, 0].tolist() == pytest.approx([now - 0.02, now - 0.01, now - 0.01])
     sensor = encoded(np.array([now - 0.02, now - 0.01, now]), 1)
-    sample = cut(window_of(root), replace(root.episode(0), sensor=sensor), 5)
-    assert sample.sensor[-1, 0] == np.float32(now)
+    sample = cut(window_of(root), replace(root.episode(0), streams={SENSOR: sensor}), 5)
+    assert sample.streams["sensor"].values[-1, 0] == np.float32(now)
 
 
 def test_the_start_of_an_episode_is_masked() -> None:
     root = FakeRoot(sensor_hz=1000.0, sensor_samples=100)
     sample = cut(window_of(root), root.episode(0), 1)  # 0.05 s in: samples 0 to 50 exist
-    assert sample.sensor_valid.tolist() == [False] * 49 + [True] * 51
-    assert (sample.sensor[~sample.sensor_valid] == 0).all()
-    np.testing.assert_allclose(sample.sensor[49:, 0], np.arange(51) / 1000, atol=1e-6)
+    assert sample.streams["sensor"].valid.tolist() == [False] * 49 + [True] * 51
+    assert (sample.streams["sensor"].values[~sample.streams["sensor"].valid] == 0).all()
+    np.testing.assert_allclose(sample.streams["sensor"].values[49:, 0], np.arange(51) / 1000, atol=1e-6)
     assert sample.weight == 2.0
 
 
 def test_a_gap_is_masked_and_an_old_value_not_held_for_ever() -> None:
     root = FakeRoot(sensor_hz=1000.0, sensor_samples=100)
     episode = root.episode(0)
-    times = episode.sensor.timestamps
+    times = episode.streams[SENSOR].timestamps
     kept = (times < 0.4195) | (times > 0.4605)
-    episode = replace(episode, sensor=Stream(timestamps=times[kept], values=episode.sensor.values[kept]))
+    taken = Stream(timestamps=times[kept], values=episode.streams[SENSOR].values[kept])
+    episode = replace(episode, streams={SENSOR: taken})
     sample = cut(window_of(root), episode, 10)  # now 0.5 s
     at = np.round((0.5 - np.arange(99, -1, -1) / 1000) * 1000).astype(int)
-    assert sample.sensor_valid.tolist() == [not 420 < tick < 461 for tick in at]  # 419 stands for 420, too
+    assert sample.streams["sensor"].valid.tolist() == [not 420 < tick < 461 for tick in at]  # 419 stands for 420, too
 
 
 @pytest.mark.parametrize(("window_hz", "sensor_hz"), [(100.0, 1000.0), (1000.0, 100.0), (50.0, 650.0)])
 def test_other_rates_are_held(window_hz: float, sensor_hz: float) -> None:
     root = FakeRoot(sensor_hz=sensor_hz, sensor_channels=1)
-    sample = cut(window_of(root, sensor_rate_hz=window_hz, sensor_samples=20), root.episode(0), 15)
-    assert sample.sensor_valid.all()
+    sample = cut(window_of(root, {"rate_hz": window_hz, "samples": 20}), root.episode(0), 15)
+    assert sample.streams["sensor"].valid.all()
     times = 0.75 - np.arange(19, -1, -1) / window_hz
-    skew = times - sample.sensor[:, 0]
+    skew = times - sample.streams["sensor"].values[:, 0]
     assert (skew > -1e-6 - 0.01 / sensor_hz).all()
     assert (skew < 1 / sensor_hz + 1e-6).all()
 
 
-@pytest.mark.parametrize("sensor", [None, Stream(timestamps=np.zeros(0), values=np.zeros((0, 2), dtype=np.float32))])
-def test_a_missing_sensor_is_zeros_of_weight_one(sensor: Stream | None) -> None:
+@pytest.mark.parametrize(
+    "streams", [{}, {SENSOR: Stream(timestamps=np.zeros(0), values=np.zeros((0, 2), dtype=np.float32))}]
+)
+def test_a_missing_sensor_is_zeros_of_weight_one(streams: dict[str, Stream]) -> None:
     root = FakeRoot()
-    sample = cut(window_of(root), replace(root.episode(0), sensor=sensor, confidence=0.5), 5)
-    assert sample.sensor.shape == (50, 2)
-    assert not sample.sensor.any()
-    assert not sample.sensor_valid.any()
+    sample = cut(window_of(root), replace(root.episode(0), streams=streams, confidence=0.5), 5)
+    assert sample.streams["sensor"].values.shape == (50, 2)
+    assert not sample.streams["sensor"].values.any()
+    assert not sample.streams["sensor"].valid.any()
     assert sample.weight == 0.5
+
+
+def test_each_sensor_stream_has_a_window_of_its_own() -> None:
+    """Samples hold their own times: at 1 kHz and at 60 Hz, and whichever of the two an episode lacks."""
+    root, pad = FakeRoot(lengths=(100,)), "observation.tactile"
+    slow = StreamContract(key=pad, channels=3, samples=12, rate_hz=60.0)
+    window = window_of(root)
+    fast = window.contract.streams["sensor"]
+    contract = replace(window.contract, streams={"sensor/ft": fast, "sensor/tactile": slow})
+    window = replace(window, contract=contract, periods_s={SENSOR: 0.001, pad: 1 / 60})
+    episode = root.episode(0)
+    both = {SENSOR: episode.streams[SENSOR], pad: encoded(np.arange(300) / 60, 3)}
+    for keys in ((SENSOR, pad), (SENSOR,), (pad,), ()):
+        sample = cut(window, replace(episode, streams={key: both[key] for key in keys}), 40)  # now 2 s
+        assert list(sample.streams) == ["sensor/ft", "sensor/tactile"]
+        ft, tactile = sample.streams.values()
+        assert (ft.values.shape, tactile.values.shape) == ((50, 2), (12, 3))
+        assert (ft.valid.all(), tactile.valid.all()) == (SENSOR in keys, pad in keys)
+        assert (ft.valid.any(), tactile.valid.any()) == (SENSOR in keys, pad in keys)
+        assert sample.weight == (2.0 if keys else 1.0)
+        if SENSOR in keys:
+            np.testing.assert_allclose(ft.values[:, 0], 2 - np.arange(49, -1, -1) / 1000, atol=1e-6)
+        if pad in keys:
+            np.testing.assert_allclose(tactile.values[:, 0], np.arange(109, 121) / 60, atol=1e-6)
 
 
 def test_a_root_without_sensor_and_state_has_width_zero() -> None:
     root = FakeRoot(sensor=None, state_dim=0)
     sample = cut(window_of(root), root.episode(0), 5)
-    assert sample.sensor.shape == (0, 0)
-    assert sample.sensor_valid.shape == (0,)
+    assert sample.streams == {}
     assert sample.state.shape == (0,)
     assert sample.weight == 1.0
 
@@ -253,9 +284,10 @@ def test_streams_are_read_by_slices_only() -> None:
     episode = root.episode(0)
     lazy = {
         kind: Stream(timestamps=stream.timestamps, values=stream.values.view(Sliced))
-        for kind, stream in (("actions", episode.actions), ("state", episode.state), ("sensor", episode.sensor))
+        for kind, stream in (("actions", episode.actions), ("state", episode.state), (SENSOR, episode.streams[SENSOR]))
     }
+    lazy["streams"] = {SENSOR: lazy.pop(SENSOR)}
     expected = cut(window_of(root), episode, 1000)
     sample = cut(window_of(root), replace(episode, **lazy), 1000)
-    np.testing.assert_array_equal(sample.sensor, expected.sensor)
+    np.testing.assert_array_equal(sample.streams["sensor"].values, expected.streams["sensor"].values)
     np.testing.assert_array_equal(sample.actions, expected.actions)

@@ -11,9 +11,10 @@ import pytest
 
 from tests.vla.data.recordings import CAMERA, number_of, write_v2, write_video
 from tests.vla.data.test_insertion import time_of, write_robot, write_streams, write_windows
+from vla.contract import StreamContract
 from vla.data.containers import summarize_video
 from vla.data.episode import Episode, Layout, Reader, Stream
-from vla.data.formats.insertion.reader import open_insertion
+from vla.data.formats.insertion.reader import SENSOR, open_insertion
 from vla.data.formats.lerobot.reader import open_lerobot
 from vla.data.selection import Selection
 from vla.data.writing import statistics as lerobot_statistics
@@ -34,14 +35,16 @@ class Given:
 
 def assert_same_numbers(first: Reader, second: Reader) -> None:
     names = ("cameras", "fps", "state_dim", "action_dim", "state_names", "action_names", "action_periods")
-    names += ("sensor", "sensor_channels", "sensor_rate_hz", "sensor_samples", "sensor_names")
+    names += ("streams",)
     for name in names:
         assert getattr(first.layout, name) == getattr(second.layout, name), name
     for a, b in zip(first.episodes, second.episodes, strict=True):
         assert a.instruction == b.instruction
         assert a.confidence == b.confidence
         assert np.array_equal(a.timestamps, b.timestamps)
-        for one, other in ((a.actions, b.actions), (a.state, b.state), (a.sensor, b.sensor)):
+        assert a.streams.keys() == b.streams.keys()
+        pairs = [(a.streams[key], b.streams[key]) for key in a.streams]
+        for one, other in ((a.actions, b.actions), (a.state, b.state), *pairs):
             assert (one is None) == (other is None)
             if one is not None and other is not None:
                 assert np.array_equal(one.timestamps, other.timestamps)
@@ -173,18 +176,17 @@ def test_recordings_of_the_insertion_recorder(tmp_path: Path) -> None:
     assert np.allclose(after.actions.values, before.actions.values[2:])
     assert after.state is not None
     assert np.allclose(after.state.values[:, 6] / 10, after.timestamps + start, atol=1e-4)
-    assert after.sensor is not None
-    assert before.sensor is not None
-    assert np.allclose(after.sensor.values[:, 0] - start, after.sensor.timestamps, atol=1e-5)
-    kept = (before.sensor.timestamps > start - 0.1) & (before.sensor.timestamps <= before.timestamps[-1])
-    assert np.array_equal(after.sensor.values, before.sensor.values[kept])
+    was, now = before.streams[SENSOR], after.streams[SENSOR]
+    assert np.allclose(now.values[:, 0] - start, now.timestamps, atol=1e-5)
+    kept = (was.timestamps > start - 0.1) & (was.timestamps <= before.timestamps[-1])
+    assert np.array_equal(now.values, was.values[kept])
     for key, frames in after.cameras.items():
         shown = np.array([time_of(frame) for frame in frames.read(range(len(after.timestamps)))])
         age = after.timestamps + start - shown
         assert age.min() > -0.03, key
         assert age.max() < 0.2 + 0.03, key
     layout = open_lerobot(tmp_path / "copy").layout
-    assert (layout.sensor_rate_hz, layout.sensor_samples) == (650.0, 650)
+    assert (layout.streams[SENSOR].rate_hz, layout.streams[SENSOR].samples) == (650.0, 650)
     assert layout.action_names == source.layout.action_names
 
 
@@ -198,7 +200,7 @@ def test_a_missing_camera_and_sensor_stay_missing(tmp_path: Path) -> None:
         ["observation.images.view1"],
         ["observation.images.view5"],
     ]
-    assert [episode.sensor is None for episode in copied.episodes] == [False, True]
+    assert [not episode.streams for episode in copied.episodes] == [False, True]
 
 
 def test_a_gap_makes_two_episodes(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_columns_are_kept_and_are_no_sensor(tmp_path: Path) -> None:
     assert list(features)[-2:] == ["phase", "contact_force"]
     assert [features[key]["shape"] for key in ("phase", "contact_force")] == [[1], [2]]
     plain = open_lerobot(tmp_path / "new")
-    assert plain.layout.sensor is None
+    assert plain.layout.streams == {}
     assert not any(episode.columns for episode in plain.episodes)
     copied = open_lerobot(tmp_path / "new", Selection(columns=("phase", "contact_force", "action")))
     for before, after in zip(given, copied.episodes, strict=True):
@@ -247,7 +249,8 @@ def test_columns_are_kept_and_are_no_sensor(tmp_path: Path) -> None:
         assert np.array_equal(after.columns["phase"], before.columns["phase"])
         assert np.array_equal(after.columns["contact_force"], before.columns["contact_force"])
         assert np.array_equal(after.columns["action"], before.actions.values)
-    assert open_lerobot(tmp_path / "new", Selection(sensor="contact_force")).layout.sensor_channels == 2
+    force = open_lerobot(tmp_path / "new", Selection(sensor=("contact_force",))).layout.streams["contact_force"]
+    assert force.channels == 2
 
 
 def test_columns_are_resampled_with_the_frames(tmp_path: Path) -> None:
@@ -287,13 +290,11 @@ def test_an_irregular_sensor_keeps_its_times(tmp_path: Path) -> None:
     source = open_lerobot(write_v2(tmp_path / "old", lengths=(20,)))
     times = np.sort(np.random.default_rng(0).uniform(-0.04, 0.94, 100))
     values = np.stack([times, -times], axis=1).astype(np.float32)
-    episode = replace(source.episodes[0], sensor=Stream(timestamps=times, values=values))
-    layout = replace(
-        source.layout, sensor="observation.force", sensor_channels=2, sensor_rate_hz=100.0, sensor_samples=50
-    )
+    episode = replace(source.episodes[0], streams={"observation.force": Stream(timestamps=times, values=values)})
+    force = StreamContract(key="observation.force", channels=2, samples=50, rate_hz=100.0)
+    layout = replace(source.layout, streams={force.key: force})
     write_lerobot(Given(layout, [episode]), tmp_path / "new")
-    sensor = open_lerobot(tmp_path / "new").episodes[0].sensor
-    assert sensor is not None
+    sensor = open_lerobot(tmp_path / "new").episodes[0].streams[force.key]
     assert np.allclose(sensor.timestamps, times)
     assert np.array_equal(sensor.values, values)
 
@@ -343,20 +344,55 @@ def test_statistics_of_many_rows_stay_exact_but_for_quantiles(monkeypatch: pytes
     assert np.allclose(stats["q50"], np.quantile(values, 0.5, axis=0), atol=0.15)
 
 
+def test_each_sensor_stream_keeps_its_samples(tmp_path: Path) -> None:
+    """A wrench at 1 kHz, a tactile array at 60 Hz that the first episode lacks, and a gauge on a clock of its own."""
+    source = open_lerobot(write_v2(tmp_path / "old", lengths=(20, 20)))
+    clocks = {
+        StreamContract(key="observation.wrench", channels=6, samples=50, rate_hz=1000.0, names=tuple("abcdef")): (
+            np.arange(-49, 951) / 1000
+        ),
+        StreamContract(key="observation.tactile", channels=16, samples=12, rate_hz=60.0): np.arange(-2, 58) / 60,
+        StreamContract(key="gauge", channels=1, samples=20, rate_hz=100.0): (
+            np.sort(np.random.default_rng(0).uniform(-0.04, 0.94, 90))
+        ),
+    }
+    streams = {
+        contract.key: Stream(
+            timestamps=times, values=times[:, None].astype(np.float32) + np.arange(contract.channels, dtype=np.float32)
+        )
+        for contract, times in clocks.items()
+    }
+    lacking = {key: stream for key, stream in streams.items() if key != "observation.tactile"}
+    episodes = [replace(source.episodes[0], streams=lacking), replace(source.episodes[1], streams=streams)]
+    layout = replace(source.layout, streams={contract.key: contract for contract in clocks})
+    write_lerobot(Given(layout, episodes), tmp_path / "new")
+    with pytest.raises(ValueError, match=r"may be sensors: observation\.wrench, observation\.tactile, gauge; name one"):
+        open_lerobot(tmp_path / "new")
+    copied = open_lerobot(tmp_path / "new", Selection(sensor=("gauge", "tactile", "wrench")))
+    assert list(copied.layout.streams) == ["gauge", "observation.tactile", "observation.wrench"]
+    assert copied.layout.streams == layout.streams
+    assert [set(episode.streams) for episode in copied.episodes] == [set(lacking), set(streams)]
+    for episode in copied.episodes:
+        for key, stream in episode.streams.items():
+            np.testing.assert_array_equal(stream.values, streams[key].values)
+            np.testing.assert_allclose(stream.timestamps, streams[key].timestamps, atol=1e-6)
+
+
 def test_the_channels_of_a_sensor_keep_their_names(needle: Path, tmp_path: Path) -> None:
     """Also where there are two: a list of two names would be that of the two axes, time and channel."""
     source = open_lerobot(needle)
     for number, names in enumerate((tuple("abcdef"), ("left", "right"))):
         width = len(names)
-        episode = source.episodes[0]
-        assert episode.sensor is not None
-        sensor = replace(episode.sensor, values=episode.sensor.values[:, :width])
-        layout = replace(source.layout, sensor_channels=width, sensor_names=names)
+        episode, key = source.episodes[0], "observation.ft"
+        sensor = replace(episode.streams[key], values=episode.streams[key].values[:, :width])
+        stream = replace(source.layout.streams[key], channels=width, names=names)
         out = tmp_path / str(number)
-        write_lerobot(Given(layout, [replace(episode, sensor=sensor)]), out)
-        assert open_lerobot(out).layout.sensor_names == names
+        write_lerobot(
+            Given(replace(source.layout, streams={key: stream}), [replace(episode, streams={key: sensor})]), out
+        )
+        assert open_lerobot(out).layout.streams[key].names == names
         info = out / "meta" / "info.json"
         content = json.loads(info.read_text())
         content["features"]["observation.ft"]["names"] = ["time", "channel"]
         info.write_text(json.dumps(content))
-        assert open_lerobot(out).layout.sensor_names == ()
+        assert open_lerobot(out).layout.streams[key].names == ()

@@ -6,8 +6,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from tests.vla.test_policy import statistics
-from vla.batch import Observation, Sample
-from vla.contract import DataContract
+from vla.batch import Observation, Reading, Sample
+from vla.contract import DataContract, StreamContract
 from vla.normalize import Normalizer
 from vla.policy import Policy
 
@@ -18,10 +18,7 @@ CONTRACT = DataContract(
     action_dim=2,
     horizon=3,
     fps=10.0,
-    sensor="observation.wrench",
-    sensor_channels=2,
-    sensor_samples=4,
-    sensor_rate_hz=40.0,
+    streams={"sensor": StreamContract(key="observation.wrench", channels=2, samples=4, rate_hz=40.0)},
     state_names=(),
     action_names=("x_m", "gripper"),
     action_periods=(0.0, 0.0),
@@ -59,8 +56,7 @@ class Recordings:
             image_valid=np.ones(2, dtype=bool),
             instruction=instruction,
             state=self.state[episode, frame],
-            sensor=self.sensor[episode, frame],
-            sensor_valid=np.ones(4, dtype=bool),
+            streams={"sensor": Reading(values=self.sensor[episode, frame], valid=np.ones(4, dtype=bool))},
             actions=actions,
             action_valid=np.arange(3) < FRAMES - frame,
             weight=1.0,
@@ -96,7 +92,7 @@ class Known(Policy):
         if "state" in self.uses:
             told = told + observation.state[:, 0]
         if "sensor" in self.uses:
-            told = told + observation.sensor[:, -1, 0]
+            told = told + observation.streams["sensor"].values[:, -1, 0]
         if FRONT in self.uses:
             told = told + torch.stack([row[0].float().mean() / 64 for row in observation.images])
         if "instruction" in self.uses:

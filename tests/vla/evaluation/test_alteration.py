@@ -35,7 +35,7 @@ def changed(one: Observation, other: Observation) -> set[str]:
 
 def test_the_inputs_are_those_of_the_contract() -> None:
     assert INPUTS == (FRONT, "observation.images.wrist", "instruction", "state", "sensor")
-    bare = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, sensor=None)
+    bare = dataclasses.replace(CONTRACT, cameras=(), state_dim=0, streams={})
     assert inputs_of(bare) == ("instruction",)
     assert inputs_of(dataclasses.replace(bare, instructed=False)) == ()
     assert kinds_of("instruction") == ("zeroed", "shuffled")
@@ -58,10 +58,10 @@ def test_zeroed_inputs_are_where_the_policy_has_its_middle() -> None:
     policy, seen = Known(), at(3)
     blank = Blank.of(policy).out(seen)
     assert torch.allclose(policy.normalize("state", blank.state), torch.zeros(3, 2), atol=1e-6)
-    assert torch.allclose(policy.normalize("sensor", blank.sensor), torch.zeros(3, 4, 2), atol=1e-6)
+    assert torch.allclose(policy.normalize("sensor", blank.streams["sensor"].values), torch.zeros(3, 4, 2), atol=1e-6)
     assert all(not image.any() for row in blank.images for image in row)
     assert blank.image_valid.all()
-    assert blank.sensor_valid.all()
+    assert blank.streams["sensor"].valid.all()
     assert set(blank.instructions) == {NEUTRAL_INSTRUCTION}
 
 

@@ -231,7 +231,8 @@ def test_a_recording_holds_every_sensor_sample_once(policy: Policy, tmp_path: Pa
 
 
 def test_a_recording_keeps_a_clock_that_does_not_divide_the_steps() -> None:
-    contract = dataclasses.replace(CONTRACT, fps=20.0, sensor_rate_hz=650.0, sensor_samples=40)  # 32.5 samples a step
+    stream = dataclasses.replace(CONTRACT.streams["sensor"], rate_hz=650.0, samples=40)  # 32.5 samples a step
+    contract = dataclasses.replace(CONTRACT, fps=20.0, streams={"sensor": stream})
     recorder, world = Recorder(contract), Line(contract)
     world.fps = 20.0
     first = world.reset(seed=0)[0]
@@ -247,11 +248,12 @@ def test_a_recording_keeps_a_clock_that_does_not_divide_the_steps() -> None:
 def test_an_observation_is_what_the_contract_says() -> None:
     world = Line(CONTRACT)
     first, second = world.reset(seed=0)[0], dict(world.reset(seed=1)[0])
-    second["observation.wrench_valid"] = np.arange(CONTRACT.sensor_samples) >= 5
+    second["observation.wrench_valid"] = np.arange(CONTRACT.streams["sensor"].samples) >= 5
     observation = observe([first, second], CONTRACT)
     assert [[image.shape for image in row] for row in observation.images] == [[(3, 32, 32)] * 2] * 2
-    assert observation.sensor_valid.sum(dim=1).tolist() == [CONTRACT.sensor_samples, CONTRACT.sensor_samples - 5]
-    assert torch.equal(observation.sensor[0], torch.from_numpy(first["observation.wrench"]))
+    readings = observation.streams["sensor"]
+    assert readings.valid.sum(dim=1).tolist() == [20, 15]
+    assert torch.equal(readings.values[0], torch.from_numpy(first["observation.wrench"]))
     assert observation.state.shape == (2, CONTRACT.state_dim)
 
 

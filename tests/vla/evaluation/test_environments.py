@@ -72,7 +72,7 @@ def test_another_length_is_refused(given: str) -> None:
 def test_failures_have_their_kind_within_any_number_of_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    contract = dataclasses.replace(TRAINED, sensor=None, sensor_channels=0, sensor_samples=0, sensor_rate_hz=0.0)
+    contract = dataclasses.replace(TRAINED, streams={})
     config = dataclasses.replace(POLICY, lora=None)
     save_policy(build_policy(config, contract, statistics(contract), torch.float32, seed=0), tmp_path / "policy")
     command = ["evaluate", str(tmp_path / "policy"), "--env", "needle", "--episodes", "2", "--within", "2", "3"]
@@ -91,16 +91,19 @@ def trained_and_let_loose(
     recordings = Recordings(config, "demonstrations", [folder / "000001"])
     contract = agree([recordings.layout], data)
     (episode,) = recordings.episodes
-    window = Window(contract=contract, sensor_period_s=1 / config.sensor_rate_hz, sensor_weight=1.0, frame_sizes={})
+    periods_s = {key: 1 / stream.rate_hz for key, stream in recordings.layout.streams.items()}
+    window = Window(contract=contract, periods_s=periods_s, sensor_weight=1.0, frame_sizes={})
     needle = open_environment("needle", contract, settings)
     disturbance = Disturbance(derive(0, "needle demonstration noise", 1))
     observed, _ = needle.reset(seed=int(derive(0, "needle demonstration", 1).integers(2**63)))
     cut, shown = [], []
     for index, (action, (phase,)) in enumerate(zip(episode.actions.values, episode.columns["phase"], strict=True)):
         sample = window.cut(episode, index, 0)
-        cut.append((torch.from_numpy(sample.sensor), torch.from_numpy(sample.sensor_valid)))
+        reading = sample.streams["sensor"]
+        cut.append((torch.from_numpy(reading.values), torch.from_numpy(reading.valid)))
         observation = observe([observed], contract)
-        shown.append((observation.sensor[0], observation.sensor_valid[0]))
+        readings = observation.streams["sensor"]
+        shown.append((readings.values[0], readings.valid[0]))
         assert torch.equal(observation.state[0], torch.from_numpy(sample.state))
         observed = needle.step(action + disturbance(touching=bool(phase != APPROACH)))[0]
     return cut, shown
@@ -110,14 +113,19 @@ def trained_and_let_loose(
     ("changes", "data", "settings", "measured"),
     [
         ({}, {}, (), 50),
-        ({}, {"sensor_samples": 1}, (), 1),
-        ({}, {"sensor_samples": 130}, (), 50),
-        ({"sensor_rate_hz": 650.0}, {"sensor_samples": 40}, (), 33),
-        ({"sensor_rate_hz": 333.0}, {"sensor_samples": 20, "sensor_rate_hz": 1000.0}, ("sensor-rate-hz=333",), 20),
-        ({}, {"sensor_rate_hz": 100.0}, ("sensor-rate-hz=1000",), 5),
-        ({}, {"sensor_rate_hz": 330.0, "sensor_samples": 12}, ("sensor-rate-hz=1000",), 12),
-        ({}, {"sensor_rate_hz": 10.0, "sensor_samples": 3}, (), 1),
-        ({"sensor": "ascan", "sensor_rate_hz": 650.0}, {"sensor_samples": 32}, (), 32),
+        ({}, {"sensor_samples": ("1",)}, (), 1),
+        ({}, {"sensor_samples": ("130",)}, (), 50),
+        ({"sensor_rate_hz": 650.0}, {"sensor_samples": ("40",)}, (), 33),
+        (
+            {"sensor_rate_hz": 333.0},
+            {"sensor_samples": ("20",), "sensor_rate_hz": ("1000",)},
+            ("sensor-rate-hz=333",),
+            20,
+        ),
+        ({}, {"sensor_rate_hz": ("100",)}, ("sensor-rate-hz=1000",), 5),
+        ({}, {"sensor_rate_hz": ("330",), "sensor_samples": ("12",)}, ("sensor-rate-hz=1000",), 12),
+        ({}, {"sensor_rate_hz": ("10",), "sensor_samples": ("3",)}, (), 1),
+        ({"sensor": "ascan", "sensor_rate_hz": 650.0}, {"sensor_samples": ("32",)}, (), 32),
         ({"sensor": "ascan", "sensor_rate_hz": 650.0}, {}, (), 33),
     ],
 )
@@ -138,7 +146,7 @@ def test_a_slower_window_has_a_sensor_of_its_rate(tmp_path: Path) -> None:
     """A sensor of 100 Hz measures what every tenth sample of one of 1000 Hz does, but for the noise."""
     config = dataclasses.replace(CONFIG, force_noise_n=0.0, torque_noise_nm=0.0)
     still = ("force-noise-n=0", "torque-noise-nm=0")
-    cut, shown = trained_and_let_loose(config, DataConfig(horizon=4, sensor_rate_hz=100.0), still, tmp_path)
+    cut, shown = trained_and_let_loose(config, DataConfig(horizon=4, sensor_rate_hz=("100",)), still, tmp_path)
     for (trained, valid), (seen, seen_valid) in zip(cut, shown, strict=True):
         assert torch.equal(valid, seen_valid)
         torch.testing.assert_close(seen, trained, rtol=0, atol=1e-4)

@@ -41,8 +41,7 @@ class Recorded:
             image_valid=np.zeros(0, dtype=bool),
             instruction="insert",
             state=np.zeros(0, dtype=np.float32),
-            sensor=np.zeros((0, 0), dtype=np.float32),
-            sensor_valid=np.zeros(0, dtype=bool),
+            streams={},
             actions=generator.standard_normal((H, A)).astype(np.float32),
             action_valid=np.arange(H) < 7 - index % 7,
             weight=1.0,
@@ -189,7 +188,7 @@ def test_a_limit_spreads_the_samples() -> None:
         ({"action_dim": 7}, "width of the actions to be 3, not 7"),
         ({"state_dim": 0}, "width of the state"),
         ({"cameras": ("top",)}, "cameras"),
-        ({"sensor_samples": 3}, "samples of a sensor window"),
+        ({"streams": {}}, "the sensor streams to be observation.wrench, not none"),
         ({"fps": 30.0}, "frame rate"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vla.contract import DataContract
+from vla.contract import DataContract, StreamContract
 
 SENSOR = "observation.wrench"
 
@@ -54,17 +54,20 @@ class Line:
         return self.observed(), 0.0, success, cut_off, info
 
     def observed(self) -> dict[str, Any]:
-        contract, rate_hz = self.contract, self.contract.sensor_rate_hz or 1.0
-        newest = math.floor(len(self.taken) * rate_hz / self.fps)
-        times = (newest - np.arange(contract.sensor_samples - 1, -1, -1)) / rate_hz
+        contract = self.contract
         state = np.zeros(contract.state_dim, dtype=np.float32)
         state[:2] = (self.place, self.goal)[: contract.state_dim]
         return {
             **{camera: np.full((32, 32, 3), len(self.taken), dtype=np.uint8) for camera in contract.cameras},
             "observation.state": state,
-            contract.sensor or SENSOR: np.repeat(times[:, None], contract.sensor_channels, axis=1).astype(np.float32),
+            **{stream.key: self.window(stream) for stream in contract.streams.values()},
             "task": "come to the goal",
         }
+
+    def window(self, stream: StreamContract) -> np.ndarray:
+        newest = math.floor(len(self.taken) * stream.rate_hz / self.fps)
+        times = (newest - np.arange(stream.samples - 1, -1, -1)) / stream.rate_hz
+        return np.repeat(times[:, None], stream.channels, axis=1).astype(np.float32)
 
     def render(self) -> UInt8[np.ndarray, "height width 3"]:
         return np.full((33, 32, 3), min(255, 10 * len(self.taken)), dtype=np.uint8)

@@ -32,8 +32,7 @@ def look(rows: int = 3, cameras: int = 2, seed: int = 0) -> Observation:
         image_valid=torch.ones(rows, cameras, dtype=torch.bool),
         instructions=INSTRUCTIONS[:rows],
         state=torch.zeros(rows, 0),
-        sensor=torch.zeros(rows, 0, 0),
-        sensor_valid=torch.zeros(rows, 0, dtype=torch.bool),
+        streams={},
     )
 
 
@@ -43,8 +42,7 @@ def row_of(observation: Observation, row: int) -> Observation:
         image_valid=observation.image_valid[row : row + 1],
         instructions=observation.instructions[row : row + 1],
         state=observation.state[row : row + 1],
-        sensor=observation.sensor[row : row + 1],
-        sensor_valid=observation.sensor_valid[row : row + 1],
+        streams={},
     )
 
 

@@ -30,8 +30,7 @@ def observation() -> Observation:
         image_valid=torch.ones(2, 1, dtype=torch.bool),
         instructions=("Go.", "Pick up the red cube."),
         state=torch.zeros(2, 0),
-        sensor=torch.zeros(2, 0, 0),
-        sensor_valid=torch.zeros(2, 0, dtype=torch.bool),
+        streams={},
     )
 
 

@@ -94,8 +94,7 @@ def observation(instructions: tuple[str, ...], image_valid: list[list[bool]]) ->
         image_valid=torch.tensor(image_valid, dtype=torch.bool).reshape(rows, -1),
         instructions=instructions,
         state=torch.zeros(rows, 0),
-        sensor=torch.zeros(rows, 0, 0),
-        sensor_valid=torch.zeros(rows, 0, dtype=torch.bool),
+        streams={},
     )
 
 

@@ -39,10 +39,10 @@ class PushConfig:
     """Width of its token."""
 
 
-def _push(config: PushConfig, contract: DataContract, _: Widths) -> "nn.Module":
+def _push(_: str, config: PushConfig, contract: DataContract, __: Widths) -> "nn.Module":
     from vla.parts.push import PushEncoder
 
-    return PushEncoder(contract.sensor_channels, config.width)
+    return PushEncoder(contract.streams["sensor"].channels, config.width)
 
 
 PARTS'''
@@ -51,10 +51,10 @@ ROW = '''    "push": Part(
         group="push",
         file="push_encoder.safetensors",
         config=PushConfig,
-        fits=lambda _, contract: contract.sensor is not None,
+        names=lambda _, contract: ("push",) if contract.streams else (),
         build=_push,
-        see=lambda module, seen, _: module(seen.sensor),
-        describe=lambda config, _: f"one token of {config.width} numbers",
+        see=lambda _, module, seen, __: module(seen.streams["sensor"].values),
+        describe=lambda _, config, __: f"one token of {config.width} numbers",
         rate="Push encoder.",
     ),
 }
@@ -116,13 +116,13 @@ import torch
 from vla.data.dataset import open_dataset
 from vla.normalize import Normalizer
 from vla.parts import Encoders
-from vla.policy import assemble, streams
+from vla.policy import assemble, normalized
 from vla.policy_settings import PolicyConfig
 from vla.settings import BackboneConfig, CameraConfig, DataConfig
 
 data = open_dataset(DataConfig(roots=({str(needle)!r},), workers=0), 0)
 config = PolicyConfig(backbone=BackboneConfig(path="tiny"), encoders=Encoders(camera=CameraConfig(width=8)))
-normalizers = {{name: Normalizer.of(data.statistics[name], "quantile") for name in streams(data.contract)}}
+normalizers = {{name: Normalizer.of(data.statistics[name], "quantile") for name in normalized(data.contract)}}
 policy = assemble(config, data.contract, normalizers, torch.float32, 3)
 digest = hashlib.sha256()
 for name, parameter in sorted(policy.named_parameters()):

@@ -23,6 +23,7 @@ from vla.benchmarks.needle.config import ACTION_NAMES, FPS, NeedleConfig
 from vla.benchmarks.needle.environment import Needle
 from vla.benchmarks.needle.expert import APPROACH, Expert
 from vla.commandline import progress
+from vla.contract import StreamContract
 from vla.data.episode import Episode, Layout, Stream
 from vla.data.writing.writer import write_lerobot
 from vla.processes import pool
@@ -206,7 +207,7 @@ class Recordings:
             timestamps=timestamps,
             actions=Stream(timestamps=timestamps, values=actions),
             state=Stream(timestamps=timestamps, values=state),
-            sensor=Stream(timestamps=sensor_times, values=sensor) if self.layout.sensor is not None else None,
+            streams={key: Stream(timestamps=sensor_times, values=sensor) for key in self.layout.streams},
             cameras={
                 key: RecordedFrames(path=folder / f"{key.rpartition('.')[2]}.npy", timestamps=timestamps)
                 for key in self.layout.cameras
@@ -217,6 +218,15 @@ class Recordings:
 
 def describe(config: NeedleConfig, name: str) -> Layout:
     """What the data set will offer."""
+    streams: dict[str, StreamContract] = {}
+    if (key := config.sensor_key) is not None:
+        streams[key] = StreamContract(
+            key=key,
+            channels=config.sensor_channels,
+            samples=config.sensor_samples,
+            rate_hz=config.sensor_rate_hz,
+            names=config.sensor_names,
+        )
     return Layout(
         root=name,
         format="needle",
@@ -227,9 +237,5 @@ def describe(config: NeedleConfig, name: str) -> Layout:
         state_names=config.state_names,
         action_names=ACTION_NAMES,
         action_periods=(0.0,) * len(ACTION_NAMES),
-        sensor=config.sensor_key,
-        sensor_channels=config.sensor_channels,
-        sensor_rate_hz=config.sensor_rate_hz if config.sensor_key is not None else 0.0,
-        sensor_samples=config.sensor_samples,
-        sensor_names=config.sensor_names,
+        streams=streams,
     )

@@ -24,7 +24,12 @@ def make(contract: DataContract, max_steps: int | None = None, /, **settings: st
         ValueError: a setting is unknown or does not fit, or the policy looks at what the needle does not have, or acts
             otherwise.
     """
-    sensors = [name for name, width in SENSOR_CHANNELS.items() if width == contract.sensor_channels]
+    if len(contract.streams) > 1:
+        keys = " and ".join(stream.key for stream in contract.streams.values())
+        raise ValueError(f"the policy looks at {keys}, but the needle has one sensor; give a policy that looks at one")
+    stream = next(iter(contract.streams.values()), None)
+    channels = 0 if stream is None else stream.channels
+    sensors = [name for name, width in SENSOR_CHANNELS.items() if width == channels]
     states = [name for name, names in STATE_NAMES.items() if len(names) == contract.state_dim]
     shown = {
         "cameras": [key.removeprefix("observation.images.") for key in contract.cameras],
@@ -32,8 +37,8 @@ def make(contract: DataContract, max_steps: int | None = None, /, **settings: st
         "state": states[:1] or ["position"],
     }
     window = None
-    if contract.sensor is not None:
-        window = SensorWindow(samples=contract.sensor_samples, rate_hz=contract.sensor_rate_hz)
+    if stream is not None:
+        window = SensorWindow(samples=stream.samples, rate_hz=stream.rate_hz)
         if FPS <= window.rate_hz <= PHYSICS_HZ:
             shown["sensor-rate-hz"] = [str(window.rate_hz)]
     if max_steps is not None:

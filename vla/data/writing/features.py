@@ -15,7 +15,7 @@ from vla.data.writing.videos import pixel_format
 def describe_features(
     layout: Layout,
     fps: int,
-    sensor: SensorFormat | None,
+    sensors: Sequence[SensorFormat],
     *,
     sizes: Mapping[str, tuple[int, int]],
     masked: Sequence[str],
@@ -60,13 +60,14 @@ def describe_features(
         )
     if layout.state_dim:
         features["observation.state"] = feature("float32", layout.state_dim, names=layout.state_names)
-    if sensor is not None:
-        told = {"sensor_hz": sensor.rate_hz, "window_samples": layout.sensor_samples}
-        channels = {"channels": list(layout.sensor_names)} if layout.sensor_names else ()
-        features[sensor.key] = feature("float32", sensor.samples, sensor.channels, names=channels, info=told)
-        features[f"{sensor.key}_valid"] = feature("bool", sensor.samples)
+    for sensor in sensors:
+        stream, key = sensor.stream, sensor.stream.key
+        told = {"sensor_hz": stream.rate_hz, "window_samples": stream.samples}
+        channels = {"channels": list(stream.names)} if stream.names else ()
+        features[key] = feature("float32", sensor.samples, stream.channels, names=channels, info=told)
+        features[f"{key}_valid"] = feature("bool", sensor.samples)
         if sensor.own_times:
-            features[f"{sensor.key}_timestamp"] = feature("float64", sensor.samples)
+            features[f"{key}_timestamp"] = feature("float64", sensor.samples)
     for camera in masked:
         features[f"{camera}_valid"] = feature("bool", 1)
     if weighted:

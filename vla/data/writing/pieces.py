@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from vla.contract import StreamContract
 from vla.data.episode import Episode, Layout, Stream
 
 FRAME_TOLERANCE_S = 1e-3
@@ -34,13 +35,11 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class SensorFormat:
-    """How the sensor is stored."""
+    """How a sensor stream is stored."""
 
-    key: str
+    stream: StreamContract
     samples: int
     """Samples a frame."""
-    channels: int
-    rate_hz: float
     own_times: bool
     """Whether the time of every sample is stored."""
 
@@ -108,51 +107,41 @@ def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float32[np.ndarr
     return np.asarray(stream.values[places], dtype=np.float32)
 
 
-def assign(piece: Piece, fps: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """For each frame the sensor samples since the frame before: first, and one past the last."""
-    assert piece.episode.sensor is not None
+def assign(piece: Piece, key: str, fps: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """For each frame the samples of a sensor stream since the frame before: first, and one past the last."""
     edges = np.concatenate([[piece.times[0] - 1 / fps], piece.times])
-    places = np.searchsorted(piece.episode.sensor.timestamps, edges + 1e-9, side="right")
+    places = np.searchsorted(piece.episode.streams[key].timestamps, edges + 1e-9, side="right")
     return places[:-1].astype(np.int64), places[1:].astype(np.int64)
 
 
-def choose_sensor_format(pieces: Sequence[Piece], layout: Layout, fps: int) -> SensorFormat | None:
+def choose_sensor_format(pieces: Sequence[Piece], stream: StreamContract, fps: int) -> SensorFormat:
     """As many samples a frame as the fullest frame has; their times only where the rate does not give them."""
-    if layout.sensor is None:
-        return None
-    samples, regular = max(1, round(layout.sensor_rate_hz / fps)), True
+    key, samples, regular = stream.key, max(1, round(stream.rate_hz / fps)), True
     for piece in pieces:
-        if piece.episode.sensor is not None:
-            starts, stops = assign(piece, fps)
-            samples = max(samples, int((stops - starts).max()))
-    for piece in pieces:
-        if piece.episode.sensor is not None:
-            starts, stops = assign(piece, fps)
-            for time, start, stop in zip(piece.times, starts, stops, strict=True):
-                expected = time - np.arange(stop - start - 1, -1, -1) / layout.sensor_rate_hz
-                regular &= bool(np.abs(piece.episode.sensor.timestamps[start:stop] - expected).max(initial=0) < 1e-6)
-    return SensorFormat(
-        key=layout.sensor,
-        samples=samples,
-        channels=layout.sensor_channels,
-        rate_hz=layout.sensor_rate_hz,
-        own_times=not regular,
-    )
+        if key not in piece.episode.streams:
+            continue
+        stamps = piece.episode.streams[key].timestamps
+        starts, stops = assign(piece, key, fps)
+        samples = max(samples, int((stops - starts).max()))
+        for time, start, stop in zip(piece.times, starts, stops, strict=True):
+            expected = time - np.arange(stop - start - 1, -1, -1) / stream.rate_hz
+            regular &= bool(np.abs(stamps[start:stop] - expected).max(initial=0) < 1e-6)
+    return SensorFormat(stream=stream, samples=samples, own_times=not regular)
 
 
 def sensor_columns(piece: Piece, sensor: SensorFormat, fps: int) -> dict[str, np.ndarray]:
     """The windows of each frame, filled from their ends."""
-    count = len(piece)
-    windows = np.zeros((count, sensor.samples, sensor.channels), dtype=np.float32)
+    count, key = len(piece), sensor.stream.key
+    windows = np.zeros((count, sensor.samples, sensor.stream.channels), dtype=np.float32)
     valid = np.zeros((count, sensor.samples), dtype=np.bool_)
     times = np.repeat((piece.times - piece.times[0])[:, None], sensor.samples, axis=1)
-    stream = piece.episode.sensor
+    stream = piece.episode.streams.get(key)
     if stream is not None:
-        for frame, (start, stop) in enumerate(zip(*assign(piece, fps), strict=True)):
+        for frame, (start, stop) in enumerate(zip(*assign(piece, key, fps), strict=True)):
             kept = slice(max(start, stop - sensor.samples), stop)
             filled = slice(sensor.samples - (kept.stop - kept.start), sensor.samples)
             windows[frame, filled] = stream.values[kept]
             valid[frame, filled] = True
             times[frame, filled] = stream.timestamps[kept] - piece.times[0]
-    columns = {sensor.key: windows, f"{sensor.key}_valid": valid}
-    return columns | ({f"{sensor.key}_timestamp": times} if sensor.own_times else {})
+    columns = {key: windows, f"{key}_valid": valid}
+    return columns | ({f"{key}_timestamp": times} if sensor.own_times else {})

@@ -74,7 +74,9 @@ class _Writer:
             raise ValueError(
                 f"{reader.layout.root} has no frame with an action, a state and an image; nothing to write"
             )
-        self.sensor = choose_sensor_format(self.pieces, reader.layout, self.fps)
+        self.sensors = [
+            choose_sensor_format(self.pieces, stream, self.fps) for stream in reader.layout.streams.values()
+        ]
         self.weighted = any(piece.episode.confidence != 1.0 for piece in self.pieces)
         self.masked = [
             camera
@@ -90,7 +92,7 @@ class _Writer:
         self.features = describe_features(
             self.layout,
             self.fps,
-            self.sensor,
+            self.sensors,
             sizes=self.sizes,
             masked=self.masked,
             weighted=self.weighted,
@@ -138,8 +140,8 @@ class _Writer:
         columns: dict[str, Any] = {}
         if self.layout.state_dim and piece.episode.state is not None and piece.state is not None:
             columns["observation.state"] = rows_of(piece.episode.state, piece.state)
-        if self.sensor is not None:
-            columns |= sensor_columns(piece, self.sensor, self.fps)
+        for sensor in self.sensors:
+            columns |= sensor_columns(piece, sensor, self.fps)
         for key in self.columns:
             columns[key] = np.asarray(piece.episode.columns[key][piece.frames], dtype=np.float32)
         for camera in self.masked:
@@ -174,6 +176,7 @@ class _Writer:
             "dataset_to_index": self.frames + len(piece),
         }
         stats = {}
+        scalars = {f"{sensor.stream.key}_{of}" for sensor in self.sensors for of in ("valid", "timestamp")}
         for camera, video in self.videos.items():
             video.begin_episode(*self.sizes[camera])
             start_s = video.position_s
@@ -188,9 +191,7 @@ class _Writer:
             stats[camera] = of_pixels(counts, seen)
             self.collected.add_pixels(camera, counts, seen)
         for key in table.column_names:
-            width = self.features[key]["shape"][-1]
-            if self.sensor is not None and key in (f"{self.sensor.key}_valid", f"{self.sensor.key}_timestamp"):
-                width = 1
+            width = 1 if key in scalars else self.features[key]["shape"][-1]
             values = flat_values(table[key]).reshape(-1, width)
             stats[key] = of_values(values, len(piece))
             if self.features[key]["dtype"] == "int64":

@@ -82,14 +82,15 @@ def test_it_holds_what_was_seen_and_what_the_expert_would_do(written: Path) -> N
 def test_our_reader_finds_everything(written: Path) -> None:
     dataset = open_dataset(DataConfig(roots=(str(written),), validation_share=0.0), seed=0)
     contract = dataset.contract
-    assert (contract.sensor, contract.sensor_samples, contract.sensor_channels) == ("observation.wrench", 50, 6)
-    assert contract.sensor_rate_hz == 1000.0
-    assert contract.sensor_names == CONFIG.sensor_names
-    assert contract.sensor_names[0] == "force_x_N"
-    assert contract.sensor_names[5] == "torque_z_Nm"
+    stream = contract.streams["sensor"]
+    assert (stream.key, stream.samples, stream.channels) == ("observation.wrench", 50, 6)
+    assert stream.rate_hz == 1000.0
+    assert stream.names == CONFIG.sensor_names
+    assert stream.names[0] == "force_x_N"
+    assert stream.names[5] == "torque_z_Nm"
     assert contract.cameras == ("observation.images.front",)
     assert (contract.state_dim, contract.action_dim) == (3, 3)
-    assert dataset.train[0].sensor_valid.all()
+    assert dataset.train[0].streams["sensor"].valid.all()
 
 
 @needs_drawing

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from vla.contract import StreamContract
 from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.insertion.recordings import (
     FILES,
@@ -19,6 +20,7 @@ from vla.data.formats.insertion.recordings import (
     POSE,
     CameraTrack,
     Recording,
+    SensorTrack,
     Track,
     find_recordings,
     read_folder,
@@ -26,6 +28,7 @@ from vla.data.formats.insertion.recordings import (
 )
 from vla.data.named import distinct
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
+from vla.data.streams import choose_streams
 from vla.errors import CorruptData
 
 SENSOR = "observation.sensor"
@@ -73,7 +76,7 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
     Episodes are numbered in the order of their paths; a damaged image is no error until it is read. Raises CorruptData
     where nothing can be read and ValueError where what was selected is not there.
     """
-    check_selection(root, selection, report)
+    check_selection(root, selection)
     paths = dict(enumerate(find_recordings(root) if root.is_dir() else []))
     if not paths:
         raise ValueError(
@@ -94,7 +97,8 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
         raise CorruptData(f"{root} has no recording that can be read; restore its files")
     chosen = choose_cameras(root, recordings, selection.cameras)
     check_agreement(root, list(recordings.values()))
-    built, sensed = [], selection.sensor in ("auto", SENSOR)
+    offered = (SENSOR,)
+    built, sensed = [], bool(choose_streams(selection.sensor, offered, offered, root, report))
     for index, recording in recordings.items():
         name = f"{root.name}/{names[index]}"
         try:
@@ -119,8 +123,8 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
     )
 
 
-def check_selection(root: Path, selection: Selection, report: Problems) -> None:
-    """Refuse features that no recording has (ValueError); a sensor that is not there is told."""
+def check_selection(root: Path, selection: Selection) -> None:
+    """Refuse features that no recording has (ValueError)."""
     recorder = f"{root} is of the insertion recorder"
     if selection.columns:
         raise ValueError(f"{recorder}, whose frames have no {selection.columns[0]}: name {ACTION} or {STATE}")
@@ -128,8 +132,6 @@ def check_selection(root: Path, selection: Selection, report: Problems) -> None:
         raise ValueError(f"{recorder}, which has {ACTION} and no {selection.action_key}: leave --data.action-key out")
     if selection.state_key != STATE:
         raise ValueError(f"{recorder}, which has {STATE} and no {selection.state_key}: leave --data.state-key out")
-    if selection.sensor not in ("auto", "none", SENSOR):
-        report(ValueError(f"{root} has no sensor {selection.sensor}; --data.sensor takes {SENSOR}, auto or none"))
 
 
 def name_of(path: Path) -> str:
@@ -199,10 +201,10 @@ def build_episode(recording: Recording, name: str, index: int, cameras: Sequence
             track = recording.cameras[key]
             check_overlap(track.times, start, end, f"{name}: {key}")
             found[key] = RecordedFrames(timestamps=track.times - start, track=track)
-    stream = None
+    streams: dict[str, Stream] = {}
     if recording.sensor is not None and sensed:
         check_overlap(recording.sensor.times, start, end, f"{name}: the sensor")
-        stream = Stream(timestamps=recording.sensor.times - start, values=recording.sensor.values())
+        streams[SENSOR] = Stream(timestamps=recording.sensor.times - start, values=recording.sensor.values())
     return Episode(
         name=name,
         index=index,
@@ -211,7 +213,7 @@ def build_episode(recording: Recording, name: str, index: int, cameras: Sequence
         timestamps=frames,
         actions=actions,
         state=Stream(timestamps=recording.state.times - start, values=recording.state.values),
-        sensor=stream,
+        streams=streams,
         cameras=found,
     )
 
@@ -262,7 +264,6 @@ def describe(
     """The layout of the folder."""
     tracks = [recording.sensor for recording in recordings if recording.sensor is not None and sensed]
     stored = recordings[0].actions is not None
-    rate_hz = float(np.median([track.rate_hz for track in tracks])) if tracks else 0.0
     fps = ACTION_HZ
     if stored:
         fps = round(float(1 / np.median(np.concatenate([np.diff(episode.timestamps) for episode in episodes]))), 2)
@@ -278,8 +279,13 @@ def describe(
         state_names=(*JOINTS, *POSE),
         action_names=names if len(names) == action_dim else (),
         action_periods=(0.0,) * action_dim,  # differences, already the short way round
-        sensor=SENSOR if tracks else None,
-        sensor_channels=tracks[0].channels if tracks else 0,
-        sensor_rate_hz=rate_hz,
-        sensor_samples=round(rate_hz),
+        streams=describe_sensor(tracks),
     )
+
+
+def describe_sensor(tracks: Sequence[SensorTrack]) -> dict[str, StreamContract]:
+    """The sensor stream, where any recording has one; its window is one second."""
+    if not tracks:
+        return {}
+    rate_hz = float(np.median([track.rate_hz for track in tracks]))
+    return {SENSOR: StreamContract(key=SENSOR, channels=tracks[0].channels, samples=round(rate_hz), rate_hz=rate_hz)}

@@ -9,6 +9,7 @@ from vla.data.episode import STATE
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
+from vla.data.streams import choose_streams
 
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
 SENSOR_WORDS = {
@@ -36,8 +37,8 @@ class Chosen:
     """Feature key; None without one."""
     cameras: tuple[str, ...]
     """Feature keys."""
-    sensor: str | None
-    """Feature key; None without one."""
+    streams: tuple[str, ...]
+    """Feature keys of the sensor streams."""
     columns: tuple[str, ...]
     records: tuple[EpisodeRecord, ...]
     table_columns: tuple[str, ...]
@@ -53,17 +54,17 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
     action = choose_action(metadata, selection.action_key)
     state = choose_state(metadata, selection, report)
     cameras = choose_cameras(metadata, selection.cameras)
-    sensor = choose_sensor(metadata, selection.sensor, {action, state}, report)
+    streams = choose_sensors(metadata, selection.sensor, {action, state}, report)
     choose_columns(metadata, selection.columns)
     rows = [action, *([state] if state else []), *selection.columns]
     return Chosen(
         action=action,
         state=state,
         cameras=cameras,
-        sensor=sensor,
+        streams=streams,
         columns=selection.columns,
         records=tuple(choose_episodes(metadata, selection.episodes, report)),
-        table_columns=tuple(table_columns(metadata, cameras, sensor, rows)),
+        table_columns=tuple(table_columns(metadata, cameras, streams, rows)),
     )
 
 
@@ -134,14 +135,14 @@ def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...
     return tuple(by_name[name] for name in asked) or keys
 
 
-def choose_sensor(metadata: Metadata, asked: str, taken: set[str | None], report: Problems) -> str | None:
-    """The feature key of the sensor stream: the one asked for, or the only one that looks like one.
+def choose_sensors(
+    metadata: Metadata, asked: Sequence[str], taken: set[str | None], report: Problems
+) -> tuple[str, ...]:
+    """The feature keys of the sensor streams: those asked for, or the only one that looks like one.
 
     A column that the writer has marked as one does not, whatever its name, nor one that is `taken` already. Where there
     is no telling, the root is read without a sensor once that has been told.
     """
-    if asked == "none":
-        return None
     floats = {
         key: shape
         for key, shape in metadata.shapes.items()
@@ -150,33 +151,14 @@ def choose_sensor(metadata: Metadata, asked: str, taken: set[str | None], report
         and key not in STANDARD | {"observation.environment_state"} | taken
         and not key.startswith("next.")
     }
-    if asked != "auto":
-        if asked not in floats:
-            near = difflib.get_close_matches(asked, floats, 1) or sorted(floats)[:1]
-            hint = f"; nearest is {near[0]}" if near else ""
-            report(
-                ValueError(
-                    f"{metadata.root} has no sensor feature {asked}{hint}; "
-                    "--data.sensor takes a float feature, auto or none"
-                )
-            )
-            return None
-        return asked
-    candidates = [
+    likely = [
         key
         for key, shape in floats.items()
         if not key.endswith("_timestamp")
         and not (metadata.features[key].get("info") or {}).get("column")
         and (len(shape) == 2 or SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
     ]
-    if len(candidates) > 1:
-        report(
-            ValueError(
-                f"{metadata.root} has several features that may be the sensor: {', '.join(candidates)}; "
-                f"choose with `--data.sensor {candidates[0]}`, or `--data.sensor none`"
-            )
-        )
-    return candidates[0] if len(candidates) == 1 else None
+    return choose_streams(asked, list(floats), likely, metadata.root, report)
 
 
 def choose_episodes(metadata: Metadata, asked: tuple[int, ...], report: Problems) -> list[EpisodeRecord]:
@@ -218,11 +200,11 @@ def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:
         raise ValueError(f"{metadata.root} has no column {key}{hint}: choose among {', '.join(numbers)}")
 
 
-def table_columns(metadata: Metadata, cameras: Sequence[str], sensor: str | None, rows: Sequence[str]) -> list[str]:
+def table_columns(metadata: Metadata, cameras: Sequence[str], streams: Sequence[str], rows: Sequence[str]) -> list[str]:
     """The columns that are read; the others stay in the files."""
     wanted = {"timestamp", "episode_index", "task_index", "confidence", *rows}
     wanted |= {key for key in cameras if metadata.features[key]["dtype"] == "image"}
     wanted |= {f"{key}_valid" for key in cameras}
-    if sensor is not None:
-        wanted |= {sensor, f"{sensor}_valid", f"{sensor}_timestamp"}
+    for key in streams:
+        wanted |= {key, f"{key}_valid", f"{key}_timestamp"}
     return [key for key in metadata.features if key in wanted]

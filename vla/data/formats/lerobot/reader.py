@@ -19,7 +19,7 @@ from vla.data.formats.insertion.recordings import decode_image
 from vla.data.formats.lerobot.checks import check_videos, episode_rows, with_sound_files
 from vla.data.formats.lerobot.choices import Chosen, choose
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
-from vla.data.formats.lerobot.sensor import sensor_rate, sensor_stream
+from vla.data.formats.lerobot.sensor import describe_stream, sensor_stream
 from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.tables import double_rows, float_rows, integer_column, opened_table
@@ -152,6 +152,10 @@ def build_episode(
     def values(key: str) -> Float32[np.ndarray, "N C"]:
         return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}", even=even)
 
+    measured = {
+        key: sensor_stream(metadata, record, rows, key, timestamps=timestamps, name=name, even=even)
+        for key in chosen.streams
+    }
     return Episode(
         name=name,
         index=record.index,
@@ -160,9 +164,7 @@ def build_episode(
         timestamps=timestamps,
         actions=Stream(timestamps=timestamps, values=values(chosen.action)),
         state=None if chosen.state is None else Stream(timestamps=timestamps, values=values(chosen.state)),
-        sensor=None
-        if chosen.sensor is None
-        else sensor_stream(metadata, record, rows, chosen.sensor, timestamps=timestamps, name=name, even=even),
+        streams={key: stream for key, stream in measured.items() if stream is not None},
         cameras={
             key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name)
             for key in cameras
@@ -205,13 +207,6 @@ def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -
 
 def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ...]) -> Layout:
     """The layout of the root."""
-    sensor = chosen.sensor
-    rate_hz, samples = (0.0, 0) if sensor is None else sensor_rate(metadata, sensor)
-    shape = () if sensor is None else metadata.shapes[sensor]
-    if len(shape) == 1:
-        samples = max(1, round(rate_hz))
-    if sensor is not None:
-        samples = int((metadata.features[sensor].get("info") or {}).get("window_samples") or samples)
     return Layout(
         root=str(metadata.root),
         format=f"lerobot {metadata.version}",
@@ -222,11 +217,7 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         state_names=() if chosen.state is None else metadata.names(chosen.state),
         action_names=metadata.names(chosen.action),
         action_periods=action_periods,
-        sensor=sensor,
-        sensor_channels=shape[-1] if shape else 0,
-        sensor_rate_hz=rate_hz,
-        sensor_samples=samples,
-        sensor_names=() if sensor is None else metadata.channel_names(sensor),
+        streams={key: describe_stream(metadata, key) for key in chosen.streams},
         state_key=chosen.state or STATE,
         action_key=chosen.action,
     )

@@ -1,4 +1,4 @@
-"""The sensor of a LeRobot dataset: samples at a rate of their own, out of the windows that the frames store."""
+"""The sensors of a LeRobot dataset: samples at a rate of their own, out of the windows that the frames store."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Float64
 
 from vla.cache import stored_array
+from vla.contract import StreamContract
 from vla.data.episode import Stream
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.tables import double_rows, float_rows
@@ -26,6 +27,22 @@ def sensor_rate(metadata: Metadata, key: str) -> tuple[float, int]:
     # `fps` of a feature is written by the converter of v3.0 for every feature: that of the table says nothing.
     own = feature.get("fps")
     return float(own) if own and own != metadata.fps else samples * metadata.fps, samples
+
+
+def describe_stream(metadata: Metadata, key: str) -> StreamContract:
+    """What a sensor feature holds; a plain stream's window is one second."""
+    rate_hz, samples = sensor_rate(metadata, key)
+    shape = metadata.shapes[key]
+    if len(shape) == 1:
+        samples = max(1, round(rate_hz))
+    stored = (metadata.features[key].get("info") or {}).get("window_samples")
+    return StreamContract(
+        key=key,
+        channels=shape[-1],
+        samples=int(stored or samples),
+        rate_hz=rate_hz,
+        names=metadata.channel_names(key),
+    )
 
 
 def sensor_stream(
