@@ -77,7 +77,7 @@ def _write_once(path: Path, parts: Sequence[bytes | memoryview]) -> StoredFile:
         with temporary.open("xb") as file:
             size, sha256 = _stream(file, parts)
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # a signal that ends the process, too: nobody would find the torn file later
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
