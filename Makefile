@@ -18,6 +18,8 @@ RUNS := runs/demo
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
+# Each of some hundred processes would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all checks soak faults install lock audit clean
 .DEFAULT_GOAL := install

@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, a cache of its own, and where the data lies."""
 
 import functools
+import importlib.util
 import os
 import signal
 import tempfile
@@ -26,6 +27,23 @@ os.environ["XDG_CACHE_HOME"] = CACHE.name
 os.environ["HF_HOME"] = str(Path(CACHE.name) / "huggingface")
 os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(CACHE.name) / "torch_extensions")
 os.environ["MPLCONFIGDIR"] = str(Path(CACHE.name) / "matplotlib")
+
+import jaxtyping._import_hook as checker  # noqa: E402
+
+bytecode_of_checked = checker._optimized_cache_from_source
+
+
+def bytecode_of(which: str, path: str, debug_override: bool | None = None) -> str:
+    """Where the bytecode of a module lies that is imported while the checker of shapes imports one of ours.
+
+    It would have all libraries that ours import compiled anew, past the bytecode that was installed with them.
+    """
+    if Path(path).is_relative_to(REPOSITORY / "vla"):
+        return bytecode_of_checked(which, path, debug_override)
+    return importlib.util.cache_from_source(path, debug_override)
+
+
+checker._optimized_cache_from_source = bytecode_of
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
