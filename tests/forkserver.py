@@ -326,24 +326,32 @@ def train(recipe: str, topology: str, prepare: str, argv: Sequence[str]) -> None
 def import_all() -> None:
     """What a training imports, lazily or not, so that no rank has to."""
     import accelerate
-    import deepspeed
+    import deepspeed.module_inject.auto_ep_layer
+    import deepspeed.runtime.zero.muon.muon_optimizer  # ZeRO's, whichever optimizer it has; brings torch's compiler
     import peft
     import pyarrow.parquet
     import pytest
     import torch
+    import torch.distributed.algorithms.ddp_comm_hooks
     import torch.distributed.run
     import torch.utils.data
+    import transformers.models.qwen2.tokenization_qwen2
     import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl
     import wandb
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from training import loop, recipes
+    from training import flags, loop, recipes
     from training.ending import preemption, watchdog
     from training.run import lease
     from vla.data.formats.lerobot import reader as lerobot
+    from vla.parts import sensor, state
 
     assert all((accelerate, deepspeed, peft, pyarrow, pytest, transformers, wandb, lerobot))
-    assert all((lease, loop, preemption, recipes, watchdog))
+    assert all((lease, loop, preemption, recipes, sensor, state, watchdog))
     torch.set_num_threads(1)
+    # What these make at their first call, they keep.
+    get_checkpoint_conversion_mapping("qwen2_5_vl")
+    flags.parse(recipes.stage1(), ["--data.roots", "anywhere", "--backbone.path", "tiny"])
 
 
 def main() -> None:
