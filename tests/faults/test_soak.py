@@ -1,4 +1,4 @@
-"""A short soak: twenty kills, and the run ends as if nothing had happened. `make soak` makes it two hundred."""
+"""A short soak: nine kills, and the run ends as if nothing had happened. `make soak` makes it two hundred."""
 
 import json
 import shutil
@@ -14,22 +14,22 @@ from training.checkpoints import checkpoint
 
 pytestmark = pytest.mark.deep
 
-SEED = 2
-"""Twenty kills of every kind."""
+SEED = 234
+"""One that draws every kind, a life with loader processes, and one that ends before its first step."""
 
 
 @pytest.fixture(scope="module")
 def soaked(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], list[str]]:
     folder = tmp_path_factory.mktemp("soak")
-    report, found = soak(server, folder, steps=120, kills=20, topology="zero2", seed=SEED)
+    report, found = soak(server, folder, steps=60, kills=9, topology="zero2", seed=SEED)
     return folder, report, found
 
 
-@pytest.mark.promise(22, "twenty kills at any moment", "both stages end bit for bit as if left alone", deep=5)
-def test_twenty_kills_change_no_bit(soaked: tuple[Path, dict[str, object], list[str]]) -> None:
+@pytest.mark.promise(22, "nine kills at any moment", "both stages end bit for bit as if left alone", deep=5)
+def test_nine_kills_change_no_bit(soaked: tuple[Path, dict[str, object], list[str]]) -> None:
     folder, report, found = soaked
     assert not found, f"{found}\n{json.dumps(report)}\nlives: {(folder / 'lives.jsonl').read_text()}"
-    assert report["kills"] >= 18, "a life may end before it is killed, but not often"  # type: ignore[operator]
+    assert report["kills"] >= 8, "a life may end before it is killed, but not often"  # type: ignore[operator]
     assert len(report["kills_by_kind"]) >= len(KINDS) - 1  # type: ignore[arg-type]
     assert report["kills_that_cut_off_a_save"]
     assert report["steps_repeated"], "nothing was lost that had to be trained again: the kills came too late"
