@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, a cache of its own, and where the data lies."""
 
 import functools
+import gc
 import importlib.util
 import os
 import signal
@@ -100,6 +101,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare what is imported by now the garbage collections that each training asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
