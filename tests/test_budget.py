@@ -81,7 +81,8 @@ def test_where_none_can_be_made_there_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("used", "kept"), [(1198.0, True), (1202.0, False)])
 def test_the_budget_is_counted_in_imports(used: float, kept: bool) -> None:
-    said, held = budget.verdict("test", used, (3.4, 3.8), 9.5)  # an import takes twice as long as on the machine of 600
+    # An import takes twice as long as on the machine of 600, but for one that something else held up.
+    said, held = budget.verdict("test", used, [3.4, 3.6, 3.6, 3.6, 3.5, 9.9], 9.5)
     assert held is kept
     assert f"make test: {used:.0f} CPU s in 9.5 minutes" in said
     assert f"{used / 2:.0f} of 600" in said
