@@ -248,7 +248,7 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
             "data.pkl",
         ):
             torch.save(Touch(canary), folder / name)
-    second = launch.entry("stage1", "cpu", *flags, "--resume-from", "auto")
+    second = launch.execute([sys.executable, "training/stage1.py", *map(str, flags), "--resume-from", "auto"], 600)
     assert second.returncode == 0, second.stdout[-3000:]
     assert "at step 2 of 3" in second.stdout
     vla = [sys.executable, "-m", "vla"]

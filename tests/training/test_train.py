@@ -255,7 +255,7 @@ class TestRealData:
 
     def of(self, book: Book, shared: Path, topology: str, stage: int) -> Path:
         sizes = ["--stage.lr.expert", "1e-3", "--save-every", 10, "--keep", 30, "--validation-samples", 8]
-        words = flags(shared / "data" / "g1_pick_bottle_v30", *sizes, steps=self.STEPS)
+        words = flags(shared / "data" / "g1_pick_bottle_v30", *sizes, steps=self.STEPS, micro_batch=2)
         options: dict[str, Any] = {"ranks": RANKS[topology], "topology": topology, "prepare": FROZEN}
         first = book.of(words, **options)
         if stage == 1:
@@ -289,12 +289,12 @@ def test_a_stopped_run_with_emphasis_ends_bitwise_equal(
     server: ForkServer, book: Book, needle: Path, tmp_path: Path
 ) -> None:
     emphasis = ["--data.emphasis", "abs(action[2]) > 0.5", "--data.emphasis-share", "0.7", "--data.compand", "actions"]
-    words = flags(needle, *emphasis, steps=12, dropout=0.1)
+    words = flags(needle, *emphasis, steps=6, dropout=0.1, micro_batch=2)
     straight, run = book.of(words, ranks=2, topology="zero3"), tmp_path / "run"
     options: dict[str, Any] = {"ranks": 2, "topology": "zero3"}
-    assert server.run([*words, "--out", run, "--stop-after", 5], **options) == [0, 0]
+    assert server.run([*words, "--out", run, "--stop-after", 3], **options) == [0, 0]
     assert server.run([*words, "--out", run, "--resume-from", "auto"], **options) == [0, 0]
     assert losses(run) == losses(straight)
-    ours, theirs = tensors(at(run, 12)), tensors(at(straight, 12))
+    ours, theirs = tensors(at(run, 6)), tensors(at(straight, 6))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in theirs)

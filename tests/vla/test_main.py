@@ -67,10 +67,10 @@ def test_evaluate_finds_the_episodes_that_training_held_out(
     marks = tuple(mark_of(episode) for root in dataset.validation.episodes() for episode in root)
     save_policy(load_policy(written), policy, held_out=HeldOut(seed=5, episodes=marks))
     unseen = {dataset.validation.locate(index)[0] for index in range(len(dataset.validation))}
-    assert evaluate(policy, needle, "--json", "--samples", "0") == 0
+    assert evaluate(policy, needle, "--json", "--steps", "1", "--samples", "0") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["episodes"], printed["samples"]) == (len(unseen), len(dataset.validation))
-    assert evaluate(policy, needle, "--json", "--samples", "0", "--data.validation-share", "0") == 0
+    assert evaluate(policy, needle, "--json", "--steps", "1", "--samples", "60", "--data.validation-share", "0") == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 12
 
 
