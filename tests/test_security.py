@@ -6,21 +6,21 @@ docs/security.md says what is promised; the parts of vla/ have tests of their ow
 import ast
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.forkserver import ForkServer
 from tests.policies import manifest
-from tests.training import launch
 from training.checkpoints import checkpoint
+from training.run import records
 from vla import documents
+from vla.__main__ import main
 from vla.errors import CorruptData
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,19 +176,6 @@ SECRETS = {
     "MY_SECRET_TOKEN": CANARY,
     "DEPLOY_KEY": "\n".join(["-----BEGIN PRIVATE KEY-----", *KEY_LINES, "-----END PRIVATE KEY-----"]),
 }
-WATCH = """
-    import os, sys
-    seen = set()
-    def watch(event, values):
-        if event == "pickle.find_class":
-            name, caller = ".".join(map(str, values[1:])), sys._getframe(1).f_code.co_filename
-            if (name, caller) not in seen:
-                seen.add((name, caller))
-                with open(os.environ["WATCHED"], "a") as file:
-                    file.write(f"{caller}\\t{name}\\n")
-    sys.addaudithook(watch)
-"""
-"""A sitecustomize.py: every Python process tells of the classes that it looks up to unpickle something."""
 FLAGS = ["--backbone.path", "tiny", "--batch-size", "4", "--micro-batch", "2", "--validation-samples", "2"]
 FLAGS += ["--expert.width", "32", "--sensor.width", "32", "--expert.depth", "1", "--stage.steps", "3"]
 
@@ -203,23 +190,29 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-@pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in which every Python process that is started writes what it unpickles; secrets in the environment."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(WATCH))
-    monkeypatch.setenv("WATCHED", str(tmp_path / "unpickled"))
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("WANDB_SILENT", raising=False)
-    real = launch.execute
+def watch() -> None:
+    """Have this process, and loader processes of it, tell of the classes that it looks up to unpickle something.
 
-    def execute(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
-        """As launch.execute, with the folder of sitecustomize.py on the path."""
-        return real(["env", f"PYTHONPATH={tmp_path / 'site'}:{ROOT}", *command], timeout)
+    Called by a rank before it trains; what it tells goes to the file WATCHED.
+    """
+    seen = set()
 
-    monkeypatch.setattr(launch, "execute", execute)
-    return tmp_path / "unpickled"
+    def told(event: str, values: tuple[object, ...]) -> None:
+        if event == "pickle.find_class":
+            name, caller = ".".join(map(str, values[1:])), sys._getframe(1).f_code.co_filename
+            if (name, caller) not in seen:
+                seen.add((name, caller))
+                with Path(os.environ["WATCHED"]).open("a") as file:
+                    file.write(f"{caller}\t{name}\n")
+
+    sys.addaudithook(told)
+
+
+def watched_command(*words: str) -> None:
+    """A command of vla, as `watch` has it."""
+    watch()
+    sys.argv[1:] = words
+    sys.exit(main())
 
 
 def leaks(folder: Path, *outputs: str) -> list[str]:
@@ -231,13 +224,17 @@ def leaks(folder: Path, *outputs: str) -> list[str]:
 
 
 @pytest.mark.promise(19, "nothing of others is unpickled", "in a run, its resume, evaluation; no secret told", deep=7)
-def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
+def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(
+    server: ForkServer, needle: Path, tmp_path: Path
+) -> None:
     """Train on two ranks under ZeRO, resume on one, evaluate; secrets in environment and paths, pickles everywhere."""
     data = Path(shutil.copytree(needle, tmp_path / CANARY / "data"))
-    run, canary = tmp_path / "runs" / f"of-{CANARY}", tmp_path / "sung"
+    run, canary, watched = tmp_path / "runs" / f"of-{CANARY}", tmp_path / "sung", tmp_path / "unpickled"
+    environment = SECRETS | {"WATCHED": str(watched), "WANDB_SILENT": "false"}
     flags = ["--data.roots", data, "--out", run, *FLAGS, "--tracker", "wandb", "--data.workers", "1"]
-    first = launch.entry("stage1", "zero2", *flags, "--stop-after", "2", ranks=2)
-    assert first.returncode == 0, first.stdout[-3000:]
+    options: dict[str, Any] = {"prepare": "tests.test_security:watch", "environment": environment}
+    first = server.start([*flags, "--stop-after", 2], ranks=2, topology="zero2", **options)
+    assert first.wait() == [0, 0], first.report()
     step = run / "checkpoints" / "step-00000002"
     for folder in (run, run / "checkpoints", step, run / "policy", data, data / "meta"):
         for name in (
@@ -248,16 +245,14 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
             "data.pkl",
         ):
             torch.save(Touch(canary), folder / name)
-    second = launch.execute([sys.executable, "training/stage1.py", *map(str, flags), "--resume-from", "auto"], 600)
-    assert second.returncode == 0, second.stdout[-3000:]
-    assert "at step 2 of 3" in second.stdout
-    vla = [sys.executable, "-m", "vla"]
-    evaluation = launch.execute(
-        [*vla, "evaluate", str(run / "policy"), "--data.roots", str(data), "--samples", "2", "--data.workers", "0"], 600
-    )
-    assert evaluation.returncode == 0, evaluation.stdout[-3000:]
-    doctor = launch.execute([*vla, "doctor", str(data)], 600)
-    assert doctor.returncode == 0, doctor.stdout[-3000:]
+    second = server.start([*flags, "--resume-from", "auto"], **options)
+    assert second.wait() == [0], second.report()
+    assert "at step 2 of 3" in second.output()
+    words = ["evaluate", run / "policy", "--data.roots", data, "--samples", 2, "--data.workers", 0]
+    evaluation = server.call(watched_command, *map(str, words), environment=environment)
+    assert evaluation.wait() == [0], evaluation.report()
+    doctor = server.call(watched_command, "doctor", data, environment=environment)
+    assert doctor.wait() == [0], doctor.report()
 
     assert not canary.exists(), "a pickle was loaded"
     told = {tuple(line.split("\t")) for line in watched.read_text().splitlines()}
@@ -267,41 +262,34 @@ def test_a_run_unpickles_nothing_of_others_and_tells_no_secret(watched: Path, ne
     assert not others, "only loader processes hand over what is unpickled"
     files = [path for path in run.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files), "the tracker wrote its files"
-    assert leaks(tmp_path / "runs", *(result.stdout for result in (first, second, evaluation, doctor))) == []
-    assert "HIDDEN" in second.stdout, "the run folder is named, without its secret"
+    outputs = [log.read_text() for life in (first, second, evaluation, doctor) for log in life.logs]
+    assert leaks(tmp_path / "runs", *outputs) == []
+    assert "HIDDEN" in second.output(), "the run folder is named, without its secret"
 
 
-CRASH = """
-    import os, sys
-    sys.path.insert(0, os.environ["ROOT"])
-    from training import loop, recipes
-    from training.ending import exits
-    from training.run import records
-    from training.flags import parse
+def crash() -> None:
+    """Let a rank fail with secrets in what it prints and in its error as soon as it has a step to record."""
 
-    def fail(self, line):
+    def fail(*_: object) -> None:
         secret = os.environ["MY_SECRET_TOKEN"]
         print("half of it:", secret[:6], end="", flush=True)
         print(secret[6:])
         raise RuntimeError(f"401 for https://user:{secret}@host with {dict(os.environ)}")
 
-    records.Records.add_step = fail
-    exits.main(lambda: loop.train(parse(recipes.stage1(), sys.argv[1:])))
-"""
+    records.Records.add_step = fail  # type: ignore[method-assign]
 
 
 @pytest.mark.deep
-def test_a_crash_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
-    script = tmp_path / "crash.py"
-    script.write_text(textwrap.dedent(CRASH))
+def test_a_crash_tells_no_secret(server: ForkServer, needle: Path, tmp_path: Path) -> None:
     flags = ["--data.roots", needle, "--out", tmp_path / "run", *FLAGS, "--data.workers", "0", "--tracker", "wandb"]
-    command = ["env", f"ROOT={ROOT}", sys.executable, str(script), *map(str, flags)]
-    result = launch.execute(command, 600)
-    assert result.returncode == 1, result.stdout[-3000:]
-    assert "Traceback" in result.stdout
-    assert "401 for https://user:HIDDEN@host" in result.stdout
-    assert "half of it: HIDDEN" in result.stdout
-    assert leaks(tmp_path / "run", result.stdout) == []
+    environment = SECRETS | {"WANDB_SILENT": "false"}
+    life = server.start(flags, prepare="tests.test_security:crash", environment=environment)
+    assert life.wait() == [1], life.report()
+    said = life.output()
+    assert "Traceback" in said
+    assert "401 for https://user:HIDDEN@host" in said
+    assert "half of it: HIDDEN" in said
+    assert leaks(tmp_path / "run", said) == []
 
 
 REFUSED = [
@@ -315,31 +303,13 @@ REFUSED = [
 
 
 @pytest.mark.deep
-def test_a_refusal_tells_no_secret(watched: Path, needle: Path, tmp_path: Path) -> None:
-    """Each in a process of its own, which a fork makes cheap: the modules are imported once."""
-    script = tmp_path / "refusals.py"
-    script.write_text(textwrap.dedent(REFUSALS))
-    command = ["env", f"ROOT={ROOT}", "COLUMNS=80", sys.executable, str(script), str(needle), str(tmp_path / "run")]
-    result = launch.execute([*command, json.dumps(REFUSED)], 600)
-    codes = re.findall(r"^exit (\d+)$", result.stdout, re.MULTILINE)
-    assert codes == ["2" if "sensr" in flags[0] else "78" for flags in REFUSED], result.stdout
-    assert result.stdout.count("error: ") + result.stdout.count("usage: ") == len(REFUSED), result.stdout
-    assert result.stdout.count("HIDDEN") >= len(REFUSED), result.stdout
-    assert "Traceback" not in result.stdout
-    assert leaks(tmp_path, result.stdout.replace(str(tmp_path), "")) == []
-
-
-REFUSALS = """
-    import json, os, sys
-    sys.path.insert(0, os.environ["ROOT"])
-    from training import loop, recipes
-    from training.ending import exits
-    from training.flags import parse
-
-    needle, out, cases = sys.argv[1:]
-    for flags in json.loads(cases):
-        given = ["--data.roots", needle, "--out", out, "--backbone.path", "tiny", "--data.workers", "0", *flags]
-        if (child := os.fork()) == 0:
-            exits.main(lambda: loop.train(parse(recipes.stage1(), given)))
-        print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+@pytest.mark.parametrize("words", REFUSED, ids=lambda words: words[0].partition("=")[0])
+def test_a_refusal_tells_no_secret(server: ForkServer, needle: Path, tmp_path: Path, words: list[str]) -> None:
+    given = ["--data.roots", needle, "--out", tmp_path / "run", "--backbone.path", "tiny", "--data.workers", 0, *words]
+    life = server.start(given, environment=SECRETS | {"COLUMNS": "80"})
+    assert life.wait() == [2 if "sensr" in words[0] else 78], life.report()
+    said = life.output()
+    assert "error: " in said or "usage: " in said, said
+    assert "HIDDEN" in said
+    assert "Traceback" not in said
+    assert leaks(tmp_path, said.replace(str(tmp_path), "")) == []
