@@ -14,7 +14,7 @@ BURN = "import time\nwhile time.process_time() < 0.5: pass"
 RUN = """
 from tests import budget
 with budget.group() as group:
-    print(group is not None, *budget.run({command!r}, group if {grouped} else None))
+    print(group is not None, *budget.run({command!r}, group if {grouped} else None)[:2])
 """
 
 
@@ -40,6 +40,21 @@ def test_a_process_whose_parent_is_gone_is_counted(grouped: bool) -> None:
 def test_the_end_of_the_command_is_the_end() -> None:
     assert counted(["sh", "-c", "kill -9 $$"], grouped=False)[1] == 128 + 9
     assert counted(["no-such-command"], grouped=False)[1] == 127
+
+
+def test_imports_beside_the_command_are_measured_and_not_counted() -> None:
+    text = """
+from tests import budget
+budget.FIRST_S = budget.EVERY_S = 0.1
+code, used, imports = budget.run(["sleep", "1"], None)
+print(code, used, len(imports), min(imports))
+"""
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=True)
+    code, used, count, shortest = map(float, done.stdout.split())
+    assert code == 0
+    assert count >= 1
+    assert shortest > 0.3
+    assert used < 0.2
 
 
 @pytest.mark.parametrize(
@@ -82,7 +97,7 @@ def test_where_none_can_be_made_there_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("used", "kept"), [(1198.0, True), (1202.0, False)])
 def test_the_budget_is_counted_in_imports(used: float, kept: bool) -> None:
     # An import takes twice as long as on the machine of 600, but for one that something else held up.
-    said, held = budget.verdict("test", used, [3.4, 3.6, 3.6, 3.6, 3.5, 9.9], 9.5)
+    said, held = budget.verdict("test", used, [3.4, 3.6, 3.6, 3.5, 9.9], 9.5)
     assert held is kept
     assert f"make test: {used:.0f} CPU s in 9.5 minutes" in said
     assert f"{used / 2:.0f} of 600" in said
@@ -95,7 +110,7 @@ def test_it_ends_with_the_command_or_because_of_the_budget(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["budget.py", "test", "make", "checks"])
     monkeypatch.setattr(budget, "import_s", lambda: budget.IMPORT_S)
-    monkeypatch.setattr(budget, "run", lambda command, _: (code, used) if command == ["make", "checks"] else (9, 0.0))
+    monkeypatch.setattr(budget, "run", lambda command, _: (code if command == ["make", "checks"] else 9, used, []))
     with pytest.raises(SystemExit) as ended:
         budget.main()
     assert ended.value.code == ends
