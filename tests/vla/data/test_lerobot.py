@@ -1,6 +1,7 @@
 """Three versions of the format give the same episodes, and what is wrong is said in one sentence at open."""
 
 import json
+import math
 import multiprocessing
 import pickle
 import shutil
@@ -18,10 +19,12 @@ import pytest
 
 from tests.vla.data.recordings import CAMERA, TASKS, actions_of, number_of, numbered_frame, write_v2, write_v3
 from vla.data.angles import named_period
+from vla.data.dataset import open_dataset
 from vla.data.formats.lerobot.metadata import is_lerobot
 from vla.data.formats.lerobot.reader import open_lerobot
 from vla.data.selection import Selection
 from vla.errors import CorruptData
+from vla.settings import DataConfig
 
 G1_EPISODES = (29, 30, 31, 59, 82)
 
@@ -171,6 +174,27 @@ def test_overlapping_windows_give_each_sample_once(tmp_path: Path) -> None:
         assert np.allclose(np.diff(force.timestamps), 0.01)
 
 
+def test_a_sensor_slower_than_the_frames_shows_its_newest_reading(tmp_path: Path) -> None:
+    """A reading at 3 Hz that each of ten frames a second stores anew; and two readings a frame, of one at 5 Hz."""
+    extra = {
+        "observation.slow": {"dtype": "float32", "shape": [1], "info": {"sensor_hz": 3}},
+        "observation.pair": {"dtype": "float32", "shape": [2, 1], "info": {"sensor_hz": 5}},
+    }
+    columns = {
+        "observation.slow": lambda length: np.arange(length, dtype=np.float32).tolist(),
+        "observation.pair": lambda length: [[[frame - 2.0], [float(frame)]] for frame in range(length)],
+    }
+    root = write_v2(tmp_path / "set", fps=10, columns=columns, extra=extra)
+    config = DataConfig(roots=(str(root),), sensor=("slow", "pair"), horizon=4, workers=0, validation_share=0.0)
+    samples = open_dataset(config, 0).everything
+    for index in range(len(samples)):
+        frame, streams = samples.locate(index)[1], samples[index].streams
+        for reading in streams.values():
+            assert (reading.values[-1], reading.valid[-1]) == (frame, True)
+        held = [place for back in (2, 1, 0) if (place := math.floor(frame - 10 * back / 3)) >= 0]
+        assert streams["sensor/slow"].values[streams["sensor/slow"].valid, 0].tolist() == held
+
+
 def test_samples_that_are_not_valid_are_left_out(tmp_path: Path) -> None:
     def windows(length: int) -> Any:
         return np.arange(length * 8, dtype=np.float32).reshape(length, 4, 2).tolist()
@@ -207,7 +231,10 @@ def test_several_sensors_ask_for_a_choice(tmp_path: Path) -> None:
         assert [key.rpartition(".")[2] for key in streams] == [key.rpartition(".")[2] for key in asked]
         effort = streams["observation.effort"]
         assert (effort.rate_hz, effort.samples, effort.channels) == (20.0, 20, 4)
-    with pytest.raises(ValueError, match=r"no sensor stream observation\.efort; nearest is observation\.effort"):
+    with pytest.raises(
+        ValueError,
+        match=r"no sensor stream observation\.efort .*: did you mean observation\.effort",
+    ):
         open_lerobot(root, Selection(sensor=("observation.efort",)))
     with pytest.raises(ValueError, match=r"--data\.sensor names observation\.effort of .* twice"):
         open_lerobot(root, Selection(sensor=("effort", "observation.effort")))
@@ -311,7 +338,7 @@ def test_a_camera_missing_in_one_episode(tmp_path: Path) -> None:
 
 def test_a_camera_that_does_not_exist(root: Path) -> None:
     assert open_lerobot(root, Selection(cameras=("front",))).layout.cameras == (CAMERA,)
-    with pytest.raises(ValueError, match=r"no camera frnt; .*nearest: .*front"):
+    with pytest.raises(ValueError, match=r"no camera frnt: did you mean front"):
         open_lerobot(root, Selection(cameras=("frnt",)))
 
 

@@ -64,6 +64,7 @@ def sensor_stream(
     channels = metadata.shapes[key][-1]
     windows = float_rows(rows[key], (samples, channels), f"{name}: {key}", even=even)
     own_clock = f"{key}_timestamp" in rows.column_names
+    slack_s = 0.5 / max(rate_hz, metadata.fps)  # a sensor slower than the frames is stored again with each of them
 
     @functools.cache
     def measured() -> tuple[Float64[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
@@ -72,14 +73,14 @@ def sensor_stream(
         else:
             times = timestamps[:, None] - np.arange(samples - 1, -1, -1) / rate_hz
         valid = valid_samples(rows, key, samples, name) & np.isfinite(times)
-        return times, first_seen(times, valid, 0.0 if own_clock else 0.5 / rate_hz)
+        return times, first_seen(times, valid, 0.0 if own_clock else slack_s)
 
     def build_times() -> Float64[np.ndarray, " M"]:
         times, keep = measured()
         return np.asarray(times[keep])
 
     def kept(what: str, build: Callable[[], Float[np.ndarray, "M *C"]]) -> Float[np.ndarray, "M *C"]:
-        purpose = f"lerobot {key} {what} of episode {record.index}: {samples} at {rate_hz} Hz, {metadata.fps} fps"
+        purpose = f"lerobot {key} {what} of episode {record.index}: {samples} at {rate_hz} Hz, {slack_s} s apart"
         return stored_array(metadata.root, [record.data_file], purpose, build)
 
     from_columns = own_clock or f"{key}_valid" in rows.column_names
