@@ -111,6 +111,25 @@ def check_observed(row: Observed, contract: DataContract) -> None:
                 f"the policy expects {key} of shape {list(shape)}, but the environment shows "
                 f"{list(np.shape(row[key]))}; use one with the inputs of the data the policy was trained on"
             )
+    for stream in contract.streams.values():
+        check_marks(row, stream)
+    for key in (key for key, shape in expected.items() if shape is not None):
+        values, measured = np.asarray(row[key]), np.asarray(row.get(f"{key}_valid", True), dtype=np.bool_)
+        if values.dtype.kind not in "fiub" or not np.isfinite(values[measured]).all():
+            raise ValueError(
+                f"the environment shows {key} with values that are no finite numbers; let it show numbers, and mark "
+                "sensor samples that it did not measure as not valid"
+            )
+
+
+def check_marks(row: Observed, stream: StreamContract) -> None:
+    """Refuse marks of what was measured of a sensor stream that are not one a sample (ValueError)."""
+    shape = np.shape(row.get(f"{stream.key}_valid", (True,) * stream.samples))
+    if shape != (stream.samples,):
+        raise ValueError(
+            f"the policy expects {stream.key}_valid of shape {[stream.samples]}, but the environment shows "
+            f"{list(shape)}; say of each sample whether it was measured, or leave it out where all were"
+        )
 
 
 def check_contract(

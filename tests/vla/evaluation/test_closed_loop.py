@@ -264,13 +264,25 @@ def test_an_observation_is_what_the_contract_says() -> None:
         ("task", None, "the policy looks at task"),
         ("observation.state", np.zeros(3), r"of shape \[4\], but the environment shows \[3\]"),
         ("observation.wrench", np.zeros((20, 3)), r"of shape \[20, 6\]"),
+        ("observation.wrench", np.full((20, 6), np.nan), "observation.wrench with values that are no finite numbers"),
+        ("observation.wrench", np.full((20, 6), "1"), "observation.wrench with values that are no finite numbers"),
+        ("observation.state", np.full(4, np.inf), "observation.state with values that are no finite numbers"),
+        ("observation.wrench_valid", True, r"observation.wrench_valid of shape \[20\], .* shows \[\]"),
+        ("observation.wrench_valid", np.ones((20, 1), bool), r"_valid of shape \[20\], .* shows \[20, 1\]"),
     ],
 )
 def test_an_environment_without_an_input_is_refused(key: str, value: Any, message: str) -> None:
     row = dict(Line(CONTRACT).reset(seed=0)[0])
-    del row[key]
+    row.pop(key, None)
     with pytest.raises(ValueError, match=message):
         check_observed(row if value is None else row | {key: value}, CONTRACT)
+
+
+def test_what_was_not_measured_need_be_no_number() -> None:
+    row = dict(Line(CONTRACT).reset(seed=0)[0])
+    values, valid = np.array(row["observation.wrench"]), np.arange(20) >= 5
+    values[:5] = np.nan
+    check_observed(row | {"observation.wrench": values, "observation.wrench_valid": valid}, CONTRACT)
 
 
 @pytest.mark.parametrize(
