@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 SENSOR = "sensor"
 """What a policy calls its sensor stream where it has one; where it has several, each has a name after this and `/`."""
+TIMES = "_times_s"
+"""What follows the name of a stream in that of its times, where its samples are kept for people to look at."""
 DECISIVE = {
     "cameras": "the cameras",
     "state_dim": "the width of the state",
@@ -74,12 +76,16 @@ class DataContract:
             if own and other and len(own) == len(other):
                 pairs.append((what, " ".join(own), " ".join(other)))
         shared = [name for name in self.streams if name in given.streams]
-        pairs += [(f"the window of {name}", str(self.streams[name]), str(given.streams[name])) for name in shared]
+        for name in shared:
+            own, other = self.streams[name], given.streams[name]
+            pairs.append((f"the window of {name}", str(own), str(other)))
+            if own.names and other.names and own.channels == other.channels:
+                pairs.append((f"the channels of {name}", " ".join(own.names), " ".join(other.names)))
         if list(self.streams) != list(given.streams):
-            own, other = (
+            ours, theirs = (
                 " ".join(stream.key for stream in contract.streams.values()) or "none" for contract in (self, given)
             )
-            pairs.append(("the sensor streams", own, other))
+            pairs.append(("the sensor streams", ours, theirs))
         return [f"{words} to be {own}, not {other}" for words, own, other in pairs if own != other]
 
 
@@ -90,17 +96,20 @@ def name_streams(keys: Sequence[str]) -> dict[str, str]:
     anything but letters and digits is an underscore: `sensor/wrench`, `sensor/left_tactile`.
 
     Raises:
-        ValueError: two streams would have one name.
+        ValueError: two streams would have one name, or names that differ in case alone, which some systems give one
+            file; or one that of the other's times.
     """
     if len(keys) == 1:
         return {SENSOR: keys[0]}
-    named: dict[str, str] = {}
+    named, taken = dict[str, str](), dict[str, str]()
     for key in keys:
-        name = f"{SENSOR}/{re.sub('[^0-9A-Za-z]+', '_', key.removeprefix('observation.'))}"
-        if name in named:
-            raise ValueError(
-                f"the sensor streams {named[name]} and {key} would have one name, {name}: "
-                "give one of them another key, or leave it out of --data.sensor"
-            )
+        name = f"{SENSOR}/{re.sub('[^0-9A-Za-z]+', '_', key.removeprefix('observation.') or key)}"
+        for word in (name.lower(), f"{name.lower()}{TIMES}"):
+            if word in taken:
+                raise ValueError(
+                    f"the sensor streams {taken[word]} and {key} would have one name, {word}: "
+                    "give one of them another key, or leave it out of --data.sensor"
+                )
+            taken[word] = key
         named[name] = key
     return named

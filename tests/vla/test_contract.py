@@ -62,7 +62,12 @@ def test_differences_are_told_in_words() -> None:
     assert CONTRACT.differences(CONTRACT) == []
     stream = CONTRACT.streams["sensor"]
     named = {"sensor": replace(stream, key="observation.wrench", names=("fx", "fy", "fz", "tx", "ty", "tz"))}
-    assert CONTRACT.differences(replace(CONTRACT, action_names=(), streams=named)) == []
+    felt = replace(CONTRACT, action_names=(), streams=named)
+    assert CONTRACT.differences(felt) == []
+    swapped = {"sensor": replace(named["sensor"], names=("tx", "ty", "tz", "fx", "fy", "fz"))}
+    assert felt.differences(replace(felt, streams=swapped)) == [
+        "the channels of sensor to be fx fy fz tx ty tz, not tx ty tz fx fy fz"
+    ]
     other = replace(CONTRACT, fps=30.0, cameras=("observation.images.front",), instructed=False)
     assert CONTRACT.differences(other) == [
         "the cameras to be ('observation.images.front', 'observation.images.wrist'), not ('observation.images.front',)",
@@ -90,3 +95,8 @@ def test_streams_are_named_by_their_keys() -> None:
     ]
     with pytest.raises(ValueError, match=r"observation\.left\.pad and observation\.left_pad would have one name"):
         name_streams(["observation.left.pad", "observation.left_pad"])
+    with pytest.raises(ValueError, match=r"Pad and observation\.pad would have one name"):
+        name_streams(["observation.Pad", "observation.pad"])
+    with pytest.raises(ValueError, match="pad and pad_times_s would have one name, sensor/pad_times_s"):
+        name_streams(["pad", "pad_times_s"])
+    assert list(name_streams(["observation.", "pad"])) == ["sensor/observation_", "sensor/pad"]

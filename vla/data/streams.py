@@ -128,6 +128,7 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
         return {}
     first = having[0]
     samples = each_of(config.sensor_samples, "sensor-samples", list(first.streams), whole=True)
+    names = {key: name_channels(key, having) for key in first.streams}
     rates = each_of(config.sensor_rate_hz, "sensor-rate-hz", list(first.streams))
     for layout in having[1:]:
         if widths_of(layout) != widths_of(first):
@@ -143,7 +144,7 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
             channels=first.streams[key].channels,
             samples=int(samples.get(key, first.streams[key].samples)),
             rate_hz=rates.get(key, first.streams[key].rate_hz),
-            names=first.streams[key].names,
+            names=names[key],
         )
         for name, key in name_streams(list(first.streams)).items()
     }
@@ -155,6 +156,19 @@ def check_windows(key: str, layouts: tuple[Layout, Layout], *, rated: bool, cut:
     if abs(other.rate_hz / one.rate_hz - 1) > SAME_RATE and not rated:
         raise ValueError(
             f"{key} comes at {one.rate_hz:g} Hz in {layouts[0].root} and at {other.rate_hz:g} Hz in {layouts[1].root}: "
+def name_channels(key: str, layouts: Sequence[Layout]) -> tuple[str, ...]:
+    """The names of the channels of a stream, of the roots that name them; ValueError where two do otherwise."""
+    naming = [layout for layout in layouts if layout.streams[key].names]
+    for layout in naming[1:]:
+        one, other = (root.streams[key].names for root in (naming[0], layout))
+        if one != other:
+            raise ValueError(
+                f"{naming[0].root} and {layout.root} cannot be mixed, their channels of {key} differ: "
+                f"{' '.join(one)} and {' '.join(other)}; train on one of them, or convert the other"
+            )
+    return naming[0].streams[key].names if naming else ()
+
+
             "say how to read it with --data.sensor-rate-hz"
         )
     if other.samples != one.samples and not cut:

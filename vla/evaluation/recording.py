@@ -10,7 +10,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import Float32, Float64, UInt8
 
-from vla.contract import DataContract, StreamContract
+from vla.contract import TIMES, DataContract, StreamContract
 from vla.environment import STATE, Environment, Observed
 
 FRAME_EVERY = 4
@@ -72,7 +72,7 @@ class Recorder:
             values.append(np.asarray(observed[stream.key])[new])
             stamps.append(numbers[new] / stream.rate_hz)
             before = newest
-        return {name: np.concatenate(values), f"{name}_times_s": np.concatenate(stamps)}
+        return {name: np.concatenate(values), f"{name}{TIMES}": np.concatenate(stamps)}
 
     def write(self, folder: Path, episode: int) -> None:
         """Write rollouts/episode-00000.npz below a folder and, where there are pictures, videos/episode-00000.mp4."""

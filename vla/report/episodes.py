@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla.batch import Reading
-from vla.contract import StreamContract
+from vla.contract import TIMES, StreamContract
 from vla.evaluation.open_loop import Predictions, Samples
 
 NUM_FRAMES = 8
@@ -45,7 +45,7 @@ def episode_arrays(predictions: Predictions, samples: Samples, indices: Sequence
     for name, stream in contract.streams.items():
         values, at = measured(readings[name], times, stream)
         stride = -(-values.size // MOST_VALUES) or 1
-        arrays |= {name: values[::stride], f"{name}_times_s": at[::stride]}
+        arrays |= {name: values[::stride], f"{name}{TIMES}": at[::stride]}
     return arrays
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from vla.contract import StreamContract
+from vla.contract import TIMES, StreamContract
 from vla.report import words
 from vla.report.curves import thin
 from vla.report.folder import Json, Run
@@ -34,7 +34,7 @@ LEFT, RIGHT = 0.15, 0.985
 def trace_section(run: Run) -> list[Html]:
     """Some episodes: pictures above the curves of each sensor stream, on one time axis."""
     streams = run.schedule.contract.streams
-    needed = {"frame_times_s", *streams, *(f"{name}_times_s" for name in streams)}
+    needed = {"frame_times_s", *streams, *(f"{name}{TIMES}" for name in streams)}
     rollouts = [(told(rollout.entry), rollout.arrays) for rollout in run.evaluation.rollouts]
     recorded = [("A recorded episode", run.evaluation.episode)] if run.evaluation.episode is not None else []
     found = [entry for entry in rollouts if entry[1].keys() >= needed] or [
@@ -60,7 +60,7 @@ def told(entry: Json) -> str:
 
 def episode_block(title: str, arrays: Mapping[str, np.ndarray], streams: Mapping[str, StreamContract]) -> Html:
     """An episode's pictures and curves."""
-    measured = {name: (arrays[f"{name}_times_s"].astype(float), arrays[name].astype(float)) for name in streams}
+    measured = {name: (arrays[f"{name}{TIMES}"].astype(float), arrays[name].astype(float)) for name in streams}
     felt = {name: entry for name, entry in measured.items() if entry[1].ndim == 2 and entry[1].size > 0}
     at = arrays["frame_times_s"].astype(float)
     places = nearest(at, max((float(times[-1]) for times, _ in felt.values()), default=float(at[-1])))

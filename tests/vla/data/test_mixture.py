@@ -80,6 +80,18 @@ def test_names_that_differ_are_refused_and_absent_ones_are_not() -> None:
 
 def test_masked_cameras_are_the_union() -> None:
     other = replace(B, cameras=("observation.images.side", A.cameras[0]))
+    stream, *felt = layouts[1].streams[SENSOR], *(layout.streams[SENSOR] for layout in layouts)
+    felt = [
+        replace(layout, streams={SENSOR: replace(stream, names=names)})
+        for layout, names in (
+            (layouts[0], ()),
+            (layouts[1], ("fx", "fy")),
+            (replace(layouts[1], root="c"), ("fy", "fx")),
+        )
+    ]
+    assert agree(felt[:2], DataConfig(roots=("a", "b"))).streams["sensor"].names == ("fx", "fy")
+    with pytest.raises(ValueError, match=r"b and .*c cannot be mixed, their channels of .* differ: fx fy and fy fx"):
+        agree(felt, DataConfig(roots=("a", "b", "c")))
     contract = contract_of(A, other, missing_cameras="mask")
     assert contract.cameras == (*A.cameras, "observation.images.side")
 
