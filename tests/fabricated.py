@@ -200,10 +200,12 @@ def ablation() -> dict[str, Any]:
             )
             for way, weight in ways
         ]
-        return Finding(input=name, verdict=verdict, sentence=f"The error changes by {change:+.3f}.", kinds=kinds)
+        sentence = f"The error changes by {change:+.3f}."
+        return Finding(input=name, label=name, verdict=verdict, sentence=sentence, kinds=kinds)
 
     control = Control(
         input="sensor",
+        label="sensor",
         policy="runs/made/control/policy",
         verdict="needed",
         sentence="sensor is needed: trained without it, success falls from 93% to 13%",

@@ -138,7 +138,10 @@ def test_each_stream_is_measured_and_ablated(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.sensor", "wrench", "tactle"], "has no sensor stream tactle; nearest is tactile"),
+        (
+            ["--data.sensor", "wrench", "tactle"],
+            "has no sensor stream tactle among .*: did you mean tactile",
+        ),
         (["--data.sensor", "wrench", WRENCH], f"names {WRENCH} of .* twice: give each sensor stream once"),
         (["--data.sensor", "tactile", "tactile"], "names tactile twice"),
         (["--data.sensor", "auto"], f"several features that may be sensors: {WRENCH}, {TACTILE}; name one or more"),

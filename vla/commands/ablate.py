@@ -1,6 +1,5 @@
 """`vla ablate`."""
 
-import difflib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -52,7 +51,7 @@ def ablate(command: Ablate) -> None:
     from vla.commands import control
     from vla.evaluation.ablation import AblationConfig
     from vla.evaluation.alteration import inputs_of
-    from vla.evaluation.findings import short
+    from vla.names import labels
 
     check_settings(command)
     device = choose_device(command.device)
@@ -61,7 +60,8 @@ def ablate(command: Ablate) -> None:
     inputs = choose_inputs("--inputs", command.inputs, contract) or inputs_of(contract)
     left_out = choose_inputs("--control", command.control, contract)
     trained = control.trainings(command.policy) if left_out else []
-    places = {name: command.results / "controls" / short(name) for name in left_out}
+    called = labels(inputs_of(contract))
+    places = {name: command.results / "controls" / called[name] for name in left_out}
     for name, place in places.items():  # refused before anything is measured
         control.check_place(control.commands(trained, name, contract, place), place)
     config = AblationConfig(
@@ -217,17 +217,14 @@ def choose_inputs(flag: str, asked: tuple[str, ...], contract: "DataContract") -
         ValueError: the policy has no such input.
     """
     from vla.evaluation.alteration import inputs_of
-    from vla.evaluation.findings import short
+    from vla.names import by_word, hint
 
-    known = inputs_of(contract)
-    by_name = {short(key): key for key in known} | {key: key for key in known}
-    by_name |= {stream.key: name for name, stream in contract.streams.items()}
+    inputs = inputs_of(contract)
+    known = by_word(inputs) | {stream.key: name for name, stream in contract.streams.items()}
     for name in asked:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1)
-            hint = f"did you mean {near[0]}?" if near else f"give some of {', '.join(known)}"
-            raise ValueError(f"{flag} has {name}, which the policy does not look at: {hint}")
-    return tuple(dict.fromkeys(by_name[name] for name in asked))
+        if name not in known:
+            raise ValueError(f"{flag} has {name}, which the policy does not look at: {hint(name, inputs)}")
+    return tuple(dict.fromkeys(known[name] for name in asked))
 
 
 def check_settings(command: Ablate) -> None:

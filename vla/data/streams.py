@@ -1,12 +1,12 @@
 """Sensor streams: which of a root are read, and how long and how fast the window of each is."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 
 from vla.contract import StreamContract, name_streams
 from vla.data.episode import Layout
 from vla.data.selection import Problems
+from vla.names import by_word, hint
 from vla.settings import DataConfig
 
 AUTO, NONE = "auto", "none"
@@ -23,12 +23,6 @@ def check_asked(asked: Sequence[str]) -> None:
             raise ValueError(f"--data.sensor has {word} beside {len(asked) - 1} more: give {word} alone, or keys alone")
     if twice := [word for word in asked if asked.count(word) > 1]:
         raise ValueError(f"--data.sensor names {twice[0]} twice: give each sensor stream once")
-
-
-def by_name(keys: Sequence[str]) -> dict[str, str]:
-    """Keys by what a user may call them: themselves, and their last parts where these tell them apart."""
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    return {word: key for word, key in zip(last, keys, strict=True) if last.count(word) == 1} | {k: k for k in keys}
 
 
 def choose_streams(
@@ -50,17 +44,11 @@ def choose_streams(
                 )
             )
         return tuple(likely) if len(likely) == 1 else ()
-    known, found = by_name(offered), list[str]()
+    known, found = by_word(offered), list[str]()
     for word in asked:
         if word not in known:
-            near = difflib.get_close_matches(word, known, 1) or sorted(offered)[:1]
-            hint = f"; nearest is {near[0]}" if near else ""
-            alike = [key for key in offered if key.rsplit(".", 1)[-1] == word]
-            hint = f"; it may be {' or '.join(alike)}" if alike else hint
             report(
-                ValueError(
-                    f"{root} has no sensor stream {word}{hint}; --data.sensor takes float features, auto or none"
-                )
+                ValueError(f"{root} has no sensor stream {word} among its float features: {hint(word, list(offered))}")
             )
         elif known[word] in found:
             report(ValueError(f"--data.sensor names {known[word]} of {root} twice: give each sensor stream once"))
@@ -77,12 +65,12 @@ def parse_each(words: Sequence[str], flag: str, *, whole: bool = False) -> dict[
     """
     found: dict[str, float] = {}
     for word in words:
-        name, _, text = word.rpartition("=")
+        name, named, text = word.rpartition("=")
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 < value < math.inf or (whole and value != int(value)):
+        if not 0 < value < math.inf or (whole and value != int(value)) or (named and not name):
             expected = "a whole number of at least 1" if whole else "a finite number > 0"
             raise ValueError(f"--data.{flag} has {word}, expected {expected}, or NAME=NUMBER for each sensor stream")
         if name in found:
@@ -99,17 +87,20 @@ def each_of(words: Sequence[str], flag: str, keys: Sequence[str], *, whole: bool
     """What is said of the sensor streams with these keys, of those of which something is said.
 
     Raises:
-        ValueError: as `parse_each`; there is no such stream.
+        ValueError: as `parse_each`; there is no such stream, or one is called in two ways.
     """
-    given, known = parse_each(words, flag, whole=whole), by_name(keys)
+    given, known, found = parse_each(words, flag, whole=whole), by_word(keys), dict[str, float]()
     if "" in given:
         return dict.fromkeys(keys, given[""])
-    for name in given:
+    for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(keys)}"
-            raise ValueError(f"--data.{flag} names {name}, which is no sensor stream of this training: {hint}")
-    return {known[name]: value for name, value in given.items()}
+            raise ValueError(
+                f"--data.{flag} names {name}, which is no sensor stream of this training: {hint(name, list(keys))}"
+            )
+        if known[name] in found:
+            raise ValueError(f"--data.{flag} has {' '.join(words)}, {known[name]} twice: say it once")
+        found[known[name]] = value
+    return found
 
 
 def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str, StreamContract]:
@@ -128,7 +119,6 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
         return {}
     first = having[0]
     samples = each_of(config.sensor_samples, "sensor-samples", list(first.streams), whole=True)
-    names = {key: name_channels(key, having) for key in first.streams}
     rates = each_of(config.sensor_rate_hz, "sensor-rate-hz", list(first.streams))
     for layout in having[1:]:
         if widths_of(layout) != widths_of(first):
@@ -138,6 +128,7 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
             )
         for key in layout.streams:
             check_windows(key, (first, layout), rated=key in rates, cut=key in samples)
+    names = {key: name_channels(key, having) for key in first.streams}
     return {
         name: StreamContract(
             key=key,
@@ -156,6 +147,15 @@ def check_windows(key: str, layouts: tuple[Layout, Layout], *, rated: bool, cut:
     if abs(other.rate_hz / one.rate_hz - 1) > SAME_RATE and not rated:
         raise ValueError(
             f"{key} comes at {one.rate_hz:g} Hz in {layouts[0].root} and at {other.rate_hz:g} Hz in {layouts[1].root}: "
+            "say how to read it with --data.sensor-rate-hz"
+        )
+    if other.samples != one.samples and not cut:
+        raise ValueError(
+            f"{layouts[0].root} stores windows of {one.samples} samples of {key} and {layouts[1].root} of "
+            f"{other.samples}: say how many to read with --data.sensor-samples"
+        )
+
+
 def name_channels(key: str, layouts: Sequence[Layout]) -> tuple[str, ...]:
     """The names of the channels of a stream, of the roots that name them; ValueError where two do otherwise."""
     naming = [layout for layout in layouts if layout.streams[key].names]
@@ -167,15 +167,6 @@ def name_channels(key: str, layouts: Sequence[Layout]) -> tuple[str, ...]:
                 f"{' '.join(one)} and {' '.join(other)}; train on one of them, or convert the other"
             )
     return naming[0].streams[key].names if naming else ()
-
-
-            "say how to read it with --data.sensor-rate-hz"
-        )
-    if other.samples != one.samples and not cut:
-        raise ValueError(
-            f"{layouts[0].root} stores windows of {one.samples} samples of {key} and {layouts[1].root} of "
-            f"{other.samples}: say how many to read with --data.sensor-samples"
-        )
 
 
 def widths_of(layout: Layout) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vla.evaluation.alteration import KINDS, Kind
 from vla.evaluation.denoising import Denoising
-from vla.evaluation.findings import Ablation, Change, short
+from vla.evaluation.findings import Ablation, Change
 from vla.evaluation.open_loop import Predictions, Report, dimension_names, titled
 
 
@@ -104,7 +104,7 @@ def draw_ablation(result: Ablation, file: Path) -> None:
             draw_changes(panel, removed, error, "tab:red", label="left out in training", fmt="D")
         panel.set_title(scope or "all frames", fontsize=10)
         panel.set_yticks(
-            range(len(result.inputs)), [f"{short(finding.input)}\n{finding.verdict}" for finding in result.inputs]
+            range(len(result.inputs)), [f"{finding.label}\n{finding.verdict}" for finding in result.inputs]
         )
     panels[0].invert_yaxis()
     finish(figure, "change of the action error [%]; the band counts as none", file)

@@ -1,6 +1,5 @@
 """What an ablation found, as JSON and as a table."""
 
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ Verdict = Literal["used", "not used", "not shown"]
 Worth = Literal["needed", "not needed", "not shown"]
 """Of an input to a policy that is trained without it."""
 WIDTH = 80
-CELL = 16
+TITLE, CELL = 12, 16
 UNIT = "of the error of always answering the mean action"
 
 
@@ -99,6 +98,8 @@ class Finding:
     """What became of one input."""
 
     input: str
+    label: str
+    """What tables call it."""
     verdict: Verdict
     sentence: str
     kinds: list[Effect]
@@ -109,6 +110,8 @@ class Control:
     """A policy that was trained without one of the inputs, against the one that has them all."""
 
     input: str
+    label: str
+    """What tables call it."""
     policy: str
     """Its folder."""
     verdict: Worth
@@ -171,34 +174,29 @@ class Ablation:
         )
         if self.baseline.error >= 1:
             text += " The policy is no better than the mean action, so its errors say little."
-        rows = [*textwrap.wrap(text, WIDTH), "", head()]
+        rows = [*textwrap.wrap(text, WIDTH), "", *head()]
         for finding in self.inputs:
             for phase in (None, *self.phases):
                 error = self.baseline.error_in(phase)
                 cells = {effect.kind: shown(effect.change_in(phase), error) for effect in finding.kinds}
-                rows.append(row(short(finding.input) if phase is None else f"  {phase}", cells))
+                rows += row(finding.label if phase is None else f"  {phase}", cells)
         if self.baseline.success is not None:
             place = "" if self.where is None else f" in {self.where.environment} within {self.where.within} steps"
             told = f"success{place}, in percent; unaltered {percent(self.baseline.success)}"
-            rows += ["", *textwrap.wrap(told, WIDTH), head()]
+            rows += ["", *textwrap.wrap(told, WIDTH), *head()]
             for finding in self.inputs:
                 rates = {effect.kind: percent(effect.success) for effect in finding.kinds if effect.success is not None}
-                rows.append(row(short(finding.input), rates))
+                rows += row(finding.label, rates)
         if self.control:
             rows += ["", f"{'trained without it':<29}{'error':>17}{'success':>17}"]
         for control in self.control:
             for phase in (None, *self.phases):
                 change = shown(control.change_in(phase), self.baseline.error_in(phase))
                 success = "-" if control.success is None else percent(control.success)
-                title = short(control.input) if phase is None else f"  {phase}"
-                rows.append(f"{title[:29]:<29}{change:>17}" + (f"{success:>17}" if phase is None else ""))
+                title = control.label if phase is None else f"  {phase}"
+                rows.append(f"{title:<29}{change:>17}" + (f"{success:>17}" if phase is None else ""))
         sentences = [finding.sentence for finding in self.inputs] + [control.sentence for control in self.control]
         return [*rows, "", *(line for sentence in sentences for line in wrapped(sentence))]
-
-
-def short(name: str) -> str:
-    """An input as it is printed: a camera by the last part of its key, one of several sensor streams by its own."""
-    return re.split(r"[./]", name)[-1]
 
 
 def shown(entry: Change, error: float) -> str:
@@ -216,14 +214,15 @@ def percent(rate: Rate) -> str:
     return f"{100 * rate.rate:.0f} [{100 * rate.low:.0f} {100 * rate.high:.0f}]"
 
 
-def head() -> str:
+def head() -> list[str]:
     """The first row of a table."""
     return row("", {kind: kind for kind in KINDS})
 
 
-def row(title: str, cells: dict[Kind, str]) -> str:
-    """One row of a table, with a dash where an alteration was not tried."""
-    return f"{title[:12]:<12}" + "".join(f"{cells.get(kind, '-'):>{CELL + 1}}" for kind in KINDS)
+def row(title: str, cells: dict[Kind, str]) -> list[str]:
+    """One row of a table, with a dash where an alteration was not tried; a long title has a line of its own."""
+    above, beside = ([], title) if len(title) <= TITLE else ([title], "")
+    return [*above, f"{beside:<{TITLE}}" + "".join(f"{cells.get(kind, '-'):>{CELL + 1}}" for kind in KINDS)]
 
 
 def wrapped(sentence: str) -> Sequence[str]:

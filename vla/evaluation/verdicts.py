@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vla.evaluation.ablation import AblationConfig, Answers
-from vla.evaluation.alteration import Alteration, Kind
+from vla.evaluation.alteration import Alteration, Kind, inputs_of
 from vla.evaluation.changes import changes, constant_error, episodes_of, level_of, sample_errors, scoped
 from vla.evaluation.findings import (
     Ablation,
@@ -31,12 +31,12 @@ from vla.evaluation.findings import (
     Rate,
     Verdict,
     Worth,
-    short,
     shown,
 )
 from vla.evaluation.intervals import fewest
 from vla.evaluation.open_loop import Predictions, Progress
 from vla.evaluation.phases import Phases
+from vla.names import labels
 
 SuccessOf = Callable[[Alteration | None], Rate | None]
 """How often the policy succeeds in an environment with an alteration, or with none; None without an environment."""
@@ -145,7 +145,7 @@ def judge(
         by_phase={name: float(unaltered[scopes[:, place]].mean()) for place, name in enumerate(names, start=1)},
         success=succeed(None),
     )
-    findings = []
+    findings, called = list[Finding](), labels(inputs_of(plain.contract))
     for name in answers.inputs:
         own = {entry: made for entry, made in answers.altered.items() if entry.input == name}
         level = level_of(sum(entry.kind in DECIDING for entry in own), phases)
@@ -163,7 +163,9 @@ def judge(
                     success=succeed(entry),
                 )
             )
-        findings.append(find(name, effects, baseline, config, episodes=episodes, needed=fewest(level)))
+        findings.append(
+            find(name, effects, baseline, config, label=called[name], episodes=episodes, needed=fewest(level))
+        )
     return Ablation(
         policy=policy,
         samples=len(unaltered),
@@ -183,6 +185,7 @@ def find(
     baseline: Baseline,
     config: AblationConfig,
     *,
+    label: str,
     episodes: Mapping[str | None, int],
     needed: int,
 ) -> Finding:
@@ -223,7 +226,8 @@ def find(
     else:
         widest = max(telling, key=lambda cell: max(-cell.low, cell.high))
         why = f"{widest.told()}, {'for the better' if widest.high < 0 else 'which may be nothing'}{told}"
-    return Finding(input=name, verdict=verdict, sentence=f"{short(name)} is {verdict}: {why}", kinds=list(effects))
+    sentence = f"{label} is {verdict}: {why}"
+    return Finding(input=name, label=label, verdict=verdict, sentence=sentence, kinds=list(effects))
 
 
 def compare(
@@ -267,6 +271,7 @@ def compare(
     calm = f"the error grows by no more than {100 * config.margin:g} %"
     told = "" if trial is None else f"; {trial.told()}"
     verdict: Worth = "not shown"
+    label = labels(inputs_of(plain.contract))[name]
     if trial is not None and trial.falls:
         verdict, why = "needed", f"success falls from {trial.before.rate:.0%} to {trial.after.rate:.0%}"
     elif grown:
@@ -283,9 +288,10 @@ def compare(
         verdict, why = "not needed", calm + none + told
     return Control(
         input=name,
+        label=label,
         policy=policy,
         verdict=verdict,
-        sentence=f"{short(name)} is {verdict}: trained without it, {why}",
+        sentence=f"{label} is {verdict}: trained without it, {why}",
         error=float(sample_errors(without, scale)[scopes[:, 0]].mean()),
         **vars(overall),
         by_phase=dict(zip(names, within, strict=True)),

@@ -46,6 +46,10 @@ def test_the_sensor_window_can_be_chosen() -> None:
     assert contract_of(A, shorter, sensor_samples=("25",)).streams["sensor"].samples == 25
     with pytest.raises(ValueError, match=r"names fft, which is no sensor stream of this training: did you mean ft\?"):
         contract_of(A, sensor_samples=("fft=10",))
+    with pytest.raises(ValueError, match=r"has ft=10 observation\.ft=20, observation\.ft twice: say it once"):
+        contract_of(A, sensor_samples=("ft=10", "observation.ft=20"))
+    with pytest.raises(ValueError, match="sensor-samples has =10, expected a whole number"):
+        contract_of(A, sensor_samples=("=10",))
 
 
 @pytest.mark.parametrize(
@@ -76,10 +80,6 @@ def test_names_that_differ_are_refused_and_absent_ones_are_not() -> None:
         agree([layouts[0], replace(layouts[1], action_names=("x", "y"))], DataConfig(roots=("a", "b")))
     contract = agree([replace(layouts[0], action_names=()), layouts[1]], DataConfig(roots=("a", "b")))
     assert contract.action_names == ("a0", "a1")
-
-
-def test_masked_cameras_are_the_union() -> None:
-    other = replace(B, cameras=("observation.images.side", A.cameras[0]))
     stream, *felt = layouts[1].streams[SENSOR], *(layout.streams[SENSOR] for layout in layouts)
     felt = [
         replace(layout, streams={SENSOR: replace(stream, names=names)})
@@ -92,6 +92,10 @@ def test_masked_cameras_are_the_union() -> None:
     assert agree(felt[:2], DataConfig(roots=("a", "b"))).streams["sensor"].names == ("fx", "fy")
     with pytest.raises(ValueError, match=r"b and .*c cannot be mixed, their channels of .* differ: fx fy and fy fx"):
         agree(felt, DataConfig(roots=("a", "b", "c")))
+
+
+def test_masked_cameras_are_the_union() -> None:
+    other = replace(B, cameras=("observation.images.side", A.cameras[0]))
     contract = contract_of(A, other, missing_cameras="mask")
     assert contract.cameras == (*A.cameras, "observation.images.side")
 

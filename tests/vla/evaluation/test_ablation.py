@@ -103,11 +103,11 @@ def test_a_phase_of_too_few_episodes_decides_nothing() -> None:
     rare = {None: 20, "search": 8}
     for change in (Change(change=0.4, low=0.3, high=0.5), Change(change=0.0, low=-0.01, high=0.01)):
         seen = effect(0.02, 0.01, 0.03, search=change)
-        found = find("state", [seen], baseline, CONFIG, episodes=rare, needed=9)
+        found = find("state", [seen], baseline, CONFIG, label="state", episodes=rare, needed=9)
         assert found.sentence == "state is not shown: 8 episodes in search are too few to tell, 9 would do"
     clear = effect(0.4, 0.3, 0.5, search=Change(change=0.0, low=-0.01, high=0.01))
-    assert find("state", [clear], baseline, CONFIG, episodes=rare, needed=9).verdict == "used"
-    assert find("state", [seen], baseline, CONFIG, episodes=rare, needed=8).verdict == "not used"
+    assert find("state", [clear], baseline, CONFIG, label="state", episodes=rare, needed=9).verdict == "used"
+    assert find("state", [seen], baseline, CONFIG, label="state", episodes=rare, needed=8).verdict == "not used"
 
 
 def test_stand_ins_are_of_the_episode_they_should_be_of() -> None:
@@ -214,14 +214,17 @@ def effect(
 )
 def test_the_verdict_follows_from_the_interval(change: float, low: float, high: float, verdict: str) -> None:
     baseline = Baseline(error=1.0, by_phase={}, success=None)
-    assert find("state", [effect(change, low, high)], baseline, CONFIG, episodes=EPISODES, needed=9).verdict == verdict
+    assert (
+        find("state", [effect(change, low, high)], baseline, CONFIG, label="state", episodes=EPISODES, needed=9).verdict
+        == verdict
+    )
 
 
 def test_a_sentence_says_where_and_which_way() -> None:
     baseline = Baseline(error=1.0, by_phase={"search": 0.5}, success=None)
 
     def sentence(*effects: Effect) -> str:
-        return find("state", effects, baseline, CONFIG, episodes=EPISODES, needed=9).sentence
+        return find("state", effects, baseline, CONFIG, label="state", episodes=EPISODES, needed=9).sentence
 
     better = effect(-0.12, -0.16, -0.08)
     assert sentence(better) == "state is not shown: frozen, it changes the error by -12 [-16 -8] %, for the better"
@@ -244,7 +247,7 @@ def test_an_input_is_called_unused_only_where_a_fall_of_success_is_excluded() ->
     def found(before: Rate, *effects: tuple[Effect, Rate]) -> Finding:
         baseline = Baseline(error=1.0, by_phase={}, success=before)
         altered = [dataclasses.replace(entry, success=after) for entry, after in effects]
-        return find("state", altered, baseline, CONFIG, episodes=EPISODES, needed=9)
+        return find("state", altered, baseline, CONFIG, label="state", episodes=EPISODES, needed=9)
 
     assert rate(36, 50).high > rate(45, 50).low, "the intervals overlap, so the fall is not shown either"
     assert found(rate(45, 50), (nothing, rate(36, 50))).sentence == (
@@ -268,7 +271,7 @@ def test_success_in_an_environment_decides_first() -> None:
     baseline = Baseline(error=1.0, by_phase={}, success=before)
     fallen = effect(0.0, -0.01, 0.01, rate(5))
     for recordings in (20, 4):
-        found = find("state", [fallen], baseline, CONFIG, episodes={None: recordings}, needed=9)
+        found = find("state", [fallen], baseline, CONFIG, label="state", episodes={None: recordings}, needed=9)
         assert found.sentence == "state is used: frozen, it takes success from 90% to 5%"
     asked: list[Alteration | None] = []
 
@@ -293,6 +296,10 @@ def test_the_table_has_80_columns_and_a_sentence_a_row(result: Ablation) -> None
     text = " ".join(" ".join(lines).split())
     assert all(finding.sentence in text for finding in result.inputs)
     assert sum(line.startswith("  late") for line in lines) == len(INPUTS)
+    long = dataclasses.replace(result.inputs[0], label="left.fingertip", input="observation.left.fingertip")
+    told = dataclasses.replace(result, inputs=[long, dataclasses.replace(long, label="left.fingertips")]).lines()
+    assert {"left.fingertip", "left.fingertips"} < set(told)
+    assert max(map(len, told)) <= 80
     assert shown(Change(change=0.5, low=-9.994, high=9.994), 1.0) == "+50 [-999 999]"
     assert shown(Change(change=8.6, low=4.3, high=12.3), 1.0) == "+860 [430 1230]"
     assert shown(Change(change=50.0, low=-100.0, high=1000.0), 1.0) == "+5e+03"

@@ -30,6 +30,7 @@ from vla.data.named import distinct
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.streams import choose_streams
 from vla.errors import CorruptData
+from vla.names import by_word, hint
 
 SENSOR = "observation.sensor"
 """Force first, then the A-scan."""
@@ -165,11 +166,11 @@ def read_recording(root: Path, path: Path) -> Recording:
 def choose_cameras(root: Path, recordings: dict[int, Recording], asked: tuple[str, ...]) -> tuple[str, ...]:
     """The camera keys asked for, or all that any recording has."""
     keys = sorted({key for recording in recordings.values() for key in recording.cameras})
-    by_name = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
+    known = by_word(keys)
     for name in asked:
-        if name not in by_name:
-            raise ValueError(f"{root} has no camera {name}; --data.cameras takes {', '.join(keys) or 'none here'}")
-    return tuple(by_name[name] for name in asked) or tuple(keys)
+        if name not in known:
+            raise ValueError(f"{root} has no camera {name}: {hint(name, keys)}")
+    return tuple(known[name] for name in asked) or tuple(keys)
 
 
 def check_agreement(root: Path, recordings: Sequence[Recording]) -> None:

@@ -10,6 +10,7 @@ from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.streams import choose_streams
+from vla.names import by_word, hint
 
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
 SENSOR_WORDS = {
@@ -124,15 +125,11 @@ def _check_rows(metadata: Metadata, key: str, what: str, flag: str) -> None:
 def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...]:
     """The camera keys asked for, or all of them in the order of the metadata."""
     keys = metadata.cameras
-    by_name = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
+    known = by_word(keys)
     for name in asked:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1) or list(keys)
-            raise ValueError(
-                f"{metadata.root} has no camera {name}; --data.cameras takes {', '.join(keys) or 'none here'}"
-                + (f" (nearest: {near[0]})" if near else "")
-            )
-    return tuple(by_name[name] for name in asked) or keys
+        if name not in known:
+            raise ValueError(f"{metadata.root} has no camera {name}: {hint(name, keys)}")
+    return tuple(known[name] for name in asked) or keys
 
 
 def choose_sensors(

@@ -1,0 +1,33 @@
+"""Long names, such as feature keys: what they are called where space is short, and what a user may call them."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+
+def endings(name: str) -> list[str]:
+    """The last part of a name, behind `.` or `/`, its last two parts, and so on up to the whole name."""
+    return [name[found.end() :] for found in reversed([*re.finditer(r"[./]", name)])] + [name]
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """Each name's shortest ending that no other of them has: `wrench`, but `left.force` beside `right.force`."""
+    ends = {name: endings(name) for name in names}
+    return {
+        name: next((end for end in own if not any(end in ends[other] for other in names if other != name)), name)
+        for name, own in ends.items()
+    }
+
+
+def by_word(names: Sequence[str]) -> dict[str, str]:
+    """The names by what a user may call them: their labels and themselves."""
+    return {label: name for name, label in labels(names).items()} | {name: name for name in names}
+
+
+def hint(word: str, names: Sequence[str]) -> str:
+    """What a word may mean that calls none of the names: those that end so, else the nearest, else any."""
+    if alike := [name for name in names if word in endings(name)]:
+        return f"it may be {' or '.join(alike)}"
+    if near := difflib.get_close_matches(word, by_word(names), 1):
+        return f"did you mean {near[0]}?"
+    return f"give some of {', '.join(names)}" if names else "there is none"
