@@ -165,6 +165,12 @@ def test_fresh_weights_follow_from_the_names_of_the_parts(part: str, fewer: tupl
     )
 
 
+def test_only_the_backbones_own_weights_are_named_after_it() -> None:
+    """A checkpoint holds none of them, which is seen by their names."""
+    named = [name for name, _ in build(SEEING).named_parameters() if "backbone" in name]
+    assert named and all(name.startswith("backbone.") for name in named)
+
+
 def test_no_trained_number_has_a_gradient_of_rounding_errors_alone() -> None:
     """A number that cancels in exact arithmetic has none but that, and Adam makes steps of full size of it."""
     policy = build(SEEING)

@@ -62,20 +62,29 @@ class Context(nn.Module):
 
     def __init__(self, width: int, sources: Mapping[str, Source], seed: int) -> None:
         super().__init__()
+        self.parts = tuple(sources)
         self.projections, self.types = nn.ModuleDict(), nn.ParameterDict()
         for part, source in sources.items():
             with seeded(seed, f"context/{part}"):
                 scaled = [nn.LayerNorm(source.width)] if source.normalize else []
-                self.projections[part] = nn.Sequential(*scaled, nn.Linear(source.width, width))
-                self.types[part] = nn.Parameter(0.02 * torch.randn(width))
+                self.projections[child_of(part)] = nn.Sequential(*scaled, nn.Linear(source.width, width))
+                self.types[child_of(part)] = nn.Parameter(0.02 * torch.randn(width))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Mapping[str, Tokens]) -> ContextTokens:
         """Put the tokens of the parts it is built for behind one another."""
-        assert tokens.keys() == self.projections.keys(), f"tokens of {[*tokens]}, built for {[*self.projections]}"
-        seen = [project(tokens[part][0].float()) + self.types[part] for part, project in self.projections.items()]
-        masks = [tokens[part][1] for part in self.projections]
+        assert tokens.keys() == {*self.parts}, f"tokens of {[*tokens]}, built for {[*self.parts]}"
+        seen = [
+            self.projections[child_of(part)](tokens[part][0].float()) + self.types[child_of(part)]
+            for part in self.parts
+        ]
+        masks = [tokens[part][1] for part in self.parts]
         return self.norm(torch.cat(seen, dim=1)), torch.cat(masks, dim=1)
+
+
+def child_of(part: str) -> str:
+    """What the expert's own layers for a part are called: a weight named after the backbone is one of its own."""
+    return "vision_language" if part == "backbone" else part
 
 
 class Block(nn.Module):
