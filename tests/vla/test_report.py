@@ -242,6 +242,19 @@ def test_damage_ends_with_65(made: Path, tmp_path: Path, name: str, capsys: pyte
     assert not (tmp_path / "out.html").exists()
 
 
+def test_a_run_of_an_older_version_is_told_from_a_damaged_one(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    schedule = json.loads((run / "schedule.json").read_text())
+    del schedule["contract"]["streams"]
+    (run / "schedule.json").write_text(json.dumps(schedule))
+    for file in run.glob("checkpoints/*/manifest.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 3}))
+    assert report(run, "--out", tmp_path / "out.html") == 78
+    assert "is of schema 3, this version reads schema 4: check out commit" in capsys.readouterr().err
+
+
 def test_denoising_of_other_actions_ends_with_65(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

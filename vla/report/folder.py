@@ -109,8 +109,8 @@ def read_run(folder: Path) -> Run:
         config=read_object(folder / "config.json"),
         metrics=read_metrics(metrics),
         validations=tuple(lines_with(folder / "validation.jsonl", ("step", "loss"))),
+        checkpoints=tuple(manifests(folder)),  # before the schedule: they say of which version the run is
         schedule=read_schedule(folder),
-        checkpoints=tuple(manifests(folder)),
         policy=read_object(policy) if policy.exists() else None,
         left_out=tuple(read_lines(folder / "quarantine.jsonl")),
         evaluation=read_evaluation(folder / "policy-evaluation"),
