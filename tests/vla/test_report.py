@@ -35,11 +35,11 @@ from vla.evaluation.open_loop import Predictions
 from vla.report import markup, reproduce, words
 from vla.report.ablation import ablation_section
 from vla.report.curves import smooth, thin
-from vla.report.episodes import episode_arrays
+from vla.report.episodes import episode_arrays, measured
 from vla.report.folder import read_metrics, read_run
 from vla.report.open_loop import open_loop_section
 from vla.report.page import interface, page, trained, write_report
-from vla.report.traces import strongest, trace_section
+from vla.report.traces import episode_block, strongest, trace_section
 from vla.report.training import curve
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -416,6 +416,24 @@ def test_windows_of_an_episode_are_put_together_again() -> None:
     assert arrays[f"frames.{CAMERAS[1]}"][2, 0, 0].tolist() == [101] * 3
     blind = replace(predictions, contract=replace(contract, streams={}))
     assert "sensor" not in episode_arrays(blind, recording, range(5))
+
+
+def test_a_sensor_slower_than_the_frames_is_put_together_too() -> None:
+    slow = StreamContract(key="s", channels=1, samples=1, rate_hz=2.0)
+    windows = [Reading(values=np.full((1, 1), place, np.float32), valid=np.ones(1, bool)) for place in range(5)]
+    values, times = measured(windows, np.arange(5) / 4, slow)
+    assert (values[:, 0].tolist(), times.tolist()) == ([0.0, 2.0, 4.0], [0.0, 0.5, 1.0])
+
+
+def test_streams_that_end_apart_share_the_time_axis_of_the_pictures() -> None:
+    streams = {f"sensor/{name}": StreamContract(key=name, channels=1, samples=1, rate_hz=10.0) for name in "ab"}
+    arrays: dict[str, np.ndarray] = {"frame_times_s": np.arange(5) / 5}
+    for name, count in (("sensor/a", 11), ("sensor/b", 6)):
+        arrays |= {name: np.ones((count, 1)), f"{name}_times_s": np.arange(count) / 10}
+    drawn = str(episode_block("one", arrays, streams)).split("<figure")[1:]
+    marks = [re.findall(r'd="M ([0-9.]+) [^"]+"[^>]*dasharray', figure) for figure in drawn]
+    assert len(marks) == 2 and len(marks[0]) == 10, "five a drawing, for a desk and for a phone"
+    assert marks[0] == marks[1]
 
 
 def test_an_episode_of_the_open_loop_is_drawn(made: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def measured(
         new = reading.valid & (at > told_s + 0.5 / stream.rate_hz)
         values.append(reading.values[new])
         stamps.append(at[new])
-        told_s = now
+        told_s = at[new].max(initial=told_s)
     return np.concatenate(values), np.concatenate(stamps)
 
 

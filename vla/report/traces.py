@@ -63,21 +63,26 @@ def episode_block(title: str, arrays: Mapping[str, np.ndarray], streams: Mapping
     measured = {name: (arrays[f"{name}{TIMES}"].astype(float), arrays[name].astype(float)) for name in streams}
     felt = {name: entry for name, entry in measured.items() if entry[1].ndim == 2 and entry[1].size > 0}
     at = arrays["frame_times_s"].astype(float)
-    places = nearest(at, max((float(times[-1]) for times, _ in felt.values()), default=float(at[-1])))
+    end = max((float(times[-1]) for times, _ in felt.values()), default=0.0) or float(at[-1]) or 1.0
+    places = nearest(at, end)
     strips = [
         strip(name, frames, at, places) for name, frames in arrays.items() if name.startswith("frames.") and len(frames)
     ]
     drawn = []
     for name, (times, values) in felt.items():
         heading = [element("p", streams[name].key, class_="camera")] if len(streams) > 1 else []
-        drawn += [*heading, *sensor_figure(times, values, at[places], list(streams[name].names))]
+        drawn += [*heading, *sensor_figure(times, values, at[places], list(streams[name].names), end)]
     return element("article", element("h3", title), *strips, *drawn, class_="episode")
 
 
 def sensor_figure(
-    times: Float[np.ndarray, " M"], values: Float[np.ndarray, "M C"], marks: Float[np.ndarray, " K"], names: list[str]
+    times: Float[np.ndarray, " M"],
+    values: Float[np.ndarray, "M C"],
+    marks: Float[np.ndarray, " K"],
+    names: list[str],
+    end: float,
 ) -> list[Html]:
-    """The sensor's samples, drawn for a desk and for a phone."""
+    """The sensor's samples up to a time, drawn for a desk and for a phone."""
     count = values.shape[1]
     caption = (
         f"{words.plural(count, 'channel')} at {rate_hz(times):,.0f} Hz over {times[-1]:.3g} s, largest magnitude "
@@ -85,10 +90,10 @@ def sensor_figure(
     )
     if count <= MOST_CURVES:
         key = [legend([(names[index] if index < len(names) else f"channel {index}", index) for index in range(count)])]
-        wide, narrow = (curves(times, values, marks, width_in=width) for width in (WIDE_IN, WIDTH_IN))
+        wide, narrow = (curves(times, values, marks, end, width_in=width) for width in (WIDE_IN, WIDTH_IN))
     else:
         key, caption = [], f"{caption} Red is positive, blue is negative, white is 0."
-        wide, narrow = (channel_map(times, values, width_in=width) for width in (WIDE_IN, WIDTH_IN))
+        wide, narrow = (channel_map(times, values, end, width_in=width) for width in (WIDE_IN, WIDTH_IN))
     drawings = (element("div", wide, class_="wide"), element("div", narrow, class_="narrow"))
     return [element("figure", *key, *drawings, element("figcaption", caption))]
 
@@ -135,7 +140,12 @@ def jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def curves(
-    times: Float[np.ndarray, " M"], values: Float[np.ndarray, "M C"], marks: Float[np.ndarray, " K"], *, width_in: float
+    times: Float[np.ndarray, " M"],
+    values: Float[np.ndarray, "M C"],
+    marks: Float[np.ndarray, " K"],
+    end: float,
+    *,
+    width_in: float,
 ) -> Html:
     """One row a channel, each with a scale of its own."""
     count = values.shape[1]
@@ -146,7 +156,7 @@ def curves(
             axes.plot(x, y, color=color(index), linewidth=0.9)
             for mark in marks:
                 axes.axvline(mark, color=INK, linewidth=0.7, linestyle=(0, (1, 3)), alpha=0.7)
-            axes.set_xlim(0, times[-1])
+            axes.set_xlim(0, end)
             axes.yaxis.set_major_locator(MaxNLocator(2, steps=STEPS))
             axes.yaxis.set_major_formatter(FuncFormatter(short))
             axes.tick_params(labelbottom=index == count - 1, labelsize=9)
@@ -163,16 +173,19 @@ def stacked(count: int, height_in: float, width_in: float) -> tuple[Figure, list
     return figure, [figure.add_subplot(count, 1, row + 1) for row in range(count)]
 
 
-def channel_map(times: Float[np.ndarray, " M"], values: Float[np.ndarray, "M C"], *, width_in: float) -> Html:
+def channel_map(
+    times: Float[np.ndarray, " M"], values: Float[np.ndarray, "M C"], end: float, *, width_in: float
+) -> Html:
     """Many channels as a map of time and channel; each cell holds the value of largest magnitude of those in it."""
     cells = strongest(strongest(values, 400).T, 160)
     reach = float(np.nanmax(np.abs(cells))) or 1.0
     with mpl.rc_context(DRAWING):
         figure, (axes,) = stacked(1, 2.6, width_in)
-        extent = (0, times[-1], values.shape[1], 0)
+        extent = (float(times[0]), float(times[-1]) or end, values.shape[1], 0)
         axes.imshow(
             cells, aspect="auto", cmap="RdBu_r", vmin=-reach, vmax=reach, extent=extent, interpolation="nearest"
         )
+        axes.set_xlim(0, end)
         axes.grid(visible=False)
         axes.set_xlabel("time [s]")
         axes.set_ylabel("channel")
