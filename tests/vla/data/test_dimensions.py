@@ -129,6 +129,7 @@ def test_two_roots_in_another_order_are_mixed_by_name(tmp_path: Path) -> None:
             {"action_key": "actions", "state_key": "observation.stat"},
             r"observation\.stat .*nearest is state",
         ),
+        (FOREIGN | {"state_key": "actions"}, "state-key and --data.action-key are both actions of .*another column"),
         ({"action_key": "observation.images.front"}, "has video in observation.images.front, where numbers"),
         (FOREIGN | {"dims": ("action=x,yaw",)}, r"no action dimension yaw; it has 0 to 2 \(nearest: yaw_deg\)"),
         (FOREIGN | {"dims": ("state=2",)}, "no state dimension 2; it has 0 to 1: shoulder, elbow"),

@@ -54,6 +54,11 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
     """
     action = choose_action(metadata, selection.action_key)
     state = choose_state(metadata, selection, report)
+    if state == action:
+        raise ValueError(
+            f"--data.state-key and --data.action-key are both {action} of {metadata.root}, so that the policy would "
+            "see what it is to answer: name another column for one of them"
+        )
     cameras = choose_cameras(metadata, selection.cameras)
     streams = choose_sensors(metadata, selection.sensor, {action, state}, report)
     choose_columns(metadata, selection.columns)
