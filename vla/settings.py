@@ -9,6 +9,7 @@ PathName = Literal["cosine", "linear", "straight"]
 PredictionName = Literal["noise", "data", "velocity"]
 Sampler = Literal["ddim", "ddpm", "euler"]
 ObjectiveName = Literal["denoise", "min-snr"]
+Pairing = Literal["auto", "time", "number"]
 CAMERA_STRIDE = 8
 """Pixels of a cell of the camera encoder's maps, along a side."""
 
@@ -47,6 +48,8 @@ class DataConfig:
     """Weight in the loss of a sample that has data of any sensor, against 1 for one without, > 0."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
+    pairing: Pairing = "auto"
+    """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
     normalization: Normalization = "quantile"
     """Of actions, state and sensor streams, fitted on the training episodes."""
     compand: tuple[Literal["actions", "state", "sensor"], ...] = ()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vla.settings import Pairing
+
 if TYPE_CHECKING:
     from vla.contract import DataContract
     from vla.data.dataset import ValidationSamples
@@ -20,7 +22,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are the state, the actions and the sensor streams."""
+    """Which columns of a table are the state, the actions and the sensor streams, and how its rows have frames."""
 
     state_key: str = "observation.state"
     """Column of the table that is the state; without one of this default name there is no state."""
@@ -30,6 +32,8 @@ class Columns:
     """Dimensions of actions and state, by index or name: `action=0,1,gripper state=joint_1,joint_2`; none: all."""
     sensor: tuple[str, ...] = ("auto",)
     """Keys of the sensor streams, or their last parts; auto: the only one there is; none: no sensor."""
+    pairing: Pairing = "auto"
+    """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,8 @@ class EvaluationData:
     """Column of the table that is the action; None: as in training."""
     dims: tuple[str, ...] | None = None
     """Dimensions of actions and state, such as `action=0,1,gripper`; None: as in training."""
+    pairing: Pairing = "auto"
+    """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or show the policy nothing there."""
     workers: int = 2

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64
 
 from vla.batch import Sample
 from vla.contract import SENSOR, DataContract
-from vla.data.episode import Episode, Layout, Stream
+from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
 from vla.normalize import Statistics, fit_chunks
@@ -90,6 +90,20 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
                 f"{name} has samples of {key} at {1 / period_s:.1f} Hz, its root says {rate_hz:g} Hz: correct the rate "
                 "in its metadata, or train without that sensor (--data.sensor none)"
             )
+
+
+def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str]) -> dict[str, float]:
+    """Of each camera with a clock of its own, how old the frame of a sample is at most, in seconds."""
+    oldest: dict[str, float] = {}
+    for camera in cameras:
+        for episode in episodes:
+            frames = episode.cameras.get(camera)
+            if frames is None or np.array_equal(frames.timestamps, episode.timestamps):
+                continue
+            newest = np.searchsorted(frames.timestamps, episode.timestamps + FRAME_TOLERANCE_S, side="right") - 1
+            ages = (episode.timestamps - frames.timestamps[newest])[newest >= 0]
+            oldest[camera] = max(oldest.get(camera, 0.0), float(ages.max(initial=0.0)))
+    return oldest
 
 
 def _check_clock(name: str, kind: str, timestamps: Float64[np.ndarray, " N"]) -> None:

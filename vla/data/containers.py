@@ -1,49 +1,69 @@
-"""Containers of video files: which may be opened, whether they are whole, what their headers promise."""
+"""Containers of video files: which may be opened, whether they are whole, when their frames are shown."""
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
+from jaxtyping import Float64, Int64
 
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
 
 CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts", "protocol_whitelist": "file"}
 """What FFmpeg may open: containers that hold their frames. A playlist would send it to other files and addresses."""
+AT_ONCE = 2**20
+"""Bytes that FFmpeg asks for at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoSummary:
-    """What the header of a video file promises."""
+class FrameIndex:
+    """When the frames of a video file are shown."""
 
-    duration_s: float
-    num_frames: int
-    height: int
-    width: int
+    ticks: Int64[np.ndarray, " N"]
+    """Time stamps, increasing; those that an edit list hides are not among them."""
+    time_base: Fraction
+    """Seconds of a tick."""
+    start: int
+    """The tick that counts as the start of the file."""
+
+    @property
+    def seconds(self) -> Float64[np.ndarray, " N"]:
+        """The time stamps since the start of the file."""
+        return (self.ticks - self.start) * float(self.time_base)
 
 
-def summarize_video(path: Path) -> VideoSummary:
-    """Read the header of a video file; nothing is decoded.
+def read_frame_index(path: Path, *, whole: bool = True) -> FrameIndex:
+    """When the frames are shown, by the packets of the file; nothing is decoded, and of an MP4 file no frame is read.
 
-    Raises CorruptData where the container does not open, holds no video, or is cut off.
+    Raises:
+        CorruptData: the container does not open, holds no video or no frame, or is cut off and has to be `whole`.
+        StorageFault: the storage does not give it.
     """
-    check_complete(path)
+    boxes = top_boxes(path, whole=whole)
     try:
-        with av.open(str(path), metadata_errors="replace", options=CONTAINERS) as container:
-            stream = video_of(container, path)
-            time_base = stream.time_base or Fraction(1, av.time_base)
-            if stream.duration is not None:
-                duration_s = float(stream.duration * time_base)
-            else:
-                duration_s = (container.duration or 0) / av.time_base
-            return VideoSummary(
-                duration_s=duration_s, num_frames=stream.frames, height=stream.height, width=stream.width
-            )
-    except av.FFmpegError as error:
+        with path.open("rb", buffering=0) as file:
+            source = file if boxes is None else _Outline(file, [box[1:] for box in boxes if box[0] == b"mdat"])
+            with av.open(source, "r", metadata_errors="replace", options=CONTAINERS, buffer_size=AT_ONCE) as container:
+                stream = video_of(container, path)
+                packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+                stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
+                found = FrameIndex(
+                    ticks=np.unique([stamp for stamp in stamps if stamp is not None]).astype(np.int64),
+                    time_base=stream.time_base or Fraction(1, av.time_base),
+                    start=stream.start_time or 0,
+                )
+    except (av.FFmpegError, OSError) as error:
         raise unreadable(error, f"{path} cannot be opened as a video ({error.strerror})") from error
+    if not len(found.ticks):
+        raise CorruptData(f"{path} holds no frame; copy or record it again")
+    return found
 
 
 def video_of(container: InputContainer, path: Path | str) -> VideoStream:
@@ -55,31 +75,70 @@ def video_of(container: InputContainer, path: Path | str) -> VideoStream:
     return streams[0]
 
 
-def check_complete(path: Path) -> None:
-    """Refuse an MP4 file that ends before its last top-level box does (CorruptData).
+class _Outline(io.RawIOBase):
+    """An MP4 file whose frames, which are most of it, read as zeros: when they are shown stands beside them."""
 
-    The header alone does not tell: where it stands in front, a file cut in half still opens at full length.
+    def __init__(self, file: BinaryIO | io.FileIO, media: Sequence[tuple[int, int]]) -> None:
+        """`media` are the first byte of each media box, and one past its last."""
+        self._file, self._media = file, media
+        self._place, self._size = 0, file.seek(0, io.SEEK_END)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._place = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence] + offset
+        return self._place
+
+    def read(self, size: int = -1, /) -> bytes:
+        stop = self._size if size < 0 else min(self._place + size, self._size)
+        for first, last in self._media:
+            if first <= self._place < last:
+                zeros = bytes(max(0, min(stop, last) - self._place))
+                self._place += len(zeros)
+                return zeros
+            if self._place < first:
+                stop = min(stop, first)
+        self._file.seek(self._place)
+        found = self._file.read(max(0, stop - self._place))
+        self._place += len(found)
+        return found
+
+
+def top_boxes(path: Path, *, whole: bool) -> list[tuple[bytes, int, int]] | None:
+    """Kind, first byte of the content and end of the outermost boxes of an MP4 file; None of another container.
+
+    Raises:
+        CorruptData: the file is empty, has no index, or ends before its last box does and has to be `whole`. The header
+            alone does not tell: where it stands in front, a file cut in half still opens at full length.
     """
     size = path.stat().st_size
     if size == 0:
         raise CorruptData(f"{path} is empty; copy or record it again")
-    position = 0
-    found = set()
+    position, boxes = 0, list[tuple[bytes, int, int]]()
     with path.open("rb") as file:
         while position < size:
             file.seek(position)
             head = file.read(16)
-            kind = head[4:8]
+            kind, content = head[4:8], position + 8
             if position == 0 and kind != b"ftyp":
-                return  # another container: FFmpeg judges it
+                return None  # FFmpeg judges it
             length = int.from_bytes(head[:4], "big")
             if length == 1:
-                length = int.from_bytes(head[8:16], "big")
+                length, content = int.from_bytes(head[8:16], "big"), position + 16
             elif length == 0:
                 length = size - position
-            if len(head) < 8 or length < 8 or position + length > size:
+            cut_off = len(head) < 8 or length < 8 or position + length > size
+            if cut_off and whole:
                 raise CorruptData(f"{path} is cut off after {size:,} bytes; copy or record it again")
-            found.add(kind)
-            position += length
-    if b"moov" not in found:
+            position = size if cut_off else position + length
+            boxes.append((kind, content, position))
+    if b"moov" not in {kind for kind, _, _ in boxes}:
         raise CorruptData(f"{path} has no index (moov box): its recording was not finished; record it again")
+    return boxes

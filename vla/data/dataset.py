@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.contract import DataContract
-from vla.data.checks import check_episode, check_selected
+from vla.data.checks import check_episode, check_selected, oldest_frames
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
@@ -41,6 +41,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
             state_key=config.state_key,
             action_key=config.action_key,
             dims=config.dims,
+            pairing=config.pairing,
             withhold_state="state" in config.without,
             keep_damaged=config.quarantine > 0,
         ),
@@ -62,12 +63,18 @@ class Dataset:
     """Whether the statistics, and that the numbers are sound, are known from an earlier start on the same files."""
     rows: tuple[tuple[str, ...], ...]
     """The table, with its head; below a root, its emphasised frames."""
+    oldest_frames_s: Mapping[str, float]
+    """By camera with a clock of its own: how old the frame of a sample is at most."""
 
     def table(self) -> list[str]:
-        """One line a root: format, episodes, samples, share of the stream."""
+        """One line a root: format, episodes, samples, share of the stream; then cameras with clocks of their own."""
         widths = [max(len(row[column]) for row in self.rows) for column in range(len(self.rows[0]))]
-        return [
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
+        ]
+        return lines + [
+            f"{camera} has a clock of its own: its frames are up to {1000 * age_s:.0f} ms old"
+            for camera, age_s in self.oldest_frames_s.items()
         ]
 
 
@@ -125,6 +132,7 @@ def open_dataset(
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=_rows(train, validation, pools, order.shares, config.emphasis),
+        oldest_frames_s=oldest_frames([episode for reader in readers for episode in reader.episodes], contract.cameras),
     )
 
 

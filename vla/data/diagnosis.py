@@ -61,6 +61,8 @@ class RootReport:
     short_episodes: tuple[str, ...]
     """Episodes with fewer frames than the chunk has steps."""
     gaps: tuple[Gap, ...]
+    oldest_frames_s: Mapping[str, float]
+    """By camera with a clock of its own: how old the frame of a sample is at most."""
     modalities: Mapping[str, float]
     """Share of the samples that has a camera, the state, a valid sensor reading."""
     dimensions: tuple[Dimension, ...]
@@ -84,6 +86,9 @@ class RootReport:
         if self.modalities:
             lines.append("  samples that have")
             lines += [f"    {name[:60]:<60}{share:>8.1%}" for name, share in self.modalities.items()]
+        if self.oldest_frames_s:
+            lines.append("  cameras with a clock of their own: age of the oldest frame that a sample sees")
+            lines += [f"    {name[:60]:<60}{1000 * age_s:>7.1f} ms" for name, age_s in self.oldest_frames_s.items()]
         lines += self._gap_lines() + self._dimension_lines()
         found_any = self.problems or self.short_episodes or self.gaps
         if not found_any and all(dimension.sound for dimension in self.dimensions):

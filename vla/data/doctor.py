@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vla.contract import SENSOR, StreamContract, name_streams
+from vla.data.checks import oldest_frames
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
@@ -58,6 +59,7 @@ def _unreadable(root: Path, problems: Sequence[ValueError]) -> RootReport:
         missing_files=missing_files(problems),
         short_episodes=(),
         gaps=(),
+        oldest_frames_s={},
         modalities={},
         dimensions=(),
     )
@@ -84,6 +86,7 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
             if len(episode.timestamps) < horizon
         ),
         gaps=tuple(gap for episode in episodes for gap in find_gaps(episode, layout)),
+        oldest_frames_s=oldest_frames(episodes, layout.cameras),
         modalities=count_modalities(episodes, layout),
         dimensions=tuple(examine_dimensions(episodes, layout)),
     )

@@ -13,6 +13,12 @@ from vla.contract import StreamContract
 
 ACTION, STATE = "action", "observation.state"
 """Feature keys that the actions and the state have unless the user names others."""
+FRAME_TOLERANCE_S = 1e-3
+"""How much later than now a frame may be stamped and still be now's own, where that is below a quarter frame period.
+
+A table's float32 clock and a video's whole ticks write the same instant up to 0.5 ms apart (a time base of 1/1000 s;
+float32 after two hours). The next frame is a whole period later, so it is never taken for this one.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

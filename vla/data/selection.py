@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vla.data.episode import ACTION, STATE
+from vla.settings import Pairing
 
 Problems = Callable[[ValueError], None]
 """Told of every problem; raises at the first one, or collects them, and what is damaged is left out."""
@@ -30,6 +31,8 @@ class Selection:
     """Feature key of the actions."""
     dims: tuple[str, ...] = ()
     """Dimensions of the actions and the state, `action=0,1,gripper`; none: all."""
+    pairing: Pairing = "auto"
+    """How rows and frames of a video belong together (vla/data/pairing.py)."""
     withhold_state: bool = False
     """Whether a state that may have another key is no problem, since it is not wanted."""
     keep_damaged: bool = False

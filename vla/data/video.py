@@ -21,9 +21,9 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
-from vla.data.containers import CONTAINERS, video_of
+from vla.data.containers import CONTAINERS, FrameIndex, video_of
 from vla.data.episode import Frames
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
@@ -65,7 +65,6 @@ class Decoder:
         if strict:
             self._stream.codec_context.options = dict(STRICT)
         self._time_base = self._stream.time_base or Fraction(1, av.time_base)
-        self._start = self._stream.start_time or 0
         self._reformatter = VideoReformatter()
         self._packed: VideoFrame | None = None
         """The frame converted last, kept so that its memory is used again instead of going back to the system."""
@@ -82,37 +81,39 @@ class Decoder:
         """Close the file and free the decoder."""
         self._container.close()
 
-    def read(self, times_s: Sequence[float], tolerance_s: float) -> list[Image]:
-        """The frames at these times, which must increase; each within the tolerance or CorruptData."""
-        tolerance = max(1, round(tolerance_s / self._time_base))
+    def read(self, ticks: Sequence[int]) -> list[Image]:
+        """The frames of these time stamps, which must increase. CorruptData where one cannot be decoded."""
         images = []
         try:
-            for time_s in times_s:
-                frame = self._frame_at(self._start + round(time_s / self._time_base), tolerance)
+            for tick in ticks:
+                frame = self._frame_at(tick)
                 if frame is None:
+                    at_s = float(tick * self._time_base)
                     raise CorruptData(
-                        f"{self.path} has no frame at {time_s:.3f} s; the table and the video disagree: record it again"
+                        f"{self.path} cannot be decoded at {at_s:.3f} s (no frame comes out); copy or record it again"
                     )
                 images.append(self._to_rgb(frame))
         except av.FFmpegError as error:
             self._last = None
-            raise unreadable(error, f"{self.path} cannot be decoded near {time_s:.3f} s ({error.strerror})") from error
+            near_s = float(tick * self._time_base)
+            what = f"{self.path} cannot be decoded near {near_s:.3f} s ({error.strerror})"
+            raise unreadable(error, what) from error
         return images
 
-    def _frame_at(self, target: int, tolerance: int) -> VideoFrame | None:
-        """The first frame later than target - tolerance, where it is earlier than target + tolerance."""
-        if not self._can_continue_to(target - tolerance):
+    def _frame_at(self, target: int) -> VideoFrame | None:
+        """The frame of this time stamp; None where the decoder does not give it."""
+        if not self._can_continue_to(target):
             self._seek(target)
-        frame = self._next_after(target - tolerance)
+        frame = self._next_from(target)
         back = 1
         # A container seeks by decoding time: where frames are reordered the key frame it finds may be shown after the
         # target. Then go back further, at last to the start.
-        while frame is None or (frame.pts or 0) >= target + tolerance:
+        while frame is None or (frame.pts or 0) > target:
             # No frame up to the end of the file: then there is none from the start either, which may be far.
             if back > 3 or (frame is None and back == 3):
                 return None
             self._seek(target - round(back / self._time_base) if back < 3 else 0)
-            frame = self._next_after(target - tolerance)
+            frame = self._next_from(target)
             back += 1
         return frame
 
@@ -126,7 +127,7 @@ class Decoder:
 
     def _can_continue_to(self, target: int) -> bool:
         """Whether decoding on costs at most one frame more than jumping to the last key frame before the target."""
-        if self._last is None or self._last > target or not len(self._keyframes):
+        if self._last is None or self._last >= target or not len(self._keyframes):
             return False
         keyframe = self._keyframes[max(0, int(np.searchsorted(self._keyframes, target, side="right")) - 1)]
         here, jump = np.searchsorted(self._times, (self._last + 1, keyframe))
@@ -137,12 +138,12 @@ class Decoder:
         self._decoded = self._container.decode(self._stream)
         self._last = None
 
-    def _next_after(self, bound: int) -> VideoFrame | None:
+    def _next_from(self, first: int) -> VideoFrame | None:
         for frame in self._decoded:
             if frame.is_corrupt:
                 raise av.InvalidDataError(0, "the decoder reports a damaged frame", self.path)
             self._last = frame.pts
-            if frame.pts is not None and frame.pts > bound:
+            if frame.pts is not None and frame.pts >= first:
                 return frame
         self._last = None
         return None
@@ -239,10 +240,10 @@ class VideoFrames:
     path: Path
     timestamps: Float64[np.ndarray, " N"]
     """Seconds since the start of the episode, strictly increasing."""
-    offset_s: float
-    """Where the episode starts in the file."""
-    tolerance_s: float
-    """How far a frame may be from its time stamp: half a frame period."""
+    index: FrameIndex
+    """Of the file."""
+    frames: Int64[np.ndarray, " N"]
+    """Of each time stamp the frame, by its place in the index; several may share one; -1 where there is none."""
 
     def read(self, indices: Sequence[int]) -> list[Image]:
         """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded.
@@ -254,30 +255,49 @@ class VideoFrames:
         wanted = sorted(set(indices))
         if wanted[0] < 0 or wanted[-1] >= len(self.timestamps):
             raise IndexError(f"frame {wanted[0]} to {wanted[-1]} of {len(self.timestamps)}")
-        times_s = (self.timestamps[wanted] + self.offset_s).tolist()
+        if lost := [index for index in wanted if self.frames[index] < 0]:
+            raise CorruptData(
+                f"{self.path} has no frame near row {lost[0]}, {self.timestamps[lost[0]]:.3f} s after the start of the "
+                "episode; the table and the video disagree: record it again"
+            )
+        ticks = {index: int(self.index.ticks[self.frames[index]]) for index in wanted}
         decoders = _processes[-1].decoders
         decoder = decoders.take(str(self.path))
         try:
-            images = dict(zip(wanted, decoder.read(times_s, self.tolerance_s), strict=True))
+            asked = sorted(set(ticks.values()))
+            images = dict(zip(asked, decoder.read(asked), strict=True))
         except CorruptData:
             decoder.close()
             decoders.reconsider(str(self.path))
             # A decoder that goes on from an earlier frame passes others on its way, and one of those may be the damage.
-            images = {index: self._read_alone(time_s) for index, time_s in zip(wanted, times_s, strict=True)}
+            images = {tick: self._read_alone(tick) for tick in asked}
         except BaseException:
             decoder.close()
             raise
         else:
             decoders.give_back(decoder)
-        return [images[index] for index in indices]
+        return [images[ticks[index]] for index in indices]
 
-    def _read_alone(self, time_s: float) -> Image:
+    def _read_alone(self, tick: int) -> Image:
         """One frame, by a decoder that has read nothing before."""
         decoder = _processes[-1].decoders.open(str(self.path))
         try:
-            return decoder.read([time_s], self.tolerance_s)[0]
+            return decoder.read([tick])[0]
         finally:
             decoder.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableFrames:
+    """The frames of one camera in one episode, in a video file that cannot be opened."""
+
+    timestamps: Float64[np.ndarray, " N"]
+    problem: str
+    """Why."""
+
+    def read(self, _: Sequence[int]) -> list[Image]:
+        """Always CorruptData."""
+        raise CorruptData(self.problem)
 
 
 def read_frames(requests: Sequence[tuple[Frames, Sequence[int]]]) -> list[list[Image]]:

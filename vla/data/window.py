@@ -15,16 +15,9 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from vla.batch import Reading, Sample
 from vla.contract import DataContract, StreamContract
-from vla.data.episode import Episode, Frames, Stream
+from vla.data.episode import FRAME_TOLERANCE_S, Episode, Frames, Stream
 from vla.data.video import read_frames
 from vla.errors import CorruptData
-
-FRAME_TOLERANCE_S = 1e-3
-"""How much later than now a frame may be stamped and still be now's own, where that is below a quarter frame period.
-
-A table's float32 clock and a video's whole ticks write the same instant up to 0.5 ms apart (a time base of 1/1000 s;
-float32 after two hours). The next frame is a whole period later, so it is never taken for this one.
-"""
 
 STALE_PERIODS = 1.5
 """A sensor sample stands for this many of its periods; a window's place with nothing younger is not valid."""

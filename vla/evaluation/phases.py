@@ -44,6 +44,7 @@ def read_phases(
         sensor=("none",),
         columns=(column,),
         action_key=action_key,
+        pairing="time",  # no frame is looked at
         withhold_state=True,
         keep_damaged=True,
     )

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 from tests.vla.data.recordings import number_of, write_video
 from vla.data import video
-from vla.data.containers import summarize_video
+from vla.data.containers import read_frame_index
+from vla.data.pairing import pair
 from vla.data.video import DecoderPool, VideoFrames, read_frames
 from vla.errors import CorruptData, StorageFault
 
@@ -25,8 +27,15 @@ ENCODINGS: dict[str, tuple[str, Mapping[str, str]]] = {
 }
 
 
-def frames_of(path: Path, count: int, fps: int = 20, offset: int = 0) -> VideoFrames:
-    return VideoFrames(path=path, timestamps=np.arange(count) / fps, offset_s=offset / fps, tolerance_s=0.5 / fps)
+def frames_of(
+    path: Path, count: int, fps: float = 20, offset: float = 0.0, noise: np.ndarray | float = 0.0
+) -> VideoFrames:
+    """The frames of `count` rows, the first of which stands `offset` periods after the start of the file."""
+    index = read_frame_index(path)
+    paired = pair(
+        np.arange(count) / fps + noise, index.seconds, offset_s=offset / fps, fps=float(fps), how="auto", what=str(path)
+    )
+    return VideoFrames(path=path, timestamps=paired.timestamps, index=index, frames=paired.frames)
 
 
 def decode_all(path: Path) -> list[np.ndarray]:
@@ -81,15 +90,13 @@ def test_real_frames_equal_sequential_decoding(shared: Path) -> None:
 def test_time_stamps_with_noise_below_half_a_period_find_their_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "file.mp4", range(30))
     noise = np.random.default_rng(0).uniform(-0.02, 0.02, 30)
-    frames = VideoFrames(
-        path=tmp_path / "file.mp4", timestamps=np.arange(30) / 20 + noise, offset_s=0.0, tolerance_s=0.025
-    )
+    frames = frames_of(tmp_path / "file.mp4", 30, noise=noise)
     assert [number_of(image) for image in frames.read(range(30))] == list(range(30))
 
 
 def test_a_time_past_the_end_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "file.mp4", range(10))
-    with pytest.raises(CorruptData, match=r"file\.mp4 has no frame at 0\.550 s"):
+    with pytest.raises(CorruptData, match=r"file\.mp4 has no frame near row 11, 0\.550 s after"):
         frames_of(tmp_path / "file.mp4", 20).read([11])
 
 
@@ -102,12 +109,12 @@ def test_a_truncated_file_is_refused_at_open(tmp_path: Path, front: bool) -> Non
         for _ in range(30):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode())
-    assert summarize_video(path).num_frames == 30
+    assert len(read_frame_index(path).ticks) == 30
     whole = path.read_bytes()
     for size in (0, 5, 40, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(CorruptData, match=r"file\.mp4"):
-            summarize_video(path)
+            read_frame_index(path)
 
 
 def test_garbage_in_the_middle_is_corrupt_data(tmp_path: Path) -> None:
@@ -187,10 +194,10 @@ def test_an_encoder_that_breaks_rules_has_made_no_damage(tmp_path: Path, monkeyp
             super().__init__(path, strict=strict)
             opened.append(strict)
 
-        def _next_after(self, bound: int) -> av.VideoFrame | None:
+        def _next_from(self, first: int) -> av.VideoFrame | None:
             if self.strict:
                 raise av.InvalidDataError(0, "a rule is broken", self.path)
-            return super()._next_after(bound)
+            return super()._next_from(first)
 
         def starts(self) -> bool:
             return not self.strict
@@ -208,10 +215,11 @@ def test_storage_that_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> None:
         av.error.err_check(-errno.EIO)
 
+    frames = frames_of(tmp_path / "file.mp4", 4)
     monkeypatch.setattr(av, "open", refuse)
     for read in (
-        partial(frames_of(tmp_path / "file.mp4", 4).read, [1]),
-        partial(summarize_video, tmp_path / "file.mp4"),
+        partial(frames.read, [1]),
+        partial(read_frame_index, tmp_path / "file.mp4"),
     ):
         with pytest.raises(StorageFault, match=r"file\.mp4 cannot be opened as a video \(Input/output error\)"):
             read()
@@ -243,7 +251,7 @@ def test_several_cameras_keep_their_order_and_errors(tmp_path: Path, monkeypatch
         [10 * place + 7 - place, 10 * place + place] for place in range(6)
     ]
     (tmp_path / "3.mp4").unlink()
-    broken = [frames_of(tmp_path / name, 8) for name in ("1.mp4", "missing.mp4")]
+    broken = [cameras[1], replace(cameras[2], path=tmp_path / "missing.mp4")]
     with pytest.raises(CorruptData, match="missing"):
         read_frames([(camera, [0]) for camera in broken])
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.fakes import SENSOR, FakeFrames, FakeRoot, clock, encoded
 from vla.batch import Sample
 from vla.contract import StreamContract
-from vla.data.episode import Episode, Stream
+from vla.data.episode import FRAME_TOLERANCE_S, Episode, Stream
 from vla.data.mixture import agree
-from vla.data.window import FRAME_TOLERANCE_S, Window
+from vla.data.window import Window
 from vla.errors import CorruptData
 from vla.settings import DataConfig
 

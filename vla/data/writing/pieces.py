@@ -11,10 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from vla.contract import StreamContract
-from vla.data.episode import Episode, Layout, Stream
-
-FRAME_TOLERANCE_S = 1e-3
-"""A camera's frame this little later than a frame of the table is taken for its own; the window code does the same."""
+from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
 
 
 @dataclass(frozen=True, kw_only=True)

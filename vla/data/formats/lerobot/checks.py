@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vla.data.containers import VideoSummary, summarize_video
+from vla.data.containers import FrameIndex, read_frame_index
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
-from vla.data.tables import check_parquet, double_rows, integer_column
+from vla.data.tables import check_parquet, integer_column
 from vla.errors import CorruptData, MissingFiles
+
+Indexed = FrameIndex | CorruptData | None
+"""When the frames of a video file are shown, or why it cannot be opened; None of images in the table."""
 
 
 def with_sound_files(
@@ -93,41 +96,29 @@ def episode_rows(
 
 
 def check_videos(
-    metadata: Metadata,
-    cameras: Sequence[str],
-    table: pa.Table,
-    rows: Sequence[tuple[EpisodeRecord, tuple[int, int]]],
-    *,
-    selection: Selection,
-    report: Problems,
-) -> dict[int, list[str]]:
-    """The cameras that each episode has: in a file that opens and is long enough, or in any where damage is kept."""
-    times = double_rows(table["timestamp"], (), f"{metadata.root}: timestamp")
+    metadata: Metadata, cameras: Sequence[str], records: Sequence[EpisodeRecord], selection: Selection, report: Problems
+) -> dict[int, dict[str, Indexed]]:
+    """The cameras that each episode has, and when the frames of their files are shown.
+
+    What cannot be opened is reported or, where damage is kept, is there as what is wrong with it.
+    """
     videos = [key for key in cameras if metadata.features[key]["dtype"] == "video"]
-    paths = {place.path for record, _ in rows for key in videos if (place := record.videos.get(key)) is not None}
-    summaries = {} if selection.keep_damaged else summarize_all(paths, report)
-    found: dict[int, list[str]] = {record.index: [] for record, _ in rows}
+    paths = {place.path for record in records for key in videos if (place := record.videos.get(key)) is not None}
+    indices = index_all(paths, whole=not selection.keep_damaged)
+    for index in indices.values():
+        if isinstance(index, CorruptData) and not selection.keep_damaged:
+            report(index)
+    found: dict[int, dict[str, Indexed]] = {record.index: {} for record in records}
     lost: list[tuple[int, str]] = []
-    for record, (_, stop) in rows:
+    for record in records:
         for key in cameras:
             place = record.videos.get(key)
             if key not in videos:
-                found[record.index].append(key)
-            elif place is None or not place.path.is_file():
+                found[record.index][key] = None
+            elif place is None or place.path not in indices:
                 lost.append((record.index, key if place is None else f"{place.path.relative_to(metadata.root)}"))
-            elif selection.keep_damaged:
-                found[record.index].append(key)
-            elif place.path in summaries:
-                summary, needed_s = summaries[place.path], place.offset_s + float(times[stop - 1])
-                if covers(summary, needed_s, metadata.fps):
-                    found[record.index].append(key)
-                else:
-                    report(
-                        CorruptData(
-                            f"{place.path} lasts {summary.duration_s:.3f} s, but episode {record.index} has a frame at "
-                            f"{needed_s:.3f} s; copy or record it again"
-                        )
-                    )
+            elif selection.keep_damaged or isinstance(indices[place.path], FrameIndex):
+                found[record.index][key] = indices[place.path]
     if lost and selection.missing_cameras == "refuse":
         first = ", ".join(f"episode {index}: {what}" for index, what in lost[:3])
         sentence = (
@@ -136,7 +127,7 @@ def check_videos(
         )
         report(MissingFiles(sentence, [f"{metadata.root}/{what}" for _, what in lost]))
     for key in cameras:
-        if rows and not any(key in keys for keys in found.values()):
+        if records and not any(key in keys for keys in found.values()):
             report(
                 ValueError(
                     f"{metadata.root}: no episode has a readable video of camera {key}; restore the files, "
@@ -146,29 +137,18 @@ def check_videos(
     return found
 
 
-def summarize_all(paths: Iterable[Path], report: Problems) -> dict[Path, VideoSummary]:
-    """The headers of the video files that are there, read by several threads; damaged ones are reported."""
+def index_all(paths: Iterable[Path], *, whole: bool) -> dict[Path, FrameIndex | CorruptData]:
+    """When the frames of the video files that are there are shown, or why one cannot be opened, by several threads."""
 
-    def summarize(path: Path) -> VideoSummary | ValueError | None:
+    def index(path: Path) -> FrameIndex | CorruptData:
         try:
-            return summarize_video(path) if path.is_file() else None
+            return read_frame_index(path, whole=whole)
         except CorruptData as problem:
             return problem
 
-    ordered = sorted(paths)
-    summaries = {}
+    there = sorted(path for path in paths if path.is_file())
     with ThreadPoolExecutor(8) as threads:
-        for path, summary in zip(ordered, threads.map(summarize, ordered), strict=True):
-            if isinstance(summary, ValueError):
-                report(summary)
-            elif summary is not None:
-                summaries[path] = summary
-    return summaries
-
-
-def covers(summary: VideoSummary, needed_s: float, fps: float) -> bool:
-    """Whether a file has a frame at this time. Some writers give the last one no duration: then the count tells."""
-    return needed_s < summary.duration_s - 0.5 / fps or summary.num_frames > round(needed_s * fps)
+        return dict(zip(there, threads.map(index, there), strict=True))
 
 
 def some(indices: Sequence[Any]) -> str:

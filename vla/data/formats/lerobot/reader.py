@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -16,14 +16,15 @@ from vla import cache
 from vla.data.angles import angle_periods
 from vla.data.episode import STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.insertion.recordings import decode_image
-from vla.data.formats.lerobot.checks import check_videos, episode_rows, with_sound_files
+from vla.data.formats.lerobot.checks import Indexed, check_videos, episode_rows, with_sound_files
 from vla.data.formats.lerobot.choices import Chosen, choose
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
 from vla.data.formats.lerobot.sensor import describe_stream, sensor_stream
+from vla.data.pairing import pair
 from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.tables import double_rows, float_rows, integer_column, opened_table
-from vla.data.video import VideoFrames
+from vla.data.video import UnreadableFrames, VideoFrames
 from vla.errors import CorruptData
 
 ON_GRID_S = 1e-4
@@ -86,13 +87,21 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
             rows = episode_rows(table, metadata, records, asked=bool(selection.episodes), report=report)
         else:
             rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
-        cameras = check_videos(metadata, chosen.cameras, table, rows, selection=selection, report=report)
+        cameras = check_videos(metadata, chosen.cameras, [record for record, _ in rows], selection, report)
         built: list[Episode] = []
         for record, (start, stop) in rows:
             own = table.slice(start, stop - start)
             try:
                 built.append(
-                    build_episode(metadata, record, own, chosen, cameras[record.index], even=known is not None)
+                    build_episode(
+                        metadata,
+                        record,
+                        own,
+                        chosen,
+                        cameras=cameras[record.index],
+                        selection=selection,
+                        even=known is not None,
+                    )
                 )
             except ValueError as problem:
                 report(problem)
@@ -131,8 +140,9 @@ def build_episode(
     record: EpisodeRecord,
     rows: pa.Table,
     chosen: Chosen,
-    cameras: Sequence[str],
     *,
+    cameras: Mapping[str, Indexed],
+    selection: Selection,
     even: bool,
 ) -> Episode:
     """One episode as views of the table and stretches of the videos.
@@ -166,8 +176,10 @@ def build_episode(
         state=None if chosen.state is None else Stream(timestamps=timestamps, values=values(chosen.state)),
         streams={key: stream for key, stream in measured.items() if stream is not None},
         cameras={
-            key: camera_frames(metadata, record, rows, key, timestamps=timestamps, name=name)
-            for key in cameras
+            key: camera_frames(
+                metadata, record, rows, key, index=index, selection=selection, timestamps=timestamps, name=name
+            )
+            for key, index in cameras.items()
             if f"{key}_valid" not in rows.column_names or rows[f"{key}_valid"][0].as_py()
         },
         columns={key: values(key) for key in chosen.columns},
@@ -180,11 +192,18 @@ def camera_frames(
     rows: pa.Table,
     key: str,
     *,
+    index: Indexed,
+    selection: Selection,
     timestamps: Float64[np.ndarray, " N"],
     name: str,
 ) -> Frames:
-    """The frames of one camera: a stretch of a video, or images in the table."""
-    if metadata.features[key]["dtype"] == "image":
+    """The frames of one camera: a stretch of a video, or images in the table.
+
+    Raises:
+        CorruptData: rows have no frame, and damage is not kept.
+        ValueError: the clocks of rows and frames run apart, and nobody says by which to pair.
+    """
+    if index is None:
         return StoredImages(
             timestamps=timestamps,
             column=rows[key],
@@ -192,8 +211,19 @@ def camera_frames(
             table=record.data_file,
             name=f"{name} {key}",
         )
-    place = record.videos[key]
-    return VideoFrames(path=place.path, timestamps=timestamps, offset_s=place.offset_s, tolerance_s=0.5 / metadata.fps)
+    if isinstance(index, CorruptData):
+        return UnreadableFrames(timestamps=timestamps, problem=str(index))
+    place, shown = record.videos[key], index.seconds
+    what = f"{name}, {key} in {place.path}"
+    paired = pair(timestamps, shown, offset_s=place.offset_s, fps=metadata.fps, how=selection.pairing, what=what)
+    lost = np.flatnonzero(paired.frames < 0)
+    if len(lost) and not selection.keep_damaged:
+        raise CorruptData(
+            f"{what}: {len(lost)} of {len(timestamps)} rows have no frame, the first at "
+            f"{timestamps[lost[0]] + place.offset_s:.3f} s; the file has {len(shown)}, shown from {shown[0]:.3f} to "
+            f"{shown[-1]:.3f} s: restore it, correct the time stamps, or leave the episode out with --data.episodes"
+        )
+    return VideoFrames(path=place.path, timestamps=paired.timestamps, index=index, frames=paired.frames)
 
 
 def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -> Float64[np.ndarray, " N"]:

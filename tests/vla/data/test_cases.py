@@ -1,0 +1,105 @@
+"""Inputs that people's bug reports describe, made by the generators in ../shared/cases: each gives what is right."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from vla.data.dataset import Dataset, open_dataset
+from vla.data.doctor import examine
+from vla.settings import DataConfig
+
+CAMERA = "observation.images.front"
+
+
+@pytest.fixture
+def made(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes the input of a case."""
+    monkeypatch.syspath_prepend(shared / "cases")
+
+    def make(name: str) -> Path:
+        load(shared / "cases" / f"{name}.py").make(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def opened(root: Path, **config: object) -> Dataset:
+    return open_dataset(DataConfig(roots=(str(root),), horizon=4, workers=0, **config), 0)
+
+
+def frame_codes(data: Dataset) -> dict[tuple[str, int], int]:
+    """The number that the frame of each training sample says, by episode and row."""
+    making = sys.modules.get("making") or importlib.import_module("making")
+    found = {}
+    for index in range(len(data.everything)):
+        image = data.everything[index].images[0]
+        assert isinstance(image, np.ndarray)
+        found[data.everything.locate(index)] = making.frame_code(image)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("case", "frame"),
+    [
+        ("video_at_camera_rate", lambda place, row: 90 * place + 3 * row),
+        ("gaps_to_the_last_frame", lambda place, row: 60 * place + row),
+    ],
+)
+def test_each_row_has_its_frame(made: Callable[[str], Path], case: str, frame: Callable[[int, int], int]) -> None:
+    codes = frame_codes(opened(made(case)))
+    assert codes
+    for (episode, row), code in codes.items():
+        assert code == frame(int(episode[-6:]), row), (episode, row)
+
+
+def test_a_video_that_runs_away_from_its_table(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many frames as rows, of a camera of 29.7 Hz: nothing is trained on until somebody says how to pair."""
+    monkeypatch.syspath_prepend(shared / "cases")
+    making = importlib.import_module("making")
+    root, count = tmp_path / "drift", 80
+    episodes = making.plain_episodes((count, 40), fps=30)
+    video = {(0, CAMERA): (np.arange(count), np.arange(count) * 1.01 / 30)}
+    making.write_v30(root, episodes, fps=30, video=video)
+    sentence = r"episode_000000, .*at 30 Hz, and the frames, at 29\.703 Hz, run apart by \+26 ms over 80 rows"
+    with pytest.raises(ValueError, match=sentence):
+        opened(root)
+    (report,) = examine([root]).roots
+    assert any("--data.pairing number" in problem for problem in report.problems)
+    assert report.episodes == 1
+    codes = frame_codes(opened(root, pairing="number", validation_share=0.0))
+    assert all(code == row for (episode, row), code in codes.items() if episode.endswith("000000"))
+    timed = frame_codes(opened(root, pairing="time", validation_share=0.0))
+    late = [row for (episode, row), code in timed.items() if episode.endswith("000000") and code != row]
+    assert late == list(range(51, count)), "from half a period on the frame before is nearer"
+
+
+def test_a_camera_with_a_clock_of_its_own_is_served_by_its_newest_frame(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(shared / "cases")
+    making = importlib.import_module("making")
+    root = tmp_path / "slow"
+    episodes = making.plain_episodes((100, 100, 100), fps=100)
+    video = {(place, CAMERA): (np.arange(30) + 30 * place, np.arange(30) / 30) for place in range(3)}
+    making.write_v30(root, episodes, fps=100, video=video)
+    data = opened(root)
+    codes = frame_codes(data)
+    assert {row: code % 30 for (_, row), code in codes.items()} == {row: int(row * 0.3 + 1e-9) for row in range(100)}
+    assert data.table()[-1] == f"{CAMERA} has a clock of its own: its frames are up to 30 ms old"
+    (report,) = examine([root]).roots
+    assert report.oldest_frames_s[CAMERA] == pytest.approx(0.03)
+    assert any(line.startswith("  cameras with a clock of their own") for line in report.lines())
