@@ -37,7 +37,7 @@ class Statistics:
     center: Float64[np.ndarray, " D"]
     """Circular mean of an angle; 0 for everything else."""
     low: Float64[np.ndarray, " D"]
-    """Start of the range [low, low + period) in which the data writes an angle; 0 for everything else."""
+    """Start of the range [low, low + period) into which an angle is put, off the data; 0 for everything else."""
     companded: Bool[np.ndarray, " D"]
     """Whether values are companded; never those of an angle or a constant."""
 
@@ -148,15 +148,22 @@ def _ends(chunks: Callable[[], Iterable[Float[np.ndarray, "_ D"]]], periods: Flo
 def _angles(
     ends: _Ends, periods: Float64[np.ndarray, " D"]
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
-    """Of each dimension: the period (0 where it does not wrap), the circular mean, and where its range starts."""
+    """Of each dimension: the period (0 where it does not wrap), the circular mean, and where its range starts.
+
+    It starts in the gap that the data leave, never at their edge: at -half a period or 0, as the data are written,
+    where that lies in the middle half of the gap, else opposite to the data.
+    """
     minimum, maximum = ends.minimum, ends.maximum
     slack = 1e-3 * periods  # float32 pi lies outside [-pi, pi]
     period = np.where(maximum - minimum <= periods + slack, periods, 0.0)
-    angle = period > 0
+    angle = (period > 0) & np.isfinite(minimum)
     middle = np.arctan2(ends.sine, ends.cosine) / (2 * np.pi) * period
     signed = (minimum >= -period / 2 - slack) & (maximum <= period / 2 + slack)
     positive = (minimum >= -slack) & (maximum <= period + slack)
-    low = np.where(signed, -period / 2, np.where(positive, 0.0, minimum))
+    gap = np.where(angle, period - (maximum - minimum), 0.0)
+    opposite = np.where(angle, minimum, 0.0) - gap / 2
+    usual = np.where(signed, -period / 2, np.where(positive, 0.0, opposite))
+    low = np.where(np.abs(usual - opposite) <= gap / 4, usual, opposite)
     center = np.where(
         minimum == maximum, minimum, middle - np.floor((middle - low) / np.where(angle, period, 1.0)) * period
     )

@@ -48,6 +48,8 @@ class DataConfig:
     """Weight in the loss of a sample that has data of any sensor, against 1 for one without, > 0."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
+    angles: tuple[str, ...] = ()
+    """Dimensions of the action that are angles which wrap, `yaw=rad 5=deg`, beside those whose name and unit say so."""
     pairing: Pairing = "auto"
     """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
     normalization: Normalization = "quantile"

@@ -1,6 +1,7 @@
 """Statistics against numpy over all rows, and the normaliser's round trips."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -162,6 +163,35 @@ def test_angles_do_not_jump_at_the_seam(mode: Normalization, period: float, low:
     assert around.abs().max() < 1e-5 * period
     assert back.min() >= low - 1e-4 * period
     assert back.max() <= low + period * (1 + 1e-6)
+
+
+@mode_of
+@pytest.mark.parametrize("period", [360.0, 2 * math.pi])
+@pytest.mark.parametrize(
+    "turns", [(-0.64, -0.16), (-0.49, -0.4), (0.01, 0.2), (0.3, 0.99), (0.7, 1.3), (-0.2, 0.2), (2.0, 2.9)]
+)
+def test_an_answer_just_past_the_data_is_no_turn_away(
+    mode: Normalization, period: float, turns: tuple[float, float]
+) -> None:
+    """Angles between two ends that never jump: a little beyond an end stays beyond it."""
+    first, last = (turn * period for turn in turns)
+    values = np.linspace(first, last, 200, dtype=np.float32)[:, None]
+    normalizer = Normalizer.of(fit(values, (period,)), mode)
+    assert normalizer.period == pytest.approx(period)
+    beyond = (period - (last - first)) / 5
+    asked = torch.linspace(first - beyond, last + beyond, 57)[:, None]
+    unitless = normalizer.apply(asked)
+    assert (unitless.diff(dim=0) > 0).all()
+    torch.testing.assert_close(normalizer.undo(unitless), asked, rtol=0, atol=1e-4 * period)
+
+
+@pytest.mark.parametrize(
+    ("turns", "start"), [((-0.25, 0.25), -0.5), ((-0.45, 0.45), -0.5), ((0.02, 0.99), 0.0), ((-0.499, 0.499), -0.5)]
+)
+def test_answers_are_written_as_the_data_are(turns: tuple[float, float], start: float) -> None:
+    """The seam of a writer of -180 to 180, or 0 to 360 degrees, stays where the data leave it room."""
+    values = np.linspace(360 * turns[0], 360 * turns[1], 200, dtype=np.float32)[:, None]
+    assert fit(values, (360.0,)).low == pytest.approx(360 * start)
 
 
 def test_an_angle_that_counts_turns_is_a_plain_number() -> None:

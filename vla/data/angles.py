@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,27 +15,40 @@ DEGREES = {"deg", "degree", "degrees"}
 RADIANS = {"rad", "radian", "radians"}
 
 
+def parse_angles(words: Sequence[str]) -> dict[str, float]:
+    """The period of each dimension that `yaw=rad 5=deg` names. ValueError where it is written otherwise."""
+    periods: dict[str, float] = {}
+    for word in words:
+        name, _, unit = word.rpartition("=")
+        if not name or unit.lower() not in DEGREES | RADIANS or name in periods:
+            raise ValueError(
+                f"--data.angles has {word!r}, expected dimensions of the action by index or name, each once, with rad "
+                "or deg, such as yaw=rad 5=deg"
+            )
+        periods[name] = 360.0 if unit.lower() in DEGREES else 2 * math.pi
+    return periods
+
+
 def angle_periods(
-    action_dim: int, names: Sequence[str], units: Sequence[str], episodes: Sequence[Episode]
+    width: int, names: Sequence[str], units: Sequence[str], asked: Mapping[int, float], episodes: Sequence[Episode]
 ) -> tuple[float, ...]:
     """Per action dimension the period of an angle that wraps, 0 where it is none.
 
-    An angle is one by its name (`ee_yaw`, `rz`, `roll_deg`) or its unit; a joint (`left_wrist_roll`) or a difference
-    (`delta_yaw`) does not wrap. Data that span more than one period were unwrapped: they have none.
+    An angle is one by its name (`ee_yaw`, `rz`, `roll_deg`) and its unit, in the name or beside it, or because its
+    period is `asked` for; a joint (`left_wrist_roll`) or a difference (`delta_yaw`) does not wrap, and nothing is told
+    from the size of values. Data that span more than one period were unwrapped: they have none.
     """
     periods = [
-        named_period(names[index] if names else "", units[index] if units else "") for index in range(action_dim)
+        asked.get(index, max(0.0, named_period(names[index] if names else "", units[index] if units else "")))
+        for index in range(width)
     ]
     if not any(periods):
-        return (0.0,) * action_dim
+        return (0.0,) * width
     low = np.min([np.nanmin(episode.actions.values, axis=0) for episode in episodes], axis=0)
     high = np.max([np.nanmax(episode.actions.values, axis=0) for episode in episodes], axis=0)
-    found = []
-    for index, named in enumerate(periods):
-        in_radians = max(abs(low[index]), abs(high[index])) <= 2 * math.pi + 1e-3
-        period = named if named >= 0 else 2 * math.pi if in_radians else 360.0
-        found.append(period if high[index] - low[index] <= period * (1 + 1e-6) else 0.0)
-    return tuple(found)
+    return tuple(
+        period if high[index] - low[index] <= period * (1 + 1e-6) else 0.0 for index, period in enumerate(periods)
+    )
 
 
 def named_period(name: str, unit: str) -> float:

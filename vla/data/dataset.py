@@ -41,6 +41,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
             state_key=config.state_key,
             action_key=config.action_key,
             dims=config.dims,
+            angles=config.angles,
             pairing=config.pairing,
             withhold_state="state" in config.without,
             keep_damaged=config.quarantine > 0,

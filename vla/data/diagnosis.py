@@ -27,11 +27,13 @@ class Dimension:
     """Share of the values further than OUTLIER_Z robust standard deviations from the median."""
     worst_z: float
     not_finite: int
+    jumps: int
+    """Steps from one end of its range to the other: an angle that wraps, and of which nothing says so."""
 
     @property
     def sound(self) -> bool:
         """Whether there is nothing to say about it."""
-        return not (self.constant or self.outlier_share or self.not_finite)
+        return not (self.constant or self.outlier_share or self.not_finite or self.jumps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ class RootReport:
                 finding = f"{dimension.not_finite} not a number"
             elif dimension.constant:
                 finding = "constant"
+            elif dimension.jumps:
+                finding = f"{dimension.jumps} jumps: angle?"
             else:
                 finding = f"{dimension.outlier_share:.2%} far off"
             numbers = f"{dimension.minimum:>10.3g}{dimension.median:>10.3g}{dimension.maximum:>10.3g}"

@@ -30,7 +30,9 @@ def parse_dimensions(words: Sequence[str]) -> dict[Kind, tuple[str, ...]]:
     return chosen
 
 
-def places_of(kind: Kind, asked: Sequence[str], width: int, names: Sequence[str], root: str) -> tuple[int, ...]:
+def places_of(
+    kind: Kind, asked: Sequence[str], width: int, names: Sequence[str], root: str, *, flag: str = "--data.dims"
+) -> tuple[int, ...]:
     """The indices of some dimensions. ValueError names one that is not there, with the nearest, or stands there twice.
 
     Digits are an index, whatever the dimensions are called.
@@ -42,12 +44,12 @@ def places_of(kind: Kind, asked: Sequence[str], width: int, names: Sequence[str]
             near = difflib.get_close_matches(dimension, names, 1)
             hint = f" (nearest: {near[0]})" if near else f": {', '.join(names)}" if names else ", without names"
             raise ValueError(
-                f"{root} has no {kind} dimension {dimension}; it has 0 to {width - 1}{hint}: correct --data.dims"
+                f"{root} has no {kind} dimension {dimension}; it has 0 to {width - 1}{hint}: correct {flag}"
                 if width
                 else f"{root} has no {kind} to take dimension {dimension} of: leave {kind}= out of --data.dims"
             )
         if place in found:
-            raise ValueError(f"--data.dims names {kind} dimension {dimension} of {root} twice: name each once")
+            raise ValueError(f"{flag} names {kind} dimension {dimension} of {root} twice: name each once")
         found.append(place)
     return tuple(found)
 

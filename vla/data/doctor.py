@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vla.contract import SENSOR, StreamContract, name_streams
+from vla.data.angles import named_period
 from vla.data.checks import oldest_frames
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
@@ -182,7 +183,14 @@ def examine_dimensions(episodes: Sequence[Episode], layout: Layout) -> list[Dime
         missing = sum((_not_finite(part) for part in parts), np.zeros(parts[0].values.shape[1], dtype=np.int64))
         values = _spread(parts)
         found += [
-            _dimension(stream, index, names[index] if names else "", values[:, index], int(missing[index]))
+            _dimension(
+                stream,
+                index,
+                names[index] if names else "",
+                values[:, index],
+                not_finite=int(missing[index]),
+                jumps=_jumps(parts, index) if names and named_period(names[index], "") < 0 else 0,
+            )
             for index in range(values.shape[1])
         ]
     return found
@@ -203,7 +211,16 @@ def _spread(parts: Sequence[Stream]) -> Float64[np.ndarray, "N C"]:
     return np.concatenate([np.asarray(part.values[::stride], dtype=np.float64) for part in parts])
 
 
-def _dimension(stream: str, index: int, name: str, values: Float64[np.ndarray, " N"], not_finite: int) -> Dimension:
+def _jumps(parts: Sequence[Stream], index: int) -> int:
+    """Steps of more than half of a dimension's range: an orientation does not turn so far from one row to the next."""
+    columns = [np.asarray(part.values[:, index], dtype=np.float64) for part in parts]
+    reach = max(float(np.nanmax(column)) for column in columns) - min(float(np.nanmin(column)) for column in columns)
+    return sum(int((np.abs(np.diff(column)) > reach / 2).sum()) for column in columns)
+
+
+def _dimension(
+    stream: str, index: int, name: str, values: Float64[np.ndarray, " N"], *, not_finite: int, jumps: int
+) -> Dimension:
     finite = values[np.isfinite(values)]
     if not len(finite):
         finite = np.full(1, np.nan)
@@ -224,4 +241,5 @@ def _dimension(stream: str, index: int, name: str, values: Float64[np.ndarray, "
         outlier_share=float((z > OUTLIER_Z).mean()),
         worst_z=float(z.max()),
         not_finite=not_finite,
+        jumps=jumps,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.contract import SENSOR, DataContract
+from vla.data.angles import parse_angles
 from vla.data.dimensions import parse_dimensions
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
@@ -50,6 +51,7 @@ def check_config(config: DataConfig) -> None:
     parse_each(config.sensor_samples, "sensor-samples", whole=True)
     parse_each(config.sensor_rate_hz, "sensor-rate-hz")
     parse_dimensions(config.dims)
+    parse_angles(config.angles)
     check_emphasis(config)
 
 

@@ -31,6 +31,8 @@ class Selection:
     """Feature key of the actions."""
     dims: tuple[str, ...] = ()
     """Dimensions of the actions and the state, `action=0,1,gripper`; none: all."""
+    angles: tuple[str, ...] = ()
+    """Dimensions of the actions that are angles which wrap, and their units, `yaw=rad`, beside those that say so."""
     pairing: Pairing = "auto"
     """How rows and frames of a video belong together (vla/data/pairing.py)."""
     withhold_state: bool = False

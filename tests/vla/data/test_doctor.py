@@ -66,6 +66,18 @@ def test_sound_data_give_no_finding() -> None:
     assert "nothing to report" in str(report)
 
 
+def test_an_orientation_that_jumps_and_has_no_unit_is_named() -> None:
+    made = Made()
+    made.layout = replace(made.layout, action_names=("x", "yaw", "z", "gripper"))
+    for episode in made.episodes:
+        turned = np.arange(len(episode.timestamps)) / 50 + 3  # from 3 to 7 rad, written as -pi to pi
+        episode.actions.values[:, 1] = (turned + np.pi) % (2 * np.pi) - np.pi
+    report = examine_reader(made)
+    _, yaw, _, _ = report.dimensions[:4]
+    assert (yaw.jumps, yaw.sound) == (3, False)
+    assert any("yaw" in line and "3 jumps: angle?" in line for line in report.lines())
+
+
 def test_values() -> None:
     made = Made()
     actions = made.episodes[0].actions.values

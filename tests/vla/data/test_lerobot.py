@@ -293,6 +293,32 @@ def test_angles_are_found_by_name_and_unit() -> None:
         assert named_period(name, "rad") == 0.0
 
 
+def test_an_angle_without_a_unit_is_periodic_where_somebody_says_so(tmp_path: Path) -> None:
+    """Never by the size of its values: those of the actions here lie below 2 pi in the first episode, and above."""
+
+    def named(root: Path, name: str) -> Path:
+        info = json.loads((root / "meta/info.json").read_text())
+        info["features"]["action"]["names"] = ["x", name, "gripper"]
+        (root / "meta/info.json").write_text(json.dumps(info))
+        return root
+
+    def periods(root: Path, *angles: str) -> tuple[float, ...]:
+        return open_lerobot(root, Selection(episodes=(0,), angles=angles)).layout.action_periods
+
+    plain, told = named(write_v2(tmp_path / "plain"), "yaw"), named(write_v2(tmp_path / "told"), "yaw_deg")
+    assert periods(plain) == (0.0, 0.0, 0.0)
+    assert periods(told) == (0.0, 360.0, 0.0)
+    assert periods(plain, "yaw=deg") == periods(plain, "1=deg") == (0.0, 360.0, 0.0)
+    assert periods(told, "yaw_deg=deg", "gripper=deg") == (0.0, 360.0, 360.0)
+    for words, message in (
+        (("yow=rad",), r"has no action dimension yow; it has 0 to 2 \(nearest: yaw\): correct --data\.angles"),
+        (("yaw=turns",), r"--data\.angles has 'yaw=turns', expected dimensions .* with rad or deg"),
+        (("yaw=rad", "1=deg"), r"--data\.angles names action dimension 1 of .* twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            periods(plain, *words)
+
+
 def test_an_angle_that_was_unwrapped_has_no_period(tmp_path: Path) -> None:
     reader = open_lerobot(write_v2(tmp_path / "short"), Selection(episodes=(0,)))
     assert reader.layout.action_periods == (0.0, 0.0, 360.0)

@@ -2,9 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from vla.data.angles import parse_angles
+from vla.data.dimensions import places_of
 from vla.data.episode import STATE
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
@@ -34,6 +38,8 @@ class Chosen:
 
     action: str
     """Feature key."""
+    angles: Mapping[int, float]
+    """Period of each of its dimensions that is said to be an angle that wraps."""
     state: str | None
     """Feature key; None without one."""
     cameras: tuple[str, ...]
@@ -65,6 +71,7 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
     rows = [action, *([state] if state else []), *selection.columns]
     return Chosen(
         action=action,
+        angles=choose_angles(metadata, action, selection.angles),
         state=state,
         cameras=cameras,
         streams=streams,
@@ -87,6 +94,13 @@ def choose_action(metadata: Metadata, key: str) -> str:
     """The feature key of the actions. ValueError where there is no such feature, or it is no row of numbers."""
     _check_rows(metadata, key, "the actions, which a policy learns", "--data.action-key")
     return key
+
+
+def choose_angles(metadata: Metadata, action: str, words: Sequence[str]) -> dict[int, float]:
+    """The periods that --data.angles gives, by dimension of the actions. ValueError where there is none such."""
+    asked, width = parse_angles(words), int(np.prod(metadata.shapes[action]))
+    places = places_of("action", list(asked), width, metadata.names(action), str(metadata.root), flag="--data.angles")
+    return dict(zip(places, asked.values(), strict=True))
 
 
 def choose_state(metadata: Metadata, selection: Selection, report: Problems) -> str | None:

@@ -107,7 +107,7 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
                 report(problem)
     if not built:
         raise CorruptData(f"{root} has no episode that can be read; see the problems above or restore its files")
-    periods = action_periods(metadata, chosen.action, built) if known is None else tuple(known["periods"])
+    periods = action_periods(metadata, chosen, built) if known is None else tuple(known["periods"])
     if known is None and len(built) == len(records):
         entry.keep({"rows": [place for _, place in rows], "periods": periods})
     return LerobotReader(
@@ -123,16 +123,18 @@ def rows_entry(
 ) -> cache.Entry:
     """Where it is kept which rows each episode has, that the lists in them are even, and which actions wrap."""
     promised = [[record.index, record.length, str(record.data_file)] for record in records]
-    actions = [chosen.action, metadata.names(chosen.action), metadata.units(chosen.action)]
+    actions = [chosen.action, metadata.names(chosen.action), metadata.units(chosen.action), [*chosen.angles.items()]]
     return cache.Entry(
         purpose=f"lerobot rows {json.dumps([promised, chosen.table_columns, actions])}",
         stamps={metadata.root: cache.stamp(files)},
     )
 
 
-def action_periods(metadata: Metadata, key: str, episodes: Sequence[Episode]) -> tuple[float, ...]:
+def action_periods(metadata: Metadata, chosen: Chosen, episodes: Sequence[Episode]) -> tuple[float, ...]:
     """Per action dimension the period of an angle that wraps, 0 where it is none."""
-    return angle_periods(int(np.prod(metadata.shapes[key])), metadata.names(key), metadata.units(key), episodes)
+    key = chosen.action
+    width, names = int(np.prod(metadata.shapes[key])), metadata.names(key)
+    return angle_periods(width, names, metadata.units(key), chosen.angles, episodes)
 
 
 def build_episode(
