@@ -38,6 +38,14 @@ def read_small_table(path: Path, columns: Sequence[str] | None = None) -> pa.Tab
         raise incomplete(path, error) from error
 
 
+def columns_of(path: Path) -> list[str]:
+    """The columns of a parquet file. Raises CorruptData where it is damaged."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise incomplete(path, error) from error
+
+
 def check_parquet(path: Path) -> int:
     """Rows of a parquet file according to its footer. Raises CorruptData where there is none."""
     try:
@@ -180,7 +188,7 @@ def _read_through(path: Path, columns: Sequence[str]) -> None:
         with pq.ParquetFile(path) as file:
             missing = sorted(set(columns) - set(file.schema_arrow.names))
             if missing:
-                raise CorruptData(f"{path} has no column {missing[0]}, which meta/info.json names; record it again")
+                raise CorruptData(f"{path} has no column {missing[0]}, which belongs there; record it again")
             first = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows

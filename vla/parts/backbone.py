@@ -27,6 +27,7 @@ from transformers.utils import logging
 from vla import cache
 from vla.batch import Observation
 from vla.frames import Area
+from vla.listing import visible
 from vla.parts import tiny
 from vla.parts.images import read_image_processor
 from vla.parts.processor import Inputs, Processor
@@ -256,7 +257,7 @@ def check_checkpoint(folder: Path) -> None:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with weights, in the order of their names."""
-    return sorted(folder.glob("*.safetensors"))
+    return visible(folder.glob("*.safetensors"))
 
 
 def fingerprint(path: str, *, verify: bool = False) -> str:

@@ -57,6 +57,9 @@ def frame_codes(data: Dataset) -> dict[tuple[str, int], int]:
     [
         ("video_at_camera_rate", lambda place, row: 90 * place + 3 * row),
         ("gaps_to_the_last_frame", lambda place, row: 60 * place + row),
+        ("image_column_as_plain_bytes", lambda place, row: 40 * place + row),
+        ("macos_companions", lambda place, row: 40 * place + row),
+        ("default_columns_not_listed", lambda place, row: 40 * place + row),
     ],
 )
 def test_each_row_has_its_frame(made: Callable[[str], Path], case: str, frame: Callable[[int, int], int]) -> None:
@@ -64,6 +67,11 @@ def test_each_row_has_its_frame(made: Callable[[str], Path], case: str, frame: C
     assert codes
     for (episode, row), code in codes.items():
         assert code == frame(int(episode[-6:]), row), (episode, row)
+
+
+def test_a_task_that_is_one_text(made: Callable[[str], Path]) -> None:
+    data = opened(made("task_as_text"))
+    assert {data.train[position].instruction for position in range(8)} == {"pick up the cube"}
 
 
 def test_a_video_that_runs_away_from_its_table(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

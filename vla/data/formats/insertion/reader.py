@@ -30,6 +30,7 @@ from vla.data.named import distinct
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.streams import choose_streams
 from vla.errors import CorruptData
+from vla.listing import visible
 from vla.names import by_word, hint
 
 SENSOR = "observation.sensor"
@@ -151,7 +152,7 @@ def files_of(path: Path) -> list[Path]:
     """The files that hold the numbers of a recording."""
     if is_file(path):
         return [path]
-    return sorted(file for pattern in ("*.csv", "*.npz", "metadata.json") for file in path.glob(pattern))
+    return visible(file for pattern in ("*.csv", "*.npz", "metadata.json") for file in path.glob(pattern))
 
 
 def read_recording(root: Path, path: Path) -> Recording:

@@ -18,6 +18,7 @@ from vla.cache import stored_array
 from vla.data.formats.insertion.npz import npz_arrays
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
+from vla.listing import visible
 
 FOLDERS = ("recv_all_*", "episode_*", "data_collection_*")
 FILES = ("*.h5", "*.hdf5")
@@ -102,7 +103,7 @@ def find_recordings(root: Path) -> list[Path]:
             found |= {path for path in root.glob(depth + pattern) if path.is_dir() and is_recording(path)}
         for pattern in FILES:
             found |= {path for path in root.glob(depth + pattern) if path.is_file()}
-    return sorted(found)
+    return visible(found)
 
 
 def is_recording(folder: Path) -> bool:
@@ -165,7 +166,7 @@ def camera_folders(folder: Path) -> dict[str, Path]:
 def read_images(folder: Path) -> CameraTrack | None:
     """The images of a folder by the times in their names; None where there is none."""
     timed = {}
-    for path in folder.iterdir():
+    for path in visible(folder.iterdir()):
         match = IMAGE_TIME.search(path.stem)
         if path.suffix.lower() in (".jpg", ".jpeg", ".png") and match is not None:
             timed[float(match[1].replace("_", "."))] = path

@@ -14,6 +14,7 @@ from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.streams import choose_streams
+from vla.data.tables import columns_of
 from vla.names import by_word, hint
 
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
@@ -223,4 +224,12 @@ def table_columns(metadata: Metadata, cameras: Sequence[str], streams: Sequence[
     wanted |= {f"{key}_valid" for key in cameras}
     for key in streams:
         wanted |= {key, f"{key}_valid", f"{key}_timestamp"}
-    return [key for key in metadata.features if key in wanted]
+    return [*unlisted(metadata), *(key for key in metadata.features if key in wanted)]
+
+
+def unlisted(metadata: Metadata) -> list[str]:
+    """Columns that LeRobot adds by itself and metadata written by hand leave out: the clock, and where rows belong."""
+    missing = [key for key in ("timestamp", "episode_index", "task_index") if key not in metadata.features]
+    first = next((record.data_file for record in metadata.episodes.values() if record.data_file.is_file()), None)
+    there = columns_of(first) if missing and first is not None else ()
+    return [key for key in missing if key in there or key != "task_index"]

@@ -13,6 +13,7 @@ from vla.data.places import check_folder_name, filled
 from vla.data.tables import read_small_table
 from vla.errors import CorruptData
 from vla.lines import read_lines
+from vla.listing import visible
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 
@@ -185,7 +186,7 @@ def _episodes_v2(root: Path, info: Mapping[str, Any], cameras: list[str]) -> lis
             EpisodeRecord(
                 index=index,
                 length=int(row["length"]),
-                tasks=tuple(row.get("tasks") or ()),
+                tasks=_texts(row.get("tasks")),
                 data_file=filled(root, info["data_path"], where, **place),
                 videos=videos,
             )
@@ -195,7 +196,7 @@ def _episodes_v2(root: Path, info: Mapping[str, Any], cameras: list[str]) -> lis
 
 def _episodes_v3(root: Path, info: Mapping[str, Any], cameras: list[str]) -> list[EpisodeRecord]:
     """Many episodes a table and a video; the episode tables say where each stands."""
-    files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
+    files = visible((root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
         raise CorruptData(f"{root}/meta/episodes holds no table; restore it")
     where = f"{root}/meta/info.json"
@@ -218,12 +219,17 @@ def _episodes_v3(root: Path, info: Mapping[str, Any], cameras: list[str]) -> lis
                 EpisodeRecord(
                     index=int(row["episode_index"]),
                     length=int(row["length"]),
-                    tasks=tuple(row.get("tasks") or ()),
+                    tasks=_texts(row.get("tasks")),
                     data_file=filled(root, info["data_path"], where, **data_place),
                     videos=videos,
                 )
             )
     return records
+
+
+def _texts(tasks: Any) -> tuple[str, ...]:
+    """The tasks of an episode: a list of texts or, by hand, one text."""
+    return (tasks,) if isinstance(tasks, str) else tuple(map(str, tasks or ()))
 
 
 def _tasks(root: Path, version: str) -> dict[int, str]:

@@ -51,7 +51,7 @@ class StoredImages:
 
     timestamps: Float64[np.ndarray, " N"]
     column: pa.ChunkedArray
-    """Structs of `bytes` and `path`; the path is relative to the folder where the bytes are empty."""
+    """Compressed images as bytes, or paths relative to the folder, or structs of `bytes` and, where empty, `path`."""
     folder: Path
     table: Path
     """The file that the column comes from."""
@@ -62,12 +62,14 @@ class StoredImages:
         return [self._decode(index) for index in indices]
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
-        stored = self.column[index].as_py()
+        stored, where = self.column[index].as_py(), f"{self.table}: image {index} of {self.name}"
         if stored is None:
-            raise CorruptData(f"{self.table}: image {index} of {self.name} is empty; record it again")
-        if stored["bytes"]:
-            return decode_image(BytesIO(stored["bytes"]), f"{self.table}: image {index} of {self.name}")
-        path = below(self.folder, stored["path"], f"{self.table}: image {index} of {self.name}")
+            raise CorruptData(f"{where} is empty; record it again")
+        if isinstance(stored, dict):
+            stored = stored.get("bytes") or stored.get("path")
+        if isinstance(stored, bytes):
+            return decode_image(BytesIO(stored), where)
+        path = below(self.folder, stored, where)
         return decode_image(path, str(path))
 
 
@@ -206,6 +208,7 @@ def camera_frames(
         ValueError: the clocks of rows and frames run apart, and nobody says by which to pair.
     """
     if index is None:
+        check_images(rows[key].type, f"{record.data_file}: {key}")
         return StoredImages(
             timestamps=timestamps,
             column=rows[key],
@@ -226,6 +229,18 @@ def camera_frames(
             f"{shown[-1]:.3f} s: restore it, correct the time stamps, or leave the episode out with --data.episodes"
         )
     return VideoFrames(path=place.path, timestamps=paired.timestamps, index=index, frames=paired.frames)
+
+
+def check_images(kind: pa.DataType, where: str) -> None:
+    """Refuse a column that holds no compressed images (ValueError)."""
+    kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
+    names = {field.name for field in kind} if pa.types.is_struct(kind) else set()
+    plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
+    if not names & {"bytes", "path"} and not any(test(kind) for test in plain):
+        raise ValueError(
+            f"{where} holds {str(kind)[:60]}, where images are expected as bytes, a path, or a struct of both: "
+            "convert it, or choose others with --data.cameras"
+        )
 
 
 def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -> Float64[np.ndarray, " N"]:
