@@ -1,6 +1,8 @@
 """Containers of video files: which may be opened, whether they are whole, when their frames are shown."""
 
+import contextlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +20,8 @@ from vla.errors import CorruptData
 
 CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts", "protocol_whitelist": "file"}
 """What FFmpeg may open: containers that hold their frames. A playlist would send it to other files and addresses."""
+WIDE = re.compile(r"gray(9|1|f)")
+"""FFmpeg's names of formats of one channel of more than 8 bits."""
 AT_ONCE = 2**20
 """Bytes that FFmpeg asks for at once."""
 
@@ -64,6 +68,19 @@ def read_frame_index(path: Path, *, whole: bool = True) -> FrameIndex:
     if not len(found.ticks):
         raise CorruptData(f"{path} holds no frame; copy or record it again")
     return found
+
+
+def check_colour(path: Path) -> None:
+    """Refuse a video of one channel of more than 8 bits (ValueError); one that does not open is not told of here."""
+    pixels = ""
+    unreadable_ones = contextlib.suppress(av.FFmpegError, OSError, CorruptData)
+    with unreadable_ones, av.open(str(path), metadata_errors="replace", options=CONTAINERS) as container:
+        pixels = video_of(container, path).codec_context.pix_fmt or ""
+    if WIDE.match(pixels):
+        raise ValueError(
+            f"{path} has grey pixels of more than 8 bits ({pixels}), as depth has: leave that camera out with "
+            "--data.cameras"
+        )
 
 
 def video_of(container: InputContainer, path: Path | str) -> VideoStream:

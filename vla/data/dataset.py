@@ -66,13 +66,16 @@ class Dataset:
     """The table, with its head; below a root, its emphasised frames."""
     oldest_frames_s: Mapping[str, float]
     """By camera with a clock of its own: how old the frame of a sample is at most."""
+    remarks: tuple[str, ...]
+    """What was chosen by itself in each root and what is not read."""
 
     def table(self) -> list[str]:
-        """One line a root: format, episodes, samples, share of the stream; then cameras with clocks of their own."""
+        """One line a root: format, episodes, samples, share of the stream; then what there is to say of them."""
         widths = [max(len(row[column]) for row in self.rows) for column in range(len(self.rows[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
         ]
+        lines += self.remarks
         return lines + [
             f"{camera} has a clock of its own: its frames are up to {1000 * age_s:.0f} ms old"
             for camera, age_s in self.oldest_frames_s.items()
@@ -133,6 +136,7 @@ def open_dataset(
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=_rows(train, validation, pools, order.shares, config.emphasis),
+        remarks=tuple(f"{reader.layout.root}: {remark}" for reader in readers for remark in reader.layout.remarks),
         oldest_frames_s=oldest_frames([episode for reader in readers for episode in reader.episodes], contract.cameras),
     )
 

@@ -60,6 +60,8 @@ class RootReport:
     problems: tuple[str, ...]
     """What is missing, damaged or contradicts itself: one sentence each."""
     missing_files: tuple[str, ...]
+    remarks: tuple[str, ...]
+    """What was chosen by itself and what is not read."""
     short_episodes: tuple[str, ...]
     """Episodes with fewer frames than the chunk has steps."""
     gaps: tuple[Gap, ...]
@@ -85,6 +87,8 @@ class RootReport:
                     lines += textwrap.wrap(item, WIDTH, initial_indent="    ", subsequent_indent="      ")
                 if len(found) > 20:
                     lines.append(f"    ... and {len(found) - 20} more, see --json")
+        for remark in self.remarks:
+            lines += textwrap.wrap(remark, WIDTH, initial_indent="  ", subsequent_indent="    ")
         if self.modalities:
             lines.append("  samples that have")
             lines += [f"    {name[:60]:<60}{share:>8.1%}" for name, share in self.modalities.items()]

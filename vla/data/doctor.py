@@ -58,6 +58,7 @@ def _unreadable(root: Path, problems: Sequence[ValueError]) -> RootReport:
         duration_s=0.0,
         problems=tuple(dict.fromkeys(map(str, problems))),
         missing_files=missing_files(problems),
+        remarks=(),
         short_episodes=(),
         gaps=(),
         oldest_frames_s={},
@@ -81,6 +82,7 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
         duration_s=float(sum(episode.timestamps[-1] - episode.timestamps[0] + 1 / layout.fps for episode in episodes)),
         problems=tuple(dict.fromkeys(sentences)),
         missing_files=missing_files(problems),
+        remarks=layout.remarks,
         short_episodes=tuple(
             f"{episode.name}: {len(episode.timestamps)} frames, a chunk has {horizon} steps"
             for episode in episodes

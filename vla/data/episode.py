@@ -105,6 +105,8 @@ class Layout:
     state_places: tuple[int, ...] = ()
     """Indices of the dimensions that are given, in the feature; empty: all of them, in order."""
     action_places: tuple[int, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What was chosen by itself and what is not read, a sentence each."""
 
 
 @runtime_checkable

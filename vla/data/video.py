@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float64, Int64, UInt8
 
-from vla.data.containers import CONTAINERS, FrameIndex, video_of
+from vla.data.containers import CONTAINERS, WIDE, FrameIndex, video_of
 from vla.data.episode import Frames
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
@@ -150,6 +150,10 @@ class Decoder:
 
     def _to_rgb(self, frame: VideoFrame) -> Image:
         """Red, green and blue side by side in memory, as FFmpeg writes them and as torch resizes them fastest."""
+        if WIDE.match(frame.format.name):
+            raise CorruptData(
+                f"{self.path} has grey pixels of more than 8 bits ({frame.format.name}), which are no colour"
+            )
         packed = self._packed = self._reformatter.reformat(frame, format="rgb24", threads=1)
         plane = packed.planes[0]
         rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import av
 import numpy as np
 import pytest
 
+from tests.vla.data.recordings import write_v2
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
 from vla.settings import DataConfig
@@ -72,6 +74,51 @@ def test_each_row_has_its_frame(made: Callable[[str], Path], case: str, frame: C
 def test_a_task_that_is_one_text(made: Callable[[str], Path]) -> None:
     data = opened(made("task_as_text"))
     assert {data.train[position].instruction for position in range(8)} == {"pick up the cube"}
+
+
+def test_what_is_commanded_is_no_sensor(made: Callable[[str], Path]) -> None:
+    root = made("commanded_wrench")
+    data = opened(root)
+    assert data.contract.streams == {}
+    assert f"{root}: not read: action.wrench" in data.table()
+    assert list(opened(root, sensor=("action.wrench",)).contract.streams) == ["sensor"], "who asks for it is given it"
+
+
+@pytest.mark.parametrize(
+    "mark", [("info", "is_depth_map"), ("info", "video.is_depth_map"), ("video_info", "is_depth_map")]
+)
+def test_a_depth_camera_is_left_out_however_it_is_marked(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: tuple[str, str]
+) -> None:
+    monkeypatch.syspath_prepend(shared / "cases")
+    load(shared / "cases" / "depth_marked_as_lerobot_marks_it.py").make(tmp_path / "set", *mark)
+    data = opened(tmp_path / "set")
+    assert data.contract.cameras == (CAMERA,)
+    assert f"{tmp_path / 'set'}: {CAMERA}_depth left out: depth is no colour" in data.table()
+    with pytest.raises(ValueError, match=r"has depth in observation\.images\.front_depth, which is no colour"):
+        opened(tmp_path / "set", cameras=("front_depth",))
+
+
+def test_depth_without_a_mark_is_refused_and_never_clipped(made: Callable[[str], Path]) -> None:
+    root = made("depth_png_16_bit")
+    with pytest.raises(ValueError, match=r"observation\.images\.depth has pixels of more than 8 bits \(I;16\)"):
+        opened(root)
+    assert opened(root, cameras=("front",)).contract.cameras == (CAMERA,)
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "gray10le"), ("ffv1", "gray16le")])
+def test_a_video_of_wide_grey_pixels_is_refused(tmp_path: Path, codec: str, pixels: str) -> None:
+    root = write_v2(tmp_path / "set", lengths=(6, 6))
+    for path in root.rglob("*.mp4"):
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream(codec, rate=20)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, pixels
+            for number in range(6):
+                depth = np.full((64, 96), 5000 * number, np.uint16)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(depth, format="gray16le").reformat(format=pixels)))
+            file.mux(stream.encode(None))
+    with pytest.raises(ValueError, match=rf"grey pixels of more than 8 bits \({pixels}\), as depth has"):
+        opened(root)
 
 
 def test_a_video_that_runs_away_from_its_table(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from vla.data import reading
 from vla.data.formats.insertion.hdf5 import StoredImage
-from vla.data.formats.insertion.recordings import decode_image
+from vla.data.images import decode_image
 from vla.data.reading import read_again, refused, unreadable
 from vla.errors import CorruptData, StorageFault
 

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from vla.data.formats.insertion.recordings import CameraTrack, Recording, Track, decode_image, in_order, instruction_of
+from vla.data.formats.insertion.recordings import CameraTrack, Recording, Track, in_order, instruction_of
+from vla.data.images import decode_image
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
 

@@ -6,17 +6,15 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from jaxtyping import Float32, Float64, UInt8
 
 from vla.cache import stored_array
 from vla.data.formats.insertion.npz import npz_arrays
-from vla.data.reading import unreadable
+from vla.data.images import decode_image
 from vla.errors import CorruptData
 from vla.listing import visible
 
@@ -24,10 +22,6 @@ FOLDERS = ("recv_all_*", "episode_*", "data_collection_*")
 FILES = ("*.h5", "*.hdf5")
 JOINTS = tuple(f"joint_{index}" for index in range(1, 7))
 POSE = ("pose_x", "pose_y", "pose_z", "pose_a", "pose_b", "pose_r")
-IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What cameras write. Pillow would start another program for some of the formats it knows (EPS)."""
-DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)
-"""What PIL raises for damaged content; a size beyond all measure is damage, too."""
 IMAGE_TIME = re.compile(r"(\d{9,}(?:[._]\d+)?)$")
 """Unix seconds at the end of an image's name: `1761551500.174000` or `zed_41182735_left_1761551500.174`."""
 
@@ -82,15 +76,6 @@ class ImageFile:
     def __call__(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
         """The image, RGB. Raises CorruptData naming the file."""
         return decode_image(self.paths[index], str(self.paths[index]))
-
-
-def decode_image(source: Path | BytesIO, where: str) -> UInt8[np.ndarray, "3 height width"]:
-    """A compressed image as planes of red, green and blue. CorruptData says where it was."""
-    try:
-        with PIL.Image.open(source, formats=IMAGE_FORMATS) as image:
-            return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-    except DAMAGED_IMAGE as error:
-        raise unreadable(error, f"{where} is not a complete image") from error
 
 
 def find_recordings(root: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Whether the files of a LeRobot dataset hold what its metadata promise, before anything is decoded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vla.data.containers import FrameIndex, read_frame_index
+from vla.data.containers import FrameIndex, check_colour, read_frame_index
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.tables import check_parquet, integer_column
@@ -108,6 +108,7 @@ def check_videos(
     for index in indices.values():
         if isinstance(index, CorruptData) and not selection.keep_damaged:
             report(index)
+    check_colours(records, videos, indices)
     found: dict[int, dict[str, Indexed]] = {record.index: {} for record in records}
     lost: list[tuple[int, str]] = []
     for record in records:
@@ -135,6 +136,17 @@ def check_videos(
                 )
             )
     return found
+
+
+def check_colours(
+    records: Sequence[EpisodeRecord], videos: Sequence[str], indices: Mapping[Path, FrameIndex | CorruptData]
+) -> None:
+    """Refuse cameras whose first video is no 8-bit colour (ValueError)."""
+    for key in videos:
+        own = [place.path for record in records if (place := record.videos.get(key)) is not None]
+        first = next((path for path in own if isinstance(indices.get(path), FrameIndex)), None)
+        if first is not None:
+            check_colour(first)
 
 
 def index_all(paths: Iterable[Path], *, whole: bool) -> dict[Path, FrameIndex | CorruptData]:

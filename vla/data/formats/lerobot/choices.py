@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,16 @@ from vla.data.episode import STATE
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
-from vla.data.streams import choose_streams
+from vla.data.streams import AUTO, choose_streams
 from vla.data.tables import columns_of
 from vla.names import by_word, hint
 
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
+RATES = {"sensor_hz", "rate_hz", "fps", "window_samples"}
+"""Facts of a feature which say that its samples have a rate of their own."""
 SENSOR_WORDS = {
+    "pressure",
+    "touch",
     "force",
     "forces",
     "ft",
@@ -48,6 +52,8 @@ class Chosen:
     streams: tuple[str, ...]
     """Feature keys of the sensor streams."""
     columns: tuple[str, ...]
+    remarks: tuple[str, ...]
+    """What was chosen by itself and what is not read."""
     records: tuple[EpisodeRecord, ...]
     table_columns: tuple[str, ...]
     """All columns that are read; the others stay in the files."""
@@ -77,6 +83,7 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
         cameras=cameras,
         streams=streams,
         columns=selection.columns,
+        remarks=tuple(remarks_on(metadata, selection, streams, [*rows, *streams, *cameras])),
         records=tuple(choose_episodes(metadata, selection.episodes, report)),
         table_columns=tuple(table_columns(metadata, cameras, streams, rows)),
     )
@@ -147,6 +154,11 @@ def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...
     keys = metadata.cameras
     known = by_word(keys)
     for name in asked:
+        if (depth := by_word([key for key in metadata.features if metadata.is_depth(key)]).get(name)) is not None:
+            raise ValueError(
+                f"{metadata.root} has depth in {depth}, which is no colour and cannot be read yet: leave it out of "
+                "--data.cameras"
+            )
         if name not in known:
             raise ValueError(f"{metadata.root} has no camera {name}: {hint(name, keys)}")
     return tuple(known[name] for name in asked) or keys
@@ -168,14 +180,37 @@ def choose_sensors(
         and key not in STANDARD | {"observation.environment_state"} | taken
         and not key.startswith("next.")
     }
-    likely = [
-        key
-        for key, shape in floats.items()
-        if not key.endswith("_timestamp")
-        and not (metadata.features[key].get("info") or {}).get("column")
-        and (len(shape) == 2 or SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
-    ]
+    likely = [key for key in floats if like_a_sensor(metadata, key)]
     return choose_streams(asked, list(floats), likely, metadata.root, report)
+
+
+def like_a_sensor(metadata: Metadata, key: str) -> bool:
+    """Whether a feature of floats says of itself that it is a sensor: by a word, a rate, or marks of what is valid.
+
+    What lies under `action` is commanded, not felt.
+    """
+    info = metadata.features[key].get("info") or {}
+    if key.endswith("_timestamp") or info.get("column") or re.split(r"[./]", key)[0].lower() in ("action", "actions"):
+        return False
+    windows = len(metadata.shapes[key]) == 2 and (f"{key}_valid" in metadata.features or not RATES.isdisjoint(info))
+    return windows or bool(SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
+
+
+def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str], read: Iterable[str]) -> list[str]:
+    """What was chosen by itself and what is not read, a sentence each."""
+    found = []
+    if tuple(selection.sensor) == (AUTO,) and streams:
+        found.append(f"{streams[0]} is taken for the sensor: the only feature that says of itself to be one")
+    depth = [key for key in metadata.features if metadata.is_depth(key)]
+    if depth:
+        found.append(f"{', '.join(depth)} left out: depth is no colour")
+    known = {*read, *STANDARD, *(f"{key}_{of}" for key in streams for of in ("valid", "timestamp"))}
+    numbers = [
+        key
+        for key, feature in metadata.features.items()
+        if key not in known and feature["dtype"] not in ("video", "image", "string")
+    ]
+    return found + ([f"not read: {', '.join(numbers)}"] if numbers else [])
 
 
 def choose_episodes(metadata: Metadata, asked: tuple[int, ...], report: Problems) -> list[EpisodeRecord]:

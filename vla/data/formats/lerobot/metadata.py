@@ -58,9 +58,14 @@ class Metadata:
         return tuple(
             key
             for key, feature in self.features.items()
-            if feature["dtype"] in ("video", "image")
-            and not ((feature.get("info") or {}).get("video.is_depth_map") or feature.get("is_depth_map"))
+            if feature["dtype"] in ("video", "image") and not self.is_depth(key)
         )
+
+    def is_depth(self, key: str) -> bool:
+        """Whether a camera is marked as one of depth: beside its shape, or below `info` or `video_info`."""
+        feature = self.features[key]
+        marks = (feature, feature.get("info") or {}, feature.get("video_info") or {})
+        return any(bool(mark.get(name)) for mark in marks for name in ("is_depth_map", "video.is_depth_map"))
 
     def names(self, key: str) -> tuple[str, ...]:
         """One name a dimension, or none: however deep and under whatever heading the file nests them."""

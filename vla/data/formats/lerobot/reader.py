@@ -1,5 +1,6 @@
 """LeRobot datasets, versions 3.0, 2.1 and 2.0, as episodes."""
 
+import contextlib
 import functools
 import json
 import math
@@ -15,11 +16,11 @@ from jaxtyping import Float32, Float64, UInt8
 from vla import cache
 from vla.data.angles import angle_periods
 from vla.data.episode import STATE, Episode, Frames, Layout, Stream
-from vla.data.formats.insertion.recordings import decode_image
 from vla.data.formats.lerobot.checks import Indexed, check_videos, episode_rows, with_sound_files
 from vla.data.formats.lerobot.choices import Chosen, choose
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
 from vla.data.formats.lerobot.sensor import describe_stream, sensor_stream
+from vla.data.images import check_colour, decode_image
 from vla.data.pairing import pair
 from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
@@ -62,15 +63,24 @@ class StoredImages:
         return [self._decode(index) for index in indices]
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
+        return decode_image(*self._stored(index))
+
+    def check_colour(self) -> None:
+        """Refuse images whose first says that it is no 8-bit colour (ValueError)."""
+        with contextlib.suppress(CorruptData):  # damage is none until it is read
+            check_colour(*self._stored(0))
+
+    def _stored(self, index: int) -> tuple[Path | BytesIO, str]:
+        """An image, and what it is called in an error."""
         stored, where = self.column[index].as_py(), f"{self.table}: image {index} of {self.name}"
         if stored is None:
             raise CorruptData(f"{where} is empty; record it again")
         if isinstance(stored, dict):
             stored = stored.get("bytes") or stored.get("path")
         if isinstance(stored, bytes):
-            return decode_image(BytesIO(stored), where)
+            return BytesIO(stored), where
         path = below(self.folder, stored, where)
-        return decode_image(path, str(path))
+        return path, str(path)
 
 
 def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems = refuse) -> LerobotReader:
@@ -209,13 +219,15 @@ def camera_frames(
     """
     if index is None:
         check_images(rows[key].type, f"{record.data_file}: {key}")
-        return StoredImages(
+        images = StoredImages(
             timestamps=timestamps,
             column=rows[key],
             folder=metadata.root,
             table=record.data_file,
             name=f"{name} {key}",
         )
+        images.check_colour()
+        return images
     if isinstance(index, CorruptData):
         return UnreadableFrames(timestamps=timestamps, problem=str(index))
     place, shown = record.videos[key], index.seconds
@@ -267,4 +279,5 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         streams={key: describe_stream(metadata, key) for key in chosen.streams},
         state_key=chosen.state or STATE,
         action_key=chosen.action,
+        remarks=chosen.remarks,
     )
