@@ -25,9 +25,9 @@ def by_word(names: Sequence[str]) -> dict[str, str]:
 
 
 def hint(word: str, names: Sequence[str]) -> str:
-    """What a word may mean that calls none of the names: those that end so, else the nearest, else any."""
+    """What a word may mean that calls none of the names: those that end so, else the nearest; else what there is."""
     if alike := [name for name in names if word in endings(name)]:
         return f"it may be {' or '.join(alike)}"
     if near := difflib.get_close_matches(word, by_word(names), 1):
         return f"did you mean {near[0]}?"
-    return f"give some of {', '.join(names)}" if names else "there is none"
+    return f"there is {', '.join(names) or 'none'}"

@@ -24,5 +24,5 @@ def test_a_word_that_calls_none_is_told_what_it_may_mean() -> None:
     names = ["observation.left.force", "observation.right.force", "observation.wrench"]
     assert hint("force", names) == "it may be observation.left.force or observation.right.force"
     assert hint("wrensh", names) == "did you mean wrench?"
-    assert hint("zzz", names[2:]) == "give some of observation.wrench"
+    assert hint("zzz", names[2:]) == "there is observation.wrench"
     assert hint("zzz", []) == "there is none"

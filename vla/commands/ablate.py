@@ -29,7 +29,7 @@ class Ablate(Measuring):
     """Find out which inputs a policy uses: zero, shuffle, delay and freeze each; or train it without one."""
 
     inputs: tuple[str, ...] = ()
-    """Cameras (key or its last part), instruction, state, sensor or, of several streams, their names; none: all."""
+    """Cameras, instruction, state, sensor or several streams, by key or an ending that no other has; none: all."""
     control: tuple[str, ...] = ()
     """Inputs to leave out in a training of their own, by the configuration of the policy's run: what each is worth."""
     samples: int = 500
