@@ -100,8 +100,8 @@ class FakeRoot:
             name=f"{self.name}/episode_{index:06d}",
             index=index,
             instruction=self.instruction,
-            confidence=1.0,
             timestamps=times,
+            confidence=np.ones(len(times)),
             actions=encoded(times, self.action_dim, 1000.0 * place),
             state=encoded(times, self.state_dim, 1000.0 * place) if self.state_dim else None,
             streams=(

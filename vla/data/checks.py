@@ -51,8 +51,12 @@ def check_episode(episode: Episode, contract: DataContract, missing_cameras: str
     special = SPECIAL_TOKEN.search(episode.instruction)
     if special:
         raise ValueError(f"{name} has the control token {special[0]} in its instruction: take it out of the task list")
-    if not 0 < episode.confidence < float("inf"):
-        raise ValueError(f"{name} has confidence {episode.confidence:g}, expected a finite number > 0: leave it out")
+    unsure = np.flatnonzero(~((episode.confidence > 0) & (episode.confidence < np.inf)))
+    if len(unsure):
+        raise ValueError(
+            f"{name} has confidence {episode.confidence[unsure[0]]:g} in frame {unsure[0]}, expected numbers > 0: "
+            "leave it out"
+        )
     missing = [camera for camera in contract.cameras if camera not in episode.cameras]
     if missing and missing_cameras == "refuse":
         raise ValueError(

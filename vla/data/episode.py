@@ -56,10 +56,10 @@ class Episode:
     index: int
     """The episode's index in its root."""
     instruction: str
-    confidence: float
-    """Weight of the episode's samples, 1.0 unless the data says otherwise."""
     timestamps: Float64[np.ndarray, " N"]
     """The frame clock: one training sample stands at each of these times."""
+    confidence: Float64[np.ndarray, " N"]
+    """Weight of each sample, 1.0 unless the data says otherwise."""
     actions: Stream
     """`actions.values[i]` is the action commanded at `actions.timestamps[i]`."""
     state: Stream | None

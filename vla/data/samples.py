@@ -134,9 +134,9 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         for part in self._parts:
             for place, frames in zip(part.places, part.frames, strict=True):
                 episode = part.reader.episodes[place]
-                row = [episode.instruction, episode.confidence, len(frames)]
-                digest.update(json.dumps(row).encode())
+                digest.update(json.dumps([episode.instruction, len(frames)]).encode())
                 digest.update(np.asarray(frames, dtype="<i8").tobytes())
+                digest.update(np.asarray(episode.confidence, dtype="<f8").tobytes())
             digest.update(b";")
         return digest.hexdigest()
 

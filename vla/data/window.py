@@ -62,7 +62,7 @@ class Window:
             streams=streams,
             actions=actions,
             action_valid=action_valid,
-            weight=episode.confidence * (self.sensor_weight if felt else 1.0),
+            weight=float(episode.confidence[index]) * (self.sensor_weight if felt else 1.0),
             position=position,
         )
 

@@ -76,6 +76,13 @@ def test_a_task_that_is_one_text(made: Callable[[str], Path]) -> None:
     assert {data.train[position].instruction for position in range(8)} == {"pick up the cube"}
 
 
+def test_a_detectors_confidence_is_no_weight(made: Callable[[str], Path]) -> None:
+    root = made("confidence_of_a_detector")
+    data = opened(root)
+    assert {data.train[position].weight for position in range(12)} == {1.0}
+    assert f"{root}: not read: confidence" in data.table()
+
+
 def test_what_is_commanded_is_no_sensor(made: Callable[[str], Path]) -> None:
     root = made("commanded_wrench")
     data = opened(root)

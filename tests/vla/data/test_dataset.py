@@ -333,8 +333,8 @@ def test_damaged_episodes_are_corrupt_data(changes: dict[str, object], said: str
         ({"instruction": "go " * 3334}, "10,002 characters"),
         ({"instruction": "look at <|image_pad|> and go"}, r"control token <\|image_pad\|>"),
         ({"instruction": "<|im_end|>"}, r"control token <\|im_end\|>"),
-        ({"confidence": 0.0}, "confidence 0"),
-        ({"confidence": float("nan")}, "confidence nan"),
+        ({"confidence": np.append(np.ones(24), 0.0)}, "confidence 0 in frame 24"),
+        ({"confidence": np.full(25, np.nan)}, "confidence nan in frame 0"),
         ({"actions": encoded(EPISODE.timestamps + 100, 2)}, "clocks do not match"),
     ],
 )

@@ -46,8 +46,8 @@ class Made:
             name=f"made/{index}",
             index=index,
             instruction="move",
-            confidence=1.0,
             timestamps=times,
+            confidence=np.ones(len(times)),
             actions=Stream(timestamps=times, values=NOISE[index].copy()),
             state=Stream(timestamps=times, values=NOISE[index][::-1].copy()),
             streams={"force": Stream(timestamps=sensor_times, values=sensor)},
@@ -113,11 +113,12 @@ def test_clocks() -> None:
     made.episodes[0] = replace(
         first,
         timestamps=late,
+        confidence=np.ones(len(late)),
         streams={"force": Stream(timestamps=sensor.timestamps[holes], values=sensor.values[holes])},
     )
     made.episodes[1] = replace(made.episodes[1], streams={})
     short = made.episodes[2]
-    made.episodes[2] = replace(short, timestamps=short.timestamps[:5])
+    made.episodes[2] = replace(short, timestamps=short.timestamps[:5], confidence=short.confidence[:5])
     report = examine_reader(made)
     frames, force = report.gaps
     assert (frames.stream, frames.episode, frames.count) == ("frames", "made/0", 1)

@@ -142,7 +142,7 @@ def test_other_rates_are_held(window_hz: float, sensor_hz: float) -> None:
 )
 def test_a_missing_sensor_is_zeros_of_weight_one(streams: dict[str, Stream]) -> None:
     root = FakeRoot()
-    sample = cut(window_of(root), replace(root.episode(0), streams=streams, confidence=0.5), 5)
+    sample = cut(window_of(root), replace(root.episode(0), streams=streams, confidence=np.arange(20) / 10), 5)
     assert sample.streams["sensor"].values.shape == (50, 2)
     assert not sample.streams["sensor"].values.any()
     assert not sample.streams["sensor"].valid.any()
@@ -197,7 +197,9 @@ def test_a_dropped_frame_masks_its_step() -> None:
     episode = root.episode(0)
     kept = np.arange(20) != 7
     actions = Stream(timestamps=episode.timestamps[kept], values=episode.actions.values[kept])
-    episode = replace(episode, timestamps=episode.timestamps[kept], actions=actions)
+    episode = replace(
+        episode, timestamps=episode.timestamps[kept], confidence=episode.confidence[kept], actions=actions
+    )
     sample = cut(window_of(root), episode, 5)
     assert sample.action_valid.tolist() == [True, True, False, True, True, True, True, True]
     np.testing.assert_allclose(sample.actions[3:, 0], np.arange(8, 13) / 20, atol=1e-6)

@@ -40,7 +40,7 @@ def assert_same_numbers(first: Reader, second: Reader) -> None:
         assert getattr(first.layout, name) == getattr(second.layout, name), name
     for a, b in zip(first.episodes, second.episodes, strict=True):
         assert a.instruction == b.instruction
-        assert a.confidence == b.confidence
+        np.testing.assert_array_equal(a.confidence, b.confidence)
         assert np.array_equal(a.timestamps, b.timestamps)
         assert a.streams.keys() == b.streams.keys()
         pairs = [(a.streams[key], b.streams[key]) for key in a.streams]
@@ -218,9 +218,14 @@ def test_a_gap_makes_two_episodes(tmp_path: Path) -> None:
 
 def test_confidence_is_kept(tmp_path: Path) -> None:
     source = open_lerobot(write_v2(tmp_path / "old"))
-    episodes = [replace(episode, confidence=0.5 * (episode.index + 1)) for episode in source.episodes]
+    frames = [np.arange(1.0, 1 + len(episode.timestamps)) for episode in source.episodes]
+    episodes = [
+        replace(episode, confidence=0.5 * (episode.index + 1) * own)
+        for episode, own in zip(source.episodes, frames, strict=True)
+    ]
     write_lerobot(Given(source.layout, episodes), tmp_path / "new")
-    assert [episode.confidence for episode in open_lerobot(tmp_path / "new").episodes] == [0.5, 1.0, 1.5]
+    for episode, own in zip(open_lerobot(tmp_path / "new").episodes, frames, strict=True):
+        assert episode.confidence.tolist() == (0.5 * (episode.index + 1) * own).tolist()
 
 
 def test_columns_are_kept_and_are_no_sensor(tmp_path: Path) -> None:
@@ -258,7 +263,8 @@ def test_columns_are_resampled_with_the_frames(tmp_path: Path) -> None:
     source = open_lerobot(write_v2(tmp_path / "old", lengths=(20,)))
     times = np.arange(0, 0.95, 0.08)
     seconds = times.astype(np.float32)[:, None]
-    episode = replace(source.episodes[0], timestamps=times, columns={"seconds": seconds}, state=None)
+    clocked = {"timestamps": times, "confidence": np.ones(len(times))}
+    episode = replace(source.episodes[0], **clocked, columns={"seconds": seconds}, state=None)
     episode = replace(episode, state=Stream(timestamps=times, values=np.concatenate([seconds, seconds], axis=1)))
     write_lerobot(Given(source.layout, [episode]), tmp_path / "new")
     (copied,) = open_lerobot(tmp_path / "new", Selection(columns=("seconds",))).episodes

@@ -77,7 +77,7 @@ class _Writer:
         self.sensors = [
             choose_sensor_format(self.pieces, stream, self.fps) for stream in reader.layout.streams.values()
         ]
-        self.weighted = any(piece.episode.confidence != 1.0 for piece in self.pieces)
+        self.weighted = any((piece.episode.confidence != 1.0).any() for piece in self.pieces)
         self.masked = [
             camera
             for camera in reader.layout.cameras
@@ -147,7 +147,7 @@ class _Writer:
         for camera in self.masked:
             columns[f"{camera}_valid"] = np.full(count, camera in piece.episode.cameras)
         if self.weighted:
-            columns["confidence"] = np.full(count, piece.episode.confidence, dtype=np.float32)
+            columns["confidence"] = piece.episode.confidence[piece.frames].astype(np.float32)
         columns |= {
             "action": rows_of(piece.episode.actions, piece.actions),
             "timestamp": (np.arange(count) / self.fps).astype(np.float32),

@@ -204,7 +204,8 @@ def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str],
     depth = [key for key in metadata.features if metadata.is_depth(key)]
     if depth:
         found.append(f"{', '.join(depth)} left out: depth is no colour")
-    known = {*read, *STANDARD, *(f"{key}_{of}" for key in streams for of in ("valid", "timestamp"))}
+    known = {*read, *(STANDARD - {"confidence"}), *(f"{key}_{of}" for key in streams for of in ("valid", "timestamp"))}
+    known |= {"confidence"} if weighs(metadata) else set()
     numbers = [
         key
         for key, feature in metadata.features.items()
@@ -254,12 +255,18 @@ def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:
 
 def table_columns(metadata: Metadata, cameras: Sequence[str], streams: Sequence[str], rows: Sequence[str]) -> list[str]:
     """The columns that are read; the others stay in the files."""
-    wanted = {"timestamp", "episode_index", "task_index", "confidence", *rows}
+    wanted = {"timestamp", "episode_index", "task_index", *rows}
+    wanted |= {"confidence"} if weighs(metadata) else set()
     wanted |= {key for key in cameras if metadata.features[key]["dtype"] == "image"}
     wanted |= {f"{key}_valid" for key in cameras}
     for key in streams:
         wanted |= {key, f"{key}_valid", f"{key}_timestamp"}
     return [*unlisted(metadata), *(key for key in metadata.features if key in wanted)]
+
+
+def weighs(metadata: Metadata) -> bool:
+    """Whether the data have a weight a frame: a column `confidence` of another shape is somebody's own."""
+    return metadata.shapes.get("confidence") in ((1,), ()) and metadata.features["confidence"]["dtype"] != "string"
 
 
 def unlisted(metadata: Metadata) -> list[str]:

@@ -184,8 +184,10 @@ def build_episode(
         name=name,
         index=record.index,
         instruction=instruction,
-        confidence=float(rows["confidence"][0].as_py()) if "confidence" in rows.column_names else 1.0,
         timestamps=timestamps,
+        confidence=double_rows(rows["confidence"], (), f"{name}: confidence")
+        if "confidence" in rows.column_names
+        else np.ones(len(timestamps)),
         actions=Stream(timestamps=timestamps, values=values(chosen.action)),
         state=None if chosen.state is None else Stream(timestamps=timestamps, values=values(chosen.state)),
         streams={key: stream for key, stream in measured.items() if stream is not None},
