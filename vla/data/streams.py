@@ -10,6 +10,8 @@ from vla.names import by_word, hint
 from vla.settings import DataConfig
 
 AUTO, NONE = "auto", "none"
+MOST_VALUES = 2**26
+"""Of a window: 256 MiB in each sample."""
 SAME_RATE = 0.01
 """Rates of a stream in two roots this close are the same: free clocks, measured."""
 
@@ -129,7 +131,7 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
         for key in layout.streams:
             check_windows(key, (first, layout), rated=key in rates, cut=key in samples)
     names = {key: name_channels(key, having) for key in first.streams}
-    return {
+    agreed = {
         name: StreamContract(
             key=key,
             channels=first.streams[key].channels,
@@ -139,6 +141,13 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
         )
         for name, key in name_streams(list(first.streams)).items()
     }
+    for stream in agreed.values():
+        if stream.samples * stream.channels > MOST_VALUES:
+            raise ValueError(
+                f"a window of {stream.key} has {stream.samples:,} samples of {stream.channels:,} channels, more than "
+                f"{MOST_VALUES:,} values: give fewer with --data.sensor-samples"
+            )
+    return agreed
 
 
 def check_windows(key: str, layouts: tuple[Layout, Layout], *, rated: bool, cut: bool) -> None:

@@ -46,6 +46,8 @@ def test_the_sensor_window_can_be_chosen() -> None:
     assert contract_of(A, shorter, sensor_samples=("25",)).streams["sensor"].samples == 25
     with pytest.raises(ValueError, match=r"names fft, which is no sensor stream of this training: did you mean ft\?"):
         contract_of(A, sensor_samples=("fft=10",))
+    with pytest.raises(ValueError, match=r"a window of observation\.ft has 10,000,000,000 samples of 2 channels, more"):
+        contract_of(A, sensor_samples=("1e10",))
     with pytest.raises(ValueError, match=r"has ft=10 observation\.ft=20, observation\.ft twice: say it once"):
         contract_of(A, sensor_samples=("ft=10", "observation.ft=20"))
     with pytest.raises(ValueError, match="sensor-samples has =10, expected a whole number"):

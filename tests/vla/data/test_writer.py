@@ -384,6 +384,16 @@ def test_each_sensor_stream_keeps_its_samples(tmp_path: Path) -> None:
             np.testing.assert_allclose(stream.timestamps, streams[key].timestamps, atol=1e-6)
 
 
+def test_a_stream_called_like_the_marks_of_another_is_refused(needle: Path, tmp_path: Path) -> None:
+    source, key = open_lerobot(needle), "observation.ft"
+    stream, values = source.layout.streams[key], source.episodes[0].streams[key]
+    streams = {key: stream, f"{key}_valid": replace(stream, key=f"{key}_valid")}
+    episode = replace(source.episodes[0], streams=dict.fromkeys(streams, values))
+    with pytest.raises(ValueError, match=r"has a sensor stream observation\.ft_valid, as marks or times of another"):
+        write_lerobot(Given(replace(source.layout, streams=streams), [episode]), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_channels_of_a_sensor_keep_their_names(needle: Path, tmp_path: Path) -> None:
     """Also where there are two: a list of two names would be that of the two axes, time and channel."""
     source = open_lerobot(needle)

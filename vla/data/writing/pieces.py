@@ -40,6 +40,12 @@ class SensorFormat:
     own_times: bool
     """Whether the time of every sample is stored."""
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it is stored in."""
+        key = self.stream.key
+        return [key, f"{key}_valid", *([f"{key}_timestamp"] if self.own_times else [])]
+
 
 def cut_pieces(episode: Episode, layout: Layout, fps: int) -> list[Piece]:
     """The stretches of an episode in which every frame has an action, a state and an image of each of its cameras."""

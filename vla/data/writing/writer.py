@@ -77,6 +77,12 @@ class _Writer:
         self.sensors = [
             choose_sensor_format(self.pieces, stream, self.fps) for stream in reader.layout.streams.values()
         ]
+        stored = [column for sensor in self.sensors for column in sensor.columns]
+        if twice := sorted({column for column in stored if stored.count(column) > 1}):
+            raise ValueError(
+                f"{reader.layout.root} has a sensor stream {twice[0]}, as marks or times of another are called: leave "
+                "one of both out with --data.sensor"
+            )
         self.weighted = any((piece.episode.confidence != 1.0).any() for piece in self.pieces)
         self.masked = [
             camera
