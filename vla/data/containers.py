@@ -70,16 +70,20 @@ def read_frame_index(path: Path, *, whole: bool = True) -> FrameIndex:
     return found
 
 
-def check_colour(path: Path) -> None:
-    """Refuse a video of one channel of more than 8 bits (ValueError); one that does not open is not told of here."""
-    pixels = ""
+def check_colour(path: Path, *, one_channel: bool) -> None:
+    """Refuse a video of one channel of more than 8 bits (ValueError); one that does not open is not told of here.
+
+    `one_channel` is what the data say of the camera: H.264 of grey frames reads as colour.
+    """
+    pixels, wide = "", False
     unreadable_ones = contextlib.suppress(av.FFmpegError, OSError, CorruptData)
     with unreadable_ones, av.open(str(path), metadata_errors="replace", options=CONTAINERS) as container:
         pixels = video_of(container, path).codec_context.pix_fmt or ""
-    if WIDE.match(pixels):
+        wide = one_channel and bool(pixels) and av.VideoFormat(pixels).components[0].bits > 8
+    if WIDE.match(pixels) or wide:
         raise ValueError(
-            f"{path} has grey pixels of more than 8 bits ({pixels}), as depth has: leave that camera out with "
-            "--data.cameras"
+            f"{path} has pixels of one channel of more than 8 bits ({pixels}), as depth has: leave that camera out "
+            "with --data.cameras"
         )
 
 

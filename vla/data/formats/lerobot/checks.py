@@ -108,7 +108,7 @@ def check_videos(
     for index in indices.values():
         if isinstance(index, CorruptData) and not selection.keep_damaged:
             report(index)
-    check_colours(records, videos, indices)
+    check_colours(metadata, records, videos, indices)
     found: dict[int, dict[str, Indexed]] = {record.index: {} for record in records}
     lost: list[tuple[int, str]] = []
     for record in records:
@@ -139,14 +139,17 @@ def check_videos(
 
 
 def check_colours(
-    records: Sequence[EpisodeRecord], videos: Sequence[str], indices: Mapping[Path, FrameIndex | CorruptData]
+    metadata: Metadata,
+    records: Sequence[EpisodeRecord],
+    videos: Sequence[str],
+    indices: Mapping[Path, FrameIndex | CorruptData],
 ) -> None:
     """Refuse cameras whose first video is no 8-bit colour (ValueError)."""
     for key in videos:
         own = [place.path for record in records if (place := record.videos.get(key)) is not None]
         first = next((path for path in own if isinstance(indices.get(path), FrameIndex)), None)
         if first is not None:
-            check_colour(first)
+            check_colour(first, one_channel=metadata.shapes[key][-1:] == (1,))
 
 
 def index_all(paths: Iterable[Path], *, whole: bool) -> dict[Path, FrameIndex | CorruptData]:
