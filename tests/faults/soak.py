@@ -52,6 +52,7 @@ FLAGS = [
     "--seed", "5", "--dropout", "0.1", "--batch-size", "4", "--micro-batch", "1", "--tracker", "jsonl",
     "--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32", "--validation-samples", "2",
     "--validate-every", "50", "--stage.lr.expert", "1e-3", "--stage.lr.lora", "1e-3", "--stage.weight-decay", "0.1",
+    "--hang-seconds", "30",  # six times that, within LIMIT_S, is what a rank waits in a save that a killed one left
 ]  # fmt: skip
 PROGRESS, HOLD = "SOAK_PROGRESS", "SOAK_HOLD"
 """Environment variables: the file in which rank 0 keeps the last step it has recorded in this life, and the step at

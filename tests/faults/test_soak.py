@@ -14,7 +14,7 @@ from training.checkpoints import checkpoint
 
 pytestmark = pytest.mark.deep
 
-SEED = 234
+SEED = 377
 """One that draws every kind, a life with loader processes, and one that ends before its first step."""
 
 
