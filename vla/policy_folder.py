@@ -1,6 +1,6 @@
 """A policy on disk: what it is, what it was trained to expect, and its learned weights; the backbone is only named.
 
-POLICY/config.json                    settings, data contract, backbone and its fingerprint
+POLICY/config.json                    settings, data contract, backbone and its fingerprint, digests of the other files
 POLICY/normalizer.safetensors         of actions, state and sensor streams
 POLICY/sensor_encoder.safetensors     where the data has a sensor; of several sensor_encoder.NAME.safetensors each
 POLICY/state_encoder.safetensors      where the data has a state
@@ -12,6 +12,7 @@ POLICY/README.md                      model card
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import uuid
@@ -27,8 +28,10 @@ from torch import Tensor
 from vla import documents, redaction
 from vla.contract import DataContract
 from vla.errors import CorruptData
+from vla.listing import visible
+from vla.model_card import card
 from vla.normalize import Normalizer
-from vla.parts import EXPERT_FILE, PARTS, file_of, fitting, lora, row_of
+from vla.parts import EXPERT_FILE, file_of, lora
 from vla.parts.backbone import fingerprint, resolve
 from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
@@ -64,6 +67,9 @@ class Description:
     units: str = "the data's own; normalizer.safetensors makes them unitless"
     held_out: HeldOut
     policy: PolicyConfig
+    files: Mapping[str, str]
+    """SHA-256 of every other file, by its place in the folder; not of the card, which may be edited, nor of a merged
+    policy's backbone, which has its fingerprint."""
 
 
 def save_policy(
@@ -115,6 +121,7 @@ def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor
         contract=policy.contract,
         held_out=held_out,
         policy=policy.config,
+        files={str(file.relative_to(folder)): digest(file) for file in parts_in(folder)},
     )
     text = json.dumps(redaction.hide_tree(documents.to_json(description)), indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -125,11 +132,12 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     """The policy of a folder, frozen and in eval mode. `backbone_path` says where the same backbone lies here.
 
     Raises:
-        ValueError: not a policy folder, another backbone, or weights that do not fit the configuration.
-        CorruptData: a file cannot be read.
+        ValueError: not a policy folder, another backbone, or files or weights that are missing or do not belong there.
+        CorruptData: a file cannot be read, or is not what it was.
     """
     folder = Path(folder)
     description = read_description(folder)
+    check_files(folder, description.files)
     contract, trained_on = description.contract, description.backbone
     path = backbone_path or trained_on.id
     path = str(folder / path) if path == MERGED and (folder / path).is_dir() else path
@@ -148,7 +156,7 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
         fill(module, read(folder / weights_file(part)), folder / weights_file(part))
     if config.lora is not None:
         lora.load(policy.backbone, folder / "adapter")
-    if (folder / BLOCKS).exists():
+    if BLOCKS in description.files:
         blocks = read(folder / BLOCKS)
         own = {name: tensor for name, tensor in policy.backbone.state_dict().items() if name in blocks}
         compare({name: tensor.shape for name, tensor in own.items()}, blocks, folder / BLOCKS)
@@ -215,6 +223,43 @@ def read_description(folder: Path) -> Description:
     if schema not in (SCHEMA, None):
         raise ValueError(f"{file} is of schema {schema}, this version reads schema {SCHEMA}; use the one that wrote it")
     return documents.from_json(Description, text, file, exact=True)
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """The files of a policy folder beside its description, its card and a merged backbone."""
+    apart = {folder / "config.json", folder / "README.md"}
+    files = [file for file in folder.rglob("*") if file.is_file() and folder / MERGED not in file.parents]
+    return visible(file for file in files if file not in apart)
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_files(folder: Path, listed: Mapping[str, str]) -> None:
+    """Refuse a policy folder that holds other weights than its description lists.
+
+    Raises:
+        ValueError: a file is missing, or weights are there that are not listed.
+        CorruptData: a file is not what it was, or cannot be read.
+    """
+    for name, expected in listed.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file} is missing from the policy folder; copy the whole folder, or export it again")
+        try:
+            found = digest(file)
+        except OSError as error:
+            raise CorruptData(f"{file} cannot be read ({error}); copy it again, or export the policy again") from error
+        if found != expected:
+            raise CorruptData(
+                f"{file} is not the file that config.json lists; copy it again, or export the policy again"
+            )
+    for file in parts_in(folder):
+        if file.suffix == ".safetensors" and str(file.relative_to(folder)) not in listed:
+            raise ValueError(f"{file} is not listed in config.json, so it is of another policy; remove it")
 
 
 def weights_file(part: str) -> str:
@@ -286,65 +331,3 @@ def replace_folder(folder: Path, beside: Path) -> None:
         folder.replace(old)
     beside.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def card(policy: Policy, learned: Mapping[str, Tensor]) -> str:
-    """The model card, with the front matter that model hubs read."""
-    config, contract = policy.config, policy.contract
-    count = sum(tensor.numel() for tensor in learned.values())
-    base = config.backbone.path
-    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
-    adapter = "none" if config.lora is None else f"LoRA of rank {config.lora.rank} in `adapter/`, for plain peft"
-    parts = "\n".join(
-        f"| {PARTS[row_of(name)].label} | {PARTS[row_of(name)].describe(name, settings, contract)} |"
-        for name, settings in fitting(config.encoders, contract).items()
-    )
-    return f"""\
----
-library_name: touchstone
-pipeline_tag: robotics
-{f"base_model: {base}" if is_hub_id else f"# base_model: {Path(base).name}, a local folder"}
-tags:
-- robotics
-- vision-language-action
-- diffusion
-- qwen2_5_vl
----
-
-# A vision-language-action policy
-
-Looks at {len(contract.cameras)} camera images, an instruction and what the table names, and gives the next
-{contract.horizon} actions. Trained with Touchstone.
-
-| | |
-|---|---|
-| Backbone | `{Path(base).name if not is_hub_id else base}`, not contained; its fingerprint is in `config.json` |
-| Adapter | {adapter} |
-| Learned parameters | {count:,} |
-| Cameras, in order | {", ".join(f"`{camera}`" for camera in contract.cameras) or "none"} |
-{parts}
-| Actions | {contract.horizon} steps of {contract.action_dim} at {contract.fps:g} Hz{names(contract)} |
-| Diffusion | {config.diffusion.path} path, {config.diffusion.prediction} prediction, \
-{config.diffusion.sampler} in {config.diffusion.sampling_steps} steps |
-
-Inputs and outputs are in the units of the data it was trained on; `normalizer.safetensors` holds the scales.
-
-## How to load
-
-```python
-import torch
-from vla.policy_folder import load_policy
-
-policy = load_policy("path/to/this/folder")  # backbone_path=... where the backbone lies elsewhere
-contract = policy.contract
-noise = torch.randn(1, contract.horizon, contract.action_dim)
-actions = policy.act(observation, noise)  # vla.batch.Observation -> {contract.horizon} x {contract.action_dim}
-```
-
-`vla evaluate path/to/this/folder --data.roots DATA` measures it on recorded demonstrations.
-"""
-
-
-def names(contract: DataContract) -> str:
-    """The action dimensions by name, where they have names."""
-    return f": {', '.join(contract.action_names)}" if contract.action_names else ""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from vla.errors import CorruptData
 from vla.parts import tiny
 from vla.parts.backbone import fingerprint
 from vla.policy import Policy
-from vla.policy_folder import READERS, HeldOut, load_policy, merge_policy, read_description, save_policy
+from vla.policy_folder import READERS, HeldOut, digest, load_policy, merge_policy, read_description, save_policy
 
 
 def opened(policy: Policy) -> Policy:
@@ -63,6 +64,7 @@ def test_a_scale_that_is_missing_is_named(folder: Path) -> None:
     file = folder / "normalizer.safetensors"
     scales = load_file(file)
     save_file({name: tensor for name, tensor in scales.items() if name != "actions.offset"}, file)
+    relist(folder)
     with pytest.raises(ValueError, match="actions.offset is missing"):
         load_policy(folder)
 
@@ -249,6 +251,7 @@ def test_missing_files_and_tensors_are_named(folder: Path, tmp_path: Path) -> No
     tensors = load_file(file)
     del tensors["no_sensor"]
     save_file(tensors, file)
+    relist(folder)
     with pytest.raises(ValueError, match="no_sensor is missing"):
         load_policy(folder)
     file.unlink()
@@ -256,6 +259,53 @@ def test_missing_files_and_tensors_are_named(folder: Path, tmp_path: Path) -> No
         load_policy(folder)
     with pytest.raises(ValueError, match="no policy folder"):
         load_policy(tmp_path)
+
+
+def relist(folder: Path) -> None:
+    """Let config.json list what lies there, as nobody should."""
+    content = json.loads((folder / "config.json").read_text())
+    content["files"] = {name: digest(folder / name) for name in content["files"]}
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def test_a_folder_that_lost_a_file_or_has_one_of_another_policy_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Blocks that were trained and are not there once loaded as the backbone's own, without a word."""
+    listed = json.loads((folder / "config.json").read_text())["files"]
+    assert set(listed) == {
+        "action_expert.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "normalizer.safetensors",
+        "sensor_encoder.safetensors",
+        "state_encoder.safetensors",
+    }
+    for name, expected in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(CorruptData, match=f"{name} is not the file that config.json lists"):
+            load_policy(folder)
+        (folder / name).unlink()
+        with pytest.raises(ValueError, match=f"{name} is missing from the policy folder"):
+            load_policy(folder)
+        (folder / name).write_bytes(whole)
+    (folder / "README.md").write_text("Edited.")
+    (folder / "notes.txt").write_text("It is fine to keep notes here.")
+    load_policy(folder)
+    shutil.copy(folder / "state_encoder.safetensors", folder / "backbone_blocks.safetensors")
+    with pytest.raises(ValueError, match=r"backbone_blocks\.safetensors is not listed in config\.json"):
+        load_policy(folder)
+
+
+def test_trained_blocks_that_are_lost_are_missed(tmp_path: Path) -> None:
+    policy = opened(build(dataclasses.replace(CONFIG, lora=None), BARE))
+    name = next(name for name, _ in policy.backbone.named_parameters())
+    policy.tuned = frozenset({f"backbone.{name}"})
+    save_policy(policy, tmp_path / "policy")
+    assert load_policy(tmp_path / "policy").tuned == policy.tuned
+    (tmp_path / "policy" / "backbone_blocks.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"backbone_blocks\.safetensors is missing from the policy folder"):
+        load_policy(tmp_path / "policy")
 
 
 def test_only_a_policy_is_replaced(policy: Policy, folder: Path, tmp_path: Path) -> None:
