@@ -1,5 +1,6 @@
 """`vla import`."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +36,8 @@ def convert(command: Import) -> None:
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
     reader = open_folder(command.source, Selection(missing_cameras="mask", **vars(command.data)))
+    for remark in reader.layout.remarks:
+        print(f"{command.source}: {remark}", file=sys.stderr)
     images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)
     with progress(images, "images") as bar:
         totals = write_lerobot(reader, command.destination, progress=bar.update)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.vla.data.recordings import write_v2
+from vla.__main__ import main
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
 from vla.settings import DataConfig
@@ -75,6 +76,15 @@ def test_each_row_has_its_frame(made: Callable[[str], Path], case: str, frame: C
 def test_a_task_that_is_one_text(made: Callable[[str], Path]) -> None:
     data = opened(made("task_as_text"))
     assert {data.train[position].instruction for position in range(8)} == {"pick up the cube"}
+
+
+def test_an_import_names_the_columns_that_it_leaves_out(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = made("further_columns")
+    assert main(["import", "lerobot", str(root), str(tmp_path / "copy")]) == 0
+    unread = "next.reward, next.done, subtask_index, observation.environment_state"
+    assert f"{root}: not read: {unread}" in capsys.readouterr().err
 
 
 def test_a_detectors_confidence_is_no_weight(made: Callable[[str], Path]) -> None:
