@@ -9,6 +9,7 @@ from jaxtyping import Float32, Float64
 
 from vla.batch import Sample
 from vla.contract import SENSOR, DataContract
+from vla.data.clocks import newest
 from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
@@ -104,8 +105,8 @@ def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str]) -> dict[s
             frames = episode.cameras.get(camera)
             if frames is None or np.array_equal(frames.timestamps, episode.timestamps):
                 continue
-            newest = np.searchsorted(frames.timestamps, episode.timestamps + FRAME_TOLERANCE_S, side="right") - 1
-            ages = (episode.timestamps - frames.timestamps[newest])[newest >= 0]
+            places = newest(frames.timestamps, episode.timestamps + FRAME_TOLERANCE_S)
+            ages = (episode.timestamps - frames.timestamps[places])[places >= 0]
             oldest[camera] = max(oldest.get(camera, 0.0), float(ages.max(initial=0.0)))
     return oldest
 

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from vla.contract import SENSOR, StreamContract, name_streams
 from vla.data.angles import named_period
 from vla.data.checks import oldest_frames
+from vla.data.clocks import newest
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
@@ -164,8 +165,8 @@ def _sensed(episode: Episode, stream: StreamContract) -> int:
     if stream.key not in episode.streams:
         return 0
     stamps = episode.streams[stream.key].timestamps
-    newest = np.searchsorted(stamps, episode.timestamps, side="right") - 1
-    age_s = np.where(newest >= 0, episode.timestamps - stamps[newest], np.inf)
+    places = newest(stamps, episode.timestamps)
+    age_s = np.where(places >= 0, episode.timestamps - stamps[places], np.inf)
     return int((age_s < stream.samples / stream.rate_hz).sum())
 
 

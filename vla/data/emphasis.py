@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from vla.data.clocks import nearest, newest
 from vla.data.episode import ACTION, STATE, Episode
-from vla.data.writing.pieces import nearest, newest, rows_of
+from vla.data.writing.pieces import rows_of
 
 COMPARISONS: dict[str, Callable[[np.ndarray, np.float32], np.ndarray]] = {
     "==": np.equal,
@@ -86,7 +87,7 @@ def parse_condition(sentence: str) -> Condition:
 def rows_at_frames(episode: Episode, column: str) -> Float32[np.ndarray, "N C"]:
     """The rows of a column on the frame clock: the nearest action, the newest state. ValueError where it has none."""
     if column == ACTION:
-        return rows_of(episode.actions, nearest(episode.actions.timestamps, episode.timestamps, np.inf)[0])
+        return rows_of(episode.actions, nearest(episode.actions.timestamps, episode.timestamps))
     if column == STATE and episode.state is not None:
         places = newest(episode.state.timestamps, episode.timestamps)
         return rows_of(episode.state, places.clip(min=0))  # no sample stands before the first state

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from vla.data.clocks import nearest, newest
 from vla.settings import Pairing
 
 REACH = 0.9
@@ -62,7 +63,7 @@ def pair(
         there = (numbered < len(shown)) & (distances[0] <= reach_s)
         return Paired(timestamps=rows, frames=np.where(there, numbered, -1))
     if period_s * fps > SLOWER and how == "auto":
-        own = np.arange(max(0, int(np.searchsorted(shown, times[0], side="right")) - 1), near[-1] + 1)
+        own = np.arange(max(0, int(newest(shown, times[:1])[0])), near[-1] + 1)
         return Paired(timestamps=shown[own] - offset_s, frames=own)
     if how == "auto" and runs_apart(shown, times, near, numbered, 1 / fps):
         drift_s = float((shown[numbered[-1]] - times[-1]) - (shown[numbered[0]] - times[0]))
@@ -74,13 +75,6 @@ def pair(
             "or `--data.pairing time`"
         )
     return Paired(timestamps=rows, frames=np.where(distances <= reach_s, near, -1))
-
-
-def nearest(shown: Float64[np.ndarray, " M"], times: Float64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Index of the frame that is shown nearest to each time, the earlier one of two as near."""
-    after = np.searchsorted(shown, times).clip(max=len(shown) - 1)
-    before = (after - 1).clip(min=0)
-    return np.where(times - shown[before] <= shown[after] - times, before, after).astype(np.int64)
 
 
 def period_of(shown: Float64[np.ndarray, " M"], times: Float64[np.ndarray, " N"], otherwise_s: float) -> float:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from vla.batch import Reading, Sample
 from vla.contract import DataContract, StreamContract
+from vla.data.clocks import nearest, newest
 from vla.data.episode import FRAME_TOLERANCE_S, Episode, Frames, Stream
 from vla.data.video import read_frames
 from vla.errors import CorruptData
@@ -105,7 +106,7 @@ class Window:
         """The newest state."""
         if state is None:
             return np.zeros(0, dtype=np.float32)
-        place = int(_held(state.timestamps, np.array([now]))[0])
+        place = int(newest(state.timestamps, np.array([now]))[0])
         assert place >= 0, "frames() leaves out what comes before the first state"
         return np.array(state.values[place], dtype=np.float32)
 
@@ -130,7 +131,7 @@ class Window:
         if camera not in episode.cameras:
             return -1
         tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / self.contract.fps)
-        return int(_held(episode.cameras[camera].timestamps, np.array([now + tolerance_s]))[0])
+        return int(newest(episode.cameras[camera].timestamps, np.array([now + tolerance_s]))[0])
 
 
 def nothing(stream: StreamContract) -> Reading:
@@ -152,8 +153,8 @@ def hold(
     if not len(sensor.timestamps):
         return window, valid
     times = now - np.arange(samples - 1, -1, -1) / rate_hz
-    newest = _held(sensor.timestamps, np.array([now]))[0]
-    places = np.minimum(_held(sensor.timestamps, times + RASTER_TOLERANCE * period_s), newest)
+    last = newest(sensor.timestamps, np.array([now]))[0]
+    places = np.minimum(newest(sensor.timestamps, times + RASTER_TOLERANCE * period_s), last)
     valid = (places >= 0) & (times - sensor.timestamps[places] <= STALE_PERIODS * period_s)
     if valid.any():
         window[valid] = _rows(sensor, places[valid])
@@ -184,21 +185,12 @@ class _Located:
         return images
 
 
-def _held(timestamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
-    """Index of the last timestamp <= each time; -1 where there is none."""
-    places: Int64[np.ndarray, " M"] = np.searchsorted(timestamps, times, side="right") - 1
-    return places
-
-
 def _steps(
     actions: Stream, times: Float64[np.ndarray, " M"], fps: float
 ) -> tuple[Int64[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     """Index of the action nearest to each time, and whether it is within half a period of the frame clock."""
-    timestamps = actions.timestamps
-    after = np.searchsorted(timestamps, times).clip(max=len(timestamps) - 1)
-    before = (after - 1).clip(min=0)
-    nearest = np.where(times - timestamps[before] <= timestamps[after] - times, before, after)
-    return nearest, np.abs(timestamps[nearest] - times) <= 0.5 / fps
+    places = nearest(actions.timestamps, times)
+    return places, np.abs(actions.timestamps[places] - times) <= 0.5 / fps
 
 
 def _rows(stream: Stream, places: Int64[np.ndarray, " M"]) -> Float32[np.ndarray, "M C"]:

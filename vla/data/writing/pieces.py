@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from vla.contract import StreamContract
+from vla.data.clocks import nearest, newest
 from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
 
 
@@ -51,7 +52,8 @@ def cut_pieces(episode: Episode, layout: Layout, fps: int) -> list[Piece]:
     """The stretches of an episode in which every frame has an action, a state and an image of each of its cameras."""
     first, last = float(episode.timestamps[0]), float(episode.timestamps[-1])
     times = first + np.arange(int(np.floor((last - first) * fps + 0.5)) + 1) / fps
-    actions, usable = nearest(episode.actions.timestamps, times, 0.5 / fps)
+    actions = nearest(episode.actions.timestamps, times)
+    usable = np.abs(episode.actions.timestamps[actions] - times) <= 0.5 / fps
     state = None
     if layout.state_dim and episode.state is not None:
         state = newest(episode.state.timestamps, times + 1e-6)
@@ -73,21 +75,6 @@ def cut_pieces(episode: Episode, layout: Layout, fps: int) -> list[Piece]:
         )
         for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
     ]
-
-
-def newest(stamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
-    """Index of the last stamp that is not later than each time; -1 where there is none."""
-    return np.asarray(np.searchsorted(stamps, times, side="right") - 1, dtype=np.int64)
-
-
-def nearest(
-    stamps: Float64[np.ndarray, " N"], times: Float64[np.ndarray, " M"], tolerance_s: float
-) -> tuple[Int64[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
-    """Index of the stamp next to each time, and whether it is near enough."""
-    after = np.searchsorted(stamps, times).clip(max=len(stamps) - 1)
-    before = (after - 1).clip(min=0)
-    places = np.where(times - stamps[before] <= stamps[after] - times, before, after)
-    return places.astype(np.int64), np.abs(stamps[places] - times) <= tolerance_s
 
 
 def common_columns(episodes: Sequence[Episode]) -> dict[str, int]:
