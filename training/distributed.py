@@ -165,7 +165,7 @@ class HostCopy:
             return
         self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         self._numbers.copy_(numbers, non_blocking=True)
-        self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives it no types
+        self._ready = torch.cuda.Event()
         self._ready.record()
 
     def read(self) -> list[float]:

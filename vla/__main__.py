@@ -53,6 +53,7 @@ def parse(arguments: Sequence[str]) -> Any:
         hint = commandline.nearest(name, COMMANDS, f"give one of {', '.join(sorted(COMMANDS))}")
         raise UsageError(f"there is no command {name!r}: {hint}")
     help_command = f"vla {name} --help"
+    # The types are those of a table: no union of them can be written down.
     known: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(of)] for of, (kind, _) in COMMANDS.items())]  # noqa: UP007
     settings, unknown = commandline.parse(known, arguments, help_command, prog="vla", description=DESCRIPTION)
     if unknown:

@@ -148,9 +148,8 @@ def _write(path: Path, write: Callable[[Any], object]) -> bool:
             with os.fdopen(handle, "wb") as file:
                 write(file)
             Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink()
-            raise
+        finally:
+            Path(beside).unlink(missing_ok=True)  # it is gone where it has become the file
     except OSError as error:
         _say_unwritable(folder(), error.strerror or str(error))
         return False

@@ -1,5 +1,6 @@
 """Files that survive: errors that pass are tried again, others are raised at once, and no kill leaves half a file."""
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -617,10 +618,14 @@ class Time:
 
 def test_an_entry_that_is_hidden_for_two_seconds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "step-1").mkdir()
-    clock, listdir = Time(), os.listdir
-    monkeypatch.setattr(
-        os, "listdir", lambda path: [name for name in listdir(path) if clock.now >= 1002 or name != "step-1"]
-    )
+    clock, scandir = Time(), os.scandir
+
+    @contextlib.contextmanager
+    def listed(path: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            yield [entry for entry in entries if clock.now >= 1002 or entry.name != "step-1"]
+
+    monkeypatch.setattr(os, "scandir", listed)
     assert storage.settled(tmp_path / "step-1", 5, sleep=clock.sleep, clock=clock)
     assert 1002 <= clock.now <= 1002.5
 

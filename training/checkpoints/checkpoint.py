@@ -96,7 +96,8 @@ class Checkpoint:
                 continue
             try:
                 with safe_open(path, framework="pt") as file:
-                    for full_name in file.keys():  # noqa: SIM118  (a safe_open handle is no mapping)
+                    names: list[str] = file.keys()
+                    for full_name in names:
                         yield full_name, file.get_tensor(full_name), path
             except SafetensorError as error:
                 raise CorruptData(f"{path} cannot be read: {error}") from error

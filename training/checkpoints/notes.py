@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
-from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]  # only where torch is built with it
+from torch.distributed import HashStore, TCPStore
 
 from training import distributed
 

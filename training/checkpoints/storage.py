@@ -77,10 +77,9 @@ def _write_once(path: Path, parts: Sequence[bytes | memoryview]) -> StoredFile:
         with temporary.open("xb") as file:
             size, sha256 = _stream(file, parts)
         temporary.replace(path)
-    except BaseException:  # a signal that ends the process, too: nobody would find the torn file later
-        with contextlib.suppress(OSError):
+    finally:
+        with contextlib.suppress(OSError):  # it is gone where it has become the file
             temporary.unlink()
-        raise
     return StoredFile(name=path.name, bytes=size, sha256=sha256)
 
 
@@ -266,8 +265,9 @@ def settled(
 
 def _visible(path: Path) -> bool:
     try:
-        if path.name not in os.listdir(path.parent):  # noqa: PTH208  (one call everywhere; iterdir differs by version)
-            return False
+        with os.scandir(path.parent) as entries:
+            if path.name not in {entry.name for entry in entries}:
+                return False
         os.close(os.open(path, os.O_RDONLY))
     except OSError as error:
         if error.errno in CHANGING:

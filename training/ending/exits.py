@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn, TypeVar
 
 from vla import errors, printing
-from vla.errors import CODE_FILE, DONE, HUNG, StorageFailed
+from vla.errors import CODE_FILE, DONE, HUNG
 
 FLUSH_S = 1.0
 """How long a process that ends waits for its output to be taken."""
@@ -39,25 +40,34 @@ def answer(entry: Callable[[], Result]) -> Result:
     finished gloo job the interpreter's own exit sometimes aborts, and a rank that fails must not wait for the others.
     """
     printing.install()
-    rank = int(os.environ.get("RANK", "0"))
-    try:
+    with Leaving():
         return entry()
-    except (ValueError, FloatingPointError, StorageFailed, OSError, RuntimeError) as error:
-        code, sentence = told(error)
+
+
+class Leaving:
+    """Ends the process where its block raises, whatever that is: no rank may hang at exit because of it."""
+
+    def __enter__(self) -> None:
+        """Nothing is needed before."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Say what went wrong, and leave with its exit code."""
+        if kind is None or error is None:
+            return
+        if isinstance(error, SystemExit):
+            leave(error.code if isinstance(error.code, int) else DONE if error.code is None else 1)
+        code, sentence = told(error) if isinstance(error, Exception) else (1, None)
         if sentence is None:
-            sys.excepthook(*sys.exc_info())
+            sys.excepthook(kind, error, traceback)
         else:
-            if rank > 0:
+            if int(os.environ.get("RANK", "0")) > 0:
                 # What all ranks share is rank 0's to print, and what it fails at alone, it says; the launcher ends this
                 # process before the sentence comes.
                 time.sleep(2)
             print(sentence, file=sys.stderr)
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else 1
-    except BaseException:  # noqa: BLE001  (whatever it is, it is shown, and no rank may hang at exit because of it)
-        code = 1
-        sys.excepthook(*sys.exc_info())
-    leave(code)
+        leave(code)
 
 
 def main(entry: Callable[[], None]) -> NoReturn:

@@ -88,14 +88,14 @@ def count_signals() -> None:
 
     terminate, deaf = api._terminate_process_handler, signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
-    def count_and_terminate(number: int, frame: FrameType | None) -> None:
-        if deaf and number == signal.SIGHUP:
+    def count_and_terminate(signum: int, frame: FrameType | None) -> None:
+        if deaf and signum == signal.SIGHUP:
             return
         with contextlib.suppress(KeyError, OSError), signals_file().open("ab") as file:
             file.write(b".")
-        terminate(number, frame)
+        terminate(signum, frame)
 
-    api._terminate_process_handler = count_and_terminate  # type: ignore[assignment]  # torchrun has no hook for it
+    api._terminate_process_handler = count_and_terminate  # torchrun has no hook for it
 
 
 def discard(path: Path) -> None:

@@ -144,7 +144,7 @@ class Engine:
         """
         for settings, group in zip(self.adam.param_groups, self.groups, strict=True):
             settings["lr"] = group.rate * factor
-        self.adam.found_inf = skip  # type: ignore[attr-defined]  # what torch's own GradScaler sets
+        vars(self.adam)["found_inf"] = skip  # what torch's own GradScaler sets and its kernels ask for
         if self.deepspeed:
             self.module.step()  # a gradient that is not finite it skips by itself
         else:

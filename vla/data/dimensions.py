@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
 from vla.data.episode import Episode, Layout, Reader, Stream
 
 Kind = Literal["action", "state"]
+Fact = TypeVar("Fact")
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -62,6 +63,11 @@ def taken(stream: Stream, places: Sequence[int]) -> Stream:
     return replace(stream, values=stream.values[:, list(places)])
 
 
+def some(facts: Sequence[Fact], places: Sequence[int]) -> tuple[Fact, ...]:
+    """The facts of these dimensions; none where there are none."""
+    return tuple(facts[place] for place in places) if facts else ()
+
+
 @dataclass(frozen=True)
 class WithDimensions:
     """A reader of whose actions and state only some dimensions are given."""
@@ -72,18 +78,20 @@ class WithDimensions:
     @cached_property
     def layout(self) -> Layout:
         """That of the root, with the widths, names and periods of what is taken."""
-        whole = self.reader.layout
-        changes: dict[str, object] = {}
-        for kind, places in self.places.items():
-            names = whole.action_names if kind == "action" else whole.state_names
-            changes |= {
-                f"{kind}_dim": len(places),
-                f"{kind}_names": tuple(names[place] for place in places) if names else (),
-                f"{kind}_places": places,
-            }
-            if kind == "action":
-                changes["action_periods"] = tuple(whole.action_periods[place] for place in places)
-        return replace(whole, **changes)  # type: ignore[arg-type]
+        layout = self.reader.layout
+        if (places := self.places.get("action")) is not None:
+            layout = replace(
+                layout,
+                action_dim=len(places),
+                action_names=some(layout.action_names, places),
+                action_periods=some(layout.action_periods, places),
+                action_places=places,
+            )
+        if (places := self.places.get("state")) is not None:
+            layout = replace(
+                layout, state_dim=len(places), state_names=some(layout.state_names, places), state_places=places
+            )
+        return layout
 
     @property
     def sources(self) -> Sequence[Path]:

