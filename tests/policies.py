@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from vla.contract import DataContract
-from vla.normalize import Normalizer, Statistics
+from vla.normalize import Normalizer
 from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest
+from vla.statistics import Statistics
 
 
 def build_policy(

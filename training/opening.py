@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,13 @@ from training.run.resuming import Row, check_resumable, content_of, schedule
 from vla import cache
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
-from vla.normalize import Normalizer
+from vla.normalize import ANSWERS, INPUTS, Normalizer
 from vla.parts.backbone import fingerprint
 from vla.policy import normalized
 from vla.policy_folder import HeldOut
 from vla.redaction import hide, hide_tree
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
+from vla.settings import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,8 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     resumed = folder.resumed()
     data = open_data(config, accelerator)
     normalizers: Mapping[str, Normalizer] = {
-        kind: Normalizer.of(data.statistics[kind], config.data.normalization) for kind in normalized(data.contract)
+        kind: Normalizer.of(data.statistics[kind], config.data.normalization, reach(kind, config.data))
+        for kind in normalized(data.contract)
     }
     rows, initial = schedule(config, data), None
     backbone: str = distributed.share(
@@ -136,6 +139,13 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         resumed=resumed,
         initial=initial,
     )
+
+
+def reach(kind: str, data: DataConfig) -> float:
+    """How far beyond the range of the training data values of a stream are taken as they are."""
+    if not data.clamp:
+        return math.inf
+    return ANSWERS if kind == "actions" else INPUTS
 
 
 def open_data(config: RunConfig, accelerator: Accelerator) -> Dataset:

@@ -5,7 +5,8 @@ Axis letters, used in every signature of the package:
     V cameras          S sensor samples of a window  C sensor channels
     P state dimensions L context tokens              D model width
     N tokens of one part of the context
-Quantities are in the data's own units and images are uint8: the policy normalises, on its device.
+Quantities are in the data's own units, float32 or, where those are not enough, float64, and images are uint8: the
+policy normalises, on its device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vla.frames import Frame, Image, Picture, Size, change_image, in_size, in_sizes, resize
@@ -30,7 +31,7 @@ Losses = dict[str, Float[Tensor, " B"]]
 class Reading:
     """The window of a sensor stream, up to now."""
 
-    values: Float32[np.ndarray, "S C"]
+    values: Float[np.ndarray, "S C"]
     """Oldest first; zeros where not valid."""
     valid: Bool[np.ndarray, " S"]
 
@@ -55,10 +56,10 @@ class Sample:
     """One a camera, in the order of the contract; a missing camera is a black frame."""
     image_valid: Bool[np.ndarray, " V"]
     instruction: str
-    state: Float32[np.ndarray, " P"]
+    state: Float[np.ndarray, " P"]
     streams: Mapping[str, Reading]
     """One a sensor stream, by the names of the contract and in their order."""
-    actions: Float32[np.ndarray, "H A"]
+    actions: Float[np.ndarray, "H A"]
     """The chunk of H future actions; steps past the end of the episode repeat its last action."""
     action_valid: Bool[np.ndarray, " H"]
     weight: float

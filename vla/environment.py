@@ -16,11 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from vla.batch import Observation, Readings
 from vla.contract import DataContract, StreamContract
+from vla.floats import floats
 
 Observed = Mapping[str, Any]
 """What an environment shows, by feature key."""
@@ -65,9 +66,9 @@ def observe(rows: Sequence[Observed], contract: DataContract) -> Observation:
     """
     for row in rows:
         check_observed(row, contract)
-    state = np.zeros((len(rows), 0), np.float32)
+    state: Float[np.ndarray, "B P"] = np.zeros((len(rows), 0), np.float32)
     if contract.state_dim:
-        state = np.stack([np.asarray(row[STATE], dtype=np.float32) for row in rows])
+        state = np.stack([floats(np.asarray(row[STATE])) for row in rows])
     return Observation(
         images=tuple(tuple(frame(row[camera]) for camera in contract.cameras) for row in rows),
         image_valid=torch.ones(len(rows), len(contract.cameras), dtype=torch.bool),
@@ -81,7 +82,7 @@ def readings(rows: Sequence[Observed], stream: StreamContract) -> Readings:
     """The windows that B environments show of a sensor stream; all of it was measured where they do not say."""
     every = np.ones(stream.samples, dtype=np.bool_)
     valid = [np.asarray(row.get(f"{stream.key}_valid", every), dtype=np.bool_) for row in rows]
-    values = [np.asarray(row[stream.key], dtype=np.float32) for row in rows]
+    values = [floats(np.asarray(row[stream.key])) for row in rows]
     return Readings(values=torch.from_numpy(np.stack(values)), valid=torch.from_numpy(np.stack(valid)))
 
 

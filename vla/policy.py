@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
 from vla import diffusion
@@ -78,7 +78,7 @@ class Policy(nn.Module):
         steps: int | None = None,
         generator: torch.Generator | None = None,
         watch: Watch | None = None,
-    ) -> Float32[Tensor, "B H A"]:
+    ) -> Float64[Tensor, "B H A"]:
         """A chunk of actions in the data's units; `set_mode(training=False)` first.
 
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a

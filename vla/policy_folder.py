@@ -37,9 +37,9 @@ from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
 from vla.run_folder import BackboneName
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised whenever an earlier version would misread a policy."""
-READERS = {1: "a3da51d", 2: "31ac386"}
+READERS = {1: "a3da51d", 2: "31ac386", 3: "afa2e5a"}
 """The last commit that reads policies of each older schema."""
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"

@@ -16,9 +16,9 @@ from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.settings import LoraConfig
 
-SCHEMA = 4
+SCHEMA = 5
 """Of checkpoints; raised whenever an earlier version would misread one."""
-READERS = {1: "a3da51d", 2: "a3da51d", 3: "31ac386"}
+READERS = {1: "a3da51d", 2: "a3da51d", 3: "31ac386", 4: "afa2e5a"}
 """The last commit that reads checkpoints of each older schema."""
 
 

@@ -56,6 +56,8 @@ class DataConfig:
     """Of actions, state and sensor streams, fitted on the training episodes."""
     compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
     """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
+    clamp: bool = True
+    """Keep actions within the range of the training data and a tenth of it, what is observed within ten such ranges."""
     without: tuple[Literal["state", "instruction"], ...] = ()
     """Inputs to withhold from the policy, in training and after; cameras and sensor have settings of their own."""
     validation_share: float = 0.1

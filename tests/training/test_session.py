@@ -171,7 +171,7 @@ def test_emphasis_and_companding_resume_bitwise_and_do_not_change(needle: Path, 
     }
     actions = next(iter(open_dataset(DataConfig(roots=(str(needle),)), 0).validation)).actions
     there = torch.from_numpy(actions)
-    torch.testing.assert_close(policy.normalizer_of("actions").undo(policy.normalize("actions", there)), there)
+    torch.testing.assert_close(policy.normalizer_of("actions").undo(policy.normalize("actions", there)).float(), there)
 
 
 def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: Path) -> None:
@@ -192,6 +192,10 @@ def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: 
         AcceleratorState._reset_state(True)
         other = config(needle, tmp_path / "next", *flags, "--data.normalization", "z-score", "--init-from", str(origin))
         with pytest.raises(ValueError, match="was trained with --data.normalization quantile, and its scales stay"):
+            Session(other).__enter__()
+        AcceleratorState._reset_state(True)
+        other = config(needle, tmp_path / "next", *flags, "--data.no-clamp", "--init-from", str(origin))
+        with pytest.raises(ValueError, match="was trained with --data.clamp, and its scales stay: give the same"):
             Session(other).__enter__()
 
 
@@ -255,6 +259,7 @@ def test_what_stands_where_in_the_stream_is_part_of_a_run(needle: Path, tmp_path
 
 
 POISONED = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--save-every", "1", "--keep", "99"]
+POISONED += ["--data.no-clamp"]  # which would keep the poison within the range of the data
 
 
 def test_a_step_that_is_not_finite_changes_nothing(

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vla.normalize import Normalizer, Statistics, fit, fit_chunks
+from vla.normalize import Normalizer
 from vla.settings import Normalization
+from vla.statistics import Statistics, fit, fit_chunks
 
 MODES: tuple[Normalization, ...] = ("quantile", "z-score", "min-max")
 mode_of = pytest.mark.parametrize("mode", MODES)
@@ -128,14 +129,13 @@ def test_nearly_constant_dimensions_do_not_explode(mode: Normalization) -> None:
 
 
 @pytest.mark.parametrize("quiet", [0.0, 1e-7])
-def test_degenerate_quantiles_fall_back_to_the_extremes(quiet: float) -> None:
-    """A contact force: zero in 99.5 % of the rows."""
+def test_a_contact_force_keeps_its_contacts(quiet: float) -> None:
+    """Zero in 99.5 % of the rows."""
     values = (rows(1000, 1) * np.float32(quiet)).astype(np.float32)
     values[:5] = 10.0
     unitless = Normalizer.of(plain(values), "quantile").apply(torch.from_numpy(values))
-    assert unitless.abs().max() <= 1.0001
-    assert unitless[0] == pytest.approx(1)
-    assert unitless[10] == pytest.approx(-1, abs=1e-3)
+    assert unitless[:5].numpy() == pytest.approx(4)
+    assert unitless[5:].abs().max() < 1e-5
 
 
 @mode_of
@@ -182,7 +182,7 @@ def test_an_answer_just_past_the_data_is_no_turn_away(
     asked = torch.linspace(first - beyond, last + beyond, 57)[:, None]
     unitless = normalizer.apply(asked)
     assert (unitless.diff(dim=0) > 0).all()
-    torch.testing.assert_close(normalizer.undo(unitless), asked, rtol=0, atol=1e-4 * period)
+    torch.testing.assert_close(normalizer.undo(unitless).float(), asked, rtol=0, atol=1e-4 * period)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_an_angle_that_counts_turns_is_a_plain_number() -> None:
     values = np.linspace(0, 1000, 500, dtype=np.float32)[:, None]
     normalizer = Normalizer.of(fit(values, (360.0,)), "min-max")
     tensor = torch.from_numpy(values)
-    torch.testing.assert_close(normalizer.undo(normalizer.apply(tensor)), tensor, rtol=0, atol=1e-3)
+    torch.testing.assert_close(normalizer.undo(normalizer.apply(tensor)).float(), tensor, rtol=0, atol=1e-3)
 
 
 def test_a_turn_more_makes_no_difference_to_an_angle() -> None:
@@ -213,20 +213,20 @@ def test_leading_axes(shape: tuple[int, ...]) -> None:
     normalizer = Normalizer.of(plain(rows(100, 2)), "quantile")
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert normalizer.undo(normalizer.apply(tensor)).shape == shape
-    torch.testing.assert_close(normalizer.undo(normalizer.apply(tensor)), tensor)
+    torch.testing.assert_close(normalizer.undo(normalizer.apply(tensor)).float(), tensor)
 
 
 def test_half_precision_comes_out_as_float32() -> None:
     normalizer = Normalizer.of(plain(rows(100, 2)), "quantile")
     assert normalizer.apply(torch.zeros(1, 2, dtype=torch.bfloat16)).dtype == torch.float32
-    assert normalizer.undo(torch.zeros(1, 2, dtype=torch.bfloat16)).dtype == torch.float32
+    assert normalizer.undo(torch.zeros(1, 2, dtype=torch.bfloat16)).dtype == torch.float64
 
 
 def test_gradients_reach_through_undo() -> None:
     normalizer = Normalizer.of(fit(rows(100, 2), (0.0, 2 * np.pi)), "z-score")
     unitless = torch.zeros(1, 2, requires_grad=True)
     normalizer.undo(unitless).sum().backward()
-    torch.testing.assert_close(unitless.grad, normalizer.scale[None])
+    torch.testing.assert_close(unitless.grad, normalizer.scale[None].float())
 
 
 @mode_of

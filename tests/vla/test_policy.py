@@ -14,7 +14,6 @@ from vla.batch import Batch, Draws, Reading, Readings, Sample, collate
 from vla.contract import DataContract, StreamContract
 from vla.diffusion import coefficients, multiply
 from vla.frames import Area, Square
-from vla.normalize import Statistics, fit
 from vla.objectives import Denoise
 from vla.parts import Encoders
 from vla.policy import NEUTRAL_INSTRUCTION, Policy
@@ -27,6 +26,7 @@ from vla.settings import (
     LoraConfig,
     SensorConfig,
 )
+from vla.statistics import Statistics, fit
 
 CONTRACT = DataContract(
     cameras=("observation.images.front", "observation.images.wrist"),

@@ -217,7 +217,7 @@ def change(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schema": 7}, "schema 3"),
+        ({"schema": 7}, "schema 4"),
         ({"schema": 1}, f"check out commit {READERS[1]}, which reads it"),
         ({"schema": 2}, f"check out commit {READERS[2]}, which reads it"),
         ({"backbone__fingerprint": "0" * 64}, "give the folder of the same backbone"),

@@ -252,7 +252,7 @@ def test_a_run_of_an_older_version_is_told_from_a_damaged_one(
     for file in run.glob("checkpoints/*/manifest.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 3}))
     assert report(run, "--out", tmp_path / "out.html") == 78
-    assert "is of schema 3, this version reads schema 4: check out commit" in capsys.readouterr().err
+    assert "is of schema 3, this version reads schema 5: check out commit" in capsys.readouterr().err
 
 
 def test_denoising_of_other_actions_ends_with_65(

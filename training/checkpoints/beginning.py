@@ -79,6 +79,11 @@ def check_origin(origin: Origin, place: str, data: DataConfig, contract: DataCon
             f"{place} was trained with {' '.join(sorted(companded)) or 'no streams'} companded, and its scales stay: "
             f"leave out --data.compand {' '.join(data.compand)}, or train without --init-from"
         )
+    if (limited := any(normalizer.limited for normalizer in origin.normalizers.values())) != data.clamp:
+        raise ValueError(
+            f"{place} was trained with {'--data.clamp' if limited else '--data.no-clamp'}, and its scales stay: give "
+            "the same, or train without --init-from"
+        )
     if origin.fingerprint != fingerprint:
         raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float64
 
 from vla.batch import Sample
 from vla.contract import SENSOR, DataContract
@@ -13,7 +13,7 @@ from vla.data.clocks import newest
 from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
-from vla.normalize import Statistics, fit_chunks
+from vla.statistics import Statistics, fit_chunks
 
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
 """Qwen's control tokens: in an instruction, the tokenizer would take them for images or the end of a turn."""
@@ -126,7 +126,7 @@ def streams(episode: Episode, contract: DataContract) -> dict[str, Stream]:
 
 def finite_chunks(
     episodes: Sequence[Episode], kind: str, contract: DataContract, *, keep_damaged: bool = False
-) -> Iterator[Float32[np.ndarray, "_ D"]]:
+) -> Iterator[Float[np.ndarray, "_ D"]]:
     """All values of one stream of some episodes, a bounded part at a time.
 
     CorruptData names the first value that is not finite; with `keep_damaged` its row is passed over instead.
@@ -137,7 +137,7 @@ def finite_chunks(
             continue
         step = max(1, CHUNK_VALUES // max(1, stream.values.shape[1]))
         for start in range(0, len(stream.values), step):
-            values = np.asarray(stream.values[start : start + step], dtype=np.float32)
+            values = np.asarray(stream.values[start : start + step])
             if not np.isfinite(values).all():
                 if keep_damaged:
                     yield values[np.isfinite(values).all(axis=1)]

@@ -19,11 +19,12 @@ from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection
+from vla.data.strays import stray_remarks
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData
-from vla.normalize import Statistics
 from vla.settings import DataConfig
+from vla.statistics import Statistics
 
 __all__ = ["Dataset", "TrainSamples", "ValidationSamples", "open_dataset", "open_root"]
 
@@ -75,7 +76,7 @@ class Dataset:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
         ]
-        lines += self.remarks
+        lines += (*self.remarks, *stray_remarks(self.statistics, self.contract))
         return lines + [
             f"{camera} has a clock of its own: its frames are up to {1000 * age_s:.0f} ms old"
             for camera, age_s in self.oldest_frames_s.items()

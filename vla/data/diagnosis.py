@@ -27,13 +27,15 @@ class Dimension:
     """Share of the values further than OUTLIER_Z robust standard deviations from the median."""
     worst_z: float
     not_finite: int
+    strays: int
+    """Values that do not count for scales: so far off, and so few, that they may be glitches."""
     jumps: int
     """Steps from one end of its range to the other: an angle that wraps, and of which nothing says so."""
 
     @property
     def sound(self) -> bool:
         """Whether there is nothing to say about it."""
-        return not (self.constant or self.outlier_share or self.not_finite or self.jumps)
+        return not (self.constant or self.outlier_share or self.not_finite or self.jumps or self.strays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +129,16 @@ class RootReport:
                 finding = "constant"
             elif dimension.jumps:
                 finding = f"{dimension.jumps} jumps: angle?"
+            elif dimension.strays:
+                finding = f"{dimension.strays} stray"
             else:
                 finding = f"{dimension.outlier_share:.2%} far off"
             numbers = f"{dimension.minimum:>10.3g}{dimension.median:>10.3g}{dimension.maximum:>10.3g}"
             lines.append(f"    {label:<26}{numbers}  {finding}"[:WIDTH])
-        return lines + ([f"    ... and {len(found) - 40} more, see --json"] if len(found) > 40 else [])
+        lines += [f"    ... and {len(found) - 40} more, see --json"] if len(found) > 40 else []
+        if any(dimension.strays for dimension in found):
+            lines += ["    stray values count for no scale: they are taken for the end of the others"]
+        return lines
 
 
 @dataclass(frozen=True, kw_only=True)

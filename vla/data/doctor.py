@@ -17,6 +17,7 @@ from vla.data.numbers import forget_numbers
 from vla.data.selection import EVERYTHING, Selection
 from vla.errors import MissingFiles
 from vla.instruction import check_instruction
+from vla.statistics import without_strays
 
 GAP_PERIODS = 1.5
 """A step of a clock longer than this many of its median steps is a gap."""
@@ -224,25 +225,26 @@ def _jumps(parts: Sequence[Stream], index: int) -> int:
 def _dimension(
     stream: str, index: int, name: str, values: Float64[np.ndarray, " N"], *, not_finite: int, jumps: int
 ) -> Dimension:
-    finite = values[np.isfinite(values)]
+    finite = np.sort(values[np.isfinite(values)])
     if not len(finite):
         finite = np.full(1, np.nan)
     median = float(np.median(finite))
     # Half of a gripper's values may be equal: then the median deviation is 0 and the quantiles are the scale.
     low, high = np.quantile(finite, [0.01, 0.99])
     scale = max(1.4826 * float(np.median(np.abs(finite - median))), float(high - low) / 4.65)
-    spread = float(finite.max() - finite.min())
+    spread = float(finite[-1] - finite[0])
     z = np.abs(finite - median) / (scale or spread or 1.0)
     return Dimension(
         stream=stream,
         index=index,
         name=name,
-        minimum=float(finite.min()),
+        minimum=float(finite[0]),
         median=median,
-        maximum=float(finite.max()),
+        maximum=float(finite[-1]),
         constant=len(finite) > 1 and spread == 0.0,
         outlier_share=float((z > OUTLIER_Z).mean()),
         worst_z=float(z.max()),
         not_finite=not_finite,
+        strays=len(finite) - len(without_strays(finite)),
         jumps=jumps,
     )

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float
 
 from vla.data.clocks import nearest, newest
 from vla.data.episode import ACTION, STATE, Episode
 from vla.data.writing.pieces import rows_of
 
-COMPARISONS: dict[str, Callable[[np.ndarray, np.float32], np.ndarray]] = {
+COMPARISONS: dict[str, Callable[[np.ndarray, np.floating], np.ndarray]] = {
     "==": np.equal,
     "!=": np.not_equal,
     "<": np.less,
@@ -38,14 +38,14 @@ class Condition:
     magnitude: bool
     """Whether the sign of the value is dropped."""
     comparison: str
-    number: np.float32
+    number: float
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns a reader is to give for it; every episode has its action and state anyhow."""
         return () if self.column in (ACTION, STATE) else (self.column,)
 
-    def values(self, episode: Episode) -> Float32[np.ndarray, " N"]:
+    def values(self, episode: Episode) -> Float[np.ndarray, " N"]:
         """What is compared, at each frame. ValueError where the episode has no such value."""
         rows = rows_at_frames(episode, self.column)
         width = rows.shape[1]
@@ -60,7 +60,8 @@ class Condition:
     def holds(self, episode: Episode) -> Bool[np.ndarray, " N"]:
         """Whether it holds, at each frame; nothing holds of a value that is not a number."""
         values = self.values(episode)
-        return np.asarray(COMPARISONS[self.comparison](values, self.number) & ~np.isnan(values))
+        number = values.dtype.type(self.number)  # 0.1 is another number in float32
+        return np.asarray(COMPARISONS[self.comparison](values, number) & ~np.isnan(values))
 
 
 def parse_condition(sentence: str) -> Condition:
@@ -80,11 +81,11 @@ def parse_condition(sentence: str) -> Condition:
         dimension=None if found["dimension"] is None else int(found["dimension"]),
         magnitude=found["magnitude"] is not None,
         comparison=found["comparison"],
-        number=np.float32(found["number"]),
+        number=float(found["number"]),
     )
 
 
-def rows_at_frames(episode: Episode, column: str) -> Float32[np.ndarray, "N C"]:
+def rows_at_frames(episode: Episode, column: str) -> Float[np.ndarray, "N C"]:
     """The rows of a column on the frame clock: the nearest action, the newest state. ValueError where it has none."""
     if column == ACTION:
         return rows_of(episode.actions, nearest(episode.actions.timestamps, episode.timestamps))
@@ -96,4 +97,4 @@ def rows_at_frames(episode: Episode, column: str) -> Float32[np.ndarray, "N C"]:
         near = difflib.get_close_matches(column, known, 1)
         hint = f" (nearest: {near[0]})" if near else ""
         raise ValueError(f"{episode.name} has no {column}{hint}: let --data.emphasis name one of {', '.join(known)}")
-    return np.asarray(episode.columns[column], dtype=np.float32)
+    return np.asarray(episode.columns[column])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 from vla.contract import StreamContract
 
@@ -30,7 +30,8 @@ class Stream:
 
     timestamps: Float64[np.ndarray, " N"]
     """Seconds since the start of the episode, strictly increasing."""
-    values: Float32[np.ndarray, "N C"]
+    values: Float[np.ndarray, "N C"]
+    """float32, or float64 where those are not enough."""
 
 
 @runtime_checkable
@@ -70,7 +71,7 @@ class Episode:
     """
     cameras: Mapping[str, Frames]
     """By camera key, e.g. `observation.images.front`; a camera missing in this episode is absent."""
-    columns: Mapping[str, Float32[np.ndarray, "N _"]] = field(default_factory=dict)
+    columns: Mapping[str, Float[np.ndarray, "N _"]] = field(default_factory=dict)
     """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
 
 

@@ -16,7 +16,7 @@ from vla.contract import DataContract
 from vla.data.checks import check_streams, finite_chunks, fit_statistics
 from vla.data.episode import Episode, Reader
 from vla.data.tables import kept_tables
-from vla.normalize import Statistics
+from vla.statistics import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,7 @@ def _entry(
         "held out": [episode.name for episode in episodes_at(readers, held_out)],
         "keep damaged": keep_damaged,
         "compand": sorted(compand),
+        "facts": [field.name for field in fields(Statistics)],
     }
     return cache.Entry(
         purpose=f"numbers {json.dumps(decides)}",
@@ -107,8 +108,9 @@ def _to_json(statistics: Statistics) -> dict[str, Any]:
 
 
 def _from_json(facts: Mapping[str, Any]) -> Statistics:
+    kinds = {"companded": np.bool_, "single": np.bool_, "strays": np.int64}
     arrays: dict[str, Any] = {
-        field.name: np.array(facts[field.name], dtype=np.bool_ if field.name == "companded" else np.float64)
+        field.name: np.array(facts[field.name], dtype=kinds.get(field.name, np.float64))
         for field in fields(Statistics)
         if field.name != "count"
     }

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from vla import cache
 from vla.data.reading import refused, unreadable
 from vla.errors import CorruptData
+from vla.floats import floats
 
 ONE_BATCH = 1 << 30
 """Rows of a record batch of the cache: as many as a row group has, so that an episode's rows lie side by side."""
@@ -140,14 +141,14 @@ def _convert(files: Sequence[Path], columns: Sequence[str], place: Path) -> None
 
 def float_rows(
     column: pa.ChunkedArray, shape: tuple[int, ...], where: str, *, even: bool = False
-) -> Float32[np.ndarray, "*shape"]:
-    """The rows of a column as float32 of this shape a row; a view of the mapped file where that is possible.
+) -> Float[np.ndarray, "*shape"]:
+    """The rows of a column as floats of this shape a row; a view of the mapped file where that is possible.
 
     `even` says that all rows are known to have the same number of values.
     """
     pieces = [_flat(chunk, shape, where, even=even) for chunk in column.chunks]
     values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.zeros(0, np.float32)])
-    return values.astype(np.float32, copy=False).reshape(len(column), *shape)
+    return floats(values).reshape(len(column), *shape)
 
 
 def double_rows(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> Float64[np.ndarray, "*shape"]:

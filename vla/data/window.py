@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 
 from vla.batch import Reading, Sample
 from vla.contract import DataContract, StreamContract
@@ -89,7 +89,7 @@ class Window:
             usable &= episode.timestamps >= episode.state.timestamps[0]
         return range(len(usable)) if usable.all() else np.flatnonzero(usable)
 
-    def _actions(self, actions: Stream, now: float) -> tuple[Float32[np.ndarray, "H A"], Bool[np.ndarray, " H"]]:
+    def _actions(self, actions: Stream, now: float) -> tuple[Float[np.ndarray, "H A"], Bool[np.ndarray, " H"]]:
         """The chunk on the frame clock; where no action is near, the nearest stands and is not valid."""
         places, valid = _steps(actions, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
         return _rows(actions, places), valid
@@ -102,13 +102,13 @@ class Window:
         values, valid = hold(measured, now, samples=stream.samples, rate_hz=stream.rate_hz, period_s=period_s)
         return Reading(values=values, valid=valid)
 
-    def _state(self, state: Stream | None, now: float) -> Float32[np.ndarray, " P"]:
+    def _state(self, state: Stream | None, now: float) -> Float[np.ndarray, " P"]:
         """The newest state."""
         if state is None:
             return np.zeros(0, dtype=np.float32)
         place = int(newest(state.timestamps, np.array([now]))[0])
         assert place >= 0, "frames() leaves out what comes before the first state"
-        return np.array(state.values[place], dtype=np.float32)
+        return np.array(state.values[place])
 
     def _images(
         self, episode: Episode, now: float
@@ -143,12 +143,12 @@ def nothing(stream: StreamContract) -> Reading:
 
 def hold(
     sensor: Stream, now: float, *, samples: int, rate_hz: float, period_s: float
-) -> tuple[Float32[np.ndarray, "S C"], Bool[np.ndarray, " S"]]:
+) -> tuple[Float[np.ndarray, "S C"], Bool[np.ndarray, " S"]]:
     """A window up to now, and which of it was measured, by zero-order hold; none is averaged, whatever the rates.
 
     `period_s` lies between two samples of the sensor.
     """
-    window = np.zeros((samples, sensor.values.shape[1]), dtype=np.float32)
+    window = np.zeros((samples, sensor.values.shape[1]), dtype=sensor.values.dtype)
     valid = np.zeros(samples, dtype=np.bool_)
     if not len(sensor.timestamps):
         return window, valid
@@ -193,8 +193,8 @@ def _steps(
     return places, np.abs(actions.timestamps[places] - times) <= 0.5 / fps
 
 
-def _rows(stream: Stream, places: Int64[np.ndarray, " M"]) -> Float32[np.ndarray, "M C"]:
+def _rows(stream: Stream, places: Int64[np.ndarray, " M"]) -> Float[np.ndarray, "M C"]:
     """Rows of a stream, through one contiguous read: a memory map need not support more."""
     first, last = int(places.min()), int(places.max())
-    rows: Float32[np.ndarray, "M C"] = np.asarray(stream.values[first : last + 1], dtype=np.float32)[places - first]
+    rows: Float[np.ndarray, "M C"] = np.asarray(stream.values[first : last + 1])[places - first]
     return rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 
 from vla.batch import Observation
 from vla.environment import Environment, Observed, observe
@@ -203,7 +203,7 @@ def roll_out(
         if recorder is not None:
             recorder.begin(observed[row], environments[row])
     rollouts: dict[int, Rollout] = {}
-    chunks = np.zeros((len(episodes), policy.contract.horizon, policy.contract.action_dim), dtype=np.float32)
+    chunks = np.zeros((len(episodes), policy.contract.horizon, policy.contract.action_dim))
     for step in range(config.max_steps):
         under_way = [row for row in range(len(episodes)) if row not in rollouts]
         if not under_way:
@@ -215,7 +215,7 @@ def roll_out(
             acting = [episodes[row] for row in under_way]
             chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config)
         for row in under_way:
-            action = chunks[row, step % config.execute]
+            action = chunks[row, step % config.execute].astype(np.float32)
             observed[row], _, ended, cut_off, info = environments[row].step(action)
             if (watcher := watchers[row]) is not None:
                 watcher.add(action, observed[row], environments[row])
@@ -226,7 +226,7 @@ def roll_out(
 
 def act(
     policy: Policy, observation: Observation, episodes: Sequence[int], step: int, config: RolloutConfig
-) -> Float32[np.ndarray, "B H A"]:
+) -> Float[np.ndarray, "B H A"]:
     """The chunks of some episodes; their noise follows from the seed, the episode and the step."""
     device = next(policy.parameters()).device
     shape = (policy.contract.horizon, policy.contract.action_dim)
@@ -237,7 +237,7 @@ def act(
     generator = torch.Generator().manual_seed(torch_seed(config.seed, "closed loop", positions[0]))
     there = observation.resized(policy.sizes).to(device)
     actions = policy.act(there, torch.from_numpy(noise).to(device), config.sampling_steps, generator)
-    chunks: Float32[np.ndarray, "B H A"] = actions.cpu().numpy()
+    chunks: Float[np.ndarray, "B H A"] = actions.cpu().numpy()
     return chunks
 
 

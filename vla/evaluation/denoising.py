@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from vla.batch import collate
@@ -21,11 +21,11 @@ class Denoising:
     contract: DataContract
     places: list[str]
     """Episode and frame of each sample."""
-    noised: Float32[np.ndarray, "N T H A"]
+    noised: Float[np.ndarray, "N T H A"]
     """x_t, from noise to the answer: one more than there are sampling steps."""
-    predicted: Float32[np.ndarray, "N T H A"]
+    predicted: Float[np.ndarray, "N T H A"]
     """The clean chunk that each step expects; last, the answer itself."""
-    recorded: Float32[np.ndarray, "N H A"]
+    recorded: Float[np.ndarray, "N H A"]
 
     def remaining(self) -> Float[np.ndarray, " T"]:
         """How far the expected chunk still is from the answer: the mean over all of |difference|, of 1 at first.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 from vla.batch import Reading
 from vla.contract import TIMES, StreamContract
@@ -51,7 +51,7 @@ def episode_arrays(predictions: Predictions, samples: Samples, indices: Sequence
 
 def measured(
     readings: Sequence[Reading], times: Float64[np.ndarray, " N"], stream: StreamContract
-) -> tuple[Float32[np.ndarray, "M C"], Float64[np.ndarray, " M"]]:
+) -> tuple[Float[np.ndarray, "M C"], Float64[np.ndarray, " M"]]:
     """Each valid sample of overlapping windows, which end at these times, once, and when it was measured."""
     values, stamps, told_s = [], [], -np.inf
     for reading, now in zip(readings, times, strict=True):

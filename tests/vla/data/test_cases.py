@@ -10,11 +10,13 @@ from types import ModuleType
 import av
 import numpy as np
 import pytest
+import torch
 
 from tests.vla.data.recordings import write_v2
 from vla.__main__ import main
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
+from vla.normalize import INPUTS, Normalizer
 from vla.settings import DataConfig
 
 CAMERA = "observation.images.front"
@@ -180,3 +182,34 @@ def test_a_camera_with_a_clock_of_its_own_is_served_by_its_newest_frame(
     (report,) = examine([root]).roots
     assert report.oldest_frames_s[CAMERA] == pytest.approx(0.03)
     assert any(line.startswith("  cameras with a clock of their own") for line in report.lines())
+
+
+def test_a_glitch_is_named_and_counts_for_no_scale(
+    made: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = made("one_glitch_in_the_actions")
+    data = opened(root)
+    assert [
+        line for line in data.table() if line.startswith("actions[2] motor_2: 1 stray value between -1.2 and 1e+06")
+    ]
+    values = np.concatenate(
+        [episode.actions.values[:, 2] for (episodes) in data.everything.episodes() for episode in episodes]
+    )
+    sound = values[np.abs(values) < 10]
+    assert len(sound) == len(values) - 1
+    assert data.statistics["actions"].q99[2] == np.quantile(sound.astype(np.float64), 0.99)
+    assert main(["doctor", str(root)]) == 0
+    assert "action[2] motor_2" in (printed := capsys.readouterr().out)
+    assert "1 stray" in printed
+
+
+def test_coordinates_of_a_map_keep_their_motion(made: Callable[[str], Path]) -> None:
+    data = opened(made("state_of_map_coordinates"))
+    statistics = data.statistics["state"]
+    assert statistics.std[:2] == pytest.approx(0.07, abs=0.01)
+    states = np.stack([data.everything[index].state for index in range(40)])
+    expected = 4649776.1 + 0.1 * np.sin(np.arange(40) / 6)
+    assert np.abs(states[:, 0] - expected).max() < 1e-8
+    unitless = Normalizer.of(statistics, "quantile", INPUTS).apply(torch.from_numpy(states))
+    low, high = statistics.q01[0], statistics.q99[0]
+    np.testing.assert_allclose(unitless[:, 0].numpy(), (expected - (low + high) / 2) / ((high - low) / 2), atol=1e-5)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from vla.contract import StreamContract
 from vla.data.clocks import nearest, newest
@@ -92,9 +92,9 @@ def common_columns(episodes: Sequence[Episode]) -> dict[str, int]:
     return widths
 
 
-def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float32[np.ndarray, "N C"]:
+def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float[np.ndarray, "N C"]:
     """Rows of a stream."""
-    return np.asarray(stream.values[places], dtype=np.float32)
+    return np.asarray(stream.values[places])
 
 
 def assign(piece: Piece, key: str, fps: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:

@@ -12,6 +12,7 @@ from vla.data.formats.insertion.recordings import CameraTrack, Recording, Track,
 from vla.data.images import decode_image
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
+from vla.floats import floats
 
 DAMAGED_HDF5 = (OSError, KeyError, TypeError, ValueError, RuntimeError, IndexError)
 """What h5py raises for damaged content."""
@@ -66,7 +67,7 @@ def read_hdf5(path: Path) -> Recording:
         layout="HDF5",
         instruction=instruction_of(attributes, path.parent.name),
         state=in_order(stamps, state, path),
-        actions=Track(times=times, values=np.asarray(arrays["action"], dtype=np.float32)[order]),
+        actions=Track(times=times, values=floats(arrays["action"])[order]),
         sensor=None,
         cameras={
             f"observation.images.{name}": CameraTrack(

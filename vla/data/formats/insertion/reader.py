@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float64, UInt8
 
 from vla.contract import StreamContract
 from vla.data.episode import ACTION, STATE, Episode, Frames, Layout, Stream
@@ -246,8 +246,7 @@ def delta_actions(state: Track, start: float, times: Float64[np.ndarray, " N"], 
         raise CorruptData(f"{name} has no step of 0.1 s with robot states at both ends; record it again")
     deltas = pose_at(ends[known]) - pose_at(times[known])
     gripper = np.ones((len(deltas), 1))
-    values: Float32[np.ndarray, "N 7"] = np.concatenate([deltas, gripper], axis=1).astype(np.float32)
-    return Stream(timestamps=times[known], values=values)
+    return Stream(timestamps=times[known], values=np.concatenate([deltas, gripper], axis=1).astype(np.float32))
 
 
 def known_at(stamps: Float64[np.ndarray, " M"], times: Float64[np.ndarray, " N"]) -> np.ndarray:

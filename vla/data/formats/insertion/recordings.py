@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from vla.cache import stored_array
 from vla.data.formats.insertion.npz import npz_arrays
 from vla.data.images import decode_image
 from vla.errors import CorruptData
+from vla.floats import floats
 from vla.listing import visible
 
 FOLDERS = ("recv_all_*", "episode_*", "data_collection_*")
@@ -31,7 +32,7 @@ class Track:
     """Values with the unix times they were measured at."""
 
     times: Float64[np.ndarray, " N"]
-    values: Float32[np.ndarray, "N C"]
+    values: Float[np.ndarray, "N C"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,7 @@ def read_robot_table(path: Path) -> Track:
                 rows.append([float(row[name]) for name in (*JOINTS, *POSE)])
             except (TypeError, ValueError) as error:
                 raise CorruptData(f"{path}, line {number} is incomplete; copy the file again") from error
-    return in_order(np.array(times), np.array(rows, dtype=np.float32).reshape(len(rows), 12), path)
+    return in_order(np.array(times), np.array(rows).reshape(len(rows), 12), path)
 
 
 def in_order(times: np.ndarray, values: np.ndarray, path: Path) -> Track:
@@ -224,7 +225,7 @@ def in_order(times: np.ndarray, values: np.ndarray, path: Path) -> Track:
     if not np.isfinite(times).all():
         raise CorruptData(f"{path} has a time stamp that is no number; record it again")
     unique, first = np.unique(np.asarray(times, dtype=np.float64), return_index=True)
-    return Track(times=unique, values=np.asarray(values, dtype=np.float32)[first])
+    return Track(times=unique, values=floats(np.asarray(values))[first])
 
 
 def kept_sensor(root: Path, folder: Path, metadata: Mapping[str, Any]) -> SensorTrack | None:

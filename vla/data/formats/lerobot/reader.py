@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 from vla import cache
 from vla.data.angles import angle_periods
@@ -173,7 +173,7 @@ def build_episode(
             raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
         instruction = record.tasks[0]
 
-    def values(key: str) -> Float32[np.ndarray, "N C"]:
+    def values(key: str) -> Float[np.ndarray, "N C"]:
         return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}", even=even)
 
     measured = {
