@@ -73,6 +73,15 @@ def skip_shared_memory_build() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def configure_deepspeed(accelerator: Accelerator, *, clip: float, micro_batch: int, accumulation: int) -> None:
+    """Fill in what ds_configs leave to their one owner, the training configuration."""
+    config = accelerator.state.deepspeed_plugin.deepspeed_config
+    config["gradient_clipping"] = clip
+    config["train_micro_batch_size_per_gpu"] = micro_batch
+    config["gradient_accumulation_steps"] = accumulation
+    config["train_batch_size"] = micro_batch * accumulation * accelerator.num_processes
+
+
 def dtype_of(precision: Precision) -> torch.dtype:
     """Of frozen weights and arithmetic."""
     on_gpu = torch.cuda.is_available()

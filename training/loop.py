@@ -57,14 +57,15 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
             beat("forward")
             faults.hit("forward")
             torch.manual_seed(torch_seed(config.seed, "dropout", int(batch.positions[0])))
-            losses = weigh(engine(batch.to(device)), batch, weight)
             last = index == len(micro_batches) - 1
-            if last:
-                watch.pause()
-            beat("backward")
-            faults.hit("backward")
-            # DDP and ZeRO average gradients over ranks; the loss is a sum over them.
-            engine.backward(sum_of(losses) * ranks, last=last)
+            with engine.micro_batch(last=last):
+                losses = weigh(engine(batch.to(device)), batch, weight)
+                if last:
+                    watch.pause()
+                beat("backward")
+                faults.hit("backward")
+                # DDP and ZeRO average gradients over ranks; the loss is a sum over them.
+                engine.backward(sum_of(losses) * ranks)
             parts = {part: parts.get(part, 0.0) + loss.detach().double() for part, loss in losses.items()}
 
         norms = engine.gradient_norms()

@@ -87,8 +87,9 @@ def steps(session: Any, engine: Any, row: Any) -> Iterator[None]:
             distributed.total(session.accelerator, sum(float(b.weight.sum()) for b in micro_batches))[0]
         )
         for index, batch in enumerate(micro_batches):
-            losses = weigh(engine(batch), batch, weight)
-            engine.backward(sum_of(losses) * RANKS, last=index == len(micro_batches) - 1)
+            with engine.micro_batch(last=index == len(micro_batches) - 1):
+                losses = weigh(engine(batch), batch, weight)
+                engine.backward(sum_of(losses) * RANKS)
         norms = engine.gradient_norms()
         skip, _ = session.guard.judge(sum_of(losses), norms["all"])
         engine.step(1.0, ema.decay_at(session.step + 1, 0.999), norms["all"], skip)

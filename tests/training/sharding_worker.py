@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from training import distributed
 from training.ending import exits
@@ -76,18 +78,21 @@ def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
     )
 
 
-def run(engine: Engine, first: int, last: int) -> tuple[list[float], list[dict[str, float]]]:
+def run(
+    engine: Engine, first: int, last: int, accumulation: int = ACCUMULATION
+) -> tuple[list[float], list[dict[str, float]]]:
     losses, norms = [], []
     accelerator = engine.accelerator
-    micro = ROWS // ACCUMULATION // accelerator.num_processes
+    micro = ROWS // accumulation // accelerator.num_processes
     for step in range(first, last):
         data = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(step))
         summed = 0.0
-        for part in range(ACCUMULATION):
+        for part in range(accumulation):
             begin = (part * accelerator.num_processes + accelerator.process_index) * micro
-            loss = engine(data[begin : begin + micro].to(accelerator.device))["part"].sum()
+            with engine.micro_batch(last=part == accumulation - 1):
+                loss = engine(data[begin : begin + micro].to(accelerator.device))["part"].sum()
+                engine.backward(loss * accelerator.num_processes / ROWS)
             summed += loss.item()
-            engine.backward(loss * accelerator.num_processes / ROWS, last=part == ACCUMULATION - 1)
         norm = engine.gradient_norms()
         engine.step(stage().factor(step, STEPS), 0.9, norm["all"], torch.tensor(0.0))
         losses.append(distributed.total(accelerator, summed)[0] / ROWS)
@@ -100,6 +105,34 @@ def difference(a: State, b: State) -> float:
     assert all(x.keys() == y.keys() for x, y in pairs)
     assert a.adam_steps == b.adam_steps, (a.adam_steps, b.adam_steps)
     return max((x[name] - y[name]).abs().max().item() for x, y in pairs for name in x)
+
+
+def reduced(accumulation: int) -> list[int]:
+    """How many bytes of gradients this rank handed over to be reduced in each of two DDP steps."""
+    engine, handed = build(0), [0, 0]
+
+    def count(step: list[int], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        handed[step[0]] += bucket.buffer().nbytes
+        return allreduce_hook(None, bucket)
+
+    step = [0]
+    engine.module.register_comm_hook(step, count)
+    for step[0] in range(2):
+        run(engine, step[0], step[0] + 1, accumulation)
+    engine.close()
+    return handed
+
+
+def count_reduced(out: str) -> None:
+    """What is reduced at each accumulation, and the size of one gradient, go to a file."""
+
+    def watch() -> None:
+        once = 4 * sum(parameter.numel() for name, parameter in Toy(0).named_parameters() if "backbone" not in name)
+        seen = {"once": once} | {str(accumulation): reduced(accumulation) for accumulation in (1, 2, 4)}
+        if os.environ["RANK"] == "0":
+            Path(out).write_text(json.dumps(seen))
+
+    exits.main(watch)
 
 
 def main(out: str, stages: Sequence[int], moves: Sequence[str]) -> None:

@@ -375,9 +375,9 @@ def test_a_step_is_judged_and_taken_without_reading_a_number(needle: Path, tmp_p
     flags = ["--data.workers", "0", "--batch-size", "2", "--micro-batch", "2"]
     with Session(config(needle, tmp_path / "run", *flags)) as session:
         engine = session.enter(session.run.rows[0])
-        parts = session.policy(next(session.batches(session.run.rows[0]))[0])
-        total = parts["diffusion"].sum()
-        engine.backward(total, last=True)
+        with engine.micro_batch(last=True):
+            total = session.policy(next(session.batches(session.run.rows[0]))[0])["diffusion"].sum()
+            engine.backward(total)
         with NoReading():
             with pytest.raises(AssertionError, match="was read on the host"):
                 float(total)

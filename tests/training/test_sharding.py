@@ -69,3 +69,12 @@ def test_state_moves_between_topologies(seen: Results, move: str) -> None:
     else:
         assert ours["losses"] == pytest.approx(straight, rel=1e-6)
         assert ours["final"] < 1e-4
+
+
+def test_ddp_reduces_once_a_step_whatever_the_accumulation(server: ForkServer, tmp_path: Path) -> None:
+    file, port = tmp_path / "seen.json", {"MASTER_PORT": str(free_port())}
+    life = server.call(sharding_worker.count_reduced, file, ranks=2, environment=port)
+    assert life.wait() == [0, 0], life.report()
+    seen = json.loads(file.read_text())
+    once = seen.pop("once")
+    assert seen == {accumulation: [once, once] for accumulation in ("1", "2", "4")}

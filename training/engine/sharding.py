@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from training import distributed
 from training.engine import ema
 from training.engine.stages import Group
 
@@ -98,7 +99,7 @@ class Engine:
         )
         self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         if self.deepspeed:
-            configure_deepspeed(accelerator, clip=clip, micro_batch=micro_batch, accumulation=accumulation)
+            distributed.configure_deepspeed(accelerator, clip=clip, micro_batch=micro_batch, accumulation=accumulation)
         self.module: Any
         self.optimizer: Any
         self.module, self.optimizer = accelerator.prepare(policy, optimizer)
@@ -114,17 +115,26 @@ class Engine:
 
     # One optimizer step.
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Accumulate the gradient of `loss`, averaged over ranks; `last` marks the step's last micro-batch."""
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Around forward and backward of a micro-batch; DDP's ranks reduce in the step's `last` one alone."""
         if self.deepspeed:
             self.module.set_gradient_accumulation_boundary(is_boundary=last)
-            self.module.backward(loss, scale_wrt_gas=False)
+            yield
             if not last:
                 self.module.step()  # counts the micro-batch; the parameters do not move
         else:
             synchronized = last or self.accelerator.num_processes == 1
+            # DDP decides in the forward: entered after it, no_sync has no effect.
             with contextlib.nullcontext() if synchronized else self.module.no_sync():
-                torch.autograd.backward(loss)
+                yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of `loss`, averaged over ranks once the step's micro-batches are through."""
+        if self.deepspeed:
+            self.module.backward(loss, scale_wrt_gas=False)
+        else:
+            torch.autograd.backward(loss)
 
     def gradient_norms(self) -> dict[str, Tensor]:
         """L2 norm of the accumulated gradient before clipping, by group, and of `all`: scalars on the device."""
@@ -338,12 +348,3 @@ class Engine:
             parameters, modifier_rank=0 if write else None
         )
         return context
-
-
-def configure_deepspeed(accelerator: Accelerator, *, clip: float, micro_batch: int, accumulation: int) -> None:
-    """Fill in what ds_configs leave to their one owner, the training configuration."""
-    config = accelerator.state.deepspeed_plugin.deepspeed_config
-    config["gradient_clipping"] = clip
-    config["train_micro_batch_size_per_gpu"] = micro_batch
-    config["gradient_accumulation_steps"] = accumulation
-    config["train_batch_size"] = micro_batch * accumulation * accelerator.num_processes
