@@ -81,6 +81,8 @@ class RunConfig:
     """`auto`, a checkpoint or a run: go on with everything."""
     init_from: str | None = None
     """A checkpoint, a run or a policy folder: take its (averaged) weights and start at step 0."""
+    ignore_cluster: bool = False
+    """Train as launched though variables of the platform, such as NUM_NODES, describe another cluster."""
     tracker: Tracker = "auto"
     """metrics.jsonl is always written; auto adds wandb where it has a key or WANDB_MODE=offline."""
 
@@ -147,7 +149,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
-    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify)|backbone\.(path|gradient_checkpointing))(\.|$)"
+    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NoReturn, Self
 
-from training import distributed, faults
+from training import distributed, faults, launching
 from training.checkpoints import checkpoint
 from training.checkpoints.beginning import (
     check_moments,
@@ -95,7 +95,10 @@ class Session:
     def _open(self) -> None:
         """Read the data and what to go on from; refuse what cannot be trained or would overwrite something."""
         config = self.config
+        launching.check(os.environ, ignore_cluster=config.ignore_cluster)
         self.accelerator = accelerator = distributed.start_accelerator()
+        if config.ignore_cluster and (ignored := launching.ignored(os.environ)):
+            accelerator.print(f"--ignore-cluster passes over {', '.join(ignored)}")
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker)
         self._folder = RunFolder(config, accelerator)

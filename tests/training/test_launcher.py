@@ -14,6 +14,7 @@ import pytest
 
 from tests.forkserver import ForkServer
 from tests.training.children import Child, child, wait_until
+from training import launching
 from training.ending import launcher
 from vla.errors import CODE_FILE
 
@@ -66,7 +67,7 @@ def test_the_likeliest_reason_counts(told: int | None, codes: list[int], expecte
 def test_a_long_grace_time_is_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.launcher.api import LaunchConfig
 
-    for name in (CODE_FILE, launcher.PID, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+    for name in (CODE_FILE, launching.PID, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "/nowhere/code")
     monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
     monkeypatch.setattr(sys, "argv", ["torchrun", str(TRAINING / "stage1.py")])

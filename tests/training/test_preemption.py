@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.forkserver import ForkServer
 from tests.training.children import child, wait_until
-from training.ending import launcher
+from training import launching
 from training.ending.preemption import ONE_DELIVERY_S, SHARE_OF_GRACE, Preemption, outlive_the_job
 from vla import errors
 
@@ -212,7 +212,7 @@ LOST = r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)|Connect
 
 def launched(parent: int) -> None:
     """A rank of a launcher with this process number; 0 is its own parent."""
-    os.environ |= {"TORCHELASTIC_RUN_ID": "none", launcher.PID: str(parent or os.getppid())}
+    os.environ |= {"TORCHELASTIC_RUN_ID": "none", launching.PID: str(parent or os.getppid())}
     preemption = Preemption(60, 0, expired)
     preemption.install()
     os.write(1, f"requested {preemption.requested}\n".encode())

@@ -18,12 +18,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from training.launching import ASKED, PID, asked_of
 from vla.errors import CODE_FILE, CORRUPT, HUNG, NOT_FINITE, PREEMPTED, REFUSED, STORAGE, USAGE
 
 ENTRY_POINTS = Path(__file__).resolve().parents[1]
 """The folder of the scripts that this launcher knows as ours."""
-PID = "TOUCHSTONE_LAUNCHER_PID"
-"""The process number of the launcher; a training process of another parent has lost it."""
 OWN_PREFIX = "touchstone-exit-code-of-launcher-"
 TELLING = (USAGE, STORAGE, CORRUPT, NOT_FINITE, REFUSED)
 """What a rank ends with for a reason of its own, never because of another rank."""
@@ -39,7 +38,20 @@ def register() -> Any:
         os.environ[PID] = str(os.getpid())
         prepare_code_file()
         count_signals()
+        note_what_is_asked()
     return unused
+
+
+def note_what_is_asked() -> None:
+    """Tell the training processes what the launcher was asked for, or end before it starts another that drops it."""
+    try:
+        asked = asked_of(sys.argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        conclude(REFUSED)
+    os.environ.pop(ASKED, None)  # an outer launcher's
+    if asked is not None:
+        os.environ[ASKED] = f"{asked.machines} {asked.processes} {asked.machine}"
 
 
 def quieten() -> None:
@@ -54,7 +66,8 @@ def quieten() -> None:
 
 def launches_ours(argv: list[str]) -> bool:
     """Whether this process is a launcher, and what it launches is an entry point of this package."""
-    launcher = bool(argv) and Path(argv[0]).name in ("launch.py", "accelerate", "run.py", "torchrun", "-m")
+    launchers = ("launch.py", "accelerate", "accelerate-launch", "run.py", "torchrun", "-m")
+    launcher = bool(argv) and Path(argv[0]).name in launchers
     return launcher and any(
         argument.endswith(".py") and Path(argument).resolve().parent == ENTRY_POINTS for argument in argv[1:]
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from training import launching
 from training.ending import exits, last_words, launcher
 from vla import errors
 
@@ -88,7 +89,7 @@ class Preemption:
             # A launcher that is killed outright ends nobody: its ranks would go on, holding the GPU and the run folder.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             parent = str(os.getppid())
-            if os.environ.get(launcher.PID, parent) != parent:
+            if os.environ.get(launching.PID, parent) != parent:
                 signal.raise_signal(signal.SIGTERM)  # it was killed before: nobody will say so any more
 
     def restore(self) -> None:
