@@ -11,10 +11,7 @@ from typing import Literal, NoReturn, Self
 
 from training import distributed, faults, launching
 from training.checkpoints import checkpoint
-from training.checkpoints.beginning import (
-    check_moments,
-    load_weights,
-)
+from training.checkpoints.beginning import check_moments, load_weights
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import RunConfig
 from training.ending import exits
@@ -22,7 +19,8 @@ from training.ending.preemption import SHARE_FOR_SAVING, SHARE_OF_GRACE, Preempt
 from training.ending.watchdog import SAVE_ALLOWANCE, START_ALLOWANCE, Watchdog
 from training.engine import stages
 from training.engine.guard import Guard
-from training.engine.sharding import Engine, State
+from training.engine.sharding import Engine
+from training.engine.state import State
 from training.feeding.loading import Restarts, batches
 from training.opening import open_run
 from training.run.folder import RunFolder

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from training import distributed
 from training.ending import exits
-from training.engine.sharding import MOMENTS, Engine, State
+from training.engine.sharding import Engine
 from training.engine.stages import enter
+from training.engine.state import MOMENTS, State
 from training.settings import Rates, Stage
 
 ROWS, STEPS, ACCUMULATION = 12, 4, 2
@@ -105,6 +107,30 @@ def difference(a: State, b: State) -> float:
     assert all(x.keys() == y.keys() for x, y in pairs)
     assert a.adam_steps == b.adam_steps, (a.adam_steps, b.adam_steps)
     return max((x[name] - y[name]).abs().max().item() for x, y in pairs for name in x)
+
+
+def without_bias(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return nn.functional.layer_norm(x, x.shape[-1:], norm.weight)
+
+
+def say_missing(out: str) -> None:
+    """What is refused, under every topology, where one parameter is left out of the loss, of the second step alone."""
+
+    def watch() -> None:
+        said = {}
+        for zero in ZERO_STAGES:
+            engine = build(zero)
+            run(engine, 0, 1)
+            engine.policy.sensor.norm.forward = partial(without_bias, engine.policy.sensor.norm)
+            try:
+                run(engine, 1, 2)
+            except ValueError as error:
+                said[str(zero)] = str(error)
+            engine.close()
+        if os.environ["RANK"] == "0":
+            Path(out).write_text(json.dumps(said))
+
+    exits.main(watch)
 
 
 def reduced(accumulation: int) -> list[int]:

@@ -17,7 +17,7 @@ from training import distributed, loop, recipes
 from training.checkpoints import checkpoint
 from training.config import RunConfig
 from training.engine import guard
-from training.engine.sharding import MOMENTS
+from training.engine.state import MOMENTS
 from training.flags import parse
 from training.run.metrics import Step, Stopwatch
 from training.session import Session

@@ -78,3 +78,14 @@ def test_ddp_reduces_once_a_step_whatever_the_accumulation(server: ForkServer, t
     seen = json.loads(file.read_text())
     once = seen.pop("once")
     assert seen == {accumulation: [once, once] for accumulation in ("1", "2", "4")}
+
+
+def test_a_parameter_without_a_gradient_is_named(server: ForkServer, tmp_path: Path) -> None:
+    file, port = tmp_path / "said.json", {"MASTER_PORT": str(free_port())}
+    life = server.call(sharding_worker.say_missing, file, ranks=2, environment=port)
+    assert life.wait() == [0, 0], life.report()
+    said = json.loads(file.read_text())
+    assert said.keys() == {str(zero) for zero in ZERO_STAGES}
+    for sentence in said.values():
+        assert sentence.startswith("sensor.norm.bias, which this stage trains, got no gradient")
+        assert sentence.endswith("--stage.lr.sensor None")

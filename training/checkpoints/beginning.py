@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.checkpoints import checkpoint
-from training.engine.sharding import State
 from training.engine.stages import Group
+from training.engine.state import State
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.normalize import Normalizer

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from training import distributed, faults
 from training.checkpoints import storage
-from training.engine.sharding import KEYS, MOMENTS, State
+from training.engine.state import KEYS, MOMENTS, State
 from vla import documents
 from vla.errors import CorruptData
 from vla.run_folder import Manifest, Meaning, StoredFile, read_manifest, read_meaning

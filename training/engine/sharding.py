@@ -30,21 +30,9 @@ from torch import Tensor, nn
 
 from training import distributed
 from training.engine import ema
+from training.engine.gradients import Arrivals
 from training.engine.stages import Group
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "ema")
-KEYS = ("weight", *MOMENTS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """The trainable state by parameter name, full tensors on the host; a saved checkpoint holds exactly this."""
-
-    weight: Mapping[str, Tensor]
-    moments: Mapping[str, Mapping[str, Tensor]]
-    """exp_avg, exp_avg_sq and ema, each by parameter name."""
-    adam_steps: Mapping[str, int]
-    """By group name (`lora`, `sensor`, `expert`): how many steps its moments have seen."""
+from training.engine.state import KEYS, MOMENTS, State
 
 
 @dataclass(frozen=True)
@@ -82,6 +70,7 @@ class Engine:
         self.groups = list(groups)
         self.parameters = {name: parameters[name] for group in groups for name in group.parameters}
         self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        self.arrivals = Arrivals(self.parameters, self.groups)
         self.clip = clip
         self.accumulation = accumulation
         assert all(parameter.dtype == torch.float32 for parameter in self.parameters.values()), "trainables are fp32"
@@ -130,11 +119,16 @@ class Engine:
                 yield
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of `loss`, averaged over ranks once the step's micro-batches are through."""
+        """Accumulate the gradient of `loss`, averaged over ranks once the step's micro-batches are through.
+
+        Raises:
+            ValueError: a trained parameter has no part in it.
+        """
         if self.deepspeed:
             self.module.backward(loss, scale_wrt_gas=False)
         else:
             torch.autograd.backward(loss)
+        self.arrivals.check()
 
     def gradient_norms(self) -> dict[str, Tensor]:
         """L2 norm of the accumulated gradient before clipping, by group, and of `all`: scalars on the device."""
@@ -237,6 +231,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of engine and optimizer, so that another stage can build its own."""
+        self.arrivals.close()
         if self.deepspeed:
             self.module.destroy()
         self.accelerator.free_memory()

@@ -17,8 +17,8 @@ from training.checkpoints import checkpoint, storage
 from training.checkpoints.checkpoint import Checkpoint
 from training.checkpoints.saving import Saver
 from training.config import RunConfig
-from training.engine.sharding import KEYS
 from training.engine.stages import Group
+from training.engine.state import KEYS
 from training.run.lease import Lease
 from training.run.left_out import LeftOut
 from training.run.records import Records

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.checkpoints import checkpoint
 from training.config import flatten
-from training.engine.sharding import State
+from training.engine.state import State
 from vla.errors import CorruptData
 from vla.lines import read_lines
 

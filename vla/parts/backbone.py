@@ -155,12 +155,23 @@ def load_backbone(config: BackboneConfig, dtype: torch.dtype) -> Backbone:
             "use the weights that belong to its config.json"
         )
     model.requires_grad_(requires_grad=False)
+    if not torch.cuda.is_available():
+        keep_weights(model)
     pack_attention(model)
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     images = read_image_processor(folder, config.min_pixels, config.max_pixels)
     processor = Processor(folder, images, model.config, model.model.get_rope_index)
     return Backbone(model, processor, config, folder).eval()
+
+
+def keep_weights(model: nn.Module) -> None:
+    """Take the weights out of the files that they are mapped from, as moving them to a GPU does.
+
+    Whatever is written over such a file would be the weights of a policy under way, under the fingerprint of the old.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration) -> None:

@@ -239,6 +239,18 @@ def test_loading_leaves_the_random_state_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_a_loaded_backbone_keeps_its_weights_when_its_file_changes(checkpoint: Path) -> None:
+    loaded = load(checkpoint)
+    before = {name: parameter.clone() for name, parameter in loaded.named_parameters()}
+    weights = checkpoint / "model.safetensors"
+    with weights.open("r+b") as file:  # as `cp` does: the same file with other content
+        file.seek(weights.stat().st_size // 4)
+        file.write(bytes(weights.stat().st_size // 2))
+    again = dict(load(checkpoint).named_parameters())
+    assert any(not torch.equal(again[name], values) for name, values in before.items())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in loaded.named_parameters())
+
+
 def test_fingerprint_is_of_the_content(checkpoint: Path) -> None:
     first = fingerprint(str(checkpoint))
     assert first == fingerprint("tiny") == fingerprint(str(checkpoint))
