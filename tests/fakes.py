@@ -9,6 +9,7 @@ from jaxtyping import Float64, UInt8
 
 from vla.contract import StreamContract
 from vla.data.episode import Episode, Layout, Stream
+from vla.data.texts import Texts
 from vla.settings import DataConfig
 
 SENSOR = "observation.ft"
@@ -99,8 +100,8 @@ class FakeRoot:
         return Episode(
             name=f"{self.name}/episode_{index:06d}",
             index=index,
-            instruction=self.instruction,
             timestamps=times,
+            instructions=Texts.throughout(self.instruction, len(times)),
             confidence=np.ones(len(times)),
             actions=encoded(times, self.action_dim, 1000.0 * place),
             state=encoded(times, self.state_dim, 1000.0 * place) if self.state_dim else None,

@@ -214,7 +214,7 @@ def test_a_void_sample_counts_for_nothing_in_loss_and_gradient(needle: Path) -> 
     window = dataclasses.replace(
         data.train._parts[0].window, frame_sizes=dict.fromkeys(data.contract.cameras, (128, 128))
     )
-    void = window.void(data.train._parts[0].reader.episodes[0], 2)
+    void = window.void(data.train._parts[0].reader.episodes[0], 0, 2)
 
     def gradients(chosen: list[Sample]) -> tuple[float, dict[str, torch.Tensor]]:
         policy.zero_grad()

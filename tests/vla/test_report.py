@@ -382,6 +382,9 @@ class Recording:
     def locate(self, index: int, /) -> tuple[str, int]:
         return "one", index
 
+    def instruction(self, index: int, /) -> str:
+        return ""
+
     def __getitem__(self, index: int, /) -> Sample:
         last = 10 * index
         rows = np.arange(last - 14, last + 1)

@@ -121,7 +121,6 @@ class Bench:
     def judge(self, answers: "Answers", contract: "DataContract") -> "Ablation":
         """What the answers say, and success in the environment where there is one."""
         from vla.evaluation import verdicts
-        from vla.evaluation.alteration import kinds_of
         from vla.evaluation.environments import parse_settings
         from vla.evaluation.findings import Where
         from vla.redaction import hide_tree
@@ -129,10 +128,9 @@ class Bench:
         judge = partial(verdicts.judge, answers, self.config, policy=str(self.command.policy), phases=self.phases)
         if self.command.env is None:
             return judge()
-        alterations = 1 + sum(len(kinds_of(name)) for name in answers.inputs)
         with (
             self.let_loose(self.command.policy, contract) as success_of,
-            progress(alterations, "alterations") as bar,
+            progress(1 + len(answers.altered), "alterations") as bar,
         ):
             result = judge(success_of=success_of, progress=bar.update)
         where = Where(

@@ -9,8 +9,8 @@ from jaxtyping import Float, Float64
 
 from vla.batch import Sample
 from vla.contract import SENSOR, DataContract
-from vla.data.clocks import newest
-from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
+from vla.data.cameras import pictures
+from vla.data.episode import Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
 from vla.statistics import Statistics, fit_chunks
@@ -48,10 +48,12 @@ def _ranges(numbers: Sequence[int]) -> str:
 def check_episode(episode: Episode, contract: DataContract, missing_cameras: str) -> None:
     """Refuse an episode that no sample could be made of, by what is known without reading its numbers (ValueError)."""
     name = episode.name
-    check_instruction(episode.instruction, name)
-    special = SPECIAL_TOKEN.search(episode.instruction)
-    if special:
-        raise ValueError(f"{name} has the control token {special[0]} in its instruction: take it out of the task list")
+    for text in episode.instructions.different:
+        check_instruction(text, name)
+        if special := SPECIAL_TOKEN.search(text):
+            raise ValueError(
+                f"{name} has the control token {special[0]} in its instruction: take it out of the task list"
+            )
     unsure = np.flatnonzero(~((episode.confidence > 0) & (episode.confidence < np.inf)))
     if len(unsure):
         raise ValueError(
@@ -97,7 +99,13 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
             )
 
 
-def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str]) -> dict[str, float]:
+def remarks_on(episodes: Sequence[Episode]) -> list[str]:
+    """What is worth a sentence although nothing is wrong with it."""
+    changing = sum(len(episode.instructions.different) > 1 for episode in episodes)
+    return [f"the instruction changes within {changing} of {len(episodes)} episodes"] if changing else []
+
+
+def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str], fps: float) -> dict[str, float]:
     """Of each camera with a clock of its own, how old the frame of a sample is at most, in seconds."""
     oldest: dict[str, float] = {}
     for camera in cameras:
@@ -105,7 +113,7 @@ def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str]) -> dict[s
             frames = episode.cameras.get(camera)
             if frames is None or np.array_equal(frames.timestamps, episode.timestamps):
                 continue
-            places = newest(frames.timestamps, episode.timestamps + FRAME_TOLERANCE_S)
+            places = pictures(episode, camera, fps)
             ages = (episode.timestamps - frames.timestamps[places])[places >= 0]
             oldest[camera] = max(oldest.get(camera, 0.0), float(ages.max(initial=0.0)))
     return oldest

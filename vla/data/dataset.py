@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vla.contract import DataContract
-from vla.data.checks import check_episode, check_selected, oldest_frames
+from vla.data.cameras import first_picture, pictures
+from vla.data.checks import check_episode, check_selected, oldest_frames, remarks_on
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
@@ -137,8 +138,14 @@ def open_dataset(
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=_rows(train, validation, pools, order.shares, config.emphasis),
-        remarks=tuple(f"{reader.layout.root}: {remark}" for reader in readers for remark in reader.layout.remarks),
-        oldest_frames_s=oldest_frames([episode for reader in readers for episode in reader.episodes], contract.cameras),
+        remarks=tuple(
+            f"{reader.layout.root}: {remark}"
+            for reader in readers
+            for remark in (*reader.layout.remarks, *remarks_on(reader.episodes))
+        ),
+        oldest_frames_s=oldest_frames(
+            [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps
+        ),
     )
 
 
@@ -198,18 +205,19 @@ def _black_frames(readers: Sequence[Reader], contract: DataContract, *, quaranti
         having = [episode for episode in episodes if camera in episode.cameras]
         if not having:
             raise ValueError(f"no episode has the camera {camera}: choose others with --data.cameras")
-        late = any(episode.cameras[camera].timestamps[0] > episode.timestamps[0] for episode in having)
-        if quarantine or late or len(having) < len(episodes):
-            sizes[camera] = _frame_size(having if quarantine else having[:1], camera)
+        blind = any((pictures(episode, camera, contract.fps) < 0).any() for episode in episodes)
+        if quarantine or blind:
+            sizes[camera] = _frame_size(having if quarantine else having[:1], camera, contract.fps)
     return sizes
 
 
-def _frame_size(episodes: Sequence[Episode], camera: str) -> tuple[int, int]:
+def _frame_size(episodes: Sequence[Episode], camera: str, fps: float) -> tuple[int, int]:
     """(height, width) of the first frame that can be read, of the first of these episodes where one can."""
     problems: list[CorruptData] = []
     for episode in episodes:
         try:
-            height, width = episode.cameras[camera].read([0])[0].shape[1:]
+            first = first_picture(episode, camera, fps)
+            height, width = episode.cameras[camera].read([first])[0].shape[1:]
         except CorruptData as problem:
             problems.append(problem)
         else:

@@ -8,7 +8,8 @@ from jaxtyping import Float64
 
 from vla.contract import SENSOR, StreamContract, name_streams
 from vla.data.angles import named_period
-from vla.data.checks import oldest_frames
+from vla.data.cameras import pictures, seen_pictures
+from vla.data.checks import oldest_frames, remarks_on
 from vla.data.clocks import newest
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
@@ -75,7 +76,7 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
     samples = sum(len(episode.timestamps) for episode in episodes)
     sentences = [str(problem) for problem in problems]
     for episode in episodes:
-        sentences += episode_problems(episode)
+        sentences += episode_problems(episode, layout.fps)
     return RootReport(
         root=layout.root,
         format=layout.format,
@@ -84,29 +85,31 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
         duration_s=float(sum(episode.timestamps[-1] - episode.timestamps[0] + 1 / layout.fps for episode in episodes)),
         problems=tuple(dict.fromkeys(sentences)),
         missing_files=missing_files(problems),
-        remarks=layout.remarks,
+        remarks=(*layout.remarks, *remarks_on(episodes)),
         short_episodes=tuple(
             f"{episode.name}: {len(episode.timestamps)} frames, a chunk has {horizon} steps"
             for episode in episodes
             if len(episode.timestamps) < horizon
         ),
         gaps=tuple(gap for episode in episodes for gap in find_gaps(episode, layout)),
-        oldest_frames_s=oldest_frames(episodes, layout.cameras),
+        oldest_frames_s=oldest_frames(episodes, layout.cameras, layout.fps),
         modalities=count_modalities(episodes, layout),
         dimensions=tuple(examine_dimensions(episodes, layout)),
     )
 
 
-def episode_problems(episode: Episode) -> list[str]:
-    """What the episode's text and some of its frames say: a file that opens may still be damaged."""
+def episode_problems(episode: Episode, fps: float) -> list[str]:
+    """What the episode's texts and some of its frames say: a file that opens may still be damaged."""
     problems = []
-    try:
-        check_instruction(episode.instruction, episode.name)
-    except ValueError as problem:
-        problems.append(str(problem))
-    for key, frames in episode.cameras.items():
+    for text in episode.instructions.different:
         try:
-            frames.read([0, len(frames.timestamps) // 2, len(frames.timestamps) - 1])
+            check_instruction(text, episode.name)
+        except ValueError as problem:
+            problems.append(str(problem))
+    for key, frames in episode.cameras.items():
+        seen = seen_pictures(episode, key, fps)
+        try:
+            frames.read([int(seen[place]) for place in (0, len(seen) // 2, -1) if len(seen)])
         except ValueError as problem:
             problems.append(f"{episode.name}, {key}: {problem}")
     return problems
@@ -147,11 +150,7 @@ def count_modalities(episodes: Sequence[Episode], layout: Layout) -> dict[str, f
     """Share of the samples that has each camera, the state, and a reading of each sensor in the window before it."""
     samples = sum(len(episode.timestamps) for episode in episodes)
     shares = {
-        camera: sum(
-            int((episode.timestamps >= episode.cameras[camera].timestamps[0] - 1e-3).sum())
-            for episode in episodes
-            if camera in episode.cameras
-        )
+        camera: sum(int((pictures(episode, camera, layout.fps) >= 0).sum()) for episode in episodes)
         for camera in layout.cameras
     }
     shares["state"] = sum(len(episode.timestamps) for episode in episodes if episode.state is not None)

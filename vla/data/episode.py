@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 
 from vla.contract import StreamContract
+from vla.data.texts import Texts
 
 ACTION, STATE = "action", "observation.state"
 """Feature keys that the actions and the state have unless the user names others."""
@@ -56,9 +57,10 @@ class Episode:
     """Unique among the roots given, and readable: `<root folder>/episode_000012`; errors use it."""
     index: int
     """The episode's index in its root."""
-    instruction: str
     timestamps: Float64[np.ndarray, " N"]
     """The frame clock: one training sample stands at each of these times."""
+    instructions: Texts
+    """What the robot is asked to do at each frame."""
     confidence: Float64[np.ndarray, " N"]
     """Weight of each sample, 1.0 unless the data says otherwise."""
     actions: Stream
@@ -71,6 +73,8 @@ class Episode:
     """
     cameras: Mapping[str, Frames]
     """By camera key, e.g. `observation.images.front`; a camera missing in this episode is absent."""
+    seen: Mapping[str, Bool[np.ndarray, " N"]] = field(default_factory=dict)
+    """Whether a camera has a picture at each frame, at one at least; a camera that always has is absent."""
     columns: Mapping[str, Float[np.ndarray, "N _"]] = field(default_factory=dict)
     """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
 

@@ -79,6 +79,11 @@ class Part:
         frame = self.frames[row][index - int(self.ends[row])]
         return self.places[row], int(frame)
 
+    def instruction(self, index: int) -> str:
+        """What the robot is asked to do in a sample."""
+        place, frame = self.locate(index)
+        return self.reader.episodes[place].instructions[frame]
+
     def read(self, index: int, position: int) -> Sample:
         """A sample, or a void one. CorruptData where its content is damaged and may not be."""
         place, frame = self.locate(index)
@@ -88,7 +93,7 @@ class Part:
         except CorruptData:
             if not self.quarantine:
                 raise
-            return self.window.void(episode, position)
+            return self.window.void(episode, frame, position)
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void; None where it can be read."""
@@ -129,12 +134,16 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         return sum(len(part) for part in self._parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what stands where: the frames of each pool, and the episodes' instructions and confidences."""
+        """SHA-256 of what stands where: the frames of each pool, and the instruction and confidence of each."""
         digest = hashlib.sha256()
         for part in self._parts:
             for place, frames in zip(part.places, part.frames, strict=True):
                 episode = part.reader.episodes[place]
-                digest.update(json.dumps([episode.instruction, len(frames)]).encode())
+                said = episode.instructions
+                one = len(said.different) == 1
+                digest.update(json.dumps([said.different[0] if one else said.different, len(frames)]).encode())
+                if not one:
+                    digest.update(np.asarray(said.places, dtype="<i8").tobytes())
                 digest.update(np.asarray(frames, dtype="<i8").tobytes())
                 digest.update(np.asarray(episode.confidence, dtype="<f8").tobytes())
             digest.update(b";")
@@ -188,6 +197,11 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
         root, inside = self._find(index)
         place, frame = self._parts[root].locate(inside)
         return self._parts[root].reader.episodes[place].name, frame
+
+    def instruction(self, index: int) -> str:
+        """What the robot is asked to do in a sample."""
+        root, inside = self._find(index)
+        return self._parts[root].instruction(inside)
 
     def episodes(self) -> tuple[tuple[Episode, ...], ...]:
         """Of each root, the episodes whose frames they are."""

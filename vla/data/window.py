@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 
 from vla.batch import Reading, Sample
 from vla.contract import DataContract, StreamContract
+from vla.data.cameras import pictures
 from vla.data.clocks import nearest, newest
-from vla.data.episode import FRAME_TOLERANCE_S, Episode, Frames, Stream
+from vla.data.episode import Episode, Frames, Stream
 from vla.data.video import read_frames
 from vla.errors import CorruptData
 
@@ -54,11 +55,11 @@ class Window:
         actions, action_valid = self._actions(episode.actions, now)
         streams = {name: self._reading(episode, stream, now) for name, stream in self.contract.streams.items()}
         felt = any(reading.valid.any() for reading in streams.values())
-        images, image_valid = self._images(episode, now)
+        images, image_valid = self._images(episode, index)
         return Sample(
             images=images,
             image_valid=image_valid,
-            instruction=episode.instruction,
+            instruction=episode.instructions[index],
             state=self._state(episode.state, now),
             streams=streams,
             actions=actions,
@@ -67,13 +68,13 @@ class Window:
             position=position,
         )
 
-    def void(self, episode: Episode, position: int) -> Sample:
+    def void(self, episode: Episode, index: int, position: int) -> Sample:
         """A sample that holds nothing and weighs nothing, in the place of one that cannot be read."""
         contract = self.contract
         return Sample(
             images=tuple(np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8) for camera in contract.cameras),
             image_valid=np.zeros(len(contract.cameras), dtype=np.bool_),
-            instruction=episode.instruction,
+            instruction=episode.instructions[index],
             state=np.zeros(contract.state_dim, dtype=np.float32),
             streams={name: nothing(stream) for name, stream in contract.streams.items()},
             actions=np.zeros((contract.horizon, contract.action_dim), dtype=np.float32),
@@ -111,11 +112,12 @@ class Window:
         return np.array(state.values[place])
 
     def _images(
-        self, episode: Episode, now: float
+        self, episode: Episode, index: int
     ) -> tuple[tuple[UInt8[np.ndarray, "3 _ _"], ...], Bool[np.ndarray, " V"]]:
         """The newest frame of each camera, all decoded at once; a black one of the usual size where there is none."""
         requests: list[tuple[Frames, Sequence[int]]] = []
-        places = [self.frame_at(episode, camera, now) for camera in self.contract.cameras]
+        row, fps = slice(index, index + 1), self.contract.fps
+        places = [int(pictures(episode, camera, fps, row)[0]) for camera in self.contract.cameras]
         for camera, place in zip(self.contract.cameras, places, strict=True):
             if place >= 0:
                 requests.append((_Located(episode, camera), (place,)))
@@ -125,13 +127,6 @@ class Window:
             for camera, place in zip(self.contract.cameras, places, strict=True)
         )
         return images, np.array([place >= 0 for place in places], dtype=np.bool_)
-
-    def frame_at(self, episode: Episode, camera: str, now: float) -> int:
-        """Index of a camera's newest frame; -1 where the camera is missing or has not started."""
-        if camera not in episode.cameras:
-            return -1
-        tolerance_s = min(FRAME_TOLERANCE_S, 0.25 / self.contract.fps)
-        return int(newest(episode.cameras[camera].timestamps, np.array([now + tolerance_s]))[0])
 
 
 def nothing(stream: StreamContract) -> Reading:

@@ -4,7 +4,7 @@ Altered and unaltered chunks start from the same noise, so that they differ by t
 vla/evaluation/verdicts.py says.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vla.batch import Batch, Observation, Sample, collate
-from vla.evaluation.alteration import Alteration, Blank, Kind, alike, kinds_of, swap
+from vla.evaluation.alteration import INSTRUCTION, Alteration, Blank, Kind, alike, kinds_of, swap
 from vla.evaluation.loading import batches
 from vla.evaluation.open_loop import Predictions, Progress, Samples, randomness
 from vla.policy import Policy
@@ -57,7 +57,7 @@ class StandIns:
     delayed: int
     frozen: int
     instruction: str
-    """That of an episode with another one; its own where all have the same."""
+    """Another one, of another episode; its own where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def stand_ins(samples: Samples, indices: Sequence[int], delay_steps: int, seed: 
         )
     starts = {name: next(iter(own.values())) for name, own in frames.items()}
     chosen = sorted({samples.locate(index)[0] for index in indices})
-    instructions = {name: samples[starts[name]].instruction for name in chosen}
+    instructions = {name: instructions_of(samples, frames[name]) for name in chosen}
     found = []
     for index in indices:
         name, frame = samples.locate(index)
@@ -92,13 +92,15 @@ def stand_ins(samples: Samples, indices: Sequence[int], delay_steps: int, seed: 
         others = [other for other in frames if other != name]
         other = list(frames[others[draw.integers(len(others))]].values())
         before = [at for own, at in frames[name].items() if own <= frame - delay_steps]
-        different = [text for text in instructions.values() if text != instructions[name]]
+        own = samples.instruction(index)
+        elsewhere = [text for of, texts in instructions.items() if of != name for text in texts]
+        different = [text for text in elsewhere if text != own]
         found.append(
             StandIns(
                 shuffled=other[draw.integers(len(other))],
                 delayed=before[-1] if before else starts[name],
                 frozen=starts[name],
-                instruction=different[draw.integers(len(different))] if different else instructions[name],
+                instruction=different[draw.integers(len(different))] if different else own,
             )
         )
     return found
@@ -111,6 +113,11 @@ def episode_frames(samples: Samples) -> dict[str, dict[int, int]]:
         name, frame = samples.locate(index)
         frames.setdefault(name, {})[frame] = index
     return frames
+
+
+def instructions_of(samples: Samples, frames: Mapping[int, int]) -> tuple[str, ...]:
+    """The different instructions of an episode, given its frames."""
+    return tuple(dict.fromkeys(map(samples.instruction, frames.values())))
 
 
 class Together:
@@ -151,8 +158,11 @@ def answer(
     delay_steps = config.delay_steps(policy.contract.fps)
     others = stand_ins(samples, indices, delay_steps, config.seed)
     policy.to(device).set_mode(training=False)
+    told = any(len(instructions_of(samples, frames)) > 1 for frames in episode_frames(samples).values())
     alterations = [
-        Alteration(input=name, kind=kind, delay_steps=delay_steps) for name in inputs for kind in kinds_of(name)
+        Alteration(input=name, kind=kind, delay_steps=delay_steps)
+        for name in inputs
+        for kind in kinds_of(changing=name != INSTRUCTION or told)
     ]
     chunks: dict[Alteration | None, list[np.ndarray]] = {alteration: [] for alteration in (None, *alterations)}
     changed: set[Alteration] = set()

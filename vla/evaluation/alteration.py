@@ -39,9 +39,9 @@ def inputs_of(contract: DataContract) -> tuple[str, ...]:
     return (*contract.cameras, *instruction, *state, *contract.streams)
 
 
-def kinds_of(name: str) -> tuple[Kind, ...]:
-    """The alterations that change an input: an instruction is the same throughout an episode."""
-    return ("zeroed", "shuffled") if name == INSTRUCTION else KINDS
+def kinds_of(*, changing: bool) -> tuple[Kind, ...]:
+    """The alterations that change an input; an instruction may be the same throughout each episode, not `changing`."""
+    return KINDS if changing else ("zeroed", "shuffled")
 
 
 def swap(observation: Observation, other: Observation, name: str, contract: DataContract) -> Observation:

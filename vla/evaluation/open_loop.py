@@ -36,6 +36,10 @@ class Samples(Protocol):
         """Name of the episode and index of the frame."""
         ...
 
+    def instruction(self, index: int, /) -> str:
+        """The instruction of a sample, without reading the rest of it."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Error:

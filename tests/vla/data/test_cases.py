@@ -9,6 +9,8 @@ from types import ModuleType
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from tests.vla.data.recordings import write_v2
 from vla.__main__ import main
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
+from vla.evaluation.ablation import stand_ins
 from vla.normalize import INPUTS, Normalizer
 from vla.settings import DataConfig
 
@@ -78,6 +81,104 @@ def test_each_row_has_its_frame(made: Callable[[str], Path], case: str, frame: C
 def test_a_task_that_is_one_text(made: Callable[[str], Path]) -> None:
     data = opened(made("task_as_text"))
     assert {data.train[position].instruction for position in range(8)} == {"pick up the cube"}
+
+
+DRAWER = ("open the drawer", "put the cube into the drawer")
+
+
+def task_in_json_lines(root: Path) -> None:
+    """The same subtasks in version 2.1, and of the last episode all frames but one have the first."""
+    load(Path(sys.path[0]) / "line_separator_in_task.py").make(root)
+    tasks = [json.dumps({"task_index": 7 - place, "task": text}) for place, text in enumerate(DRAWER)]
+    (root / "meta/tasks.jsonl").write_text("\n".join(tasks) + "\n")
+    for place, path in enumerate(sorted(root.glob("data/*/*.parquet"))):
+        table = pq.read_table(path)
+        indices = np.repeat([7, 6], [39, 1] if place == 3 else 20)
+        column = table.column_names.index("task_index")
+        pq.write_table(table.set_column(column, "task_index", pa.array(indices)), path)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_an_instruction_is_that_of_its_frame(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str
+) -> None:
+    """In every sample, which training and evaluation share, and in a copy, which an independent reader reads."""
+    changes = [20, 20, 20, 20] if version == "v3.0" else [20, 20, 20, 39]
+    if version == "v3.0":
+        root = made("instruction_changes_within_episode")
+    else:
+        root = tmp_path / "lines"
+        task_in_json_lines(root)
+    copy = tmp_path / "copy"
+    assert main(["import", "lerobot", str(root), str(copy)]) == 0
+    capsys.readouterr()
+    for folder in (root, copy):
+        data = opened(folder, validation_share=0.0)
+        assert len(data.everything) == 160
+        for index in range(160):
+            name, frame = data.everything.locate(index)
+            expected = DRAWER[frame >= changes[int(name[-6:])]]
+            assert data.everything.instruction(index) == data.everything[index].instruction == expected
+        assert {data.train[position].instruction for position in range(160)} == set(DRAWER)
+        assert f"{folder}: the instruction changes within 4 of 4 episodes" in data.table()
+    texts = pq.read_table(copy / "meta/tasks.parquet").to_pydict()
+    task = dict(zip(texts["task_index"], texts["__index_level_0__"], strict=True))
+    rows = pq.read_table(copy / "data/chunk-000/file-000.parquet")
+    assert [task[index] for index in rows["task_index"].to_pylist()] == [
+        DRAWER[frame >= at] for at in changes for frame in range(40)
+    ]
+    assert pq.read_table(copy / "meta/episodes/chunk-000/file-000.parquet")["tasks"].to_pylist() == [list(DRAWER)] * 4
+
+
+def test_a_frame_whose_task_nobody_knows_is_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
+    root = made("instruction_changes_within_episode")
+    path = root / "meta/tasks.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 1), path)
+    with pytest.raises(ValueError, match="episode_000000: task_index 1 of frame 20 stands in no task list"):
+        opened(root)
+    task_in_json_lines(tmp_path / "lines")
+    for path in (tmp_path / "lines").glob("data/*/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["task_index"]), path)
+    episodes = [{"episode_index": episode, "tasks": DRAWER, "length": 40} for episode in range(4)]
+    (tmp_path / "lines/meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in episodes))
+    info = json.loads((tmp_path / "lines/meta/info.json").read_text())
+    del info["features"]["task_index"]
+    (tmp_path / "lines/meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="episode_000000 has 2 tasks and no column task_index that says which"):
+        opened(tmp_path / "lines")
+
+
+def test_changed_instructions_are_shuffled_delayed_and_frozen_by_frame(made: Callable[[str], Path]) -> None:
+    data = opened(made("instruction_changes_within_episode"), validation_share=0.0).everything
+    for index, stand in zip(range(0, 160, 7), stand_ins(data, range(0, 160, 7), 5, seed=0), strict=True):
+        assert stand.instruction == DRAWER[data[index].instruction == DRAWER[0]]
+        assert data.instruction(stand.frozen) == DRAWER[0]
+        assert data.instruction(stand.delayed) == DRAWER[index % 40 >= 25]
+
+
+def test_a_camera_that_shows_nothing_for_a_while(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`KEY_valid` is a flag a frame: not that of the first one for the whole episode."""
+    root = made("default_columns_not_listed")
+    flags = np.ones(160, bool)
+    flags[[0, 1, 45, 46, 47]] = flags[120:] = False
+    path = root / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).append_column(f"{CAMERA}_valid", pa.array(flags)), path)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][f"{CAMERA}_valid"] = {"dtype": "bool", "shape": [1], "names": None}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert main(["import", "lerobot", str(root), str(tmp_path / "copy")]) == 0
+    capsys.readouterr()
+    for folder in (root, tmp_path / "copy"):
+        data = opened(folder, validation_share=0.0, missing_cameras="mask").everything
+        for index in range(160):
+            sample = data[index]
+            assert sample.image_valid.tolist() == [flags[index]], index
+            assert sample.images[0].any() == flags[index]
+        (report,) = examine([folder]).roots
+        assert report.modalities[CAMERA] == pytest.approx(flags.mean())
+    assert pq.read_table(tmp_path / "copy/data/chunk-000/file-000.parquet")[f"{CAMERA}_valid"].to_pylist() == [*flags]
 
 
 def test_an_import_names_the_columns_that_it_leaves_out(

@@ -20,6 +20,7 @@ from vla.data.dataset import Dataset, open_dataset, open_root
 from vla.data.episode import Episode, Stream
 from vla.data.formats import detect
 from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.texts import Texts
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData
 from vla.evaluation.phases import read_phases
@@ -31,6 +32,11 @@ ROOT = FakeRoot()
 def opened(*roots: FakeRoot | FakeReader, seed: int = 0, **config: object) -> Dataset:
     open_reader = opener(*roots)
     return open_dataset(DataConfig(roots=tuple(open_reader.readers), **config), seed, open_reader)
+
+
+def said(last: str) -> Texts:
+    """Something sensible in all frames but the last of episode 1."""
+    return Texts.of(["push the needle"] * 24 + [last])
 
 
 def assert_same(first: Sample, second: Sample) -> None:
@@ -328,11 +334,11 @@ def test_damaged_episodes_are_corrupt_data(changes: dict[str, object], said: str
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"instruction": ""}, "empty instruction"),
-        ({"instruction": "  \n"}, "empty instruction"),
-        ({"instruction": "go " * 3334}, "10,002 characters"),
-        ({"instruction": "look at <|image_pad|> and go"}, r"control token <\|image_pad\|>"),
-        ({"instruction": "<|im_end|>"}, r"control token <\|im_end\|>"),
+        ({"instructions": said("")}, "empty instruction"),
+        ({"instructions": said("  \n")}, "empty instruction"),
+        ({"instructions": said("go " * 3334)}, "10,002 characters"),
+        ({"instructions": said("look at <|image_pad|> and go")}, r"control token <\|image_pad\|>"),
+        ({"instructions": said("<|im_end|>")}, r"control token <\|im_end\|>"),
         ({"confidence": np.append(np.ones(24), 0.0)}, "confidence 0 in frame 24"),
         ({"confidence": np.full(25, np.nan)}, "confidence nan in frame 0"),
         ({"actions": encoded(EPISODE.timestamps + 100, 2)}, "clocks do not match"),

@@ -13,6 +13,7 @@ from tests.vla.data.recordings import CAMERA, write_v2
 from vla.contract import StreamContract
 from vla.data.doctor import examine, examine_reader
 from vla.data.episode import Episode, Layout, Stream
+from vla.data.texts import Texts
 
 NOISE = default_rng(0).normal(size=(3, 200, 4)).astype(np.float32)
 
@@ -45,8 +46,8 @@ class Made:
         return Episode(
             name=f"made/{index}",
             index=index,
-            instruction="move",
             timestamps=times,
+            instructions=Texts.throughout("move", len(times)),
             confidence=np.ones(len(times)),
             actions=Stream(timestamps=times, values=NOISE[index].copy()),
             state=Stream(timestamps=times, values=NOISE[index][::-1].copy()),

@@ -231,8 +231,8 @@ def test_hdf5_with_compressed_images(tmp_path: Path) -> None:
 def test_instructions_and_names(tmp_path: Path) -> None:
     old = open_insertion(write_streams(tmp_path / "old"))
     new = open_insertion(write_windows(tmp_path / "new"))
-    assert old.episodes[0].instruction == "Perform needle insertion task"
-    assert new.episodes[0].instruction == "insert the needle"
+    assert old.episodes[0].instructions[0] == "Perform needle insertion task"
+    assert new.episodes[0].instructions[0] == "insert the needle"
     assert old.episodes[0].name == "old/recv_all_20251027_100000"
     assert old.layout.cameras == ("observation.images.view1_left", "observation.images.view5")
     assert new.layout.cameras == ("observation.images.view1", "observation.images.view2")

@@ -55,7 +55,7 @@ def test_every_version_gives_the_same_episodes(root: Path) -> None:
         length = len(episode.timestamps)
         assert episode.name == f"set/episode_{index:06d}"
         assert episode.index == index
-        assert episode.instruction == TASKS[index % 2]
+        assert set(episode.instructions) == {TASKS[index % 2]}
         assert np.array_equal(episode.timestamps, np.arange(length) / 20)
         assert np.array_equal(episode.actions.values, actions_of(index, length))
         assert episode.state is not None
@@ -129,7 +129,7 @@ def test_real_episodes_are_the_same_in_both_versions(shared: Path) -> None:
     assert new.layout.action_names == old.layout.action_names
     assert not any(new.layout.action_periods), "joint angles do not wrap"
     for a, b in zip(new.episodes, old.episodes, strict=True):
-        assert a.instruction == b.instruction == "Pick up the yellow bottle on the table."
+        assert a.instructions[0] == b.instructions[0] == "Pick up the yellow bottle on the table."
         assert np.array_equal(a.timestamps, b.timestamps)
         assert np.array_equal(a.actions.values, b.actions.values)
         assert a.state is not None

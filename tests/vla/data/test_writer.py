@@ -39,7 +39,7 @@ def assert_same_numbers(first: Reader, second: Reader) -> None:
     for name in names:
         assert getattr(first.layout, name) == getattr(second.layout, name), name
     for a, b in zip(first.episodes, second.episodes, strict=True):
-        assert a.instruction == b.instruction
+        assert list(a.instructions) == list(b.instructions)
         np.testing.assert_array_equal(a.confidence, b.confidence)
         assert np.array_equal(a.timestamps, b.timestamps)
         assert a.streams.keys() == b.streams.keys()

@@ -43,11 +43,14 @@ class Recordings:
     def locate(self, index: int, /) -> tuple[str, int]:
         return f"root/episode_{index // FRAMES:06d}", index % FRAMES
 
+    def instruction(self, index: int, /) -> str:
+        return self.instructions[index // FRAMES % len(self.instructions)]
+
     def __getitem__(self, index: int, /) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError
         episode, frame = divmod(index, FRAMES)
-        instruction = self.instructions[episode % len(self.instructions)]
+        instruction = self.instruction(index)
         told = self.state[episode, frame, 0] + front(self.images[episode, frame, 0]) + (instruction == "right")
         actions = told + self.noise[episode, frame]
         actions[:, 1] *= 1000

@@ -51,6 +51,9 @@ class Recorded:
     def locate(self, index: int, /) -> tuple[str, int]:
         return f"root/episode_{index // 7}", index % 7
 
+    def instruction(self, index: int, /) -> str:
+        return "insert"
+
 
 class Damaged(Recorded):
     """Frame 9 cannot be read."""

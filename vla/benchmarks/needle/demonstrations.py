@@ -25,6 +25,7 @@ from vla.benchmarks.needle.expert import APPROACH, Expert
 from vla.commandline import progress
 from vla.contract import StreamContract
 from vla.data.episode import Episode, Layout, Stream
+from vla.data.texts import Texts
 from vla.data.writing.writer import write_lerobot
 from vla.processes import pool
 from vla.randomness import derive
@@ -202,8 +203,8 @@ class Recordings:
         return Episode(
             name=f"{self._name}/episode_{index:06d}",
             index=index,
-            instruction=str(task),
             timestamps=timestamps,
+            instructions=Texts.throughout(str(task), len(timestamps)),
             confidence=np.ones(len(timestamps)),
             actions=Stream(timestamps=timestamps, values=actions),
             state=Stream(timestamps=timestamps, values=state),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from vla.contract import StreamContract
 from vla.data.clocks import nearest, newest
@@ -29,6 +29,13 @@ class Piece:
 
     def __len__(self) -> int:
         return len(self.times)
+
+    def seen(self, camera: str) -> Bool[np.ndarray, " N"]:
+        """Whether a camera has a picture at each frame."""
+        if camera not in self.cameras:
+            return np.zeros(len(self), np.bool_)
+        flags = self.episode.seen.get(camera)
+        return np.ones(len(self), np.bool_) if flags is None else flags[self.frames]
 
 
 @dataclass(frozen=True, kw_only=True)

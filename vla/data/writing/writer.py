@@ -2,12 +2,14 @@
 
 A LeRobot episode stands on a regular clock: its frames are k / fps. Episodes that do not are resampled as a policy
 would see them: the newest frame and state that are not in the future, the nearest action. Where there is no action
-within half a period, no state or no frame yet, the episode is cut, and its pieces become episodes of their own.
+within half a period, no state or no frame yet, the episode is cut, and its pieces become episodes of their own. What
+stands at a frame, its task and its confidence, is that of the newest frame that is not in the future.
 
 A sensor faster than the frames is stored as windows (T, C): the samples since the frame before, ending at the frame,
-with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. An episode without
-one of the cameras gets a black video and `<camera>_valid` false. Columns that all episodes have are written in float32,
-the newest row that is not in the future, and marked as columns so that none of them is taken for a sensor.
+with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. Where an episode
+lacks one of the cameras, or that shows nothing, the video is black and `<camera>_valid` false. Columns that all
+episodes have are written in float32, the newest row that is not in the future, and marked as columns so that none of
+them is taken for a sensor.
 """
 
 import contextlib
@@ -24,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
+from vla.data.cameras import first_picture
 from vla.data.episode import Reader
 from vla.data.writing.features import describe_features, table_features, task_table
 from vla.data.writing.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
@@ -84,15 +87,13 @@ class _Writer:
             )
         self.weighted = any((piece.episode.confidence != 1.0).any() for piece in self.pieces)
         self.masked = [
-            camera
-            for camera in reader.layout.cameras
-            if any(camera not in piece.episode.cameras for piece in self.pieces)
+            camera for camera in reader.layout.cameras if not all(piece.seen(camera).all() for piece in self.pieces)
         ]
-        self.tasks = {
-            text: i for i, text in enumerate(dict.fromkeys(piece.episode.instruction for piece in self.pieces))
-        }
+        self.instructions = [piece.episode.instructions.at(piece.frames) for piece in self.pieces]
+        said = dict.fromkeys(text for instructions in self.instructions for text in instructions.different)
+        self.tasks = {text: place for place, text in enumerate(said)}
         self.videos = {camera: VideoWriter(root, camera, self.fps) for camera in reader.layout.cameras}
-        self.sizes = {camera: frame_size(self.pieces, camera) for camera in reader.layout.cameras}
+        self.sizes = {camera: self.frame_size(camera) for camera in reader.layout.cameras}
         self.columns = common_columns([piece.episode for piece in self.pieces])
         self.features = describe_features(
             self.layout,
@@ -106,6 +107,15 @@ class _Writer:
         self.collected = Collected()
         self.frames = 0
         self.data_file = 0
+
+    def frame_size(self, camera: str) -> tuple[int, int]:
+        """Height and width of the frames of a camera."""
+        for episode in (piece.episode for piece in self.pieces):
+            if camera in episode.cameras:
+                first = first_picture(episode, camera, self.layout.fps)
+                _, height, width = episode.cameras[camera].read([first])[0].shape
+                return height, width
+        raise ValueError(f"no episode has the camera {camera}; choose other cameras")
 
     def write(self) -> dict[str, int]:
         """Write everything."""
@@ -150,7 +160,7 @@ class _Writer:
         for key in self.columns:
             columns[key] = np.asarray(piece.episode.columns[key][piece.frames], dtype=np.float32)
         for camera in self.masked:
-            columns[f"{camera}_valid"] = np.full(count, camera in piece.episode.cameras)
+            columns[f"{camera}_valid"] = piece.seen(camera)
         if self.weighted:
             columns["confidence"] = piece.episode.confidence[piece.frames].astype(np.float32)
         columns |= {
@@ -159,7 +169,7 @@ class _Writer:
             "frame_index": np.arange(count),
             "episode_index": np.full(count, index),
             "index": np.arange(self.frames, self.frames + count),
-            "task_index": np.full(count, self.tasks[piece.episode.instruction]),
+            "task_index": self.task_indices(index),
         }
         for key, values in columns.items():
             if values.ndim == 2 and values.shape[1] == 1:
@@ -168,12 +178,17 @@ class _Writer:
         dataset = datasets.Dataset.from_dict({key: columns[key] for key in features}, features=features)
         return dataset.with_format("arrow")[:]
 
+    def task_indices(self, index: int) -> Int64[np.ndarray, " N"]:
+        """The place of each frame's instruction in the list of tasks."""
+        said = self.instructions[index]
+        return np.asarray(np.array([self.tasks[text] for text in said.different])[said.places], np.int64)
+
     def episode_row(self, index: int, piece: Piece, table: pa.Table) -> dict[str, Any]:
         """The row of the episode table; writes the videos."""
         chunk, file = divmod(self.data_file, FILES_PER_CHUNK)
         row: dict[str, Any] = {
             "episode_index": index,
-            "tasks": [piece.episode.instruction],
+            "tasks": list(self.instructions[index].different),
             "length": len(piece),
             "data/chunk_index": chunk,
             "data/file_index": file,
@@ -217,14 +232,13 @@ class _Writer:
         return counts
 
     def images(self, piece: Piece, camera: str) -> Iterator[np.ndarray]:
-        """The frames of one camera, black where the episode lacks it."""
-        if camera not in piece.episode.cameras:
-            black = np.zeros((3, *self.sizes[camera]), dtype=np.uint8)
-            yield from (black for _ in range(len(piece)))
-            return
-        places = piece.cameras[camera].tolist()
-        for start in range(0, len(places), FRAMES_AT_ONCE):
-            yield from piece.episode.cameras[camera].read(places[start : start + FRAMES_AT_ONCE])
+        """The frames of one camera, black where it has none."""
+        black, seen = np.zeros((3, *self.sizes[camera]), dtype=np.uint8), piece.seen(camera)
+        for start in range(0, len(piece), FRAMES_AT_ONCE):
+            now = seen[start : start + FRAMES_AT_ONCE]
+            places = piece.cameras[camera][start : start + FRAMES_AT_ONCE][now].tolist() if now.any() else []
+            decoded = iter(piece.episode.cameras[camera].read(places) if places else ())
+            yield from (next(decoded) if there else black for there in now)
 
     def write_metadata(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The meta folder."""
@@ -252,15 +266,6 @@ class _Writer:
         (meta / "info.json").write_text(json.dumps(info, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
         stats = json.dumps(as_lists(self.collected.stats()), indent=4)
         (meta / "stats.json").write_text(stats + "\n", encoding="utf-8")
-
-
-def frame_size(pieces: Sequence[Piece], camera: str) -> tuple[int, int]:
-    """Height and width of the frames of a camera."""
-    for piece in pieces:
-        if camera in piece.episode.cameras:
-            _, height, width = piece.episode.cameras[camera].read([0])[0].shape
-            return height, width
-    raise ValueError(f"no episode has the camera {camera}; choose other cameras")
 
 
 def flat_values(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:

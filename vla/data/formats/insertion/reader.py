@@ -29,6 +29,7 @@ from vla.data.formats.insertion.recordings import (
 from vla.data.named import distinct
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.streams import choose_streams
+from vla.data.texts import Texts
 from vla.errors import CorruptData
 from vla.listing import visible
 from vla.names import by_word, hint
@@ -212,8 +213,8 @@ def build_episode(recording: Recording, name: str, index: int, cameras: Sequence
     return Episode(
         name=name,
         index=index,
-        instruction=recording.instruction,
         timestamps=frames,
+        instructions=Texts.throughout(recording.instruction, len(frames)),
         confidence=np.ones(len(frames)),
         actions=actions,
         state=Stream(timestamps=recording.state.times - start, values=recording.state.values),

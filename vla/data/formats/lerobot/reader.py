@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 
 from vla import cache
 from vla.data.angles import angle_periods
@@ -25,6 +25,7 @@ from vla.data.pairing import pair
 from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.tables import double_rows, float_rows, integer_column, opened_table
+from vla.data.texts import Texts
 from vla.data.video import UnreadableFrames, VideoFrames
 from vla.errors import CorruptData
 
@@ -165,13 +166,7 @@ def build_episode(
     """
     name = f"{metadata.root.name}/episode_{record.index:06d}"
     timestamps = clean_timestamps(double_rows(rows["timestamp"], (), f"{name}: timestamp"), metadata.fps, name)
-    instruction = None
-    if "task_index" in rows.column_names:
-        instruction = metadata.tasks.get(int(integer_column(rows["task_index"].slice(0, 1), f"{name}: task_index")[0]))
-    if instruction is None:
-        if not record.tasks:
-            raise CorruptData(f"{name}: its task_index stands in no task list; restore meta/tasks")
-        instruction = record.tasks[0]
+    seen = {key: flags for key in cameras if (flags := camera_flags(rows, key, name)) is not None}
 
     def values(key: str) -> Float[np.ndarray, "N C"]:
         return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}", even=even)
@@ -183,8 +178,8 @@ def build_episode(
     return Episode(
         name=name,
         index=record.index,
-        instruction=instruction,
         timestamps=timestamps,
+        instructions=read_instructions(metadata, record, rows, name),
         confidence=double_rows(rows["confidence"], (), f"{name}: confidence")
         if "confidence" in rows.column_names
         else np.ones(len(timestamps)),
@@ -193,13 +188,51 @@ def build_episode(
         streams={key: stream for key, stream in measured.items() if stream is not None},
         cameras={
             key: camera_frames(
-                metadata, record, rows, key, index=index, selection=selection, timestamps=timestamps, name=name
+                metadata,
+                record,
+                rows,
+                key,
+                index=index,
+                selection=selection,
+                timestamps=timestamps,
+                seen=seen.get(key),
+                name=name,
             )
             for key, index in cameras.items()
-            if f"{key}_valid" not in rows.column_names or rows[f"{key}_valid"][0].as_py()
+            if key not in seen or seen[key].any()
         },
+        seen={key: flags for key, flags in seen.items() if flags.any() and not flags.all()},
         columns={key: values(key) for key in chosen.columns},
     )
+
+
+def read_instructions(metadata: Metadata, record: EpisodeRecord, rows: pa.Table, name: str) -> Texts:
+    """The task of each frame: by its task_index, or the episode's where it has but one.
+
+    Raises:
+        CorruptData: there is no telling which of several tasks a frame has, or it has none.
+    """
+    only = record.tasks[0] if len(set(record.tasks)) == 1 else None
+    if "task_index" not in rows.column_names:
+        if only is None:
+            said = "no task" if not record.tasks else f"{len(record.tasks)} tasks"
+            raise CorruptData(f"{name} has {said} and no column task_index that says which: restore it")
+        return Texts.throughout(only, len(rows))
+    indices = integer_column(rows["task_index"], f"{name}: task_index")
+    different, first, places = np.unique(indices, return_index=True, return_inverse=True)
+    texts = [metadata.tasks.get(index, only) for index in different.tolist()]
+    for text, index, frame in zip(texts, different.tolist(), first.tolist(), strict=True):
+        if text is None:
+            raise CorruptData(f"{name}: task_index {index} of frame {frame} stands in no task list; restore meta/tasks")
+    if len(different) == 1:
+        return Texts.throughout(str(texts[0]), len(rows))
+    return Texts.of([str(texts[place]) for place in places.tolist()])
+
+
+def camera_flags(rows: pa.Table, key: str, name: str) -> Bool[np.ndarray, " N"] | None:
+    """Whether a camera has a picture at each frame; None where nothing says so."""
+    column = f"{key}_valid"
+    return float_rows(rows[column], (), f"{name}: {column}") > 0 if column in rows.column_names else None
 
 
 def camera_frames(
@@ -211,6 +244,7 @@ def camera_frames(
     index: Indexed,
     selection: Selection,
     timestamps: Float64[np.ndarray, " N"],
+    seen: Bool[np.ndarray, " N"] | None,
     name: str,
 ) -> Frames:
     """The frames of one camera: a stretch of a video, or images in the table.
@@ -236,6 +270,7 @@ def camera_frames(
     what = f"{name}, {key} in {place.path}"
     paired = pair(timestamps, shown, offset_s=place.offset_s, fps=metadata.fps, how=selection.pairing, what=what)
     lost = np.flatnonzero(paired.frames < 0)
+    lost = lost if seen is None else lost[seen[lost]]
     if len(lost) and not selection.keep_damaged:
         raise CorruptData(
             f"{what}: {len(lost)} of {len(timestamps)} rows have no frame, the first at "
