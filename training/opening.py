@@ -115,7 +115,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     )
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:
-        check_resumable(resumed, identity, backbone)
+        check_resumable(resumed, identity, data.contract, backbone)
         normalizers = normalizers_from_json(resumed.meaning().normalizer)
         accelerator.print(f"resuming {resumed.path} at step {resumed.manifest.step} of {rows[-1].end}")
     elif (place := folder.began_from) is not None:

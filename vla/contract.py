@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vla.units import disagreeing, told
+
 SENSOR = "sensor"
 """What a policy calls its sensor stream where it has one; where it has several, each has a name after this and `/`."""
 TIMES = "_times_s"
@@ -34,6 +36,8 @@ class StreamContract:
     """Of the samples of a window."""
     names: tuple[str, ...] = ()
     """One name a channel; empty when the data names none."""
+    units: tuple[str, ...] = ()
+    """One unit a channel, empty where it is not known; empty when none is."""
 
     def __str__(self) -> str:
         return f"the last {self.samples} samples of {self.channels} channels at {self.rate_hz:g} Hz"
@@ -67,6 +71,9 @@ class DataContract:
     """What the actions are called there."""
     dims: tuple[str, ...] = ()
     """Which dimensions of them it reads and answers, as they were chosen: `action=0,1,gripper`; none: all."""
+    state_units: tuple[str, ...] = ()
+    """One unit a dimension (vla/units.py), empty where it is not known; empty when none is."""
+    action_units: tuple[str, ...] = ()
 
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""
@@ -86,7 +93,25 @@ class DataContract:
                 " ".join(stream.key for stream in contract.streams.values()) or "none" for contract in (self, given)
             )
             pairs.append(("the sensor streams", ours, theirs))
-        return [f"{words} to be {own}, not {other}" for words, own, other in pairs if own != other]
+        found = [f"{words} to be {own}, not {other}" for words, own, other in pairs if own != other]
+        return found + self.unit_differences(given)
+
+    def unit_differences(self, given: "DataContract") -> list[str]:
+        """Where both contracts say a unit, and not the same one: `the unit of the actions to be deg, not rad`."""
+        pairs = [
+            ("the state", self.state_units, given.state_units),
+            ("the actions", self.action_units, given.action_units),
+        ]
+        pairs += [
+            (f"the channels of {name}", stream.units, given.streams[name].units)
+            for name, stream in self.streams.items()
+            if name in given.streams
+        ]
+        return [
+            f"the unit of {what} to be {told(own, places)}, not {told(other, places)}"
+            for what, own, other in pairs
+            if (places := disagreeing(own, other))
+        ]
 
 
 def name_streams(keys: Sequence[str]) -> dict[str, str]:

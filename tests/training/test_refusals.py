@@ -180,6 +180,26 @@ class TestAgainstAnEarlierRun:
         other = config(needle, earlier, "--stage.steps", "2", "--resume-from", "auto", "--data.episodes", "0", "1", "2")
         self.refuse(other, earlier, "data.episodes")
 
+    def test_data_of_other_units(self, data: Path, tmp_path: Path) -> None:
+        path, out = data / "meta/info.json", tmp_path / "run"
+        flags = ["--stage.steps", "2", "--save-every", "1"]
+
+        def say(unit: str) -> None:
+            info = json.loads(path.read_text())
+            info["features"]["action"]["info"] = {"units": [unit] * 7}
+            path.write_text(json.dumps(info))
+
+        say("radians")
+        loop.train(config(data, out, *flags, "--stop-after", "1"))
+        AcceleratorState._reset_state(True)
+        assert json.loads((out / "policy/config.json").read_text())["contract"]["action_units"] == ["rad"] * 7
+        say("deg")
+        for given in (["--resume-from", "auto"], ["--init-from", str(out), "--out", str(tmp_path / "next")]):
+            self.refuse(config(data, out, *flags, *given), out, "expects the unit of the actions to be rad, not deg")
+            AcceleratorState._reset_state(True)
+        say("")
+        loop.train(config(data, out, *flags, "--resume-from", "auto"))
+
     def test_stage_2_without_stage_1(self, needle: Path, tmp_path: Path, earlier: Path) -> None:
         run = config(needle, tmp_path / "run", recipe=recipes.stage2)
         self.refuse(run, earlier, "stage2 goes on from the weights of another run: give --init-from RUN")

@@ -84,6 +84,22 @@ def test_differences_are_told_in_words() -> None:
     assert CONTRACT.differences(replace(CONTRACT, streams={})) == ["the sensor streams to be observation.ft, not none"]
 
 
+def test_units_are_compared_where_both_sides_know_them() -> None:
+    stream = replace(CONTRACT.streams["sensor"], units=("N", "N", "N", "Nm", "Nm", "Nm"))
+    trained = replace(CONTRACT, action_units=("mm",) * 3 + ("deg",) * 3 + ("",), streams={"sensor": stream})
+    assert trained.differences(CONTRACT) == CONTRACT.differences(trained) == []
+    other = replace(trained, action_units=("mm",) * 3 + ("rad",) * 3 + ("mm",), state_units=("rad",) * 12)
+    assert trained.differences(other) == ["the unit of the actions to be deg, not rad"]
+    grams = replace(trained, streams={"sensor": replace(stream, units=("g", "g", "N", "", "", ""))})
+    assert trained.differences(grams) == ["the unit of the channels of sensor to be N, not g"]
+
+
+def test_a_contract_from_before_units_is_read() -> None:
+    values = documents.to_json(CONTRACT)
+    del values["state_units"], values["action_units"], values["streams"]["sensor"]["units"]
+    assert read(values) == CONTRACT
+
+
 def test_streams_are_named_by_their_keys() -> None:
     assert name_streams([]) == {}
     assert name_streams(["observation.wrench"]) == {"sensor": "observation.wrench"}

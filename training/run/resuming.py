@@ -1,7 +1,7 @@
 """What a run is: its stages laid end to end, and what a resumed run must share with the one that was stopped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -11,6 +11,7 @@ from training.checkpoints.checkpoint import Checkpoint
 from training.config import RunConfig, digest
 from training.engine import stages
 from training.settings import Stage
+from vla.contract import DataContract
 from vla.data.dataset import Dataset
 from vla.documents import to_json
 from vla.parts import FRESH, PARTS, fitting, row_of
@@ -44,14 +45,14 @@ PLACES = "places of the training samples"
 
 def content_of(data: Dataset) -> dict[str, Any]:
     """What identifies the data, wherever it lies."""
-    # The names of channels say nothing of the numbers.
-    unnamed = {name: replace(stream, names=()) for name, stream in data.contract.streams.items()}
+    contract = to_json(data.contract)
+    del contract["instructed"]  # follows from --data.without
+    del contract["state_units"], contract["action_units"]  # `check_resumable` compares them, where both sides know them
+    for stream in contract["streams"].values():
+        stream["names"] = []  # they say nothing of the numbers
+        del stream["units"]
     return {
-        "data contract": {
-            key: value
-            for key, value in to_json(replace(data.contract, streams=unnamed)).items()
-            if key != "instructed"  # follows from --data.without
-        },
+        "data contract": contract,
         "statistics of the training episodes": digest(
             {
                 stream: {
@@ -67,13 +68,19 @@ def content_of(data: Dataset) -> dict[str, Any]:
     }
 
 
-def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], fingerprint: str) -> None:
-    """Refuse to go on under settings that change what is learned.
+def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], contract: DataContract, fingerprint: str) -> None:
+    """Refuse to go on under settings that change what is learned, or on data of other units.
 
     Raises:
         ValueError: names each setting, what the checkpoint has and what was given.
     """
-    stored = resumed.meaning().identity
+    meaning = resumed.meaning()
+    if differences := meaning.contract.unit_differences(contract):
+        raise ValueError(
+            f"{resumed.path} cannot be resumed: it expects {'; '.join(differences)}. "
+            "Give the data of the training, or convert these to its units"
+        )
+    stored = meaning.identity
     changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
     differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
     if resumed.manifest.backbone.fingerprint != fingerprint:

@@ -85,11 +85,16 @@ class WithDimensions:
                 action_dim=len(places),
                 action_names=some(layout.action_names, places),
                 action_periods=some(layout.action_periods, places),
+                action_units=some(layout.action_units, places),
                 action_places=places,
             )
         if (places := self.places.get("state")) is not None:
             layout = replace(
-                layout, state_dim=len(places), state_names=some(layout.state_names, places), state_places=places
+                layout,
+                state_dim=len(places),
+                state_names=some(layout.state_names, places),
+                state_units=some(layout.state_units, places),
+                state_places=places,
             )
         return layout
 

@@ -15,6 +15,7 @@ from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
 from vla.data.numbers import forget_numbers
+from vla.data.remarks import on_units
 from vla.data.selection import EVERYTHING, Selection
 from vla.errors import MissingFiles
 from vla.instruction import check_instruction
@@ -85,7 +86,7 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
         duration_s=float(sum(episode.timestamps[-1] - episode.timestamps[0] + 1 / layout.fps for episode in episodes)),
         problems=tuple(dict.fromkeys(sentences)),
         missing_files=missing_files(problems),
-        remarks=(*layout.remarks, *remarks_on(episodes)),
+        remarks=(*layout.remarks, on_units(layout), *remarks_on(episodes)),
         short_episodes=tuple(
             f"{episode.name}: {len(episode.timestamps)} frames, a chunk has {horizon} steps"
             for episode in episodes

@@ -107,6 +107,9 @@ class Layout:
     state_key: str = STATE
     """The feature that is the state."""
     action_key: str = ACTION
+    state_units: tuple[str, ...] = ()
+    """One unit a dimension as the metadata say (vla/units.py), empty where they say none; empty when they say none."""
+    action_units: tuple[str, ...] = ()
     state_places: tuple[int, ...] = ()
     """Indices of the dimensions that are given, in the feature; empty: all of them, in order."""
     action_places: tuple[int, ...] = ()

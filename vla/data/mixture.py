@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.contract import SENSOR, DataContract
+from vla.data.agreement import agree_on_names, agree_on_units, apart
 from vla.data.angles import parse_angles
 from vla.data.dimensions import parse_dimensions
 from vla.data.emphasis import parse_condition
@@ -13,6 +14,7 @@ from vla.data.episode import Layout
 from vla.data.streams import agree_on_streams, check_asked, parse_each
 from vla.randomness import derive
 from vla.settings import DataConfig
+from vla.units import units_of
 
 
 def check_config(config: DataConfig) -> None:
@@ -72,20 +74,21 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
     """What all roots give, as one contract. ValueError names the two roots that cannot be mixed, and the difference."""
     first = layouts[0]
     for layout in layouts[1:]:
-        for what, ours, theirs in (
-            ("frames per second", first.fps, layout.fps),
-            ("state values", first.state_dim, layout.state_dim),
-            ("action values", first.action_dim, layout.action_dim),
-            ("angle periods", first.action_periods, layout.action_periods),
-            ("action names", first.action_names or layout.action_names, layout.action_names or first.action_names),
-            ("state names", first.state_names or layout.state_names, layout.state_names or first.state_names),
-        ):
-            if ours != theirs:
-                fix = "give both one order by name with --data.dims" if what.endswith("names") else "convert the other"
-                raise ValueError(
-                    f"{first.root} and {layout.root} cannot be mixed, their {what} differ: {_shown(ours)} and "
-                    f"{_shown(theirs)}; train on one of them, or {fix}"
-                )
+        _check_same(first, layout, "frames per second", first.fps, layout.fps)
+        _check_same(first, layout, "state values", first.state_dim, layout.state_dim)
+        _check_same(first, layout, "action values", first.action_dim, layout.action_dim)
+    roots = [layout.root for layout in layouts]
+    ordered = "give both one order by name with --data.dims"
+    action_names = agree_on_names("action names", roots, [layout.action_names for layout in layouts], ordered)
+    state_names = agree_on_names("state names", roots, [layout.state_names for layout in layouts], ordered)
+    action_units = agree_on_units(
+        "action units", roots, [units_of(layout.action_names, layout.action_units) for layout in layouts]
+    )
+    state_units = agree_on_units(
+        "state units", roots, [units_of(layout.state_names, layout.state_units) for layout in layouts]
+    )
+    for layout in layouts[1:]:
+        _check_same(first, layout, "angle periods", first.action_periods, layout.action_periods)
     contract = DataContract(
         cameras=_agree_on_cameras(layouts, config),
         state_dim=first.state_dim,
@@ -93,8 +96,10 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         horizon=config.horizon,
         fps=first.fps,
         streams=agree_on_streams(layouts, config),
-        state_names=next((layout.state_names for layout in layouts if layout.state_names), ()),
-        action_names=next((layout.action_names for layout in layouts if layout.action_names), ()),
+        state_names=state_names,
+        action_names=action_names,
+        state_units=state_units,
+        action_units=action_units,
         action_periods=first.action_periods or (0.0,) * first.action_dim,
         instructed="instruction" not in config.without,
         state_key=config.state_key,
@@ -105,6 +110,11 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
     if absent := [stream for stream in config.compand if not present[stream]]:
         raise ValueError(f"--data.compand names {' and '.join(absent)}, which the policy is not given: leave that out")
     return contract
+
+
+def _check_same(first: Layout, layout: Layout, what: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        raise ValueError(apart(first.root, layout.root, what, (_shown(ours), _shown(theirs))))
 
 
 def _shown(value: object) -> str:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from vla.contract import StreamContract, name_streams
+from vla.data.agreement import agree_on_names, agree_on_units
 from vla.data.episode import Layout
 from vla.data.selection import Problems
 from vla.names import by_word, hint
 from vla.settings import DataConfig
+from vla.units import units_of
 
 AUTO, NONE = "auto", "none"
 MOST_VALUES = 2**26
@@ -130,7 +132,16 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
             )
         for key in layout.streams:
             check_windows(key, (first, layout), rated=key in rates, cut=key in samples)
-    names = {key: name_channels(key, having) for key in first.streams}
+    roots = [layout.root for layout in having]
+    measured = {key: [layout.streams[key] for layout in having] for key in first.streams}
+    names = {
+        key: agree_on_names(f"channels of {key}", roots, [stream.names for stream in streams])
+        for key, streams in measured.items()
+    }
+    units = {
+        key: agree_on_units(f"units of {key}", roots, [units_of(stream.names, stream.units) for stream in streams])
+        for key, streams in measured.items()
+    }
     agreed = {
         name: StreamContract(
             key=key,
@@ -138,6 +149,7 @@ def agree_on_streams(layouts: Sequence[Layout], config: DataConfig) -> dict[str,
             samples=int(samples.get(key, first.streams[key].samples)),
             rate_hz=rates.get(key, first.streams[key].rate_hz),
             names=names[key],
+            units=units[key],
         )
         for name, key in name_streams(list(first.streams)).items()
     }
@@ -163,19 +175,6 @@ def check_windows(key: str, layouts: tuple[Layout, Layout], *, rated: bool, cut:
             f"{layouts[0].root} stores windows of {one.samples} samples of {key} and {layouts[1].root} of "
             f"{other.samples}: say how many to read with --data.sensor-samples"
         )
-
-
-def name_channels(key: str, layouts: Sequence[Layout]) -> tuple[str, ...]:
-    """The names of the channels of a stream, of the roots that name them; ValueError where two do otherwise."""
-    naming = [layout for layout in layouts if layout.streams[key].names]
-    for layout in naming[1:]:
-        one, other = (root.streams[key].names for root in (naming[0], layout))
-        if one != other:
-            raise ValueError(
-                f"{naming[0].root} and {layout.root} cannot be mixed, their channels of {key} differ: "
-                f"{' '.join(one)} and {' '.join(other)}; train on one of them, or convert the other"
-            )
-    return naming[0].streams[key].names if naming else ()
 
 
 def widths_of(layout: Layout) -> Mapping[str, int]:

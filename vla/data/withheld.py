@@ -17,7 +17,7 @@ class WithoutState:
     @property
     def layout(self) -> Layout:
         """That of the root, with a state of width 0."""
-        return replace(self.reader.layout, state_dim=0, state_names=())
+        return replace(self.reader.layout, state_dim=0, state_names=(), state_units=())
 
     @property
     def sources(self) -> Sequence[Path]:

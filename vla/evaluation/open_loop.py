@@ -14,9 +14,9 @@ from vla.batch import Sample, collate
 from vla.contract import DataContract
 from vla.evaluation.loading import batches
 from vla.evaluation.phases import Phases
-from vla.evaluation.units import unit_of
 from vla.policy import Policy
 from vla.randomness import derive, torch_seed
+from vla.units import size_of, units_of
 
 Progress = Callable[[int], object]
 """Told the number of samples done since the last call."""
@@ -263,6 +263,9 @@ def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
     mae_by_step = np.abs(error).sum(axis=0) / steps
     mae, squares = np.abs(error).sum(axis=(0, 1)) / valid.sum(), np.square(error).sum(axis=(0, 1)) / valid.sum()
     constant_mae = np.abs(constant).sum(axis=(0, 1)) / valid.sum()
+    # The names of a policy that knows no units may tell them.
+    names = dimension_names(predictions.contract)
+    units = units_of(names, predictions.contract.action_units) or ("",) * len(names)
     dimensions = [
         Error(
             name=name,
@@ -275,8 +278,8 @@ def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
             correlation=correlation(predictions.predicted[:, 0, axis], predictions.recorded[:, 0, axis]),
             mae_by_step=(mae_by_step[:, axis] * unit.factor).tolist(),
         )
-        for axis, name in enumerate(dimension_names(predictions.contract))
-        for unit in (unit_of(name),)
+        for axis, name in enumerate(names)
+        for unit in (size_of(units[axis]),)
     ]
     return Report(
         samples=len(valid),

@@ -205,6 +205,25 @@ def test_what_is_commanded_is_no_sensor(made: Callable[[str], Path]) -> None:
     assert list(opened(root, sensor=("action.wrench",)).contract.streams) == ["sensor"], "who asks for it is given it"
 
 
+def test_degrees_beside_radians_are_refused_before_training_and_evaluation(made: Callable[[str], Path]) -> None:
+    root = made("degrees_beside_radians")
+    roots = (str(root / "a"), str(root / "b"))
+    with pytest.raises(ValueError, match=r"a and .*b cannot be mixed, their action units differ: deg and rad; train"):
+        open_dataset(DataConfig(roots=roots, horizon=4), 0)
+    trained, other = (opened(Path(place)).contract for place in roots)
+    sentences = [f"the unit of the {kind} to be deg, not rad" for kind in ("state", "actions")]
+    assert trained.differences(other) == sentences
+    assert any("units: action deg; state deg" in line for line in examine([root / "a"]).roots[0].lines())
+    info = root / "b/meta/info.json"
+    unsaid = json.loads(info.read_text())
+    for key in ("action", "observation.state"):
+        del unsaid["features"][key]["unit"], unsaid["features"][key]["info"]
+    info.write_text(json.dumps(unsaid))
+    assert open_dataset(DataConfig(roots=roots, horizon=4), 0).contract.action_units == ("deg",) * 7
+    (report,) = examine([root / "b"]).roots
+    assert any(line.startswith("units of action and state that are not said") for line in report.remarks)
+
+
 @pytest.mark.parametrize(
     "mark", [("info", "is_depth_map"), ("info", "video.is_depth_map"), ("video_info", "is_depth_map")]
 )

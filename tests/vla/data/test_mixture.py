@@ -96,6 +96,24 @@ def test_names_that_differ_are_refused_and_absent_ones_are_not() -> None:
         agree(felt, DataConfig(roots=("a", "b", "c")))
 
 
+def test_units_that_differ_are_refused_whichever_roots_say_them() -> None:
+    a, b = A.open().layout, B.open().layout
+    c = replace(b, root="c")
+    config = DataConfig(roots=("a", "b", "c"))
+    silent = [a, replace(b, action_units=("deg", "")), replace(c, action_units=("deg", "mm"))]
+    assert agree(silent, config).action_units == ("deg", "mm")
+    with pytest.raises(ValueError, match=r"b and c cannot be mixed, their action units differ: deg and rad; train on"):
+        agree([*silent[:2], replace(c, action_units=("rad", "mm"))], config)
+    with pytest.raises(ValueError, match=r"b and c cannot be mixed, their state units differ: m and cm; .* or convert"):
+        agree([a, replace(b, state_names=("x_m", "y_m", "grip")), replace(c, state_units=("cm",) * 3)], config)
+    felt = [
+        replace(layout, streams={SENSOR: replace(layout.streams[SENSOR], units=units)})
+        for layout, units in ((a, ("N", "Nm")), (b, ()), (c, ("g", "Nm")))
+    ]
+    with pytest.raises(ValueError, match=rf"a and c cannot be mixed, their units of {SENSOR} differ: N and g"):
+        agree(felt, config)
+
+
 def test_masked_cameras_are_the_union() -> None:
     other = replace(B, cameras=("observation.images.side", A.cameras[0]))
     contract = contract_of(A, other, missing_cameras="mask")

@@ -193,12 +193,15 @@ def test_a_limit_spreads_the_samples() -> None:
         ({"cameras": ("top",)}, "cameras"),
         ({"streams": {}}, "the sensor streams to be observation.wrench, not none"),
         ({"fps": 30.0}, "frame rate"),
+        ({"action_units": ("deg",) * 3}, "the unit of the actions to be m, not deg"),
     ],
 )
 def test_other_data_is_refused(changes: dict[str, object], message: str) -> None:
-    check_contract(CONTRACT, CONTRACT)
+    policy = dataclasses.replace(CONTRACT, action_units=("m",) * 3)
+    check_contract(policy, CONTRACT)
+    check_contract(CONTRACT, dataclasses.replace(policy, action_units=("rad",) * 3))
     with pytest.raises(ValueError, match=message):
-        check_contract(CONTRACT, dataclasses.replace(CONTRACT, **changes))
+        check_contract(policy, dataclasses.replace(policy, **changes))
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:

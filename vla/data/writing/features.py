@@ -27,17 +27,6 @@ def describe_features(
     `sizes` are those of the frames of each camera, `masked` the cameras that some episodes lack, `weighted` says that
     episodes have a confidence, and `columns` are the widths of the further ones.
     """
-
-    def feature(
-        dtype: str,
-        *shape: int,
-        names: Sequence[str] | Mapping[str, Sequence[str]] = (),
-        info: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        extra = {"info": dict(info)} if info else {}
-        told = dict(names) if isinstance(names, Mapping) else list(names)
-        return {"dtype": dtype, "shape": list(shape), "names": told or None, **extra}
-
     features = {}
     for camera in layout.cameras:
         height, width = sizes[camera]
@@ -59,10 +48,12 @@ def describe_features(
             },
         )
     if layout.state_dim:
-        features["observation.state"] = feature("float32", layout.state_dim, names=layout.state_names)
+        features["observation.state"] = feature(
+            "float32", layout.state_dim, names=layout.state_names, info=_units(layout.state_units)
+        )
     for sensor in sensors:
         stream, key = sensor.stream, sensor.stream.key
-        told = {"sensor_hz": stream.rate_hz, "window_samples": stream.samples}
+        told = {"sensor_hz": stream.rate_hz, "window_samples": stream.samples, **_units(stream.units)}
         channels = {"channels": list(stream.names)} if stream.names else ()
         features[key] = feature("float32", sensor.samples, stream.channels, names=channels, info=told)
         features[f"{key}_valid"] = feature("bool", sensor.samples)
@@ -72,7 +63,9 @@ def describe_features(
         features[f"{camera}_valid"] = feature("bool", 1)
     if weighted:
         features["confidence"] = feature("float32", 1)
-    features["action"] = feature("float32", layout.action_dim, names=layout.action_names)
+    features["action"] = feature(
+        "float32", layout.action_dim, names=layout.action_names, info=_units(layout.action_units)
+    )
     features["timestamp"] = feature("float32", 1)
     for key in ("frame_index", "episode_index", "index", "task_index"):
         features[key] = feature("int64", 1)
@@ -82,6 +75,23 @@ def describe_features(
             f"{layout.root} has a column {taken[0]}, which is the name of another feature; give the column another name"
         )
     return features | {key: feature("float32", width, info={"column": True}) for key, width in columns.items()}
+
+
+def feature(
+    dtype: str,
+    *shape: int,
+    names: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An entry of info.json."""
+    extra = {"info": dict(info)} if info else {}
+    told = dict(names) if isinstance(names, Mapping) else list(names)
+    return {"dtype": dtype, "shape": list(shape), "names": told or None, **extra}
+
+
+def _units(units: Sequence[str]) -> dict[str, Any]:
+    """What is said beside the names; nothing where no unit is known."""
+    return {"units": list(units)} if any(units) else {}
 
 
 def table_features(features: Mapping[str, Mapping[str, Any]]) -> datasets.Features:

@@ -39,6 +39,7 @@ SENSOR = "observation.sensor"
 ACTION_HZ = 10.0
 MAX_POSE_GAP_S = 0.05
 """A step whose start or end lies in a longer gap between two robot states has no action."""
+STATE_UNITS = (*("deg",) * len(JOINTS), *("mm",) * 3, *("deg",) * 3)
 DELTA_NAMES = ("dx_mm", "dy_mm", "dz_mm", "da_deg", "db_deg", "dr_deg")
 
 
@@ -281,6 +282,7 @@ def describe(
         state_dim=episodes[0].state.values.shape[1] if episodes[0].state is not None else 0,
         action_dim=action_dim,
         state_names=(*JOINTS, *POSE),
+        state_units=STATE_UNITS,
         action_names=names if len(names) == action_dim else (),
         action_periods=(0.0,) * action_dim,  # differences, already the short way round
         streams=describe_sensor(tracks),

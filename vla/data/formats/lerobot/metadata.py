@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vla.data.tables import read_small_table
 from vla.errors import CorruptData
 from vla.lines import read_lines
 from vla.listing import visible
+from vla.units import said_units
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 
@@ -80,16 +81,22 @@ class Metadata:
         names = _flatten(given)
         return names if len(names) == shape[-1] else ()
 
-    def units(self, key: str) -> tuple[str, ...]:
-        """One unit a dimension, or none."""
+    def units(self, key: str, names: Sequence[str], width: int) -> tuple[str, ...]:
+        """One unit a dimension or channel, of which there are `width` with these names or none; or none."""
         feature = self.features[key]
         info = feature.get("info") or {}
         for given in (feature.get("units"), feature.get("unit"), info.get("units"), info.get("unit")):
-            if given:
-                units = _flatten(given)
-                width = int(np.prod(self.shapes[key]))
-                return units * width if len(units) == 1 else units if len(units) == width else ()
+            if given and any(units := said_units(given, names, width)):
+                return units
         return ()
+
+    def row_units(self, key: str) -> tuple[str, ...]:
+        """One unit a dimension, or none."""
+        return self.units(key, self.names(key), int(np.prod(self.shapes[key])))
+
+    def channel_units(self, key: str) -> tuple[str, ...]:
+        """One unit a channel of samples (T, C) or (C), or none."""
+        return self.units(key, self.channel_names(key), self.shapes[key][-1])
 
 
 def is_lerobot(root: Path) -> bool:

@@ -136,7 +136,12 @@ def rows_entry(
 ) -> cache.Entry:
     """Where it is kept which rows each episode has, that the lists in them are even, and which actions wrap."""
     promised = [[record.index, record.length, str(record.data_file)] for record in records]
-    actions = [chosen.action, metadata.names(chosen.action), metadata.units(chosen.action), [*chosen.angles.items()]]
+    actions = [
+        chosen.action,
+        metadata.names(chosen.action),
+        metadata.row_units(chosen.action),
+        [*chosen.angles.items()],
+    ]
     return cache.Entry(
         purpose=f"lerobot rows {json.dumps([promised, chosen.table_columns, actions])}",
         stamps={metadata.root: cache.stamp(files)},
@@ -147,7 +152,7 @@ def action_periods(metadata: Metadata, chosen: Chosen, episodes: Sequence[Episod
     """Per action dimension the period of an angle that wraps, 0 where it is none."""
     key = chosen.action
     width, names = int(np.prod(metadata.shapes[key])), metadata.names(key)
-    return angle_periods(width, names, metadata.units(key), chosen.angles, episodes)
+    return angle_periods(width, names, metadata.row_units(key), chosen.angles, episodes)
 
 
 def build_episode(
@@ -316,5 +321,7 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         streams={key: describe_stream(metadata, key) for key in chosen.streams},
         state_key=chosen.state or STATE,
         action_key=chosen.action,
+        state_units=() if chosen.state is None else metadata.row_units(chosen.state),
+        action_units=metadata.row_units(chosen.action),
         remarks=chosen.remarks,
     )

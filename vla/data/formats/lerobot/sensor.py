@@ -42,6 +42,7 @@ def describe_stream(metadata: Metadata, key: str) -> StreamContract:
         samples=int(stored or samples),
         rate_hz=rate_hz,
         names=metadata.channel_names(key),
+        units=metadata.channel_units(key),
     )
 
 
