@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,14 @@ from training.engine import stages
 from training.engine.sharding import Engine
 from training.run.folder import RunFolder
 from training.run.resuming import Row, check_resumable, content_of, schedule
-from vla import cache
+from vla import cache, provenance
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.normalize import ANSWERS, INPUTS, Normalizer
-from vla.parts.backbone import fingerprint
+from vla.parts.backbone import base_of, fingerprint
 from vla.policy import normalized
 from vla.policy_folder import HeldOut
+from vla.provenance import Origin, Versions
 from vla.redaction import hide, hide_tree
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
 from vla.settings import DataConfig
@@ -87,12 +89,18 @@ class Run:
             guard=guard,
             roll_backs=roll_backs,
             shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
+            versions=provenance.here(),
         )
 
     def held_out(self) -> HeldOut:
         """What finds the episodes again that it does not train on."""
         episodes = (episode for root in self.data.validation.episodes() for episode in root)
         return HeldOut(seed=self.config.seed, episodes=tuple(map(mark_of, episodes)))
+
+    def origin(self) -> Origin:
+        """What its policy is made with and from, for whoever gets the policy without the run."""
+        path = self.config.backbone.path
+        return Origin(versions=provenance.here(), base=base_of(path), data=self.data.sources())
 
 
 def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> Run:
@@ -116,6 +124,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:
         check_resumable(resumed, identity, data.contract, backbone)
+        say_other_versions(resumed.manifest.versions, accelerator)
         normalizers = normalizers_from_json(resumed.meaning().normalizer)
         accelerator.print(f"resuming {resumed.path} at step {resumed.manifest.step} of {rows[-1].end}")
     elif (place := folder.began_from) is not None:
@@ -159,3 +168,12 @@ def open_data(config: RunConfig, accelerator: Accelerator) -> Dataset:
     if opened.recalled:
         accelerator.print("statistics and checks are known from an earlier start; --data.verify reads all numbers")
     return opened
+
+
+def say_other_versions(before: Versions | None, accelerator: Accelerator) -> None:
+    """Say what a resumed run computes with that is not what it computed with before."""
+    if before is None or not accelerator.is_main_process:
+        return
+    if differences := before.differences(provenance.here()):
+        told = textwrap.wrap(f"other versions than before, so numbers may differ: {'; '.join(differences)}", 80)
+        accelerator.print(*told, sep="\n")

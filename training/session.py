@@ -279,7 +279,7 @@ class Session:
         """Write RUN/policy with the averaged weights."""
         tensors = engine.gather("ema") | engine.frozen(self.kept)
         if self.accelerator.is_main_process:
-            save_policy(self.policy, self.out / "policy", tensors, self.run.held_out())
+            save_policy(self.policy, self.out / "policy", tensors, self.run.held_out(), self.run.origin())
             print(f"policy: {self.out / 'policy'}")
         self.accelerator.wait_for_everyone()
 

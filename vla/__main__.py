@@ -1,24 +1,24 @@
 """`vla` on the command line: measure, merge, examine, convert. Training starts with `accelerate launch`."""
 
-import importlib.metadata
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Union
 
 import tyro
 
-from vla import commandline, printing
+from vla import commandline, printing, provenance
 from vla.commands.ablate import Ablate, ablate
 from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
 from vla.commands.evaluate import Evaluate, evaluate
+from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
 from vla.errors import DONE, ProgramFailed, UsageError, told
 from vla.processes import answer_sigterm
 
-DISTRIBUTION = "touchstone-vla"
 DESCRIPTION = """Tools around trained policies and their data.
 
 Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "ablate": (Ablate, ablate),
     "merge": (Merge, merge),
     "doctor": (Doctor, doctor),
+    "info": (Info, info),
     "import": (Import, convert),
     "needle": (NeedleDemos, record),
     "report": (Report, report),
@@ -47,7 +48,7 @@ def parse(arguments: Sequence[str]) -> Any:
         raise UsageError(f"give a command, one of {', '.join(sorted(COMMANDS))}; `vla --help` explains them")
     name = arguments[0]
     if name == "--version":
-        print(f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}")
+        print(f"{provenance.DISTRIBUTION} {provenance.code()}, Python {platform.python_version()}")
         raise SystemExit
     if name not in COMMANDS and not name.startswith("-"):
         hint = commandline.nearest(name, COMMANDS, f"give one of {', '.join(sorted(COMMANDS))}")

@@ -1,31 +1,24 @@
-"""The model card of a policy."""
+"""The model card of a policy: only what is true of this one."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
 from vla.contract import DataContract
 from vla.parts import PARTS, fitting, row_of
 from vla.policy import Policy
+from vla.provenance import Origin, Source, source
 
 
-def card(policy: Policy, learned: Mapping[str, Tensor]) -> str:
-    """The model card, with the front matter that model hubs read."""
+def card(policy: Policy, learned: Mapping[str, Tensor], origin: Origin | None, *, merged: bool = False) -> str:
+    """The model card, with the front matter that model hubs read; a `merged` policy has its backbone within."""
     config, contract = policy.config, policy.contract
-    count = sum(tensor.numel() for tensor in learned.values())
-    base = config.backbone.path
-    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
-    adapter = "none" if config.lora is None else f"LoRA of rank {config.lora.rank} in `adapter/`, for plain peft"
-    parts = "\n".join(
-        f"| {PARTS[row_of(name)].label} | {PARTS[row_of(name)].describe(name, settings, contract)} |"
-        for name, settings in fitting(config.encoders, contract).items()
-    )
+    base = origin.base if origin is not None else None if merged else source(config.backbone.path, None)
     return f"""\
 ---
 library_name: touchstone
 pipeline_tag: robotics
-{f"base_model: {base}" if is_hub_id else f"# base_model: {Path(base).name}, a local folder"}
+{front_matter(base, () if origin is None else origin.data)}
 tags:
 - robotics
 - vision-language-action
@@ -35,16 +28,13 @@ tags:
 
 # A vision-language-action policy
 
-Looks at {len(contract.cameras)} camera images, an instruction and what the table names, and gives the next
-{contract.horizon} actions. Trained with Touchstone.
+Looks at {", ".join(inputs(contract))}, and gives the next {contract.horizon} actions.
 
 | | |
 |---|---|
-| Backbone | `{Path(base).name if not is_hub_id else base}`, not contained; its fingerprint is in `config.json` |
-| Adapter | {adapter} |
-| Learned parameters | {count:,} |
-| Cameras, in order | {", ".join(f"`{camera}`" for camera in contract.cameras) or "none"} |
-{parts}
+| Backbone | {backbone(base, merged=merged)} |
+| Trained of the backbone | {trained_of_backbone(policy, learned, merged=merged)} |
+{parts(policy, learned)}
 | Actions | {contract.horizon} steps of {contract.action_dim} at {contract.fps:g} Hz{names(contract)} |
 | Diffusion | {config.diffusion.path} path, {config.diffusion.prediction} prediction, \
 {config.diffusion.sampler} in {config.diffusion.sampling_steps} steps |
@@ -57,16 +47,86 @@ Inputs and outputs are in the units of the data it was trained on; `normalizer.s
 import torch
 from vla.policy_folder import load_policy
 
-policy = load_policy("path/to/this/folder")  # backbone_path=... where the backbone lies elsewhere
+policy = load_policy("path/to/this/folder"){"" if merged else "  # backbone_path=... where the backbone lies elsewhere"}
 contract = policy.contract
 noise = torch.randn(1, contract.horizon, contract.action_dim)
 actions = policy.act(observation, noise)  # vla.batch.Observation -> {contract.horizon} x {contract.action_dim}
 ```
 
 `vla evaluate path/to/this/folder --data.roots DATA` measures it on recorded demonstrations.
+
+## Where it comes from
+
+{provenance(base, origin)}
 """
+
+
+def front_matter(base: Source | None, data: tuple[Source, ...]) -> str:
+    """Base model and data sets as hubs read them: those with an id on a hub; the others in a comment."""
+    lines = []
+    if base is not None:
+        lines.append(f"base_model: {base.name}" if base.hub else f"# base_model: {base.name}, not on a hub")
+    if on_hub := [entry.name for entry in data if entry.hub]:
+        lines += ["datasets:", *(f"- {name}" for name in on_hub)]
+    lines += [f"# dataset: {entry.name}, not on a hub" for entry in data if not entry.hub]
+    return "\n".join([*lines, "# license: not stated"])
+
+
+def inputs(contract: DataContract) -> list[str]:
+    """What it looks at, in words."""
+    cameras = len(contract.cameras)
+    found = [f"{cameras} camera image{'' if cameras == 1 else 's'}"] if cameras else []
+    found += ["an instruction"] if contract.instructed else []
+    found += [f"a state of {contract.state_dim} numbers"] if contract.state_dim else []
+    return found + [f"a window of `{stream.key}`" for stream in contract.streams.values()]
+
+
+def backbone(base: Source | None, *, merged: bool) -> str:
+    """Which backbone, and where it is."""
+    named = "of unknown name" if base is None else f"`{base.name}`"
+    where = "contained in `backbone/` with what was trained merged into it" if merged else "not contained"
+    return f"{named}, {where}; its fingerprint is in `config.json`"
+
+
+def trained_of_backbone(policy: Policy, learned: Mapping[str, Tensor], *, merged: bool) -> str:
+    """What is not as it was in the backbone."""
+    found = []
+    if policy.config.lora is not None:
+        found.append(f"LoRA of rank {policy.config.lora.rank} in `adapter/`, for plain peft")
+    if blocks := [name for name in learned if name.startswith("backbone.") and "lora_" not in name]:
+        found.append(f"{len(blocks)} tensors of its last blocks in `backbone_blocks.safetensors`")
+    return "; ".join(found) or ("as merged" if merged else "nothing")
+
+
+def parts(policy: Policy, learned: Mapping[str, Tensor]) -> str:
+    """Rows of the parts that this policy has."""
+    contract = policy.contract
+    rows = [
+        ("Learned parameters", f"{sum(tensor.numel() for tensor in learned.values()):,}"),
+        ("Cameras, in order", ", ".join(f"`{camera}`" for camera in contract.cameras) or "none"),
+    ]
+    rows += [
+        (PARTS[row_of(name)].label, PARTS[row_of(name)].describe(name, settings, contract))
+        for name, settings in fitting(policy.config.encoders, contract).items()
+    ]
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
 def names(contract: DataContract) -> str:
     """The action dimensions by name, where they have names."""
     return f": {', '.join(contract.action_names)}" if contract.action_names else ""
+
+
+def provenance(base: Source | None, origin: Origin | None) -> str:
+    """Base model, data, licences and versions, as far as they are known."""
+    rows = [("Licence", "not stated for this policy; mind those of the base model and the data")]
+    rows.append(("Base model", "unknown" if base is None else str(base)))
+    if origin is None:
+        return table([*rows, ("Trained on", "unknown: it was not written by a training")])
+    return table(rows + [("Trained on", str(entry)) for entry in origin.data] + origin.versions.rows())
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """A table in Markdown."""
+    cells = ((name, value.replace("|", "\\|")) for name, value in rows)
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])

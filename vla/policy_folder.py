@@ -35,6 +35,7 @@ from vla.parts import EXPERT_FILE, file_of, lora
 from vla.parts.backbone import fingerprint, resolve
 from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
+from vla.provenance import Origin
 from vla.run_folder import BackboneName
 
 SCHEMA = 4
@@ -70,15 +71,22 @@ class Description:
     files: Mapping[str, str]
     """SHA-256 of every other file, by its place in the folder; not of the card, which may be edited, nor of a merged
     policy's backbone, which has its fingerprint."""
+    origin: Origin | None = None
+    """What it was made with and from; None where no training wrote it, or one from before this was recorded."""
 
 
 def save_policy(
-    policy: Policy, folder: Path | str, tensors: Mapping[str, Tensor] | None = None, held_out: HeldOut | None = None
+    policy: Policy,
+    folder: Path | str,
+    tensors: Mapping[str, Tensor] | None = None,
+    held_out: HeldOut | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write a policy folder, beside its place first, then renamed; an older policy there is replaced.
 
     `tensors` gives weights by parameter name (averaged ones, or those another process gathered); what it leaves out
-    comes from the policy itself. `held_out` is what `vla evaluate` needs to measure on unseen episodes.
+    comes from the policy itself. `held_out` is what `vla evaluate` needs to measure on unseen episodes, `origin` what
+    the card tells of the training.
 
     Raises:
         ValueError: the folder exists and is no policy.
@@ -93,7 +101,7 @@ def save_policy(
     beside.mkdir()
     try:
         write_parts(policy, beside, learned)
-        write_description(policy, beside, learned, held_out or HeldOut())
+        write_description(policy, beside, learned, held_out or HeldOut(), origin)
         replace_folder(folder, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -113,7 +121,9 @@ def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> 
         save(blocks, folder / BLOCKS)
 
 
-def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor], held_out: HeldOut) -> None:
+def write_description(
+    policy: Policy, folder: Path, learned: Mapping[str, Tensor], held_out: HeldOut, origin: Origin | None
+) -> None:
     """config.json and the model card."""
     description = Description(
         schema=SCHEMA,
@@ -122,10 +132,12 @@ def write_description(policy: Policy, folder: Path, learned: Mapping[str, Tensor
         held_out=held_out,
         policy=policy.config,
         files={str(file.relative_to(folder)): digest(file) for file in parts_in(folder)},
+        origin=origin,
     )
     text = json.dumps(redaction.hide_tree(documents.to_json(description)), indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(redaction.hide(card(policy, learned)), encoding="utf-8")
+    told = card(policy, learned, origin, merged=policy.config.backbone.path == MERGED)
+    (folder / "README.md").write_text(redaction.hide(told), encoding="utf-8")
 
 
 def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: torch.dtype = torch.float32) -> Policy:
@@ -195,7 +207,7 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
         policy.config = dataclasses.replace(policy.config, backbone=backbone, lora=None)
         learned = policy.learned()
         write_parts(policy, beside, learned)
-        write_description(policy, beside, learned, description.held_out)
+        write_description(policy, beside, learned, description.held_out, description.origin)
         replace_folder(destination, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

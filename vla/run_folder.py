@@ -14,6 +14,7 @@ from typing import Any
 from vla import documents
 from vla.contract import DataContract
 from vla.errors import CorruptData
+from vla.provenance import Versions
 from vla.settings import LoraConfig
 
 SCHEMA = 5
@@ -123,6 +124,8 @@ class Manifest:
     shapes: Mapping[str, tuple[int, ...]]
     """Of each trained parameter, of which the shards hold flat pieces."""
     files: tuple[StoredFile, ...] = ()
+    versions: Versions | None = None
+    """Of rank 0, which wrote it; None in checkpoints from before they were recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)

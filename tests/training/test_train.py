@@ -1,6 +1,7 @@
 """Both stages under every topology: what is trained, what stays frozen, what is stored and exported."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vla.batch import collate
 from vla.data.dataset import open_dataset
 from vla.parts.backbone import load_backbone
 from vla.policy_folder import load_policy
+from vla.report import reproduce
+from vla.report.folder import read_run
 from vla.settings import DataConfig
 
 TINY = ["--backbone.path", "tiny", "--seed", "3", "--tracker", "jsonl", "--data.workers", "0"]
@@ -140,6 +143,22 @@ class TestBothStages:
         ours, theirs = tensors(at(run, 2 * STEPS)), tensors(at(straight, 2 * STEPS))
         assert ours.keys() == theirs.keys()
         assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+    @pytest.mark.promise(25, "the command of the report", "gives the same losses, bit for bit")
+    def test_the_command_of_the_report_gives_the_same_losses(
+        self, server: ForkServer, trained: Runs, tmp_path: Path
+    ) -> None:
+        run = trained.both("zero2")
+        said = shlex.split(reproduce.command(read_run(run)).replace("\\\n", ""))
+        assert said[:6] == [
+            *("accelerate", "launch", "--config_file", "accelerate_configs/zero2.yaml"),
+            *said[4:5],
+            "2",
+        ]
+        assert (said[6], said[-2]) == ("training/two_stage.py", "--out")
+        words = [*said[7:-1], str(tmp_path / "again")]
+        assert server.run(words, ranks=2, topology="zero2", recipe="two_stage") == [0, 0]
+        assert losses(tmp_path / "again") == losses(run)
 
     @pytest.mark.promise(7, "exported adapters load in PEFT", "the same features, bit for bit")
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

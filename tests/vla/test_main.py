@@ -257,4 +257,5 @@ def test_help_reads_well_in_80_columns(capsys: pytest.CaptureFixture[str], monke
 def test_the_module_is_the_command() -> None:
     version = subprocess.run([sys.executable, "-m", "vla", "--version"], check=True, capture_output=True, text=True)
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert version.stdout == f"{declared['name']} {declared['version']}\n"
+    said = rf"{declared['name']} {re.escape(declared['version'])}, commit \S+(, modified)?, Python 3\.\d+\.\d+\n"
+    assert re.fullmatch(said, version.stdout)

@@ -24,6 +24,7 @@ from vla.data.strays import stray_remarks
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData
+from vla.provenance import Source, source
 from vla.settings import DataConfig
 from vla.statistics import Statistics
 
@@ -70,6 +71,14 @@ class Dataset:
     """By camera with a clock of its own: how old the frame of a sample is at most."""
     remarks: tuple[str, ...]
     """What was chosen by itself in each root and what is not read."""
+
+    def sources(self) -> tuple[Source, ...]:
+        """What was trained on, by root, without where it lies."""
+        return tuple(
+            source(root, Path(root), f"{kind}, {episodes} episodes and {held_out} held out, {samples} samples")
+            for root, kind, episodes, held_out, samples, *_ in self.rows[1:]
+            if root
+        )
 
     def table(self) -> list[str]:
         """One line a root: format, episodes, samples, share of the stream; then what there is to say of them."""

@@ -32,6 +32,7 @@ from vla.parts import tiny
 from vla.parts.images import read_image_processor
 from vla.parts.processor import Inputs, Processor
 from vla.parts.vision import pack_attention
+from vla.provenance import Source, source
 from vla.settings import BackboneConfig
 
 MODEL_TYPE = "qwen2_5_vl"
@@ -222,6 +223,13 @@ def resolve(path: str) -> Path:
             f"backbone {path!r} is neither a folder nor a model that can be had from the hub now ({reason}); "
             "check the name and the network, or download it elsewhere and give the folder"
         ) from error
+
+
+def base_of(path: str) -> Source:
+    """The backbone of a path as what a policy is made from."""
+    if path == "tiny":
+        return Source(name="tiny", hub=False, license=None, content="random weights, built by Touchstone")
+    return source(path, resolve(path))
 
 
 def check_checkpoint(folder: Path) -> None:

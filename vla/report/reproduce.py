@@ -17,10 +17,10 @@ def reproduce_section(run: Run) -> Html:
     return section(
         "Reproduce",
         "reproduce",
-        paragraph("The same configuration in a new folder:"),
+        paragraph("The same configuration in a new folder, from where the training was started:"),
         element("pre", command(run), tabindex="0", role="region", aria_label="Command"),
-        paragraph("Where there is no GPU, accelerate_configs/cpu.yaml takes the place of single.yaml and ddp.yaml."),
-        facts(needed(run)),
+        paragraph("With the same code, libraries and machine it gives the same losses. These were:"),
+        facts(needed(run) + versions(run)),
         details("All settings", table(("setting", "value"), list(flat(config)), label="Settings")),
         details("config.json", element("pre", json.dumps(config, indent=1, ensure_ascii=False), tabindex="0")),
     )
@@ -33,7 +33,7 @@ def command(run: Run) -> str:
     if start := config.get("init_from"):
         beginning.append(f"--init-from {shlex.quote(str(start))}")
     ranks, zero = (run.checkpoints[-1].ranks, run.checkpoints[-1].zero_stage) if run.checkpoints else (1, 0)
-    topology = f"zero{zero}" if zero else "ddp" if ranks > 1 else "single"
+    topology = f"zero{zero}" if zero else "cpu" if on_cpu(run) else "ddp" if ranks > 1 else "single"
     lines = [
         f"accelerate launch --config_file accelerate_configs/{topology}.yaml --num_processes {ranks}",
         f"training/{run.schedule.entry}.py --config {shlex.quote(str(run.folder / 'config.json'))}",
@@ -41,6 +41,18 @@ def command(run: Run) -> str:
         f"--out {shlex.quote(str(run.folder) + '-again')}",
     ]
     return " \\\n    ".join(lines)
+
+
+def on_cpu(run: Run) -> bool:
+    """Whether it is known that no GPU was used."""
+    versions = run.checkpoints[-1].versions if run.checkpoints else None
+    return versions is not None and not versions.machine.devices
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """What the last checkpoint was made with."""
+    known = run.checkpoints[-1].versions if run.checkpoints else None
+    return [("versions", "not recorded")] if known is None else known.rows()
 
 
 def needed(run: Run) -> list[tuple[str, str]]:

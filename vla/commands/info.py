@@ -1,0 +1,29 @@
+"""`vla info`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Tell what a bug report needs of a run, policy, checkpoint or data set."""
+
+    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|POLICY|CHECKPOINT|DATA")]]
+    """The folder. Nothing that is printed tells who or where: no home, host, user, token."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print it as JSON."""
+
+
+def info(command: Info) -> None:
+    """`vla info`: what it is, what made it, what this is; then the first problem, with its exit code."""
+    from vla import inspection
+
+    found = inspection.inspect(command.path)
+    tree = found.to_json()
+    print(json.dumps(tree, indent=2) if command.json else "\n".join(inspection.lines(tree)))
+    if found.problems:
+        raise found.problems[0]
