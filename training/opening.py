@@ -12,18 +12,25 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from training import distributed
-from training.checkpoints.beginning import check_origin, normalizers_from_json, normalizers_to_json, read_origin
+from training.checkpoints.beginning import (
+    Beginning,
+    check_origin,
+    normalizers_from_json,
+    normalizers_to_json,
+    read_origin,
+)
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten
 from training.engine import stages
 from training.engine.sharding import Engine
 from training.run.folder import RunFolder
 from training.run.resuming import Row, check_resumable, content_of, schedule
+from training.run.sizes import became, check_sizes, sizes_of, with_sizes, with_suited_sizes
 from vla import cache, provenance
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.normalize import ANSWERS, INPUTS, Normalizer
-from vla.parts.backbone import base_of, fingerprint
+from vla.parts.backbone import base_of, fingerprint, width_of
 from vla.policy import normalized
 from vla.policy_folder import HeldOut
 from vla.provenance import Origin, Versions
@@ -121,17 +128,22 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         accelerator,
         fingerprint(config.backbone.path, verify=config.data.verify) if accelerator.is_main_process else None,
     )
+    origin = None
+    if resumed is None and (place := folder.began_from) is not None:
+        origin = read_origin(place, config.backbone.path, accelerator)
+        check_origin(origin, place, config.data, data.contract, backbone)
+    config = folder.config = sized(config, data, resumed, origin, accelerator)
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:
         check_resumable(resumed, identity, data.contract, backbone)
         say_other_versions(resumed.manifest.versions, accelerator)
         normalizers = normalizers_from_json(resumed.meaning().normalizer)
         accelerator.print(f"resuming {resumed.path} at step {resumed.manifest.step} of {rows[-1].end}")
-    elif (place := folder.began_from) is not None:
+    elif origin is not None:
         if config.resume_from is not None:
-            accelerator.print(f"{config.out} has no checkpoint: it begins with the weights of {place}, as before")
-        origin = read_origin(place, config.backbone.path, accelerator)
-        check_origin(origin, place, config.data, data.contract, backbone)
+            accelerator.print(
+                f"{config.out} has no checkpoint: it begins with the weights of {origin.place}, as before"
+            )
         initial, normalizers = origin.weights, origin.normalizers
     elif rows[0].stage.begins == "weights":
         raise ValueError(
@@ -148,6 +160,24 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         resumed=resumed,
         initial=initial,
     )
+
+
+def sized(
+    config: RunConfig, data: Dataset, resumed: Checkpoint | None, origin: Beginning | None, accelerator: Accelerator
+) -> RunConfig:
+    """The configuration with a number for every size: of the weights that it goes on from, or what suits; told.
+
+    Raises:
+        ValueError: it gives another size than the weights have.
+    """
+    if resumed is not None:
+        return with_sizes(config, sizes_of(resumed.meaning().identity))
+    if origin is not None:
+        check_sizes(config, sizes_of(origin.settings), origin.place)
+        return with_sizes(config, sizes_of(origin.settings))
+    suits = with_suited_sizes(config, data.contract, width_of(config.backbone.path))
+    accelerator.print(*became(config, suits), sep="\n")
+    return suits
 
 
 def reach(kind: str, data: DataConfig) -> float:

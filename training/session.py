@@ -101,6 +101,7 @@ class Session:
         check_tracker(config.tracker)
         self._folder = RunFolder(config, accelerator)
         self.run = run = open_run(config, self._folder, accelerator)
+        self.config = run.config
         self.state: State | None = None
         self.initial = run.initial
         self._guard_state = GuardState()

@@ -18,6 +18,7 @@ from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import PARTS, fitting, lora, row_of
 from vla.parts.backbone import Backbone, load_backbone
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
+from vla.parts.sizes import suited
 from vla.policy_settings import PolicyConfig
 from vla.randomness import seeded
 
@@ -53,7 +54,7 @@ class Policy(nn.Module):
         self.backbone = backbone
         self.encoders = tuple(fitting(config.encoders, contract))
         """Names of the parts beside backbone and expert; each is a child of that name."""
-        widths = {"expert": config.expert.width, "backbone": backbone.width}
+        widths = {"expert": config.expert.sizes.width, "backbone": backbone.width}
         for name, settings in fitting(config.encoders, contract).items():
             with seeded(seed, name):
                 self.add_module(name, PARTS[row_of(name)].build(name, settings, contract, widths))
@@ -218,6 +219,8 @@ def assemble(
 ) -> Policy:
     """A policy whose trained parts are fresh and follow from the seed alone, around given normalisers.
 
+    Sizes that the configuration leaves open become those that suit.
+
     `dtype` is that of the frozen backbone and of the arithmetic.
 
     Raises:
@@ -227,6 +230,8 @@ def assemble(
         actual = normalizers[kind].offset.shape[0]
         assert actual == width, f"the normaliser of {kind} is {actual} wide, the contract says {width}"
     backbone = load_backbone(config.backbone, dtype)
+    encoders, expert = suited(config.encoders, config.expert, contract, backbone.width)
+    config = replace(config, encoders=encoders, expert=expert)
     if config.lora is not None:
         lora.add(backbone, config.lora, seed)
     return Policy(

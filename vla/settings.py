@@ -1,8 +1,8 @@
 """What can be set of the data and of a policy's parts; nothing heavy is imported here, so that help answers at once."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
@@ -10,6 +10,8 @@ PredictionName = Literal["noise", "data", "velocity"]
 Sampler = Literal["ddim", "ddpm", "euler"]
 ObjectiveName = Literal["denoise", "min-snr"]
 Pairing = Literal["auto", "time", "number"]
+Size = int | Literal["auto"]
+"""Of a part; auto: what suits the backbone and the data."""
 CAMERA_STRIDE = 8
 """Pixels of a cell of the camera encoder's maps, along a side."""
 
@@ -87,27 +89,77 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensorConfig:
-    """Size of the sensor encoder."""
+class Sizes:
+    """Of a part with attention."""
 
-    width: int = 128
+    width: int
+    depth: int
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attending:
+    """Settings of a part with attention, whose sizes may be left open."""
+
+    width: Size = "auto"
+    depth: Size = "auto"
+    heads: Size = "auto"
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes, none of which is open any more."""
+        assert isinstance(self.width, int), "auto becomes a number before a part is built"
+        assert isinstance(self.depth, int), "auto becomes a number before a part is built"
+        assert isinstance(self.heads, int), "auto becomes a number before a part is built"
+        return Sizes(width=self.width, depth=self.depth, heads=self.heads)
+
+    def check(self, name: str, shallowest: int) -> None:
+        """Refuse sizes that no part can have (ValueError)."""
+        if self.depth != "auto" and self.depth < shallowest:
+            raise ValueError(f"{name}.depth is {self.depth}; give at least {shallowest}, or auto")
+        if self.width != "auto" and self.heads != "auto":
+            check_heads(self.width, self.heads)
+        elif self.width != "auto" and (self.width < 2 or self.width % 2):
+            raise ValueError(f"{name}.width is {self.width}; give an even number, or auto")
+        elif self.heads != "auto" and self.heads < 1:
+            raise ValueError(f"{name}.heads is {self.heads}; give at least 1, or auto")
+
+
+Open = TypeVar("Open", bound=Attending)
+
+
+def suited(settings: Open, width: int, depth: int) -> Open:
+    """The same settings with these sizes where they are open, and with heads of about 64 channels."""
+    width = width if settings.width == "auto" else settings.width
+    heads = next((count for count in range(max(4, width // 64), 0, -1) if width % (2 * count) == 0), 1)
+    return replace(
+        settings,
+        width=width,
+        depth=depth if settings.depth == "auto" else settings.depth,
+        heads=heads if settings.heads == "auto" else settings.heads,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorConfig(Attending):
+    """Size of the sensor encoder; auto suits the window's samples and channels."""
+
+    width: Size = "auto"
     """Width of its layers and of the tokens it gives."""
     max_tokens: int = 16
     """The window is halved in time until it is at most this many tokens, at least 1."""
-    depth: int = 1
+    depth: Size = "auto"
     """Self-attention blocks over the tokens, at least 0."""
-    heads: int = 4
+    heads: Size = "auto"
     """Attention heads; twice this number divides the width."""
     dropout: float = 0.1
     """Share of activations dropped in training, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        check_heads(self.width, self.heads)
+        self.check("sensor", 0)
         check_dropout(self.dropout)
-        if self.max_tokens < 1 or self.depth < 0:
-            raise ValueError(
-                f"sensor.max_tokens is {self.max_tokens} and sensor.depth {self.depth}; give at least 1 and 0"
-            )
+        if self.max_tokens < 1:
+            raise ValueError(f"sensor.max_tokens is {self.max_tokens}; give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,23 +188,21 @@ class CameraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertConfig:
-    """Size of the action expert. The defaults suit small data on a CPU; width 1024, depth 6, heads 16 a 3B backbone."""
+class ExpertConfig(Attending):
+    """Size of the action expert; auto suits the backbone: width 1024, depth 6, heads 16 beside one of 3B."""
 
-    width: int = 128
+    width: Size = "auto"
     """Width of its layers."""
-    depth: int = 3
+    depth: Size = "auto"
     """Transformer blocks, at least 1."""
-    heads: int = 4
+    heads: Size = "auto"
     """Attention heads; twice this number divides the width."""
     dropout: float = 0.1
     """Share of activations dropped in training, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        check_heads(self.width, self.heads)
+        self.check("expert", 1)
         check_dropout(self.dropout)
-        if self.depth < 1:
-            raise ValueError(f"expert.depth is {self.depth}; give at least 1 block")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """A run's session: errors of loader processes, loss weights over the global batch, dropout from the position alone."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ from vla.data.episode import Episode
 from vla.data.window import Window
 from vla.errors import CorruptData
 from vla.policy_folder import load_policy
-from vla.settings import DataConfig
+from vla.settings import DataConfig, Sizes
 
 FLAGS = ["--backbone.path", "tiny", "--stage.steps", "2", "--tracker", "jsonl", "--validation-samples", "2"]
 FLAGS += ["--expert.width", "32", "--expert.depth", "1", "--sensor.width", "32"]
@@ -197,6 +198,26 @@ def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: 
         other = config(needle, tmp_path / "next", *flags, "--data.no-clamp", "--init-from", str(origin))
         with pytest.raises(ValueError, match="was trained with --data.clamp, and its scales stay: give the same"):
             Session(other).__enter__()
+
+
+def test_a_run_takes_the_sizes_of_the_weights_it_begins_with(
+    needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["--data.roots", str(needle), *FLAGS[:8], "--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
+    first, second, fresh = (tmp_path / name for name in ("first", "second", "fresh"))
+    loop.train(parse(recipes.stage1(), [*plain, "--out", str(first), *FLAGS[8:], "--expert.heads", "2"]))
+    for begin in (["--init-from", str(first)], ["--init-from", str(first / "policy")], ["--resume-from", "auto"]):
+        AcceleratorState._reset_state(True)
+        loop.train(parse(recipes.stage2(), [*plain, "--out", str(second), *begin, "--stop-after", "1"]))
+        assert load_policy(second / "policy").config.expert.sizes == Sizes(width=32, depth=1, heads=2)
+        assert json.loads((second / "config.json").read_text())["expert"]["width"] == 32
+        if begin[1] == str(first):
+            shutil.rmtree(second)
+    AcceleratorState._reset_state(True)
+    capsys.readouterr()
+    with Session(parse(recipes.stage1(), [*plain, "--out", str(fresh)])) as session:
+        assert session.config.expert.sizes == Sizes(width=128, depth=3, heads=4)
+    assert "auto: --expert.width 128 --expert.depth 3 --expert.heads 4\n" in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

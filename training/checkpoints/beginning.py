@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.checkpoints import checkpoint
+from training.config import flatten
 from training.engine.stages import Group
 from training.engine.state import State
 from vla.contract import DataContract
+from vla.documents import to_json
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.parts import row_of
@@ -23,17 +26,20 @@ from vla.settings import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class Beginning:
     """Where weights come from, and what they mean."""
 
+    place: str
     weights: Mapping[str, Tensor]
     contract: DataContract
     normalization: str
     normalizers: Mapping[str, Normalizer]
     fingerprint: str
+    settings: Mapping[str, Any]
+    """Of its policy, flat."""
 
 
-def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
+def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginning:
     """The averaged weights of a checkpoint, run or policy folder.
 
     Raises:
@@ -42,25 +48,29 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Origin:
     path = Path(place)
     if (path / "normalizer.safetensors").exists():
         policy = load_policy(path, backbone)
-        return Origin(
+        return Beginning(
+            place=place,
             weights=policy.learned(),
             contract=policy.contract,
             normalization=policy.config.normalization,
             normalizers={kind: policy.normalizer_of(kind) for kind in normalized(policy.contract)},
             fingerprint=fingerprint(backbone),
+            settings=flatten(to_json(policy.config)),
         )
     found = checkpoint.find(place, accelerator)
     meaning, state = found.meaning(), found.state()
-    return Origin(
+    return Beginning(
+        place=place,
         weights={**state.weight, **state.moments["ema"]},
         contract=meaning.contract,
         normalization=meaning.identity["data.normalization"],
         normalizers=normalizers_from_json(meaning.normalizer),
         fingerprint=found.manifest.backbone.fingerprint,
+        settings=meaning.identity,
     )
 
 
-def check_origin(origin: Origin, place: str, data: DataConfig, contract: DataContract, fingerprint: str) -> None:
+def check_origin(origin: Beginning, place: str, data: DataConfig, contract: DataContract, fingerprint: str) -> None:
     """Refuse the weights of a place that were learned for other data or on another backbone.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from vla.contract import SENSOR, DataContract
-from vla.settings import CameraConfig, SensorConfig, StateConfig
+from vla.settings import CameraConfig, SensorConfig, StateConfig, suited
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Part:
     """In the model card."""
     rate: str
     """What the rate of its group is for, in help."""
+    suit: Callable[[Any, DataContract], Any] = lambda config, _: config
+    """Its settings with what they leave open as it suits the data."""
     size: "Callable[[Any], Size] | None" = None
     """In what size it looks at a camera's frame, with these settings; None: it looks at none."""
 
@@ -53,6 +55,12 @@ def _sensor(name: str, config: SensorConfig, contract: DataContract, _: Widths) 
 
     stream = contract.streams[name]
     return SensorEncoder(stream.samples, stream.channels, config)
+
+
+def _suited_sensor(config: SensorConfig, contract: DataContract) -> SensorConfig:
+    """By the stream with most channels: 128 wide and 1 deep for a wrench, 512 and 2 for an A-scan of 1025 depths."""
+    channels = max((stream.channels for stream in contract.streams.values()), default=0)
+    return suited(config, 128 if channels <= 64 else 256 if channels <= 256 else 512, 1 if channels <= 64 else 2)
 
 
 def _state(_: str, __: StateConfig, contract: DataContract, widths: Widths) -> "nn.Module":
@@ -84,6 +92,7 @@ PARTS: dict[str, Part] = {
         see=lambda name, module, seen, _: module(seen.streams[name].values, seen.streams[name].valid),
         describe=lambda name, _, contract: f"`{contract.streams[name].key}`, {contract.streams[name]}",
         rate="Sensor encoders, one of each stream.",
+        suit=_suited_sensor,
     ),
     "state": Part(
         label="State encoder",

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
 
 from vla import cache
@@ -223,6 +223,17 @@ def resolve(path: str) -> Path:
             f"backbone {path!r} is neither a folder nor a model that can be had from the hub now ({reason}); "
             "check the name and the network, or download it elsewhere and give the folder"
         ) from error
+
+
+def width_of(path: str) -> int:
+    """Width of a backbone's language model, by its configuration alone.
+
+    Raises:
+        ValueError: as `resolve` and `check_checkpoint`.
+    """
+    folder = resolve(path)
+    check_checkpoint(folder)
+    return int(Qwen2_5_VLConfig.from_pretrained(folder).get_text_config().hidden_size)
 
 
 def base_of(path: str) -> Source:

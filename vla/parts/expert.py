@@ -96,14 +96,15 @@ class Block(nn.Module):
 
     def __init__(self, config: ExpertConfig) -> None:
         super().__init__()
-        self.modulation = nn.Linear(config.width, 6 * config.width)
+        width, heads = config.sizes.width, config.sizes.heads
+        self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
-        self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
-        self.attention = Attention(config.width, config.heads)
-        self.context_norm = nn.LayerNorm(config.width)
-        self.context_attention = Attention(config.width, config.heads)
-        self.feed = FeedForward(config.width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = Attention(width, heads)
+        self.context_norm = nn.LayerNorm(width)
+        self.context_attention = Attention(width, heads)
+        self.feed = FeedForward(width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -144,18 +145,19 @@ class ActionExpert(nn.Module):
     ) -> None:
         super().__init__()
         self.horizon, self.action_dim = horizon, action_dim
-        self.context = Context(config.width, sources, seed)
+        self.context = Context(config.sizes.width, sources, seed)
         with seeded(seed, "expert"):
             self._build(config)
 
     def _build(self, config: ExpertConfig) -> None:
         """What does not depend on the parts."""
-        self.time = Time(config.width)
-        self.embed = nn.Linear(self.action_dim, config.width)
-        self.positions = nn.Parameter(0.02 * torch.randn(self.horizon, config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, self.action_dim)
+        width = config.sizes.width
+        self.time = Time(width)
+        self.embed = nn.Linear(self.action_dim, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.horizon, width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.sizes.depth))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, self.action_dim)
         # Small, so that the first predictions are near zero; not zero, so that gradients pass it at once.
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)

@@ -32,10 +32,11 @@ class Block(nn.Module):
 
     def __init__(self, config: SensorConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.width)
-        self.attention = Attention(config.width, config.heads)
-        self.feed_norm = nn.LayerNorm(config.width)
-        self.feed = FeedForward(config.width)
+        width = config.sizes.width
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, config.sizes.heads)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = FeedForward(width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
@@ -57,16 +58,16 @@ class SensorEncoder(nn.Module):
     def __init__(self, samples: int, channels: int, config: SensorConfig) -> None:
         super().__init__()
         assert min(samples, channels) > 0, f"a sensor window has samples and channels, not {samples} x {channels}"
-        self.samples, self.channels, self.width = samples, channels, config.width
+        self.samples, self.channels, self.width = samples, channels, config.sizes.width
         halvings = max(0, math.ceil(math.log2(samples / config.max_tokens)))
         self.num_tokens = math.ceil(samples / 2**halvings)
-        self.embed = nn.Linear(channels + 1, config.width)
-        self.embed_norm = nn.LayerNorm(config.width)
-        self.halve = nn.ModuleList(Halve(config.width, config.dropout) for _ in range(halvings))
-        self.positions = nn.Parameter(0.02 * torch.randn(self.num_tokens, config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
-        self.no_sensor = nn.Parameter(torch.randn(config.width))
+        self.embed = nn.Linear(channels + 1, self.width)
+        self.embed_norm = nn.LayerNorm(self.width)
+        self.halve = nn.ModuleList(Halve(self.width, config.dropout) for _ in range(halvings))
+        self.positions = nn.Parameter(0.02 * torch.randn(self.num_tokens, self.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.sizes.depth))
+        self.norm = nn.LayerNorm(self.width)
+        self.no_sensor = nn.Parameter(torch.randn(self.width))
 
     def forward(
         self, sensor: Float[Tensor, "B S C"], valid: Bool[Tensor, "B S"]

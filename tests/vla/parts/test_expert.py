@@ -178,7 +178,7 @@ def test_sizes() -> None:
             model = ActionExpert(horizon=8, action_dim=7, sources=parts, config=config, seed=0)
         return sum(parameter.numel() for parameter in model.parameters())
 
-    assert count(ExpertConfig(), 64) == 1_198_727
+    assert count(ExpertConfig(width=128, depth=3, heads=4), 64) == 1_198_727
     assert count(ExpertConfig(width=1024, depth=6, heads=16), 2048) == 143_272_967
     with pytest.raises(ValueError, match="depth is 0"):
         ExpertConfig(depth=0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vla.parts.sensor import SensorEncoder
 from vla.settings import SensorConfig
 
-SMALL = SensorConfig(width=16, heads=2, dropout=0.0)
+SMALL = SensorConfig(width=16, depth=1, heads=2, dropout=0.0)
 
 
 def encoder(samples: int = 50, channels: int = 6, config: SensorConfig = SMALL) -> SensorEncoder:
@@ -16,7 +16,7 @@ def encoder(samples: int = 50, channels: int = 6, config: SensorConfig = SMALL) 
     return SensorEncoder(samples, channels, config)
 
 
-WRENCH = 50, 6, SensorConfig()
+WRENCH = 50, 6, SensorConfig(width=128, depth=1, heads=4)
 FORCE_AND_ASCAN = 650, 1026, SensorConfig(width=512, depth=2, heads=8)
 """Samples, channels and encoder of the last 50 ms of a wrench, and of a second of the insertion recorder."""
 
