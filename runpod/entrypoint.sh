@@ -15,7 +15,8 @@
 #   INIT_FROM_CHECKPOINT    weights to start from, at step 0; STAGE=2 wants a stage-1 run here
 #   RESUME_FROM_CHECKPOINT  auto | a checkpoint | a run. Default auto: the newest valid checkpoint of CHECKPOINT_DIR
 # How it is launched
-#   ACCELERATE_CONFIG       cpu | single | ddp | zero1 | zero2 | zero3, or a .yaml file. Default by the number of GPUs
+#   ACCELERATE_CONFIG       cpu | single | ddp | zero1 | zero2 | zero3 | zero2_offload | zero3_offload, or a .yaml file.
+#                           Default by the number of GPUs
 #   NUM_PROCESSES           default: RUNPOD_GPU_COUNT, else the GPUs that nvidia-smi lists, else 1
 #   EXTRA_ARGS              more flags, quoted as in a shell
 # How it is trained: the table below.
@@ -187,7 +188,7 @@ read_launcher() {
             ;;
         *) config=accelerate_configs/$name.yaml ;;
     esac
-    [[ -f $config || -f $root/$config ]] || refuse "ACCELERATE_CONFIG is '$name'; give cpu, single, ddp, zero1, zero2, zero3 or a .yaml file that exists"
+    [[ -f $config || -f $root/$config ]] || refuse "ACCELERATE_CONFIG is '$name'; give cpu, single, ddp, zero1, zero2, zero3, zero2_offload, zero3_offload or a .yaml file that exists"
     accelerate=accelerate
     if ! command -v accelerate >/dev/null && [[ -x $root/.venv/bin/accelerate ]]; then
         accelerate=$root/.venv/bin/accelerate

@@ -199,8 +199,9 @@ def test_deepspeed_configurations_say_how_state_is_sharded_and_nothing_else(path
 
 
 def test_there_is_a_configuration_for_every_topology() -> None:
-    assert {path.stem for path in ACCELERATE} >= {"cpu", "single", "ddp", "zero1", "zero2", "zero3"}
-    assert {path.stem for path in DEEPSPEED} == {"zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"}
+    sharded = {"zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"}
+    assert {path.stem for path in DEEPSPEED} == sharded
+    assert {path.stem for path in ACCELERATE} == {"cpu", "single", "ddp"} | sharded
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.name)
