@@ -2,7 +2,8 @@
 # Train from environment variables: each becomes one flag of `accelerate launch training/stage1.py | stage2.py`.
 # Started again it resumes each stage from the volume and skips a finished one. The last line of a failure says why.
 #
-#   runpod/entrypoint.sh [--dry-run]      --dry-run prints the commands, quoted for a shell, and starts nothing
+#   runpod/entrypoint.sh [--dry-run]      --dry-run prints the commands, quoted for a shell, checks paths, numbers and
+#                                         the backbone's kind, and starts nothing
 #
 # Where things are
 #   DATA_ROOT               folder that relative paths below are in (default: the working directory); when it is set,
@@ -245,6 +246,18 @@ build() {
     command+=("${extra[@]}")
 }
 
+# What training says of the flags in `command` before it starts, where its Python is beside accelerate.
+check() {
+    local python
+    python=$(dirname -- "$(command -v "$accelerate" || printf '%s' "$accelerate")")/python
+    [[ -x $python ]] || {
+        say "nothing was checked: there is no Python with this package beside accelerate"
+        return 0
+    }
+    # Behind the eight words of the launcher; the ranks count for the batch.
+    WORLD_SIZE=$processes "$python" "${command[@]:8}" --dry-run </dev/null >&2
+}
+
 # The words of `command` quoted for a shell, each without secrets.
 show() {
     local word line=()
@@ -306,11 +319,15 @@ train() {
         say "stage $1 is finished: $2/policy"
         return 0
     fi
-    build "$1" "$2" "$3"
     if [[ $dry_run == yes ]]; then
+        build "$1" "$2" "$3"
         show
-        return 0
+        # Stage 1 of both has not left its weights yet.
+        [[ $stage == both && $1 == 2 && ! -e $3 ]] && build "$1" "$2" ""
+        check
+        return
     fi
+    build "$1" "$2" "$3"
     [[ -z $received ]] || return "$PREEMPTED"
     command -v "$accelerate" >/dev/null || refuse "accelerate is not installed; run 'make .venv' in '$root' or 'pip install -e .'"
     mkdir -p -- "$2" 2>/dev/null && [[ -w $2 ]] || refuse "CHECKPOINT_DIR: '$2' cannot be written; give a folder on a volume with room"
@@ -355,7 +372,7 @@ main() {
     read_launcher
     read_extra
     # What the platform or an earlier launcher exported describes other processes than those started here.
-    unset WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT
+    unset WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK MASTER_ADDR MASTER_PORT
     unset INIT_FROM_CHECKPOINT RESUME_FROM_CHECKPOINT
     cd -- "$root"
     # Downloaded weights stay on the volume.

@@ -83,6 +83,8 @@ class RunConfig:
     """A checkpoint, a run or a policy folder: take its (averaged) weights and start at step 0."""
     ignore_cluster: bool = False
     """Train as launched though variables of the platform, such as NUM_NODES, describe another cluster."""
+    dry_run: bool = False
+    """Check what can be told without reading numbers or weights, say it, and end; nothing is begun or downloaded."""
     tracker: Tracker = "auto"
     """metrics.jsonl is always written; auto adds wandb where it has a key or WANDB_MODE=offline."""
 
@@ -149,7 +151,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
-    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify)|backbone\.(path|gradient_checkpointing))(\.|$)"
+    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import os
 import sys
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training import distributed, faults
+from training import checking, distributed, faults
 from training.config import RunConfig
 from training.engine import ema
 from training.engine.sharding import Engine
@@ -20,7 +21,15 @@ from vla.randomness import torch_seed
 
 
 def train(config: RunConfig) -> None:
-    """Train the stages of a configuration one after the other, anew or from a checkpoint, and export the policy."""
+    """Train the stages of a configuration one after the other, anew or from a checkpoint, and export the policy.
+
+    With --dry-run it is only looked at, and what was found is printed.
+    """
+    if config.dry_run:
+        lines = checking.check(config, os.environ)
+        if os.environ.get("RANK", "0") == "0":
+            print(*lines, sep="\n")
+        return
     with Session(config) as session:
         while (row := session.next_row()) is not None:
             engine = session.enter(row)

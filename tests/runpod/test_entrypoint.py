@@ -298,10 +298,12 @@ def test_gpus_are_counted_without_the_platform(pod: Pod) -> None:
 
 
 def test_ranks_of_another_launcher_are_not_inherited(pod: Pod) -> None:
-    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
-    assert pod.start(STAGE="1", **dict.fromkeys(names, "5")).returncode == 0
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    cluster = ("NUM_NODES", "NODE_RANK", "PRIMARY_ADDR")
+    assert pod.start(STAGE="1", **dict.fromkeys((*names, *cluster), "5")).returncode == 0
     seen = (pod.bin / "env-0").read_text().splitlines()
     assert not set(names) & set(seen)
+    assert set(cluster) <= set(seen), "training refuses what it does not obey"
     assert "TOUCHSTONE_EXIT_CODE_FILE" in seen
 
 
@@ -547,9 +549,9 @@ def test_a_real_job_from_start_to_end(tmp_path: Path, needle: Path) -> None:
         "CUDA_VISIBLE_DEVICES": "",
     }
 
-    def start(**changes: str) -> subprocess.CompletedProcess[str]:
+    def start(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", str(ENTRYPOINT)],
+            ["bash", str(ENTRYPOINT), *arguments],
             check=False,
             env=environment | changes,
             capture_output=True,
@@ -557,6 +559,13 @@ def test_a_real_job_from_start_to_end(tmp_path: Path, needle: Path) -> None:
             timeout=900,
         )
 
+    planned = start("--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stderr.count("lerobot v3.0, 12 episodes") == 2, "both stages are checked"
+    planned = start("--dry-run", BATCH_SIZE="5", NUM_PROCESSES="2")
+    assert planned.returncode == 78
+    assert "--batch-size 5 is not a multiple of --micro-batch 4 x 2 ranks" in planned.stderr
+    assert not run.exists()
     refused = start(TRAIN_DATA_PATH=str(tmp_path))
     assert refused.returncode == 78, refused.stderr
     assert "Traceback" not in refused.stderr

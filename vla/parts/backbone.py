@@ -207,14 +207,8 @@ def resolve(path: str) -> Path:
     """
     if path == "tiny":
         return tiny.build()
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    if (folder := folder_of(path)) is not None:
         return folder
-    if folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", ".."):
-        siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(str(folder), ["tiny", *siblings], n=1)
-        hint = f"did you mean {near[0]}" if near else "give a folder, a hub id (owner/name), or tiny"
-        raise ValueError(f"backbone {path!r} is not a folder; {hint}")
     try:
         return Path(snapshot_download(path, allow_patterns=[*TEXT_FILES, "*.safetensors", "*.safetensors.index.json"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
@@ -236,6 +230,23 @@ def width_of(path: str) -> int:
     return int(Qwen2_5_VLConfig.from_pretrained(folder).get_text_config().hidden_size)
 
 
+def folder_of(path: str) -> Path | None:
+    """The folder that a path names; None where it is a hub id.
+
+    Raises:
+        ValueError: it can be neither.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", ".."):
+        siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(str(folder), ["tiny", *siblings], n=1)
+        hint = f"did you mean {near[0]}" if near else "give a folder, a hub id (owner/name), or tiny"
+        raise ValueError(f"backbone {path!r} is not a folder; {hint}")
+    return None
+
+
 def base_of(path: str) -> Source:
     """The backbone of a path as what a policy is made from."""
     if path == "tiny":
@@ -251,17 +262,7 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         ValueError: config.json is missing or of another model, or weights are missing, truncated or pickled.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"backbone {folder} has no config.json; give the folder of a Qwen2.5-VL checkpoint")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model_type = config.get("model_type")
-    if model_type != MODEL_TYPE:
-        raise ValueError(f"backbone {folder} is of type {model_type!r}; give a Qwen2.5-VL checkpoint ({MODEL_TYPE!r})")
-    if elsewhere := sorted(ELSEWHERE & config.keys()):
-        raise ValueError(
-            f"the config.json of backbone {folder} has {elsewhere[0]!r}, so its weights are not plain tensors of this "
-            "folder; give an original Qwen2.5-VL checkpoint"
-        )
+    check_kind(folder)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"backbone {folder} is an adapter (it has an adapter_config.json); give the checkpoint it was trained on, "
@@ -283,6 +284,21 @@ def check_checkpoint(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(f"the weights {path} are damaged ({error}); download them again") from error
+
+
+def check_kind(folder: Path) -> None:
+    """Refuse a folder whose config.json is not there or describes another model (ValueError)."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"backbone {folder} has no config.json; give the folder of a Qwen2.5-VL checkpoint")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_type = config.get("model_type")
+    if model_type != MODEL_TYPE:
+        raise ValueError(f"backbone {folder} is of type {model_type!r}; give a Qwen2.5-VL checkpoint ({MODEL_TYPE!r})")
+    if elsewhere := sorted(ELSEWHERE & config.keys()):
+        raise ValueError(
+            f"the config.json of backbone {folder} has {elsewhere[0]!r}, so its weights are not plain tensors of this "
+            "folder; give an original Qwen2.5-VL checkpoint"
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:

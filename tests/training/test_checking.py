@@ -1,0 +1,85 @@
+"""--dry-run says what a start would refuse, and leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from tests.faults import runs
+from training import loop, recipes
+from training.flags import parse
+from vla.parts.backbone import resolve
+
+
+def look(data: Path, run: Path, **changes: object) -> None:
+    words = runs.flags(data, **({"out": run} | changes))
+    loop.train(parse(recipes.stage2(), [*words, "--dry-run"]))
+
+
+def test_what_can_be_trained_is_described(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    look(needle, tmp_path / "run")
+    assert capsys.readouterr().out.splitlines() == [
+        "batch: 4 samples = 2 x 1 rank x 2 accumulated",
+        f"data: {needle}, lerobot v3.0, 12 episodes",
+        "backbone: tiny, random weights for tests",
+        "not checked: the numbers and videos of the data, and the weights; a start reads them",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "data that are not there": ({"data.roots": "nowhere"}, "nowhere is not a folder"),
+    "a folder without data": ({"data.roots": "."}, "holds no data"),
+    "an episode that is not there": ({"data.episodes": 99}, "has no episode 99"),
+    "a batch that does not divide": ({"batch-size": 5}, "--batch-size 5 is not a multiple"),
+    "a backbone that is not there": ({"backbone.path": "./missing"}, "'./missing' is not a folder"),
+    "weights that are not there": ({"init-from": "nowhere"}, "--init-from nowhere is not a folder"),
+    "a checkpoint that is not there": ({"resume-from": "nowhere"}, "--resume-from nowhere is not a folder"),
+    "a run folder below a file": ({"out": "file/run"}, "--out file/run cannot be written"),
+    "another run's folder": ({"out": "taken"}, "taken already holds a run"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_be_refused_is_refused(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    changes, said = REFUSED[what]
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("taken").mkdir()
+    Path("taken/metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=said):
+        look(needle, tmp_path / "run", **changes)
+
+
+def test_ranks_and_cluster_are_those_of_the_launch(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="--micro-batch 2 x 3 ranks"):
+        look(needle, tmp_path / "run")
+    monkeypatch.setenv("NUM_NODES", "2")
+    with pytest.raises(ValueError, match="NUM_NODES is 2"):
+        look(needle, tmp_path / "run")
+
+
+def test_the_kind_of_a_backbone_is_told_by_its_folder_or_the_cache(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    look(needle, tmp_path / "run", **{"backbone.path": "someone/model"})
+    assert "someone/model, not here yet" in capsys.readouterr().out
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("1")
+    shutil.copy(resolve("tiny") / "config.json", snapshot)
+    look(needle, tmp_path / "run", **{"backbone.path": "someone/model"})
+    assert "someone/model of the local cache, qwen2_5_vl" in capsys.readouterr().out
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    for path in ("someone/model", str(snapshot)):
+        with pytest.raises(ValueError, match="is of type 'llama'"):
+            look(needle, tmp_path / "run", **{"backbone.path": path})
