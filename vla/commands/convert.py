@@ -35,7 +35,7 @@ def convert(command: Import) -> None:
         raise ValueError(f"FORMAT is {command.format}; give one of {', '.join(map(repr, FORMATS))}")
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
-    reader = open_folder(command.source, Selection(missing_cameras="mask", **vars(command.data)))
+    reader = open_folder(command.source, Selection(missing_cameras="mask", carry=True, **vars(command.data)))
     for remark in reader.layout.remarks:
         print(f"{command.source}: {remark}", file=sys.stderr)
     images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)

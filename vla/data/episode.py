@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float, Float64, UInt8
 
 from vla.contract import StreamContract
@@ -77,6 +78,8 @@ class Episode:
     """Whether a camera has a picture at each frame, at one at least; a camera that always has is absent."""
     columns: Mapping[str, Float[np.ndarray, "N _"]] = field(default_factory=dict)
     """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
+    carried: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
+    """Columns that nobody looks at, a row a frame, as they are stored; for a copy alone."""
 
 
 def mark_of(episode: Episode) -> str:
@@ -115,6 +118,14 @@ class Layout:
     action_places: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
     """What was chosen by itself and what is not read, a sentence each."""
+    carried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The columns that episodes carry, described as LeRobot does: dtype, shape, names."""
+    tasks: tuple[str, ...] = ()
+    """Those that a copy lists first, in this order; further ones follow as they occur."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What a copy says of the recordings beside its features, as JSON: `robot_type`, ..."""
+    files: tuple[str, ...] = ()
+    """Tables below the root that belong to carried columns."""
 
 
 @runtime_checkable

@@ -37,6 +37,8 @@ class Selection:
     """How rows and frames of a video belong together (vla/data/pairing.py)."""
     withhold_state: bool = False
     """Whether a state that may have another key is no problem, since it is not wanted."""
+    carry: bool = False
+    """Whether episodes also give the columns that nobody looks at, as they are stored, for a copy."""
     keep_damaged: bool = False
     """Whether a damaged video is no problem until one of its frames is read."""
 

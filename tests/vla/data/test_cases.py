@@ -19,6 +19,7 @@ from vla.__main__ import main
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
 from vla.evaluation.ablation import stand_ins
+from vla.evaluation.phases import read_phases
 from vla.normalize import INPUTS, Normalizer
 from vla.settings import DataConfig
 
@@ -181,13 +182,126 @@ def test_a_camera_that_shows_nothing_for_a_while(
     assert pq.read_table(tmp_path / "copy/data/chunk-000/file-000.parquet")[f"{CAMERA}_valid"].to_pylist() == [*flags]
 
 
-def test_an_import_names_the_columns_that_it_leaves_out(
-    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def copied(root: Path, *flags: str) -> tuple[Path, pa.Table, dict[str, dict[str, object]]]:
+    """A copy of a dataset, its table as an independent reader sees it, and its features."""
+    copy = root.parent / f"copy of {root.name}"
+    assert main(["import", "lerobot", str(root), str(copy), *flags]) == 0
+    features = json.loads((copy / "meta/info.json").read_text())["features"]
+    return copy, pq.read_table(copy / "data/chunk-000/file-000.parquet"), features
+
+
+def test_a_copy_is_whole(made: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    root = made("further_columns")
+    subtasks = pa.table({"subtask_index": [0, 1, 2, 3], "subtask": ["reach", "grasp", "lift", "place"]})
+    pq.write_table(subtasks, root / "meta/subtasks.parquet")
+    (root / "meta/modality.json").write_text("{}")
+    copy, table, features = copied(root)
+    further = ("next.reward", "next.done", "subtask_index", "observation.environment_state")
+    told = capsys.readouterr().err
+    assert f"{root}: kept as they are: {', '.join(further)}, meta/subtasks.parquet\n" in told
+    assert f"{root}: meta/modality.json left out: what it says may not hold of the copy\n" in told
+    source = pq.read_table(root / "data/chunk-000/file-000.parquet")
+    described = json.loads((root / "meta/info.json").read_text())["features"]
+    assert set(source.column_names) == set(table.column_names)
+    for key in source.column_names:
+        assert table[key].to_pylist() == source[key].to_pylist(), key
+        assert features[key]["dtype"] == described[key]["dtype"]
+        assert features[key]["shape"] == described[key]["shape"]
+    assert pq.read_table(copy / "meta/subtasks.parquet").equals(subtasks)
+    assert json.loads((copy / "meta/info.json").read_text())["robot_type"] == "arm"
+    stats = json.loads((copy / "meta/stats.json").read_text())
+    assert np.allclose(stats["observation.environment_state"]["mean"], [1.5] * 3)
+
+
+def test_a_copy_keeps_columns_of_any_type_and_shape(
+    made: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Texts and empty values among them; what cannot be kept is named, and a copy of the copy is the copy."""
+    root = made("further_columns")
+    path, info = root / "data/chunk-000/file-000.parquet", root / "meta/info.json"
+    grid = np.arange(160 * 24, dtype=np.uint8).reshape(160, 2, 3, 4)
+    own = {
+        "subtask": (("string", [1]), pa.array([None if row == 7 else f"step {row // 9}" for row in range(160)])),
+        "grid": (("uint8", [2, 3, 4]), pa.array(grid.tolist(), pa.list_(pa.list_(pa.list_(pa.uint8()))))),
+        "cost": (("float64", [1]), pa.array([[row / 3] for row in range(160)], pa.list_(pa.float64()))),
+        "rank": (("int8", [2]), pa.array([[row % 100, -1] for row in range(160)], pa.list_(pa.int8()))),
+        "reward": (("float32", [1]), pa.array([None, *np.ones(159)], pa.float32())),
+    }
+    table, described = pq.read_table(path), json.loads(info.read_text())
+    for key, ((kind, shape), column) in own.items():
+        table = table.append_column(key, column)
+        described["features"][key] = {"dtype": kind, "shape": shape, "names": None}
+    described["features"]["nowhere"] = {"dtype": "float32", "shape": [1], "names": None}
+    described["features"]["odd"] = {"dtype": "complex64", "shape": [1], "names": None}
+    pq.write_table(table.append_column("odd", pa.array([""] * 160)).append_column("note", pa.array([1] * 160)), path)
+    info.write_text(json.dumps(described))
+    copy, found, features = copied(root)
+    told = capsys.readouterr().err
+    for sentence in (
+        "nowhere left out: in no table",
+        "odd left out: complex64 cannot be written",
+        "note left out: meta/info.json does not describe it",
+    ):
+        assert f"{root}: {sentence}\n" in told
+    for key, ((kind, shape), column) in own.items():
+        expected = [value[0] for value in column.to_pylist()] if key == "cost" else column.to_pylist()
+        assert found[key].to_pylist() == expected, key
+        assert (features[key]["dtype"], features[key]["shape"]) == (kind, shape)
+    assert found.schema.field("cost").type == pa.float64()
+    assert found.schema.field("rank").type == pa.list_(pa.int8(), 2)
+    again, twice, same = copied(copy)
+    assert twice.to_pylist() == found.to_pylist()
+    assert same == features
+    assert (again / "meta/stats.json").read_text() == (copy / "meta/stats.json").read_text()
+
+
+def test_a_copy_says_what_its_own_columns_take_the_place_of(
+    made: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = made("further_columns")
-    assert main(["import", "lerobot", str(root), str(tmp_path / "copy")]) == 0
-    unread = "next.reward, next.done, subtask_index, observation.environment_state"
-    assert f"{root}: not read: {unread}" in capsys.readouterr().err
+    path, info = root / "data/chunk-000/file-000.parquet", root / "meta/info.json"
+    described = json.loads(info.read_text())
+    described["features"]["command"] = described["features"]["action"] | {"dtype": "float64"}
+    info.write_text(json.dumps(described))
+    table = pq.read_table(path)
+    wide = pa.array((np.array(table["action"].to_pylist()) + 1).tolist(), pa.list_(pa.float64()))
+    pq.write_table(table.append_column("command", wide), path)
+    _, found, _ = copied(root, "--data.action-key", "command")
+    told = capsys.readouterr().err
+    assert f"{root}: action left out: the copy has another column of this name\n" in told
+    assert f"{root}: command (float64) written in float32\n" in told
+    assert np.allclose(found["action"].to_pylist(), np.array(table["action"].to_pylist()) + 1)
+
+
+def test_subtasks_of_json_lines_become_a_table(
+    tmp_path: Path, made: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "lines"
+    task_in_json_lines(root)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["subtask_index"] = {"dtype": "int64", "shape": [1], "names": None}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    for path in root.glob("data/*/*.parquet"):
+        pq.write_table(pq.read_table(path).append_column("subtask_index", pa.array(np.arange(40) // 20)), path)
+    lines = [json.dumps({"subtask_index": place, "subtask": text}) for place, text in enumerate(("reach", "grasp"))]
+    (root / "meta/subtasks.jsonl").write_text("\n".join(lines) + "\n")
+    copy, found, _ = copied(root)
+    texts = pq.read_table(copy / "meta/subtasks.parquet").to_pydict()
+    assert texts == {"subtask_index": [0, 1], "__index_level_0__": ["reach", "grasp"]}
+    assert found["subtask_index"].to_pylist() == [*np.arange(40) // 20] * 4
+    (root / "meta/subtasks.jsonl").write_text("{}\n")
+    assert main(["import", "lerobot", str(root), str(tmp_path / "other")]) == 65
+    assert "subtasks.jsonl has a line without subtask and subtask_index; restore it" in capsys.readouterr().err
+
+
+def test_a_flag_is_that_of_its_frame(made: Callable[[str], Path]) -> None:
+    root = made("further_columns")
+    data = opened(root, emphasis="next.done == 1", emphasis_share=0.5, validation_share=0.0).train
+    last = [data.locate(position)[1] == 39 for position in range(200)]
+    assert 70 < sum(last) < 130, "each fortieth frame makes half of the stream"
+    phases = read_phases((str(root),), "next.done", ("under way", "done"))
+    for told in phases.by_episode.values():
+        assert told == ("under way",) * 39 + ("done",)
 
 
 def test_a_detectors_confidence_is_no_weight(made: Callable[[str], Path]) -> None:

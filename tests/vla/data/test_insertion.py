@@ -241,6 +241,15 @@ def test_instructions_and_names(tmp_path: Path) -> None:
     assert again.layout == new.layout
 
 
+def test_columns_that_nobody_reads_are_named(tmp_path: Path) -> None:
+    unread = "not read: origin_timestamp, send_timestamp, force_placeholder"
+    assert open_insertion(write_streams(tmp_path / "old")).layout.remarks == (unread,)
+    root = write_hdf5(tmp_path / "hdf5")
+    with h5py.File(next(root.glob("*.h5")), "a") as file:
+        file["observations/qvel"] = np.zeros((45, 6))
+    assert open_insertion(root).layout.remarks == ("not read: observations/qvel",)
+
+
 def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
     first = write_windows(tmp_path)
     shutil.copytree(first / "needle_insertion", first / "second")

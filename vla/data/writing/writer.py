@@ -9,7 +9,7 @@ A sensor faster than the frames is stored as windows (T, C): the samples since t
 with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. Where an episode
 lacks one of the cameras, or that shows nothing, the video is black and `<camera>_valid` false. Columns that all
 episodes have are written in float32, the newest row that is not in the future, and marked as columns so that none of
-them is taken for a sensor.
+them is taken for a sensor. Columns that episodes carry are written in their own types and shapes, at the same frames.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ from jaxtyping import Float64, Int64
 
 from vla.data.cameras import first_picture
 from vla.data.episode import Reader
-from vla.data.writing.features import describe_features, table_features, task_table
+from vla.data.writing.carried import carried_rows, copy_tables, whole_rows
+from vla.data.writing.features import describe_features, table_features, text_table
 from vla.data.writing.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
 from vla.data.writing.statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
 from vla.data.writing.videos import FILES_PER_CHUNK, VideoWriter
@@ -90,8 +91,8 @@ class _Writer:
             camera for camera in reader.layout.cameras if not all(piece.seen(camera).all() for piece in self.pieces)
         ]
         self.instructions = [piece.episode.instructions.at(piece.frames) for piece in self.pieces]
-        said = dict.fromkeys(text for instructions in self.instructions for text in instructions.different)
-        self.tasks = {text: place for place, text in enumerate(said)}
+        said = [text for instructions in self.instructions for text in instructions.different]
+        self.tasks = {text: place for place, text in enumerate(dict.fromkeys([*self.layout.tasks, *said]))}
         self.videos = {camera: VideoWriter(root, camera, self.fps) for camera in reader.layout.cameras}
         self.sizes = {camera: self.frame_size(camera) for camera in reader.layout.cameras}
         self.columns = common_columns([piece.episode for piece in self.pieces])
@@ -103,6 +104,7 @@ class _Writer:
             masked=self.masked,
             weighted=self.weighted,
             columns=self.columns,
+            carried=self.layout.carried,
         )
         self.collected = Collected()
         self.frames = 0
@@ -174,7 +176,9 @@ class _Writer:
         for key, values in columns.items():
             if values.ndim == 2 and values.shape[1] == 1:
                 columns[key] = values[:, 0]  # LeRobot stores features of shape (1,) as scalars
-        features = table_features(self.features)
+        for key, feature in self.layout.carried.items():
+            columns[key] = carried_rows(piece, key, feature)
+        features = table_features(self.features, piece.episode.carried)
         dataset = datasets.Dataset.from_dict({key: columns[key] for key in features}, features=features)
         return dataset.with_format("arrow")[:]
 
@@ -211,10 +215,16 @@ class _Writer:
             stats[camera] = of_pixels(counts, seen)
             self.collected.add_pixels(camera, counts, seen)
         for key in table.column_names:
-            width = 1 if key in scalars else self.features[key]["shape"][-1]
+            feature = self.features[key]
+            if feature["dtype"] in ("string", "language"):
+                continue
+            width = 1 if key in scalars else [1, *feature["shape"]][-1]
             values = flat_values(table[key]).reshape(-1, width)
+            values = whole_rows(values) if key in self.layout.carried else values
+            if not len(values):
+                continue
             stats[key] = of_values(values, len(piece))
-            if self.features[key]["dtype"] == "int64":
+            if feature["dtype"] == "int64":
                 stats[key] |= {name: stats[key][name].astype(np.int64) for name in ("min", "max")}
             self.collected.add_values(key, values, len(piece))
         return row | as_columns(stats) | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
@@ -245,10 +255,11 @@ class _Writer:
         meta = self.root / "meta"
         (meta / "episodes/chunk-000").mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(list(rows)), meta / "episodes/chunk-000/file-000.parquet")
-        pq.write_table(task_table(self.tasks), meta / "tasks.parquet")
+        pq.write_table(text_table(self.tasks), meta / "tasks.parquet")
         info = {
             "codebase_version": "v3.0",
             "robot_type": None,
+            **self.layout.facts,
             "total_episodes": len(self.pieces),
             "total_frames": self.frames,
             "total_tasks": len(self.tasks),
@@ -263,6 +274,7 @@ class _Writer:
             else None,
             "features": self.features,
         }
+        copy_tables(Path(self.layout.root), self.layout.files, self.root)
         (meta / "info.json").write_text(json.dumps(info, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
         stats = json.dumps(as_lists(self.collected.stats()), indent=4)
         (meta / "stats.json").write_text(stats + "\n", encoding="utf-8")

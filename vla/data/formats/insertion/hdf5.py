@@ -16,6 +16,7 @@ from vla.floats import floats
 
 DAMAGED_HDF5 = (OSError, KeyError, TypeError, ValueError, RuntimeError, IndexError)
 """What h5py raises for damaged content."""
+READ = ("timestamp", "action", "observations/qpos", "observations/ee_pose")
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,15 @@ def read_hdf5(path: Path) -> Recording:
     try:
         with h5py.File(path) as file:
             arrays = {}
-            for key in ("timestamp", "action", "observations/qpos", "observations/ee_pose"):
+            for key in READ:
                 if key not in file:
                     raise CorruptData(f"{path} has no data set {key}; record it again")
                 arrays[key] = np.asarray(own(file, key))
             images = file.get("observations/images", {})
             lengths = {name: len(own(file, f"observations/images/{name}")) for name in images}
             attributes = {key: _text(value) for key, value in file.attrs.items()}
+            names: list[str] = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     except DAMAGED_HDF5 as error:
         if isinstance(error, CorruptData):
             raise
@@ -75,6 +78,7 @@ def read_hdf5(path: Path) -> Recording:
             )
             for name in sorted(lengths)
         },
+        unread=tuple(name for name in names if name not in READ and not name.startswith("observations/images/")),
     )
 
 

@@ -274,6 +274,7 @@ def describe(
         fps = round(float(1 / np.median(np.concatenate([np.diff(episode.timestamps) for episode in episodes]))), 2)
     names = DELTA_NAMES if stored else (*DELTA_NAMES, "gripper")
     action_dim = episodes[0].actions.values.shape[1]
+    unread = dict.fromkeys(name for recording in recordings for name in recording.unread)
     return Layout(
         root=str(root),
         format=f"insertion recorder ({', '.join(sorted({recording.layout for recording in recordings}))})",
@@ -286,6 +287,7 @@ def describe(
         action_names=names if len(names) == action_dim else (),
         action_periods=(0.0,) * action_dim,  # differences, already the short way round
         streams=describe_sensor(tracks),
+        remarks=(f"not read: {', '.join(unread)}",) if unread else (),
     )
 
 

@@ -66,6 +66,8 @@ class Recording:
     """As recorded; None where they follow from the poses."""
     sensor: SensorTrack | None
     cameras: Mapping[str, CameraTrack]
+    unread: tuple[str, ...] = ()
+    """Names of the columns that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,17 @@ def read_folder(root: Path, folder: Path) -> Recording:
         actions=None,
         sensor=kept_sensor(root, folder, metadata),
         cameras=cameras,
+        unread=unread_columns(folder),
     )
+
+
+def unread_columns(folder: Path) -> tuple[str, ...]:
+    """The columns of the robot's table that nobody reads."""
+    for path in sorted(folder.glob("robot_state*.csv"))[:1]:
+        with path.open(newline="", encoding="utf-8") as file:
+            header = next(csv.reader(file), [])
+        return tuple(name for name in header if name not in {"recv_timestamp", *JOINTS, *POSE})
+    return ()
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

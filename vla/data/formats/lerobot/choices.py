@@ -10,6 +10,7 @@ import numpy as np
 from vla.data.angles import parse_angles
 from vla.data.dimensions import places_of
 from vla.data.episode import STATE
+from vla.data.formats.lerobot.carried import Carried, choose_carried
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
@@ -52,6 +53,8 @@ class Chosen:
     streams: tuple[str, ...]
     """Feature keys of the sensor streams."""
     columns: tuple[str, ...]
+    carried: Carried
+    """What a copy keeps beside that."""
     remarks: tuple[str, ...]
     """What was chosen by itself and what is not read."""
     records: tuple[EpisodeRecord, ...]
@@ -76,6 +79,8 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
     streams = choose_sensors(metadata, selection.sensor, {action, state}, report)
     choose_columns(metadata, selection.columns)
     rows = [action, *([state] if state else []), *selection.columns]
+    read = known_features(metadata, [*rows, *streams, *cameras], streams, cameras)
+    carried = choose_carried(metadata, read, [*rows, *streams]) if selection.carry else Carried()
     return Chosen(
         action=action,
         angles=choose_angles(metadata, action, selection.angles),
@@ -83,9 +88,10 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
         cameras=cameras,
         streams=streams,
         columns=selection.columns,
-        remarks=tuple(remarks_on(metadata, selection, streams, [*rows, *streams, *cameras])),
+        carried=carried,
+        remarks=(*remarks_on(metadata, selection, streams, read), *carried.remarks),
         records=tuple(choose_episodes(metadata, selection.episodes, report)),
-        table_columns=tuple(table_columns(metadata, cameras, streams, rows)),
+        table_columns=tuple(table_columns(metadata, cameras, streams, [*rows, *carried.columns])),
     )
 
 
@@ -196,7 +202,20 @@ def like_a_sensor(metadata: Metadata, key: str) -> bool:
     return windows or bool(SENSOR_WORDS & set(re.split(r"[^a-z]+", key.lower().rsplit(".", 1)[-1])))
 
 
-def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str], read: Iterable[str]) -> list[str]:
+def known_features(
+    metadata: Metadata, chosen: Iterable[str], streams: Sequence[str], cameras: Sequence[str]
+) -> set[str]:
+    """The features that are read: what was chosen, what marks and times it, and LeRobot's own columns."""
+    known = {
+        *chosen,
+        *(STANDARD - {"confidence"}),
+        *(f"{key}_{of}" for key in streams for of in ("valid", "timestamp")),
+    }
+    known |= {f"{key}_valid" for key in cameras}
+    return known | ({"confidence"} if weighs(metadata) else set())
+
+
+def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str], read: set[str]) -> list[str]:
     """What was chosen by itself and what is not read, a sentence each."""
     found = []
     if tuple(selection.sensor) == (AUTO,) and streams:
@@ -204,14 +223,12 @@ def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str],
     depth = [key for key in metadata.features if metadata.is_depth(key)]
     if depth:
         found.append(f"{', '.join(depth)} left out: depth is no colour")
-    known = {*read, *(STANDARD - {"confidence"}), *(f"{key}_{of}" for key in streams for of in ("valid", "timestamp"))}
-    known |= {"confidence"} if weighs(metadata) else set()
-    numbers = [
+    others = [
         key
         for key, feature in metadata.features.items()
-        if key not in known and feature["dtype"] not in ("video", "image", "string")
+        if key not in read and feature["dtype"] not in ("video", "image")
     ]
-    return found + ([f"not read: {', '.join(numbers)}"] if numbers else [])
+    return found + ([f"not read: {', '.join(others)}"] if others and not selection.carry else [])
 
 
 def choose_episodes(metadata: Metadata, asked: tuple[int, ...], report: Problems) -> list[EpisodeRecord]:

@@ -52,6 +52,8 @@ class Metadata:
     episodes: Mapping[int, EpisodeRecord]
     """In order of their indices."""
     tasks: Mapping[int, str]
+    facts: Mapping[str, Any]
+    """All that info.json says."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -147,6 +149,7 @@ def read_metadata(root: Path) -> Metadata:
         shapes=shapes,
         episodes={record.index: record for record in sorted(records, key=lambda record: record.index)},
         tasks=_tasks(root, version),
+        facts=info,
     )
 
 

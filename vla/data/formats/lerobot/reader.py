@@ -208,6 +208,7 @@ def build_episode(
         },
         seen={key: flags for key, flags in seen.items() if flags.any() and not flags.all()},
         columns={key: values(key) for key in chosen.columns},
+        carried={key: rows[key] for key in chosen.carried.columns},
     )
 
 
@@ -324,4 +325,8 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         state_units=() if chosen.state is None else metadata.row_units(chosen.state),
         action_units=metadata.row_units(chosen.action),
         remarks=chosen.remarks,
+        carried=chosen.carried.columns,
+        tasks=chosen.carried.tasks,
+        facts=chosen.carried.facts,
+        files=chosen.carried.files,
     )
