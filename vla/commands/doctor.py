@@ -19,6 +19,8 @@ class Doctor:
     """Dataset folders."""
     data: Columns = field(default_factory=Columns)
     """What is looked at."""
+    decode_seconds: float = 2.0
+    """Seconds for each folder in which to measure how fast its frames decode; 0: leave that out."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the findings as JSON."""
 
@@ -28,8 +30,11 @@ def doctor(command: Doctor) -> None:
     if not command.roots:
         raise UsageError("give at least one dataset folder: vla doctor DATA")
 
+    if not 0 <= command.decode_seconds < 3600:
+        raise UsageError(f"--decode-seconds is {command.decode_seconds:g}; give at least 0 and less than an hour")
+
     from vla.data.doctor import examine
     from vla.data.selection import Selection
 
-    report = examine(command.roots, selection=Selection(**vars(command.data)))
+    report = examine(command.roots, selection=Selection(**vars(command.data)), decode_s=command.decode_seconds)
     print(json.dumps(report.to_json(), indent=2) if command.json else report)

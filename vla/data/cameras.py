@@ -1,5 +1,7 @@
 """Which frame a camera shows at each row of an episode."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -25,3 +27,17 @@ def seen_pictures(episode: Episode, camera: str, fps: float) -> Int64[np.ndarray
 def first_picture(episode: Episode, camera: str, fps: float) -> int:
     """The first frame that some row sees; the first of all where none does."""
     return int(next(iter(seen_pictures(episode, camera, fps)), 0))
+
+
+def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str], fps: float) -> dict[str, float]:
+    """Of each camera with a clock of its own, how old the frame of a sample is at most, in seconds."""
+    oldest: dict[str, float] = {}
+    for camera in cameras:
+        for episode in episodes:
+            frames = episode.cameras.get(camera)
+            if frames is None or np.array_equal(frames.timestamps, episode.timestamps):
+                continue
+            places = pictures(episode, camera, fps)
+            ages = (episode.timestamps - frames.timestamps[places])[places >= 0]
+            oldest[camera] = max(oldest.get(camera, 0.0), float(ages.max(initial=0.0)))
+    return oldest

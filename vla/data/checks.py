@@ -9,7 +9,6 @@ from jaxtyping import Float, Float64
 
 from vla.batch import Sample
 from vla.contract import SENSOR, DataContract
-from vla.data.cameras import pictures
 from vla.data.episode import Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
@@ -97,26 +96,6 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
                 f"{name} has samples of {key} at {1 / period_s:.1f} Hz, its root says {rate_hz:g} Hz: correct the rate "
                 "in its metadata, or train without that sensor (--data.sensor none)"
             )
-
-
-def remarks_on(episodes: Sequence[Episode]) -> list[str]:
-    """What is worth a sentence although nothing is wrong with it."""
-    changing = sum(len(episode.instructions.different) > 1 for episode in episodes)
-    return [f"the instruction changes within {changing} of {len(episodes)} episodes"] if changing else []
-
-
-def oldest_frames(episodes: Sequence[Episode], cameras: Sequence[str], fps: float) -> dict[str, float]:
-    """Of each camera with a clock of its own, how old the frame of a sample is at most, in seconds."""
-    oldest: dict[str, float] = {}
-    for camera in cameras:
-        for episode in episodes:
-            frames = episode.cameras.get(camera)
-            if frames is None or np.array_equal(frames.timestamps, episode.timestamps):
-                continue
-            places = pictures(episode, camera, fps)
-            ages = (episode.timestamps - frames.timestamps[places])[places >= 0]
-            oldest[camera] = max(oldest.get(camera, 0.0), float(ages.max(initial=0.0)))
-    return oldest
 
 
 def _check_clock(name: str, kind: str, timestamps: Float64[np.ndarray, " N"]) -> None:

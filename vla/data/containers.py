@@ -36,6 +36,8 @@ class FrameIndex:
     """Seconds of a tick."""
     start: int
     """The tick that counts as the start of the file."""
+    key_frames: int
+    """How many of the frames can be decoded without others, as the flags of the container say."""
 
     @property
     def seconds(self) -> Float64[np.ndarray, " N"]:
@@ -62,6 +64,8 @@ def read_frame_index(path: Path, *, whole: bool = True) -> FrameIndex:
                     ticks=np.unique([stamp for stamp in stamps if stamp is not None]).astype(np.int64),
                     time_base=stream.time_base or Fraction(1, av.time_base),
                     start=stream.start_time or 0,
+                    # Of an MP4 file the packets are zeros, which parsers of some codecs take for no key frames.
+                    key_frames=sum(entry.is_keyframe for entry in (packets if boxes is None else stream.index_entries)),
                 )
     except (av.FFmpegError, OSError) as error:
         raise unreadable(error, f"{path} cannot be opened as a video ({error.strerror})") from error

@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from vla.contract import DataContract
-from vla.data.cameras import first_picture, pictures
-from vla.data.checks import check_episode, check_selected, oldest_frames, remarks_on
+from vla.data.cameras import first_picture, oldest_frames, pictures
+from vla.data.checks import check_episode, check_selected
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
 from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
-from vla.data.numbers import episodes_at, forget_numbers, read_numbers
+from vla.data.numbers import episodes_at, read_numbers
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
+from vla.data.remarks import on_instructions, on_strays
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection
-from vla.data.strays import stray_remarks
+from vla.data.tables import forget_numbers
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
 from vla.errors import CorruptData
@@ -86,7 +87,7 @@ class Dataset:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
         ]
-        lines += (*self.remarks, *stray_remarks(self.statistics, self.contract))
+        lines += (*self.remarks, *on_strays(self.statistics, self.contract))
         return lines + [
             f"{camera} has a clock of its own: its frames are up to {1000 * age_s:.0f} ms old"
             for camera, age_s in self.oldest_frames_s.items()
@@ -150,7 +151,7 @@ def open_dataset(
         remarks=tuple(
             f"{reader.layout.root}: {remark}"
             for reader in readers
-            for remark in (*reader.layout.remarks, *remarks_on(reader.episodes))
+            for remark in (*reader.layout.remarks, *on_instructions(reader.episodes))
         ),
         oldest_frames_s=oldest_frames(
             [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps

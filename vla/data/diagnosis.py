@@ -10,6 +10,10 @@ import numpy as np
 OUTLIER_Z = 8.0
 """Robust standard deviations from the median beyond which a value is called an outlier."""
 WIDTH = 80
+SLOW_FRAMES_PER_S = 100.0
+"""Frames a core decodes in a second below which videos are called slow, if that is for want of key frames."""
+FAR_APART = 8.0
+"""Frames a key frame beyond which most of what a random access decodes is not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,22 @@ class Gap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How fast the frames of a camera decode one at a time in random order, as training asks for them."""
+
+    camera: str
+    frames_per_s: float
+    """Of one core."""
+    frames_a_key_frame: float | None
+    """None of images, which need no others."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether it is slow, and more key frames would help."""
+        return (self.frames_a_key_frame or 0.0) > FAR_APART and self.frames_per_s < SLOW_FRAMES_PER_S
+
+
+@dataclass(frozen=True, kw_only=True)
 class RootReport:
     """Findings about one root."""
 
@@ -72,6 +92,8 @@ class RootReport:
     modalities: Mapping[str, float]
     """Share of the samples that has a camera, the state, a valid sensor reading."""
     dimensions: tuple[Dimension, ...]
+    decoding: tuple[Decoding, ...] = ()
+    """Of each camera, where that was measured."""
 
     def lines(self) -> list[str]:
         """The findings as text of at most 80 columns."""
@@ -97,10 +119,22 @@ class RootReport:
         if self.oldest_frames_s:
             lines.append("  cameras with a clock of their own: age of the oldest frame that a sample sees")
             lines += [f"    {name[:60]:<60}{1000 * age_s:>7.1f} ms" for name, age_s in self.oldest_frames_s.items()]
-        lines += self._gap_lines() + self._dimension_lines()
-        found_any = self.problems or self.short_episodes or self.gaps
+        lines += self._decoding_lines() + self._gap_lines() + self._dimension_lines()
+        found_any = self.problems or self.short_episodes or self.gaps or any(each.slow for each in self.decoding)
         if not found_any and all(dimension.sound for dimension in self.dimensions):
             lines.append("  nothing to report")
+        return lines
+
+    def _decoding_lines(self) -> list[str]:
+        if not self.decoding:
+            return []
+        lines = [f"  decoding at random, by one core{'':<12}{'frames a key frame':>20}{'frames/s':>13}"]
+        for each in self.decoding:
+            apart = "-" if each.frames_a_key_frame is None else f"{each.frames_a_key_frame:.0f}"
+            lines.append(f"    {each.camera[-39:]:<39}{apart:>20}{each.frames_per_s:>13.0f}")
+        if any(each.slow for each in self.decoding):
+            lines.append("    slow, for want of key frames; a copy in which every second frame is one:")
+            lines.append(f"      vla import {self.format.split()[0]} {self.root} COPY")  # whole, to be copied
         return lines
 
     def _gap_lines(self) -> list[str]:

@@ -8,15 +8,15 @@ from jaxtyping import Float64
 
 from vla.contract import SENSOR, StreamContract, name_streams
 from vla.data.angles import named_period
-from vla.data.cameras import pictures, seen_pictures
-from vla.data.checks import oldest_frames, remarks_on
+from vla.data.cameras import oldest_frames, pictures, seen_pictures
 from vla.data.clocks import newest
+from vla.data.decoding import measure_decoding
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
-from vla.data.numbers import forget_numbers
-from vla.data.remarks import on_units
+from vla.data.remarks import on_instructions, on_units
 from vla.data.selection import EVERYTHING, Selection
+from vla.data.tables import forget_numbers
 from vla.errors import MissingFiles
 from vla.instruction import check_instruction
 from vla.statistics import without_strays
@@ -27,17 +27,26 @@ ROWS = 50_000
 """Rows of a stream that the statistics look at, evenly spread; values that are no numbers are counted in all rows."""
 
 
-def examine(sources: Sequence[Reader | Path], horizon: int = 8, selection: Selection = EVERYTHING) -> Report:
-    """Examine opened roots, or folders that need not be sound: what is missing is reported and the rest examined."""
+def examine(
+    sources: Sequence[Reader | Path], horizon: int = 8, selection: Selection = EVERYTHING, decode_s: float = 0.0
+) -> Report:
+    """Examine opened roots, or folders that need not be sound: what is missing is reported and the rest examined.
+
+    `decode_s` seconds of each root are for measuring how fast its frames decode; 0: that is not measured.
+    """
     return Report(
         roots=tuple(
-            examine_folder(source, horizon, selection) if isinstance(source, Path) else examine_reader(source, horizon)
+            examine_folder(source, horizon, selection, decode_s)
+            if isinstance(source, Path)
+            else examine_reader(source, horizon, decode_s=decode_s)
             for source in sources
         )
     )
 
 
-def examine_folder(root: Path, horizon: int = 8, selection: Selection = EVERYTHING) -> RootReport:
+def examine_folder(
+    root: Path, horizon: int = 8, selection: Selection = EVERYTHING, decode_s: float = 0.0
+) -> RootReport:
     """Open what can be opened of a folder and report the rest; nothing that earlier starts found is believed."""
     forget_numbers([root])
     problems: list[ValueError] = []
@@ -45,7 +54,7 @@ def examine_folder(root: Path, horizon: int = 8, selection: Selection = EVERYTHI
         reader = open_folder(root, selection, problems.append)
     except ValueError as problem:
         return _unreadable(root, [*problems, problem])
-    return examine_reader(reader, horizon, problems)
+    return examine_reader(reader, horizon, problems, decode_s)
 
 
 def missing_files(problems: Sequence[ValueError]) -> tuple[str, ...]:
@@ -71,7 +80,9 @@ def _unreadable(root: Path, problems: Sequence[ValueError]) -> RootReport:
     )
 
 
-def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueError] = ()) -> RootReport:
+def examine_reader(
+    reader: Reader, horizon: int = 8, problems: Sequence[ValueError] = (), decode_s: float = 0.0
+) -> RootReport:
     """Examine the episodes of one root."""
     layout, episodes = reader.layout, reader.episodes
     samples = sum(len(episode.timestamps) for episode in episodes)
@@ -86,7 +97,7 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
         duration_s=float(sum(episode.timestamps[-1] - episode.timestamps[0] + 1 / layout.fps for episode in episodes)),
         problems=tuple(dict.fromkeys(sentences)),
         missing_files=missing_files(problems),
-        remarks=(*layout.remarks, on_units(layout), *remarks_on(episodes)),
+        remarks=(*layout.remarks, on_units(layout), *on_instructions(episodes)),
         short_episodes=tuple(
             f"{episode.name}: {len(episode.timestamps)} frames, a chunk has {horizon} steps"
             for episode in episodes
@@ -96,6 +107,7 @@ def examine_reader(reader: Reader, horizon: int = 8, problems: Sequence[ValueErr
         oldest_frames_s=oldest_frames(episodes, layout.cameras, layout.fps),
         modalities=count_modalities(episodes, layout),
         dimensions=tuple(examine_dimensions(episodes, layout)),
+        decoding=measure_decoding(episodes, layout.cameras, decode_s) if decode_s else (),
     )
 
 

@@ -15,7 +15,6 @@ from vla import cache
 from vla.contract import DataContract
 from vla.data.checks import check_streams, finite_chunks, fit_statistics
 from vla.data.episode import Episode, Reader
-from vla.data.tables import kept_tables
 from vla.statistics import Statistics
 
 
@@ -63,14 +62,6 @@ def read_numbers(
 def episodes_at(readers: Sequence[Reader], places: Sequence[tuple[int, ...]]) -> list[Episode]:
     """The episodes of each reader at these places, one after the other."""
     return [reader.episodes[place] for reader, chosen in zip(readers, places, strict=True) for place in chosen]
-
-
-def forget_numbers(roots: Sequence[Path]) -> None:
-    """Remove what is kept of these folders, so that opening them reads every number (ValueError where it stays)."""
-    cache.forget(*roots)
-    for root in roots:
-        cache.forget(root)
-        cache.forget(root, base=kept_tables())
 
 
 def _entry(

@@ -1,8 +1,16 @@
 """What there is to say of sound data, a sentence each."""
 
-from vla.contract import name_streams
-from vla.data.episode import Layout
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vla.contract import DataContract, name_streams
+from vla.data.episode import Episode, Layout
+from vla.statistics import Statistics
 from vla.units import told, units_of
+
+MOST_LINES = 8
+"""Dimensions with stray values that are named."""
 
 
 def on_units(layout: Layout) -> str:
@@ -20,3 +28,30 @@ def on_units(layout: Layout) -> str:
             f"units of {' and '.join(unsaid)} that are not said are not compared with those of other data or a policy"
         )
     return "; ".join(sentences)
+
+
+def on_instructions(episodes: Sequence[Episode]) -> list[str]:
+    """Whether they change within episodes."""
+    changing = sum(len(episode.instructions.different) > 1 for episode in episodes)
+    return [f"the instruction changes within {changing} of {len(episodes)} episodes"] if changing else []
+
+
+def on_strays(statistics: Mapping[str, Statistics], contract: DataContract) -> list[str]:
+    """A sentence for each of the first few dimensions with stray values, and how many more there are."""
+    names = {"actions": contract.action_names, "state": contract.state_names}
+    names |= {name: stream.names for name, stream in contract.streams.items()}
+    lines = [
+        f"{stream}[{place}]{f' {names[stream][place]}' if names[stream] else ''}: {stray_values(found, place)}"
+        for stream, found in statistics.items()
+        for place in np.flatnonzero(found.strays).tolist()
+    ]
+    more = len(lines) - MOST_LINES
+    return lines[:MOST_LINES] + ([f"... and {more} more dimensions with stray values: vla doctor"] if more > 0 else [])
+
+
+def stray_values(found: Statistics, place: int) -> str:
+    """How many stray values a dimension has, and where they and the others lie, in the data's units."""
+    ends = np.array([found.minimum, found.maximum, found.inner_minimum, found.inner_maximum])[:, place]
+    least, most, low, high = ends * np.abs(ends) if found.companded[place] else ends
+    count = f"{found.strays[place]} stray value{'' if found.strays[place] == 1 else 's'}"
+    return f"{count} between {least:.4g} and {most:.4g} (the others: {low:.4g} to {high:.4g}), which no scale counts"

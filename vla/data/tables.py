@@ -62,7 +62,15 @@ def incomplete(path: Path, error: Exception) -> Exception:
 
 def kept_tables() -> Path:
     """Where tables are kept as Arrow, below the cache of HF datasets (HF_DATASETS_CACHE)."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "touchstone"
+    return Path(datasets.config.HF_DATASETS_CACHE).absolute() / "touchstone"
+
+
+def forget_numbers(roots: Sequence[Path]) -> None:
+    """Remove what is kept of these folders, so that opening them reads every number (ValueError where it stays)."""
+    cache.forget(*roots)
+    for root in roots:
+        cache.forget(root)
+        cache.forget(root, base=kept_tables())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tests.benchmarks.start_cost import write_wrench
 from tests.vla.data.recordings import actions_of, write_v2, write_v3
 from tests.vla.data.test_insertion import write_streams, write_windows
 from vla import cache
-from vla.data import checks, numbers
+from vla.data import checks, numbers, tables
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.doctor import examine
 from vla.errors import CorruptData
@@ -278,13 +278,13 @@ def test_an_array_that_is_cut_off_is_built_anew(tmp_path: Path, caplog: pytest.L
 def test_what_was_kept_of_former_content_is_removed(tmp_path: Path) -> None:
     root = write_clocked(tmp_path / "set")
     opened(root)
-    kept = [{path.name for path in cache.folder().rglob("*.npy")}, len(list(numbers.kept_tables().rglob("*.arrow")))]
+    kept = [{path.name for path in cache.folder().rglob("*.npy")}, len(list(tables.kept_tables().rglob("*.arrow")))]
     for path in root.rglob("*.parquet"):
         os.utime(path, ns=(0, 0))
     opened(root)
     assert kept == [
         {path.name for path in cache.folder().rglob("*.npy")},
-        len(list(numbers.kept_tables().rglob("*.arrow"))),
+        len(list(tables.kept_tables().rglob("*.arrow"))),
     ]
     assert len(list(cache.folder().rglob("*.npy"))) == len(kept[0])
 
