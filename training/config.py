@@ -151,7 +151,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
-    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify)|backbone\.(path|gradient_checkpointing))(\.|$)"
+    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vla.units import disagreeing, told
 
@@ -44,6 +44,19 @@ class StreamContract:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DepthRange:
+    """Which distances the pictures of a depth camera tell apart (vla/depth.py)."""
+
+    near_m: float
+    """Above 0."""
+    far_m: float
+    """Above near."""
+
+    def __str__(self) -> str:
+        return f"{self.near_m:g} to {self.far_m:g} m"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataContract:
     """What the data gives and a policy expects."""
 
@@ -74,6 +87,8 @@ class DataContract:
     state_units: tuple[str, ...] = ()
     """One unit a dimension (vla/units.py), empty where it is not known; empty when none is."""
     action_units: tuple[str, ...] = ()
+    depth: Mapping[str, DepthRange] = field(default_factory=dict)
+    """Of the cameras whose pictures are depth, the distances that they show."""
 
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""
@@ -82,6 +97,10 @@ class DataContract:
             own, other = getattr(self, key), getattr(given, key)
             if own and other and len(own) == len(other):
                 pairs.append((what, " ".join(own), " ".join(other)))
+        pairs += [
+            (f"the depth of {camera}", self.depth.get(camera, "none"), given.depth.get(camera, "none"))
+            for camera in self.cameras
+        ]
         shared = [name for name in self.streams if name in given.streams]
         for name in shared:
             own, other = self.streams[name], given.streams[name]

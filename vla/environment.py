@@ -4,7 +4,7 @@ The protocol is Gymnasium's, with observations keyed like the features of the da
 whoever records demonstrations in an environment has implemented it already, and a simulator, another benchmark or a
 robot's driver plugs in with one class.
 
-    observation.images.front   uint8 (H W 3), one key a camera
+    observation.images.front   uint8 (H W 3), one key a camera; one that the policy reads as depth: float32 (H W), in m
     observation.state          float32 (P)
     observation.wrench         float32 (S C), the last S samples up to now, oldest first; one key a sensor stream
     observation.wrench_valid   bool (S), where not all samples were measured
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vla.batch import Observation, Readings
 from vla.contract import DataContract, StreamContract
+from vla.depth import depth_picture
 from vla.floats import floats
 
 Observed = Mapping[str, Any]
@@ -70,7 +71,7 @@ def observe(rows: Sequence[Observed], contract: DataContract) -> Observation:
     if contract.state_dim:
         state = np.stack([floats(np.asarray(row[STATE])) for row in rows])
     return Observation(
-        images=tuple(tuple(frame(row[camera]) for camera in contract.cameras) for row in rows),
+        images=tuple(tuple(frame(picture(row, camera, contract)) for camera in contract.cameras) for row in rows),
         image_valid=torch.ones(len(rows), len(contract.cameras), dtype=torch.bool),
         instructions=tuple(str(row[TASK]) for row in rows),
         state=torch.from_numpy(state),
@@ -84,6 +85,14 @@ def readings(rows: Sequence[Observed], stream: StreamContract) -> Readings:
     valid = [np.asarray(row.get(f"{stream.key}_valid", every), dtype=np.bool_) for row in rows]
     values = [floats(np.asarray(row[stream.key])) for row in rows]
     return Readings(values=torch.from_numpy(np.stack(values)), valid=torch.from_numpy(np.stack(valid)))
+
+
+def picture(row: Observed, camera: str, contract: DataContract) -> UInt8[np.ndarray, "height width 3"]:
+    """What a camera shows, as the policy looks at it: depth in the colours of its training (vla/depth.py)."""
+    if camera not in contract.depth:
+        return np.asarray(row[camera])
+    metres = np.asarray(row[camera], dtype=np.float32)
+    return depth_picture(metres, contract.depth[camera]).transpose(1, 2, 0)
 
 
 def frame(image: UInt8[np.ndarray, "height width 3"]) -> Tensor:
@@ -111,6 +120,12 @@ def check_observed(row: Observed, contract: DataContract) -> None:
             raise ValueError(
                 f"the policy expects {key} of shape {list(shape)}, but the environment shows "
                 f"{list(np.shape(row[key]))}; use one with the inputs of the data the policy was trained on"
+            )
+    for camera in contract.depth:
+        if np.ndim(row[camera]) != 2:
+            raise ValueError(
+                f"the policy reads {camera} as depth, but the environment shows it with shape "
+                f"{list(np.shape(row[camera]))}; show distances in metres, one a pixel"
             )
     for stream in contract.streams.values():
         check_marks(row, stream)

@@ -103,13 +103,18 @@ def parts(policy: Policy, learned: Mapping[str, Tensor]) -> str:
     contract = policy.contract
     rows = [
         ("Learned parameters", f"{sum(tensor.numel() for tensor in learned.values()):,}"),
-        ("Cameras, in order", ", ".join(f"`{camera}`" for camera in contract.cameras) or "none"),
+        ("Cameras, in order", ", ".join(shown(camera, contract) for camera in contract.cameras) or "none"),
     ]
     rows += [
         (PARTS[row_of(name)].label, PARTS[row_of(name)].describe(name, settings, contract))
         for name, settings in fitting(policy.config.encoders, contract).items()
     ]
     return "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def shown(camera: str, contract: DataContract) -> str:
+    """A camera by its key, with the distances that its pictures show where they are of depth."""
+    return f"`{camera}`" + (f" (depth, {contract.depth[camera]})" if camera in contract.depth else "")
 
 
 def names(contract: DataContract) -> str:

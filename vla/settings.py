@@ -32,6 +32,8 @@ class DataConfig:
     """Episode indices to use, of every root; none: all."""
     cameras: tuple[str, ...] = ()
     """Camera keys to use, in this order; none: all."""
+    depth: tuple[str, ...] = ()
+    """Depth cameras to use and the distances they show in metres, `wrist_depth=0.2:1.5`; others are left out."""
     state_key: str = "observation.state"
     """Column of the table that is the state; without one of this default name there is no state."""
     action_key: str = "action"

@@ -48,6 +48,8 @@ def content_of(data: Dataset) -> dict[str, Any]:
     contract = to_json(data.contract)
     del contract["instructed"]  # follows from --data.without
     del contract["state_units"], contract["action_units"]  # `check_resumable` compares them, where both sides know them
+    if not contract["depth"]:
+        del contract["depth"]  # as before depth was read
     for stream in contract["streams"].values():
         stream["names"] = []  # they say nothing of the numbers
         del stream["units"]

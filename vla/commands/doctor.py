@@ -12,12 +12,20 @@ from vla.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examined(Columns):
+    """What is looked at."""
+
+    depth: tuple[str, ...] = ()
+    """Depth cameras to look at and the distances they show in metres, `wrist_depth=0.2:1.5`; others are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Examine data: outliers, constants, missing files, gaps, modalities."""
 
     roots: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DATA [DATA ...]")]]
     """Dataset folders."""
-    data: Columns = field(default_factory=Columns)
+    data: Examined = field(default_factory=Examined)
     """What is looked at."""
     decode_seconds: float = 2.0
     """Seconds for each folder in which to measure how fast its frames decode; 0: leave that out."""

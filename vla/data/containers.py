@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int64
 
+from vla.data.depth import READ_DEPTH, Depth, coloured
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
 
@@ -79,16 +80,33 @@ def check_colour(path: Path, *, one_channel: bool) -> None:
 
     `one_channel` is what the data say of the camera: H.264 of grey frames reads as colour.
     """
-    pixels, wide = "", False
+    pixels = pixels_of(path)
+    wide = one_channel and bool(pixels) and bits_of(pixels) > 8
+    if WIDE.match(pixels) or wide:
+        raise ValueError(f"{path} has pixels of one channel of more than 8 bits ({pixels}), as depth has: {READ_DEPTH}")
+
+
+def check_depth(path: Path, depth: Depth, *, one_channel: bool) -> None:
+    """Refuse a video that is no depth or of which nothing says the distances (ValueError)."""
+    pixels = pixels_of(path)
+    if not pixels:
+        return
+    if not pixels.startswith("gray") and not (one_channel and bits_of(pixels) > 8):
+        raise ValueError(coloured(str(path), pixels))
+    depth.check(bits_of(pixels), str(path), floats=pixels.startswith("grayf"))
+
+
+def pixels_of(path: Path) -> str:
+    """FFmpeg's name of the format of a video's pixels; empty where it does not open, which is not told of here."""
     unreadable_ones = contextlib.suppress(av.FFmpegError, OSError, CorruptData)
     with unreadable_ones, av.open(str(path), metadata_errors="replace", options=CONTAINERS) as container:
-        pixels = video_of(container, path).codec_context.pix_fmt or ""
-        wide = one_channel and bool(pixels) and av.VideoFormat(pixels).components[0].bits > 8
-    if WIDE.match(pixels) or wide:
-        raise ValueError(
-            f"{path} has pixels of one channel of more than 8 bits ({pixels}), as depth has: leave that camera out "
-            "with --data.cameras"
-        )
+        return video_of(container, path).codec_context.pix_fmt or ""
+    return ""
+
+
+def bits_of(pixels: str) -> int:
+    """Of the first channel."""
+    return av.VideoFormat(pixels).components[0].bits
 
 
 def video_of(container: InputContainer, path: Path | str) -> VideoStream:

@@ -39,6 +39,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
         Selection(
             episodes=config.episodes,
             cameras=config.cameras,
+            depth=config.depth,
             missing_cameras=config.missing_cameras,
             sensor=config.sensor,
             columns=parse_condition(config.emphasis).columns if config.emphasis else (),

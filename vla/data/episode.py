@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Float64, UInt8
 
-from vla.contract import StreamContract
+from vla.contract import DepthRange, StreamContract
 from vla.data.texts import Texts
 
 ACTION, STATE = "action", "observation.state"
@@ -116,6 +116,8 @@ class Layout:
     state_places: tuple[int, ...] = ()
     """Indices of the dimensions that are given, in the feature; empty: all of them, in order."""
     action_places: tuple[int, ...] = ()
+    depth: Mapping[str, DepthRange] = field(default_factory=dict)
+    """Of the cameras that are read as depth, what their pictures show."""
     remarks: tuple[str, ...] = ()
     """What was chosen by itself and what is not read, a sentence each."""
     carried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from vla.data.dimensions import parse_dimensions
 from vla.data.emphasis import parse_condition
 from vla.data.episode import Layout
 from vla.data.streams import agree_on_streams, check_asked, parse_each
+from vla.depth import parse_depth
 from vla.randomness import derive
 from vla.settings import DataConfig
 from vla.units import units_of
@@ -54,6 +55,7 @@ def check_config(config: DataConfig) -> None:
     parse_each(config.sensor_rate_hz, "sensor-rate-hz")
     parse_dimensions(config.dims)
     parse_angles(config.angles)
+    parse_depth(config.depth)
     check_emphasis(config)
 
 
@@ -105,6 +107,7 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         state_key=config.state_key,
         action_key=config.action_key,
         dims=config.dims,
+        depth={camera: shown for layout in layouts for camera, shown in layout.depth.items()},
     )
     present = {"actions": True, "state": contract.state_dim > 0, SENSOR: bool(contract.streams)}
     if absent := [stream for stream in config.compand if not present[stream]]:

@@ -19,6 +19,8 @@ class Selection:
     """Indices; none: all."""
     cameras: tuple[str, ...] = ()
     """Feature keys or their last parts, in this order; none: all."""
+    depth: tuple[str, ...] = ()
+    """Those of them that are read as depth, and between which distances, `wrist_depth=0.2:1.5`; others are left out."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
     """Whether an episode without one of the cameras is a problem."""
     sensor: tuple[str, ...] = ("auto",)

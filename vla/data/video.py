@@ -21,9 +21,10 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, Shaped, UInt8
 
 from vla.data.containers import CONTAINERS, WIDE, FrameIndex, video_of
+from vla.data.depth import Depth
 from vla.data.episode import Frames
 from vla.data.reading import unreadable
 from vla.errors import CorruptData
@@ -81,7 +82,7 @@ class Decoder:
         """Close the file and free the decoder."""
         self._container.close()
 
-    def read(self, ticks: Sequence[int]) -> list[Image]:
+    def read(self, ticks: Sequence[int], depth: Depth | None = None) -> list[Image]:
         """The frames of these time stamps, which must increase. CorruptData where one cannot be decoded."""
         images = []
         try:
@@ -92,7 +93,7 @@ class Decoder:
                     raise CorruptData(
                         f"{self.path} cannot be decoded at {at_s:.3f} s (no frame comes out); copy or record it again"
                     )
-                images.append(self._to_rgb(frame))
+                images.append(self._to_rgb(frame) if depth is None else depth.picture(_stored(frame)))
         except av.FFmpegError as error:
             self._last = None
             near_s = float(tick * self._time_base)
@@ -159,6 +160,16 @@ class Decoder:
         rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
         image = rows[: packed.height, : 3 * packed.width].reshape(packed.height, packed.width, 3)
         return image.transpose(2, 0, 1).copy(order="K")
+
+
+def _stored(frame: VideoFrame) -> Shaped[np.ndarray, "height width"]:
+    """The numbers of a frame's first channel, as decoded."""
+    pixels, plane = frame.format, frame.planes[0]
+    order = ">" if pixels.name.endswith("be") else "<"
+    width = "f4" if pixels.name.startswith("grayf") else "u2" if pixels.components[0].bits > 8 else "u1"
+    rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
+    values = np.ascontiguousarray(rows[: frame.height]).view(order + width)[:, : frame.width]
+    return values.astype(values.dtype.newbyteorder("="))
 
 
 class DecoderPool:
@@ -248,6 +259,8 @@ class VideoFrames:
     """Of the file."""
     frames: Int64[np.ndarray, " N"]
     """Of each time stamp the frame, by its place in the index; several may share one; -1 where there is none."""
+    depth: Depth | None = None
+    """How its numbers become pictures, of a depth camera."""
 
     def read(self, indices: Sequence[int]) -> list[Image]:
         """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded.
@@ -269,7 +282,7 @@ class VideoFrames:
         decoder = decoders.take(str(self.path))
         try:
             asked = sorted(set(ticks.values()))
-            images = dict(zip(asked, decoder.read(asked), strict=True))
+            images = dict(zip(asked, decoder.read(asked, self.depth), strict=True))
         except CorruptData:
             decoder.close()
             decoders.reconsider(str(self.path))
@@ -286,7 +299,7 @@ class VideoFrames:
         """One frame, by a decoder that has read nothing before."""
         decoder = _processes[-1].decoders.open(str(self.path))
         try:
-            return decoder.read([tick])[0]
+            return decoder.read([tick], self.depth)[0]
         finally:
             decoder.close()
 

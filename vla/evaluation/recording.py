@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float32, Float64, UInt8
 
 from vla.contract import TIMES, DataContract, StreamContract
-from vla.environment import STATE, Environment, Observed
+from vla.environment import STATE, Environment, Observed, picture
 
 FRAME_EVERY = 4
 """Steps between two frames of the traces."""
@@ -58,7 +58,7 @@ class Recorder:
         for name, stream in contract.streams.items():
             arrays |= self._measured(name, stream, times)
         for camera in contract.cameras:
-            arrays[f"frames.{camera}"] = np.stack([row[camera] for row in observed[shown]])
+            arrays[f"frames.{camera}"] = np.stack([picture(row, camera, contract) for row in observed[shown]])
         return arrays
 
     def _measured(self, name: str, stream: StreamContract, times: Float64[np.ndarray, " T"]) -> dict[str, np.ndarray]:

@@ -348,7 +348,10 @@ def test_a_depth_camera_is_left_out_however_it_is_marked(
     load(shared / "cases" / "depth_marked_as_lerobot_marks_it.py").make(tmp_path / "set", *mark)
     data = opened(tmp_path / "set")
     assert data.contract.cameras == (CAMERA,)
-    assert f"{tmp_path / 'set'}: {CAMERA}_depth left out: depth is no colour" in data.table()
+    assert (
+        f"{tmp_path / 'set'}: {CAMERA}_depth left out: depth is no colour; --data.depth CAMERA=NEAR:FAR reads it"
+        in data.table()
+    )
     with pytest.raises(ValueError, match=r"has depth in observation\.images\.front_depth, which is no colour"):
         opened(tmp_path / "set", cameras=("front_depth",))
 
@@ -358,6 +361,13 @@ def test_depth_without_a_mark_is_refused_and_never_clipped(made: Callable[[str],
     with pytest.raises(ValueError, match=r"observation\.images\.depth has pixels of more than 8 bits \(I;16\)"):
         opened(root)
     assert opened(root, cameras=("front",)).contract.cameras == (CAMERA,)
+    data = opened(root, depth=("depth=0.4:1.4",))
+    assert data.contract.cameras == (CAMERA, "observation.images.depth")
+    for index in (0, 90):
+        number = (int(data.everything.locate(index)[0][-6:]) * 40 + data.everything.locate(index)[1]) % 40
+        metres = (400 + 1000 * np.mgrid[:64, :64][1] / 63 + number).astype(np.uint16) / 1000
+        expected = np.rint(255 * (metres.clip(0.4, 1.4) - 0.4)).astype(int)
+        assert np.abs(np.asarray(data.everything[index].images[1])[0] - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "gray16le"), ("libx264", "gray10le")])

@@ -132,6 +132,8 @@ def check_selection(root: Path, selection: Selection) -> None:
     recorder = f"{root} is of the insertion recorder"
     if selection.columns:
         raise ValueError(f"{recorder}, whose frames have no {selection.columns[0]}: name {ACTION} or {STATE}")
+    if selection.depth:
+        raise ValueError(f"{recorder}, whose cameras are read as colours: leave --data.depth out")
     if selection.angles:
         raise ValueError(f"{recorder}, whose actions are differences and do not wrap: leave --data.angles out")
     if selection.action_key != ACTION:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vla.data.containers import FrameIndex, check_colour, read_frame_index
+from vla.data.containers import FrameIndex, check_colour, check_depth, read_frame_index
+from vla.data.depth import Depth
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.tables import check_parquet, integer_column
@@ -96,7 +97,13 @@ def episode_rows(
 
 
 def check_videos(
-    metadata: Metadata, cameras: Sequence[str], records: Sequence[EpisodeRecord], selection: Selection, report: Problems
+    metadata: Metadata,
+    cameras: Sequence[str],
+    records: Sequence[EpisodeRecord],
+    *,
+    depth: Mapping[str, Depth],
+    selection: Selection,
+    report: Problems,
 ) -> dict[int, dict[str, Indexed]]:
     """The cameras that each episode has, and when the frames of their files are shown.
 
@@ -108,7 +115,7 @@ def check_videos(
     for index in indices.values():
         if isinstance(index, CorruptData) and not selection.keep_damaged:
             report(index)
-    check_colours(metadata, records, videos, indices)
+    check_pixels(metadata, records, videos, depth, indices)
     found: dict[int, dict[str, Indexed]] = {record.index: {} for record in records}
     lost: list[tuple[int, str]] = []
     for record in records:
@@ -138,18 +145,22 @@ def check_videos(
     return found
 
 
-def check_colours(
+def check_pixels(
     metadata: Metadata,
     records: Sequence[EpisodeRecord],
     videos: Sequence[str],
+    depth: Mapping[str, Depth],
     indices: Mapping[Path, FrameIndex | CorruptData],
 ) -> None:
-    """Refuse cameras whose first video is no 8-bit colour (ValueError)."""
+    """Refuse cameras whose first video is neither 8-bit colour nor depth that is to be read as such (ValueError)."""
     for key in videos:
         own = [place.path for record in records if (place := record.videos.get(key)) is not None]
         first = next((path for path in own if isinstance(indices.get(path), FrameIndex)), None)
-        if first is not None:
-            check_colour(first, one_channel=metadata.shapes[key][-1:] == (1,))
+        one_channel = metadata.shapes[key][-1:] == (1,)
+        if first is not None and key in depth:
+            check_depth(first, depth[key], one_channel=one_channel)
+        elif first is not None:
+            check_colour(first, one_channel=one_channel)
 
 
 def index_all(paths: Iterable[Path], *, whole: bool) -> dict[Path, FrameIndex | CorruptData]:

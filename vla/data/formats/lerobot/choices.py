@@ -2,12 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vla.data.angles import parse_angles
+from vla.data.depth import Depth
 from vla.data.dimensions import places_of
 from vla.data.episode import STATE
 from vla.data.formats.lerobot.carried import Carried, choose_carried
@@ -16,6 +17,7 @@ from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.streams import AUTO, choose_streams
 from vla.data.tables import columns_of
+from vla.depth import parse_depth
 from vla.names import by_word, hint
 
 STANDARD = {"timestamp", "frame_index", "episode_index", "index", "task_index", "confidence"}
@@ -50,6 +52,8 @@ class Chosen:
     """Feature key; None without one."""
     cameras: tuple[str, ...]
     """Feature keys."""
+    depth: Mapping[str, Depth]
+    """Of the cameras that are read as depth, how."""
     streams: tuple[str, ...]
     """Feature keys of the sensor streams."""
     columns: tuple[str, ...]
@@ -75,7 +79,8 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
             f"--data.state-key and --data.action-key are both {action} of {metadata.root}, so that the policy would "
             "see what it is to answer: name another column for one of them"
         )
-    cameras = choose_cameras(metadata, selection.cameras)
+    depth = choose_depth(metadata, selection.depth)
+    cameras = choose_cameras(metadata, selection.cameras, depth)
     streams = choose_sensors(metadata, selection.sensor, {action, state}, report)
     choose_columns(metadata, selection.columns)
     rows = [action, *([state] if state else []), *selection.columns]
@@ -86,6 +91,7 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
         angles=choose_angles(metadata, action, selection.angles),
         state=state,
         cameras=cameras,
+        depth=depth,
         streams=streams,
         columns=selection.columns,
         carried=carried,
@@ -155,19 +161,36 @@ def _check_rows(metadata: Metadata, key: str, what: str, flag: str) -> None:
         )
 
 
-def choose_cameras(metadata: Metadata, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The camera keys asked for, or all of them in the order of the metadata."""
-    keys = metadata.cameras
+def choose_depth(metadata: Metadata, words: Sequence[str]) -> dict[str, Depth]:
+    """How the cameras of --data.depth are read, by feature key. ValueError where there is none such."""
+    keys = [key for key, feature in metadata.features.items() if feature["dtype"] in ("video", "image")]
+    known, found = by_word(keys), dict[str, Depth]()
+    for name, shown in parse_depth(words).items():
+        if name not in known:
+            raise ValueError(f"{metadata.root} has no camera {name} for --data.depth: {hint(name, keys)}")
+        if known[name] in found:
+            raise ValueError(f"--data.depth names {known[name]} of {metadata.root} twice: give each camera once")
+        found[known[name]] = Depth(coding=metadata.depth_coding(known[name]), range=shown)
+    return found
+
+
+def choose_cameras(metadata: Metadata, asked: tuple[str, ...], depth: Collection[str]) -> tuple[str, ...]:
+    """The camera keys asked for, or all of them in the order of the metadata; of depth those alone that are read."""
+    cameras = [key for key, feature in metadata.features.items() if feature["dtype"] in ("video", "image")]
+    keys = tuple(key for key in cameras if key in depth or not metadata.is_depth(key))
     known = by_word(keys)
     for name in asked:
-        if (depth := by_word([key for key in metadata.features if metadata.is_depth(key)]).get(name)) is not None:
+        if name not in known and (unread := by_word(cameras).get(name)) is not None:
             raise ValueError(
-                f"{metadata.root} has depth in {depth}, which is no colour and cannot be read yet: leave it out of "
-                "--data.cameras"
+                f"{metadata.root} has depth in {unread}, which is no colour: say which distances in metres it is to "
+                f"show with `--data.depth {name}=NEAR:FAR`, or leave it out of --data.cameras"
             )
         if name not in known:
             raise ValueError(f"{metadata.root} has no camera {name}: {hint(name, keys)}")
-    return tuple(known[name] for name in asked) or keys
+    chosen = tuple(known[name] for name in asked) or keys
+    if unused := [key for key in depth if key not in chosen]:
+        raise ValueError(f"--data.depth names {unused[0]}, which --data.cameras leaves out: name it there too")
+    return chosen
 
 
 def choose_sensors(
@@ -220,9 +243,13 @@ def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str],
     found = []
     if tuple(selection.sensor) == (AUTO,) and streams:
         found.append(f"{streams[0]} is taken for the sensor: the only feature that says of itself to be one")
-    depth = [key for key in metadata.features if metadata.is_depth(key)]
-    if depth:
-        found.append(f"{', '.join(depth)} left out: depth is no colour")
+    for key, depth in choose_depth(metadata, selection.depth).items():
+        found.append(
+            f"{key} is read as depth from {depth.range}: red is the distance, green its inverse, blue where it was "
+            "measured; what is nearer or farther is shown as the nearest or farthest"
+        )
+    if unread := [key for key in metadata.features if metadata.is_depth(key) and key not in read]:
+        found.append(f"{', '.join(unread)} left out: depth is no colour; --data.depth CAMERA=NEAR:FAR reads it")
     others = [
         key
         for key, feature in metadata.features.items()

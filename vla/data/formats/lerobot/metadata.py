@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vla.data.depth import Measured, Quantized
 from vla.data.places import check_folder_name, filled
 from vla.data.tables import read_small_table
 from vla.errors import CorruptData
 from vla.lines import read_lines
 from vla.listing import visible
-from vla.units import said_units
+from vla.units import NONE, said_units, size_of, spelled
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 
@@ -64,11 +65,36 @@ class Metadata:
             if feature["dtype"] in ("video", "image") and not self.is_depth(key)
         )
 
-    def is_depth(self, key: str) -> bool:
-        """Whether a camera is marked as one of depth: beside its shape, or below `info` or `video_info`."""
+    def mark(self, key: str, name: str) -> Any:
+        """What is said of a camera: beside its shape, or below `info` or `video_info`; None where it is nowhere."""
         feature = self.features[key]
         marks = (feature, feature.get("info") or {}, feature.get("video_info") or {})
-        return any(bool(mark.get(name)) for mark in marks for name in ("is_depth_map", "video.is_depth_map"))
+        said = (place.get(word) for place in marks for word in (name, f"video.{name}"))
+        return next((value for value in said if value is not None), None)
+
+    def is_depth(self, key: str) -> bool:
+        """Whether a camera is marked as one of depth."""
+        return bool(self.mark(key, "is_depth_map"))
+
+    def depth_coding(self, key: str) -> Quantized | Measured:
+        """How the numbers of a depth camera become metres. CorruptData where half of it is said."""
+        levels = {name: self.mark(key, name) for name in ("depth_min", "depth_max", "shift", "use_log")}
+        if self.features[key]["dtype"] == "video" and levels["depth_min"] is not None:
+            if missing := [name for name, value in levels.items() if value is None]:
+                raise CorruptData(
+                    f"{self.root}/meta/info.json says depth_min of {key} and no {missing[0]}; restore the feature there"
+                )
+            return Quantized(
+                near_m=float(levels["depth_min"]),
+                far_m=float(levels["depth_max"]),
+                shift_m=float(levels["shift"]),
+                logarithmic=bool(levels["use_log"]),
+            )
+        unit = self.mark(key, "depth_unit")
+        size = NONE if unit is None else size_of(spelled(str(unit)))
+        if unit is not None and size.symbol != "m":
+            raise CorruptData(f"{self.root}/meta/info.json says depth_unit {unit} of {key}; m or mm are expected")
+        return Measured(unit_m=None if unit is None else size.factor)
 
     def names(self, key: str) -> tuple[str, ...]:
         """One name a dimension, or none: however deep and under whatever heading the file nests them."""

@@ -15,12 +15,13 @@ from jaxtyping import Bool, Float, Float64, UInt8
 
 from vla import cache
 from vla.data.angles import angle_periods
+from vla.data.depth import Depth
 from vla.data.episode import STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.lerobot.checks import Indexed, check_videos, episode_rows, with_sound_files
 from vla.data.formats.lerobot.choices import Chosen, choose
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
 from vla.data.formats.lerobot.sensor import describe_stream, sensor_stream
-from vla.data.images import check_colour, decode_image
+from vla.data.images import check_colour, check_depth, decode_depth, decode_image
 from vla.data.pairing import pair
 from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
@@ -58,18 +59,26 @@ class StoredImages:
     table: Path
     """The file that the column comes from."""
     name: str
+    depth: Depth | None = None
+    """How their numbers become pictures, of a depth camera."""
 
     def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
         """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
         return [self._decode(index) for index in indices]
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
+        if self.depth is not None:
+            return self.depth.picture(decode_depth(*self._stored(index)))
         return decode_image(*self._stored(index))
 
-    def check_colour(self) -> None:
-        """Refuse images whose first says that it is no 8-bit colour (ValueError)."""
+    def check(self) -> None:
+        """Refuse images whose first says that it is neither 8-bit colour nor depth to be read as such (ValueError)."""
         with contextlib.suppress(CorruptData):  # damage is none until it is read
-            check_colour(*self._stored(0))
+            first = self._stored(0)
+            if self.depth is None:
+                check_colour(*first)
+            else:
+                check_depth(*first, self.depth)
 
     def _stored(self, index: int) -> tuple[Path | BytesIO, str]:
         """An image, and what it is called in an error."""
@@ -100,7 +109,8 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
             rows = episode_rows(table, metadata, records, asked=bool(selection.episodes), report=report)
         else:
             rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
-        cameras = check_videos(metadata, chosen.cameras, [record for record, _ in rows], selection, report)
+        having = [record for record, _ in rows]
+        cameras = check_videos(metadata, chosen.cameras, having, depth=chosen.depth, selection=selection, report=report)
         built: list[Episode] = []
         for record, (start, stop) in rows:
             own = table.slice(start, stop - start)
@@ -198,6 +208,7 @@ def build_episode(
                 rows,
                 key,
                 index=index,
+                depth=chosen.depth.get(key),
                 selection=selection,
                 timestamps=timestamps,
                 seen=seen.get(key),
@@ -248,6 +259,7 @@ def camera_frames(
     key: str,
     *,
     index: Indexed,
+    depth: Depth | None,
     selection: Selection,
     timestamps: Float64[np.ndarray, " N"],
     seen: Bool[np.ndarray, " N"] | None,
@@ -267,8 +279,9 @@ def camera_frames(
             folder=metadata.root,
             table=record.data_file,
             name=f"{name} {key}",
+            depth=depth,
         )
-        images.check_colour()
+        images.check()
         return images
     if isinstance(index, CorruptData):
         return UnreadableFrames(timestamps=timestamps, problem=str(index))
@@ -283,7 +296,7 @@ def camera_frames(
             f"{timestamps[lost[0]] + place.offset_s:.3f} s; the file has {len(shown)}, shown from {shown[0]:.3f} to "
             f"{shown[-1]:.3f} s: restore it, correct the time stamps, or leave the episode out with --data.episodes"
         )
-    return VideoFrames(path=place.path, timestamps=paired.timestamps, index=index, frames=paired.frames)
+    return VideoFrames(path=place.path, timestamps=paired.timestamps, index=index, frames=paired.frames, depth=depth)
 
 
 def check_images(kind: pa.DataType, where: str) -> None:
@@ -324,6 +337,7 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         action_key=chosen.action,
         state_units=() if chosen.state is None else metadata.row_units(chosen.state),
         action_units=metadata.row_units(chosen.action),
+        depth={key: depth.range for key, depth in chosen.depth.items()},
         remarks=chosen.remarks,
         carried=chosen.carried.columns,
         tasks=chosen.carried.tasks,
