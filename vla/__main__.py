@@ -16,15 +16,16 @@ from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
-from vla.errors import DONE, ProgramFailed, UsageError, told
+from vla.errors import DONE, UNREAD, OutputClosed, ProgramFailed, UsageError, told
 from vla.processes import answer_sigterm
 
 DESCRIPTION = """Tools around trained policies and their data.
 
 Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
-2 usage, 34 storage failed, 65 a file is corrupt, 78 refused (it says why)."""
+2 usage, 34 storage failed, 65 a file is corrupt, 78 refused (it says why), 141
+nobody reads the output any more."""
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "evaluate": (Evaluate, evaluate),
     "ablate": (Ablate, ablate),
     "merge": (Merge, merge),
@@ -34,7 +35,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "needle": (NeedleDemos, record),
     "report": (Report, report),
 }
-"""The settings of each command, and what does it. Heavy packages are loaded by the latter."""
+"""The settings of each command, and what does it and may give an exit code. Heavy packages are loaded by the latter."""
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -69,19 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printing.install()
         answer_sigterm()
     try:
-        run(parse(sys.argv[1:] if arguments is None else arguments))
+        code = answer(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # before the code is given: a pipe may have closed
+    except OutputClosed:
+        return UNREAD
+    return code
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """The exit code of a command line, once it is done and what went wrong is said."""
+    try:
+        settings = parse(arguments)
+        command = next(command for kind, command in COMMANDS.values() if kind is type(settings))
+        return command(settings) or DONE
     except (ProgramFailed, ValueError, OSError, KeyboardInterrupt) as error:
         code, sentence = told(error)
         if sentence is None:
             raise
         print(sentence, file=sys.stderr)
         return code
-    return DONE
-
-
-def run(settings: Any) -> None:
-    """Do what a command says."""
-    next(command for kind, command in COMMANDS.values() if kind is type(settings))(settings)
 
 
 if __name__ == "__main__":

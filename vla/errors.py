@@ -6,8 +6,8 @@ from collections.abc import Sequence
 DONE, USAGE, HUNG, STORAGE, CORRUPT, NOT_FINITE, PREEMPTED, REFUSED = 0, 2, 33, 34, 65, 70, 75, 78
 """Exit codes: done; usage; no progress; storage failed; a checkpoint or data file is corrupt; too many steps that were
 not finite; pre-empted, resumable; configuration refused."""
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes of a command that SIGINT or SIGTERM ended."""
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
+"""Exit codes of a command that SIGINT or SIGTERM ended, or whose output nobody reads any more, as of SIGPIPE."""
 
 CODE_FILE = "TOUCHSTONE_EXIT_CODE_FILE"
 """Environment variable: names a file into which a training writes its exit code, which launchers replace."""
@@ -72,6 +72,10 @@ class StorageFailed(RuntimeError):
 
 class LoaderFailed(RuntimeError):
     """Loader processes died or hung too often, or making a sample raised an error; its text is one sentence."""
+
+
+class OutputClosed(Exception):
+    """Nobody reads what is printed any more: the reader of a pipe has ended."""
 
 
 class Terminated(KeyboardInterrupt):

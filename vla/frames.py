@@ -59,6 +59,15 @@ Picture = UInt8[np.ndarray, "3 _ _"]
 """A frame in the memory of the data."""
 
 
+def check_aspect(height: int, width: int) -> None:
+    """Refuse a frame of which one side is more than 200 times the other (UnsuitableFrame)."""
+    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
+        raise UnsuitableFrame(
+            f"a frame of {width}x{height} pixels cannot be shown to the backbone: "
+            f"its longest side may be at most {MAX_ASPECT} times the shortest; crop it"
+        )
+
+
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Height and width of the resized image: multiples of `factor`, area within the limits, aspect about kept.
 
@@ -69,11 +78,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     Raises:
         UnsuitableFrame: one side is more than 200 times the other.
     """
-    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
-        raise UnsuitableFrame(
-            f"a frame of {width}x{height} pixels cannot be shown to the backbone: "
-            f"its longest side may be at most {MAX_ASPECT} times the shortest; crop it"
-        )
+    check_aspect(height, width)
     rows = round(height / factor) * factor
     columns = round(width / factor) * factor
     if rows * columns > max_pixels:

@@ -7,6 +7,7 @@ library in C, or a child process) does not pass here.
 
 import atexit
 import codecs
+import contextlib
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vla import redaction
+from vla.errors import OutputClosed
 
 
 class Guarded:
@@ -24,10 +26,14 @@ class Guarded:
 
     A secret may come in pieces (`print(name, value, sep="=")` is three of them). The end of a text that may be the
     start of a secret is therefore held back until more comes; `flush` releases it unless it begins a known secret.
+
+    Where the reader of a pipe has ended, what is written goes nowhere from then on; the first time `write` and `flush`
+    raise OutputClosed, unless the program has more to do than to print.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, *, outlives_readers: bool = False) -> None:
         self.stream = stream
+        self._outlives_readers = outlives_readers
         self.buffer = GuardedBytes(self)
         self._held = ""
         self._lock = threading.RLock()
@@ -48,15 +54,23 @@ class Guarded:
         """Show what was written, but for the beginning of a known secret."""
         with self._lock:
             self._pass_on(self._held, known_only=True)
-            self.stream.flush()
+            try:
+                self.stream.flush()
+            except BrokenPipeError:
+                self._let_go()
 
     def release(self) -> None:
         """Show everything: nothing more comes."""
         with self._lock:
             text, self._held = self._held, ""
-            if not self.stream.closed:
-                self.stream.write(redaction.hide(text))
-                self.stream.flush()
+            if self.stream.closed:
+                return
+            with contextlib.suppress(OutputClosed):
+                try:
+                    self.stream.write(redaction.hide(text))
+                    self.stream.flush()
+                except BrokenPipeError:
+                    self._let_go()
 
     def forget(self) -> None:
         """Start anew in the child of a fork: what is held, and who holds the lock, is the parent's."""
@@ -65,8 +79,20 @@ class Guarded:
     def _pass_on(self, text: str, *, known_only: bool) -> None:
         end = len(text) - redaction.unfinished(text, known_only=known_only)
         self._held = text[end:]
-        if end:
+        if not end:
+            return
+        try:
             self.stream.write(redaction.hide(text[:end]))
+        except BrokenPipeError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let all that is still written go nowhere, so that nothing fails at it again."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+        if not self._outlives_readers:
+            raise OutputClosed from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -104,15 +130,16 @@ def forget_all() -> None:
 os.register_at_fork(after_in_child=forget_all)
 
 
-def install() -> None:
+def install(*, outlives_readers: bool = False) -> None:
     """Guard standard output, standard error and logging until the process ends.
 
-    Core files are switched off too: one would hold the whole environment. Calling it again changes nothing.
+    A program that `outlives_readers` goes on where nobody reads its output any more. Core files are switched off too:
+    one would hold the whole environment. Calling it again changes nothing.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, Guarded):
-            guarded = Guarded(stream)
+            guarded = Guarded(stream, outlives_readers=outlives_readers)
             setattr(sys, name, guarded)
             redirect_logging(stream, guarded)
     logging.setLogRecordFactory(record_without_secrets)

@@ -216,3 +216,34 @@ def test_tracebacks_warnings_logging_threads_and_forks_of_a_process() -> None:
     assert f"careful with {HIDDEN}" in result.stderr
     assert f"logged {HIDDEN}" in result.stderr
     assert f"invalid literal for int() with base 10: '{HIDDEN}'" in result.stderr
+
+
+def test_a_command_whose_reader_has_ended_ends_too_and_says_nothing() -> None:
+    """In each way in which a closed pipe is noticed: in a long text, and at the end of a short one."""
+    program = """
+        import sys
+        import vla.__main__ as command
+        from vla.commands.report import Report
+        command.COMMANDS["report"] = (Report, lambda settings: print("x" * int(str(settings.run))))
+        sys.exit(command.main())
+    """
+    for length in (10, 1_000_000):
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), "report", str(length)],
+            stdout=writer, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+        os.close(writer)
+        assert (process.returncode, process.stderr) == (141, b"")
+
+
+def test_a_training_goes_on_where_nobody_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        stream = Guarded(pipe, outlives_readers=True)
+        for _ in range(3):
+            assert stream.write("x" * 100_000) == 100_000
+            stream.flush()
+        stream.release()

@@ -38,8 +38,9 @@ def answer(entry: Callable[[], Result]) -> Result:
 
     A user's mistake (ValueError) becomes one sentence and no traceback. The process leaves through os._exit: after a
     finished gloo job the interpreter's own exit sometimes aborts, and a rank that fails must not wait for the others.
+    A training goes on where nobody reads what it prints: metrics.jsonl is what counts.
     """
-    printing.install()
+    printing.install(outlives_readers=True)
     with Leaving():
         return entry()
 

@@ -18,12 +18,12 @@ class Info:
     """Print it as JSON."""
 
 
-def info(command: Info) -> None:
-    """`vla info`: what it is, what made it, what this is; then the first problem, with its exit code."""
+def info(command: Info) -> int:
+    """`vla info`: what it is, what made it, what this is; the exit code is that of the first problem."""
     from vla import inspection
+    from vla.errors import DONE, told
 
     found = inspection.inspect(command.path)
     tree = found.to_json()
     print(json.dumps(tree, indent=2) if command.json else "\n".join(inspection.lines(tree)))
-    if found.problems:
-        raise found.problems[0]
+    return told(found.problems[0])[0] if found.problems else DONE

@@ -94,6 +94,10 @@ class RootReport:
     dimensions: tuple[Dimension, ...]
     decoding: tuple[Decoding, ...] = ()
     """Of each camera, where that was measured."""
+    exit_code: int = 0
+    """Of a training that meets the problems; 0 without any."""
+    advice: tuple[str, ...] = ()
+    """What settings suit the data."""
 
     def lines(self) -> list[str]:
         """The findings as text of at most 80 columns."""
@@ -113,6 +117,8 @@ class RootReport:
                     lines.append(f"    ... and {len(found) - 20} more, see --json")
         for remark in self.remarks:
             lines += textwrap.wrap(remark, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        for sentence in self.advice:
+            lines += textwrap.wrap(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ")
         if self.modalities:
             lines.append("  samples that have")
             lines += [f"    {name[:60]:<60}{share:>8.1%}" for name, share in self.modalities.items()]
@@ -180,13 +186,22 @@ class Report:
     """Findings about several roots. As text it is a table of at most 80 columns."""
 
     roots: tuple[RootReport, ...]
+    refusal: str | None = None
+    """Why a training on all of them is refused, in its own words; None where it is not."""
+    exit_code: int = 0
+    """Of that training."""
 
     def to_json(self) -> dict[str, Any]:
         """The findings as JSON, all of them; numbers that do not exist are null."""
-        return {"roots": [_finite(asdict(root)) for root in self.roots]}
+        roots = [_finite(asdict(root)) for root in self.roots]
+        return {"roots": roots, "refusal": self.refusal, "exit_code": self.exit_code}
 
     def __str__(self) -> str:
-        return "\n\n".join("\n".join(root.lines()) for root in self.roots)
+        last = "training takes these data"
+        if self.refusal is not None:
+            last = f"training refuses these data with exit code {self.exit_code}: {self.refusal}"
+        said = ["\n".join(root.lines()) for root in self.roots]
+        return "\n\n".join([*said, "\n".join(textwrap.wrap(last, WIDTH, subsequent_indent="  "))])
 
 
 def _finite(value: Any) -> Any:

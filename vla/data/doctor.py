@@ -17,12 +17,15 @@ from vla.data.formats import open_folder
 from vla.data.remarks import on_instructions, on_units
 from vla.data.selection import EVERYTHING, Selection
 from vla.data.tables import forget_numbers
-from vla.errors import MissingFiles
+from vla.errors import DONE, MissingFiles, told
+from vla.frames import check_aspect
 from vla.instruction import check_instruction
 from vla.statistics import without_strays
 
 GAP_PERIODS = 1.5
 """A step of a clock longer than this many of its median steps is a gap."""
+LEAST_CHUNK_S, USUAL_CHUNK_S, MOST_CHUNK_S = 0.4, 1.0, 2.0
+"""How long the chunks of policies are: 8 steps at 20 Hz, 16 at 10 Hz, 50 at 50 Hz, 100 at 50 Hz."""
 ROWS = 50_000
 """Rows of a stream that the statistics look at, evenly spread; values that are no numbers are counted in all rows."""
 
@@ -70,6 +73,7 @@ def _unreadable(root: Path, problems: Sequence[ValueError]) -> RootReport:
         samples=0,
         duration_s=0.0,
         problems=tuple(dict.fromkeys(map(str, problems))),
+        exit_code=exit_code(problems),
         missing_files=missing_files(problems),
         remarks=(),
         short_episodes=(),
@@ -86,18 +90,18 @@ def examine_reader(
     """Examine the episodes of one root."""
     layout, episodes = reader.layout, reader.episodes
     samples = sum(len(episode.timestamps) for episode in episodes)
-    sentences = [str(problem) for problem in problems]
-    for episode in episodes:
-        sentences += episode_problems(episode, layout.fps)
+    found = [*problems, *(problem for episode in episodes for problem in episode_problems(episode, layout.fps))]
     return RootReport(
         root=layout.root,
         format=layout.format,
         episodes=len(episodes),
         samples=samples,
         duration_s=float(sum(episode.timestamps[-1] - episode.timestamps[0] + 1 / layout.fps for episode in episodes)),
-        problems=tuple(dict.fromkeys(sentences)),
+        problems=tuple(dict.fromkeys(map(str, found))),
+        exit_code=exit_code(found),
         missing_files=missing_files(problems),
         remarks=(*layout.remarks, on_units(layout), *on_instructions(episodes)),
+        advice=(horizon_advice(horizon, layout.fps, [len(episode.timestamps) for episode in episodes]),),
         short_episodes=tuple(
             f"{episode.name}: {len(episode.timestamps)} frames, a chunk has {horizon} steps"
             for episode in episodes
@@ -111,20 +115,37 @@ def examine_reader(
     )
 
 
-def episode_problems(episode: Episode, fps: float) -> list[str]:
+def exit_code(problems: Sequence[ValueError]) -> int:
+    """Of a training that meets these problems: that of the first."""
+    return told(problems[0])[0] if problems else DONE
+
+
+def horizon_advice(horizon: int, fps: float, lengths: Sequence[int]) -> str:
+    """How long a chunk is, and how many steps would be usual where that is far from it."""
+    said = f"a chunk of {horizon} steps lasts {horizon / fps:.2g} s at {fps:g} frames a second"
+    if LEAST_CHUNK_S <= horizon / fps <= MOST_CHUNK_S:
+        return said
+    usual = max(1, min(round(fps * USUAL_CHUNK_S), *lengths) if lengths else round(fps * USUAL_CHUNK_S))
+    if usual == horizon:
+        return said
+    return f"{said}, where {LEAST_CHUNK_S:g} to {MOST_CHUNK_S:g} s are usual: try --data.horizon {usual}"
+
+
+def episode_problems(episode: Episode, fps: float) -> list[ValueError]:
     """What the episode's texts and some of its frames say: a file that opens may still be damaged."""
-    problems = []
+    problems = list[ValueError]()
     for text in episode.instructions.different:
         try:
             check_instruction(text, episode.name)
         except ValueError as problem:
-            problems.append(str(problem))
+            problems.append(problem)
     for key, frames in episode.cameras.items():
         seen = seen_pictures(episode, key, fps)
         try:
-            frames.read([int(seen[place]) for place in (0, len(seen) // 2, -1) if len(seen)])
+            for frame in frames.read([int(seen[place]) for place in (0, len(seen) // 2, -1) if len(seen)]):
+                check_aspect(*frame.shape[1:])
         except ValueError as problem:
-            problems.append(f"{episode.name}, {key}: {problem}")
+            problems.append(type(problem)(f"{episode.name}, {key}: {problem}"))
     return problems
 
 

@@ -168,7 +168,7 @@ def test_import_and_doctor_read_the_same_columns(tmp_path: Path, capsys: pytest.
     assert np.array_equal(reader.episodes[1].actions.values, stored(root, "actions")[6:15][:, [2, 0]])
     assert [episode.instructions[0] for episode in reader.episodes] == [TASKS[0], TASKS[1], TASKS[0]]
     capsys.readouterr()
-    assert main(["doctor", str(root), *flags, "--json"]) == 0
+    assert main(["doctor", str(root), *flags, "--data.horizon", "4", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)["roots"]
     assert report["problems"] == []
     found = {(found["stream"], found["name"]): found["maximum"] for found in report["dimensions"]}

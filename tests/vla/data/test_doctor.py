@@ -1,6 +1,7 @@
 """Faults that were put in are found where they were put, and nothing is found where there are none."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,14 @@ import pytest
 from numpy.random import default_rng
 
 from tests.vla.data.recordings import CAMERA, write_v2
+from vla import errors
+from vla.__main__ import main
 from vla.contract import StreamContract
-from vla.data.doctor import examine, examine_reader
+from vla.data.dataset import open_dataset
+from vla.data.doctor import examine, examine_reader, horizon_advice
 from vla.data.episode import Episode, Layout, Stream
 from vla.data.texts import Texts
+from vla.settings import DataConfig
 
 NOISE = default_rng(0).normal(size=(3, 200, 4)).astype(np.float32)
 
@@ -177,6 +182,66 @@ def test_a_broken_root_is_reported_and_the_rest_examined(tmp_path: Path, damage:
     text = str(report)
     assert max(map(len, text.splitlines())) <= 80
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["roots"][1]["episodes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [(None, 0), (break_table, 78), (cut_table, 65), (break_video, 78), (garble_video, 65), (break_info, 65)],
+)
+def test_the_exit_code_is_that_of_a_training(
+    damage: Callable[[Path], str] | None, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_v2(tmp_path / "set", lengths=(12, 9, 10))
+    sentence = "" if damage is None else damage(root)
+    assert main(["doctor", str(root), "--json"]) == code
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == code
+    assert (told["refusal"] is None) == (damage is None)
+    if damage not in (None, garble_video):  # frames are not read before the first step
+        with pytest.raises(ValueError, match=re.escape(sentence)) as refused:
+            open_dataset(DataConfig(roots=(str(root),)), seed=0)
+        assert (str(refused.value), errors.told(refused.value)[0]) == (told["refusal"], code)
+    assert sentence in (told["refusal"] or "")
+    assert main(["doctor", str(root)]) == code
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("training takes these data" if code == 0 else f"training refuses these data with exit code {code}") in said
+
+
+def test_what_only_two_roots_together_are_refused_for_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = [str(write_v2(tmp_path / name, lengths=(9, 9), fps=fps)) for name, fps in (("one", 20), ("two", 10))]
+    assert [main(["doctor", root]) for root in roots] == [0, 0]
+    assert main(["doctor", *roots]) == 78
+    assert "training refuses these data with exit code 78" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("horizon", "fps", "lengths", "told"),
+    [
+        (8, 20.0, [100], "a chunk of 8 steps lasts 0.4 s at 20 frames a second"),
+        (8, 50.0, [100], "where 0.4 to 2 s are usual: try --data.horizon 50"),
+        (8, 50.0, [100, 30], "where 0.4 to 2 s are usual: try --data.horizon 30"),
+        (50, 10.0, [100], "lasts 5 s at 10 frames a second, where 0.4 to 2 s are usual: try --data.horizon 10"),
+        (8, 30.0, [8], "a chunk of 8 steps lasts 0.27 s at 30 frames a second"),
+    ],
+)  # fmt: skip
+def test_the_horizon_follows_the_frame_rate(horizon: int, fps: float, lengths: list[int], told: str) -> None:
+    assert horizon_advice(horizon, fps, lengths).endswith(told)
+
+
+def test_a_frame_that_no_backbone_takes_is_a_problem() -> None:
+    class Strip:
+        timestamps = np.arange(200) / 20
+
+        def read(self, indices: list[int]) -> list[np.ndarray]:
+            return [np.zeros((3, 2, 500), dtype=np.uint8) for _ in indices]
+
+    made = Made()
+    made.episodes[1] = replace(made.episodes[1], cameras={CAMERA: Strip()})  # type: ignore[dict-item]
+    report = examine_reader(made)
+    assert report.exit_code == 78
+    assert "may be at most 200 times the shortest" in report.problems[0]
 
 
 def test_an_empty_instruction_is_a_problem(tmp_path: Path) -> None:
