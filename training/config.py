@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from training.settings import GuardConfig, Precision, Stage, Tracker
+from training.settings import GuardConfig, Precision, Stage, Tracker, WandbConfig
 from vla.documents import to_json
 from vla.parts import Encoders
 from vla.policy_settings import PolicyConfig
@@ -87,6 +87,8 @@ class RunConfig:
     """Check what can be told without reading numbers or weights, say it, and end; nothing is begun or downloaded."""
     tracker: Tracker = "auto"
     """metrics.jsonl is always written; auto adds wandb where it has a key or WANDB_MODE=offline."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Where wandb files the run."""
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "micro_batch", "validate_every", "validation_samples")
@@ -151,7 +153,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
-    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|gradient_checkpointing))(\.|$)"
+    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+import yaml
 
 from training.config import RunConfig, flatten
 from training.foreign import refuse_foreign
@@ -28,7 +29,7 @@ OPENED = ("lora", "backbone")
 OPENING_RATE = 1e-5
 """Of a group that --finetune-vl opens where no stage gave the backbone a rate."""
 DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
---config FILE replays the config.json of a run; flags change it further."""
+--config FILE (JSON or YAML) replays the config.json of a run; flags change it further."""
 FINETUNE = """What the stages that open the backbone train of it: nothing, LoRA adapters, or its last blocks. It moves
 their rate: --stage.lr.lora or --stage.lr.backbone."""
 
@@ -49,6 +50,7 @@ def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
     arguments = spread(with_file(argv, recipe), recipe)
     kind = view_of(recipe)
     known = commandline.flags(kind)
+    refuse_one_rate(argv, recipe)
     refuse_foreign(arguments, known)
     words = {word.partition("=")[0] for word in spread(argv, recipe)}
     for key in keys.values():
@@ -92,15 +94,49 @@ def with_file(given: Sequence[str], recipe: RunConfig) -> list[str]:
     if at + 1 == len(arguments):
         raise ValueError("--config needs a file: the config.json of a run")
     path = Path(arguments[at + 1])
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"--config {path} cannot be read as JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"--config {path} holds no JSON object; give the config.json of a run")
+    tree = read_settings(path)
     if (entry := tree.pop("entry", recipe.entry)) != recipe.entry:
         raise ValueError(f"--config {path} is of training/{entry}.py; start that, or give a run of this entry point")
     return as_flags(tree, keys_of(recipe)) + arguments[:at] + arguments[at + 2 :]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a file: YAML where its name says so, else JSON.
+
+    Raises:
+        ValueError: it cannot be read, names a setting twice, or holds something else.
+    """
+    kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else "JSON"
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = from_yaml(text) if kind == "YAML" else json.loads(text, object_pairs_hook=once)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {path} cannot be read as {kind}: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"--config {path} holds no {kind} object; give the config.json of a run")
+    return tree
+
+
+def once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """An object of these names and values. ValueError where a name stands twice, of which the last would count."""
+    names = [name for name, _ in pairs]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"{twice[0]} stands there twice")
+    return dict(pairs)
+
+
+def from_yaml(text: str) -> Any:
+    """The values of a document, of plain types. ValueError where a name stands twice."""
+    loader = yaml.SafeLoader(text)
+    root = loader.get_single_node()
+    nodes = [] if root is None else [root]
+    for node in nodes:  # which grows
+        if isinstance(node, yaml.MappingNode):
+            once([(name.value, value) for name, value in node.value if not name.tag.endswith(":merge")])
+            nodes += [value for _, value in node.value if value not in nodes]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += [value for value in node.value if value not in nodes]
+    return None if root is None else loader.construct_document(root)
 
 
 def as_flags(tree: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
@@ -142,6 +178,18 @@ def spread(argv: Sequence[str], recipe: RunConfig) -> list[str]:
         for name in names:
             found += [name, *values]
     return found
+
+
+def refuse_one_rate(argv: Sequence[str], recipe: RunConfig) -> None:
+    """Refuse `--stage.lr 1e-4`: each group has a rate of its own (UsageError naming the flags)."""
+    keys = keys_of(recipe)
+    for word in argv:
+        flag = word.partition("=")[0]
+        if flag in {"--stage.lr", *(f"--{key}.lr" for key in keys.values())}:
+            chosen = [name for name, key in keys.items() if flag in ("--stage.lr", f"--{key}.lr")]
+            groups = dict.fromkeys(group for name in chosen for group in recipe.stages[name].lr.by_group())
+            named = [f"{flag}.{group}" for group in groups]
+            raise UsageError(f"{flag} is no rate: give each group its own, {', '.join(named[:-1])} or {named[-1]}")
 
 
 def trains(stage: Stage, group: str) -> bool:

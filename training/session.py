@@ -98,7 +98,7 @@ class Session:
         if config.ignore_cluster and (ignored := launching.ignored(os.environ)):
             accelerator.print(f"--ignore-cluster passes over {', '.join(ignored)}")
         self.accumulation = config.accumulation(accelerator.num_processes)
-        check_tracker(config.tracker)
+        check_tracker(config.tracker, config.wandb)
         self._folder = RunFolder(config, accelerator)
         self.run = run = open_run(config, self._folder, accelerator)
         self.config = run.config

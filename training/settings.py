@@ -128,6 +128,20 @@ class GuardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Where Weights & Biases files the run; what is None comes from its own environment variables."""
+
+    project: str | None = None
+    """None: WANDB_PROJECT, or touchstone."""
+    entity: str | None = None
+    """User or team. None: WANDB_ENTITY, or that of the key."""
+    group: str | None = None
+    """Of runs that belong together. None: WANDB_RUN_GROUP."""
+    tags: tuple[str, ...] = ()
+    """Words to find it by; none: WANDB_TAGS, with commas."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verification:
     """What is tried. Flags of the entry point follow after `--`."""
 

@@ -47,6 +47,10 @@ class CorruptData(ValueError):
     """A file is damaged or contradicts itself: no other option of the user makes it readable."""
 
 
+class ForeignLayout(ValueError):
+    """A file is whole, but another program's: nothing here reads its layout."""
+
+
 class UnsuitableFrame(ValueError):
     """A camera's frames have a shape that a policy cannot look at."""
 

@@ -187,6 +187,7 @@ def read_config(file: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(file.read_bytes())
     except ValueError as error:
         raise CorruptData(f"{file} is damaged: it is not JSON ({error}); restore it from a copy") from error
+    config.pop("wandb", None)  # whose account it is
     return config
 
 

@@ -1,6 +1,7 @@
 """The command line: recipe < file < flag, refusals with the nearest name, batch arithmetic, a run's identity."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,43 @@ def test_precision_is_fp32_without_a_gpu() -> None:
     config = parse(recipes.stage1(), DATA)
     assert dtype_of(config.precision) == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     assert dtype_of(parse(recipes.stage1(), [*DATA, "--precision", "bf16"]).precision) == torch.bfloat16
+
+
+def test_a_file_may_be_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text(
+        "# as a person writes it\n"
+        "data: {roots: [a, b], horizon: 4, verify: yes}\n"
+        "backbone: {path: tiny}\n"
+        "stages:\n  stage1: {steps: 3, lr: {expert: 1e-3, sensor: null}}\n"
+    )
+    asked = ["--data.roots", "a", "b", "--data.horizon", "4", "--data.verify", "--backbone.path", "tiny"]
+    asked += ["--stage.steps", "3", "--stage.lr.expert", "1e-3", "--stage.lr.sensor", "None"]
+    assert parse(recipes.stage1(), ["--config", str(file)]) == parse(recipes.stage1(), asked)
+    written = json.dumps(to_json(parse(recipes.stage1(), asked)))
+    file.write_text(written)  # JSON is YAML
+    assert parse(recipes.stage1(), ["--config", str(file)]) == parse(recipes.stage1(), asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.yaml", "seed: 1\nbatch_size: 8\nseed: 2\n", "as YAML: seed stands there twice"),
+        ("a.yaml", "data:\n- {seed: 1, seed: 2}\n", "as YAML: seed stands there twice"),
+        ("a.yaml", "data: [", "as YAML: "),
+        ("a.yaml", "", "holds no YAML object"),
+        ("a.yaml", "!!python/object/apply:os.getcwd []", "as YAML: could not determine a constructor"),
+        ("a.json", '{"data": {"seed": 1, "seed": 2}}', "as JSON: seed stands there twice"),
+        ("a.yaml", "nonsense: 3", "unknown flag --nonsense"),
+        ("a.yaml", "batch_size: many", "--batch-size does not fit"),
+        ("a.yaml", "entry: stage2", "is of training/stage2.py"),
+    ],
+)
+def test_a_file_is_checked_whatever_its_kind(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        parse(recipes.stage1(), ["--config", str(tmp_path / name)])
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("recipe", [recipes.stage1(), recipes.stage2(), recipes.two_stage()])

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from training import recipes
+from training.config import RunConfig
 from training.flags import parse, view_of
 from training.foreign import INSTEAD
 from vla import commandline
@@ -62,3 +64,21 @@ def test_the_readme_has_the_table() -> None:
     rows = [f"| `{flag}` | " + code.sub(r"`\1`", instead) + " |" for flag, instead in INSTEAD.items()]
     table = "\n".join(rows)
     assert table in README.read_text(), table
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flag", "groups"),
+    [
+        (recipes.stage1, "--stage.lr", "sensor, --stage.lr.expert or --stage.lr.camera"),
+        (recipes.stage2, "--stage.lr", "sensor, --stage.lr.expert, --stage.lr.camera or --stage.lr.lora"),
+        (recipes.two_stage, "--stage1.lr", "sensor, --stage1.lr.expert or --stage1.lr.camera"),
+        (recipes.two_stage, "--stage.lr", "sensor, --stage.lr.expert, --stage.lr.camera or --stage.lr.lora"),
+    ],
+)
+def test_one_rate_for_all_is_refused_with_the_flags_of_the_groups(
+    recipe: Callable[[], RunConfig], flag: str, groups: str
+) -> None:
+    for argv in ([flag, "1e-4"], [f"{flag}=1e-4"]):
+        with pytest.raises(UsageError) as refused:
+            parse(recipe(), [*argv, "--data.roots", "somewhere"])
+        assert str(refused.value) == f"{flag} is no rate: give each group its own, {flag}.{groups}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.run.tracking import Wandb, wandb_available
-from training.settings import Tracker
+from training.settings import Tracker, WandbConfig
 from vla.lines import append, read_lines
 from vla.redaction import hide_tree
 
@@ -20,7 +20,14 @@ class Records:
     """
 
     def __init__(
-        self, out: Path, tracker: Tracker, config: Mapping[str, Any], *, resumed_at: int, active: bool
+        self,
+        out: Path,
+        tracker: Tracker,
+        config: Mapping[str, Any],
+        filed: WandbConfig,
+        *,
+        resumed_at: int,
+        active: bool,
     ) -> None:
         self.active = active
         if not active:
@@ -28,7 +35,8 @@ class Records:
         self._unwritten: deque[tuple[Path, str]] = deque()
         self.metrics, self.validations = out / "metrics.jsonl", out / "validation.jsonl"
         self.cut_back(resumed_at)
-        self.wandb = Wandb(out, config) if tracker == "wandb" or (tracker == "auto" and wandb_available()) else None
+        tracked = tracker == "wandb" or (tracker == "auto" and wandb_available())
+        self.wandb = Wandb(out, config, filed) if tracked else None
 
     def cut_back(self, step: int) -> None:
         """Drop what stands there of later steps: the run goes on from `step`."""

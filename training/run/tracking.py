@@ -11,9 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from training.settings import Tracker
+from training.settings import Tracker, WandbConfig
 from vla.redaction import hide, hide_tree
 
+PROJECT = "touchstone"
 START_S, FINISH_S = 30.0, 60.0
 """How long the service may take to answer at first, and to take what is left at the end."""
 
@@ -23,10 +24,23 @@ def wandb_available() -> bool:
     return bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "offline"
 
 
-def check_tracker(tracker: Tracker) -> None:
-    """Refuse a tracker that cannot start (ValueError)."""
-    if tracker == "wandb" and not wandb_available():
-        raise ValueError("--tracker wandb needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
+def check_tracker(tracker: Tracker, filed: WandbConfig) -> None:
+    """Refuse a tracker that cannot start, and settings of one that does not (ValueError)."""
+    asked = "--tracker wandb" if tracker == "wandb" else None
+    if tracker == "auto":
+        asked = next((f"--wandb.{name}" for name, value in vars(filed).items() if value), None)
+    if asked is not None and not wandb_available():
+        raise ValueError(f"{asked} needs WANDB_API_KEY, or WANDB_MODE=offline; use --tracker jsonl without")
+
+
+def filed_under(filed: WandbConfig) -> dict[str, Any]:
+    """The arguments that say where wandb files a run: of what is not among them, it asks its own variables."""
+    given = {name: value for name, value in vars(filed).items() if value}
+    if "tags" in given:
+        given["tags"] = list(given["tags"])
+    if "project" not in given and not os.environ.get("WANDB_PROJECT"):
+        given["project"] = PROJECT
+    return given
 
 
 class Wandb:
@@ -37,8 +51,9 @@ class Wandb:
     the folder instead, for `wandb sync`.
     """
 
-    def __init__(self, out: Path, config: Mapping[str, Any], *, start_s: float = START_S) -> None:
+    def __init__(self, out: Path, config: Mapping[str, Any], filed: WandbConfig, *, start_s: float = START_S) -> None:
         self._out, self._config, self._start_s = out, hide_tree(config), start_s
+        self._filed = filed_under(filed)
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], int] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="wandb", daemon=True)
         self._thread.start()
@@ -78,7 +93,7 @@ class Wandb:
             "console": "off",
         }
         arguments = {
-            "project": "touchstone",
+            **self._filed,
             "id": json.loads(identity.read_text()),
             "resume": "allow",
             "name": hide(self._out.name),

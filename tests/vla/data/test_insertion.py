@@ -4,7 +4,7 @@ import csv
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vla.__main__ import main
 from vla.contract import StreamContract
 from vla.data.episode import Episode, Frames
 from vla.data.formats.insertion.reader import SENSOR, InsertionReader, is_insertion, open_insertion
@@ -329,6 +330,21 @@ def test_damage_is_one_sentence(tmp_path: Path, damage: Callable[[Path], None], 
     with pytest.raises(ValueError, match=sentence) as caught:
         open_insertion(root)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("keys", [("action", "observations/qpos"), ("data/demo_0/actions",), ()])
+def test_hdf5_of_another_program_is_foreign_and_not_corrupt(
+    keys: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ALOHA and robomimic write it, and nothing at all."""
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        for key in keys:
+            file[key] = np.zeros((20, 7))
+    assert main(["doctor", str(tmp_path)]) == 78
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is HDF5 of another layout" in said
+    assert "convert it to LeRobot v3.0" in said
+    assert "restore" not in said
 
 
 def test_a_truncated_hdf5_file_and_image(tmp_path: Path) -> None:

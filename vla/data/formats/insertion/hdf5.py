@@ -11,12 +11,13 @@ from jaxtyping import UInt8
 from vla.data.formats.insertion.recordings import CameraTrack, Recording, Track, in_order, instruction_of
 from vla.data.images import decode_image
 from vla.data.reading import unreadable
-from vla.errors import CorruptData
+from vla.errors import CorruptData, ForeignLayout
 from vla.floats import floats
 
+NEEDED = ("timestamp", "action", "observations/qpos", "observations/ee_pose")
+"""Data sets of a recording."""
 DAMAGED_HDF5 = (OSError, KeyError, TypeError, ValueError, RuntimeError, IndexError)
 """What h5py raises for damaged content."""
-READ = ("timestamp", "action", "observations/qpos", "observations/ee_pose")
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,15 @@ def read_hdf5(path: Path) -> Recording:
     """Read the numbers of an HDF5 recording; its images stay in the file."""
     try:
         with h5py.File(path) as file:
-            arrays = {}
-            for key in READ:
-                if key not in file:
-                    raise CorruptData(f"{path} has no data set {key}; record it again")
-                arrays[key] = np.asarray(own(file, key))
+            check_layout(file, path)
+            arrays = {key: np.asarray(own(file, key)) for key in NEEDED}
             images = file.get("observations/images", {})
             lengths = {name: len(own(file, f"observations/images/{name}")) for name in images}
             attributes = {key: _text(value) for key, value in file.attrs.items()}
             names: list[str] = []
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     except DAMAGED_HDF5 as error:
-        if isinstance(error, CorruptData):
+        if isinstance(error, CorruptData | ForeignLayout):
             raise
         raise unreadable(error, f"{path} is not a complete HDF5 file", "copy it again") from error
     stamps = np.asarray(arrays["timestamp"], dtype=np.float64)
@@ -78,8 +76,25 @@ def read_hdf5(path: Path) -> Recording:
             )
             for name in sorted(lengths)
         },
-        unread=tuple(name for name in names if name not in READ and not name.startswith("observations/images/")),
+        unread=tuple(name for name in names if name not in NEEDED and not name.startswith("observations/images/")),
     )
+
+
+def check_layout(file: h5py.File, path: Path) -> None:
+    """Refuse a file without what a recording has.
+
+    Raises:
+        ForeignLayout: it lacks several of the data sets, so another program wrote it.
+        CorruptData: it lacks one.
+    """
+    lacking = [key for key in NEEDED if key not in file]
+    if len(lacking) > 1:
+        raise ForeignLayout(
+            f"{path} is HDF5 of another layout (with {', '.join(list(file)[:5]) or 'nothing'}): it lacks "
+            f"{', '.join(lacking)} of a recording of the insertion recorder; convert it to LeRobot v3.0"
+        )
+    if lacking:
+        raise CorruptData(f"{path} has no data set {lacking[0]}; record it again")
 
 
 def own(file: h5py.File, key: str) -> h5py.Dataset:

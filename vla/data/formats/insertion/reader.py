@@ -30,7 +30,7 @@ from vla.data.named import distinct
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.streams import choose_streams
 from vla.data.texts import Texts
-from vla.errors import CorruptData
+from vla.errors import CorruptData, ForeignLayout
 from vla.listing import visible
 from vla.names import by_word, hint
 
@@ -91,12 +91,15 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
     if unknown:
         raise ValueError(f"{root} has no episode {some_values(unknown)}; it has 0 to {len(paths) - 1}")
     names = distinct([name_of(path) for path in paths.values()], list(paths.values()))
-    recordings = {}
+    recordings, foreign = {}, list[ForeignLayout]()
     for index in sorted(set(selection.episodes)) or paths:
         try:
             recordings[index] = read_recording(root, paths[index])
         except ValueError as problem:
             report(problem)
+            foreign += [problem] if isinstance(problem, ForeignLayout) else []
+    if len(foreign) == len(paths):
+        raise foreign[0]
     if not recordings:
         raise CorruptData(f"{root} has no recording that can be read; restore its files")
     chosen = choose_cameras(root, recordings, selection.cameras)
