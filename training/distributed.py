@@ -36,6 +36,7 @@ def start_accelerator(plugin: DeepSpeedPlugin | None = None) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "0"))
     deepspeed = plugin is not None or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if deepspeed and not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing else
         skip_shared_memory_build()
     accelerator = Accelerator(
         # Without a GPU, accelerate forms a gloo group of all ranks only with cpu=True (DDP) or a named backend

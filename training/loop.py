@@ -1,8 +1,6 @@
 """The training loop."""
 
 import os
-import sys
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +45,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
     if session.step == 0:
         check(session, engine)
     batches = session.batches(row)
-    for step in progress(session, row):
+    for step in session.progress.steps():
         beat("data", step=step + 1)
         faults.hit("start")
         watch = Stopwatch()
@@ -137,17 +135,3 @@ def check(session: Session, engine: Engine) -> None:
     session.folder.records.add_validation({"step": session.step, **result})
     if session.accelerator.is_main_process:
         tqdm.write(f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} held-out samples")
-
-
-def progress(session: Session, row: Row) -> Any:
-    """The stage's steps, with a bar on rank 0's terminal."""
-    return tqdm(
-        range(session.step, row.end),
-        desc=row.name,
-        initial=session.step - row.start,
-        total=row.end - row.start,
-        disable=not session.accelerator.is_main_process,
-        mininterval=1 if sys.stderr.isatty() else 30,
-        unit="step",
-        dynamic_ncols=True,
-    )

@@ -26,6 +26,7 @@ from training.opening import open_run
 from training.run.folder import RunFolder
 from training.run.left_out import num_void
 from training.run.metrics import Metrics
+from training.run.progress import Progress
 from training.run.resuming import Row
 from training.run.tracking import check_tracker
 from vla import errors
@@ -169,7 +170,9 @@ class Session:
         )
         self.state = self.initial = None  # it would be held twice for the rest of the run
         self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
-        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts)
+        main = self.accelerator.is_main_process
+        self.progress = Progress(row.name, start=row.start, end=row.end, at=self.step, active=main)
+        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts, self.progress)
         self.folder.saver.reserve(engine.pieces())
         return engine
 

@@ -5,14 +5,19 @@ import dataclasses
 import difflib
 import io
 import re
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 from tqdm import tqdm
 
 from vla import redaction
 from vla.errors import UsageError
+
+LINE_S = 30.0
+"""Seconds between lines that say how far something is, where there is no terminal."""
 
 
 def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: Any) -> tuple[Any, list[str]]:
@@ -78,8 +83,37 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {close[0]}?" if close else otherwise
 
 
+class Progress(Protocol):
+    """Shows how far something is."""
+
+    def update(self, count: int = 1, /) -> object:
+        """So many more are done."""
+        ...
+
+
+@dataclasses.dataclass
+class Lines:
+    """How far something is as lines on standard error, at a steady pace."""
+
+    total: int
+    unit: str
+    done: int = 0
+    said_at: float = dataclasses.field(default_factory=time.monotonic)
+
+    def update(self, count: int = 1, /) -> None:
+        """So many more are done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said_at >= LINE_S:
+            self.said_at = now
+            print(f"{self.done:,} of {self.total:,} {self.unit}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def progress(total: int, unit: str) -> Iterator["tqdm[None]"]:
-    """A bar on standard error, where that is a terminal."""
-    with tqdm(total=total, unit=f" {unit}", disable=None, leave=False) as bar:
+def progress(total: int, unit: str) -> Iterator[Progress]:
+    """A bar on standard error where that is a terminal; elsewhere lines of what takes long."""
+    if not sys.stderr.isatty():
+        yield Lines(total, unit)
+        return
+    with tqdm(total=total, unit=f" {unit}", leave=False) as bar:
         yield bar

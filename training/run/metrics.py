@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from training import distributed
 from training.engine.guard import Guard, finite_or_none
+from training.run.progress import Progress
 from training.run.records import Records
 from training.run.stragglers import Stragglers
 
@@ -82,8 +83,10 @@ class Step:
 class Metrics:
     """The steps on their way to metrics.jsonl, of one stage. `agree` and `settle` are collective."""
 
-    def __init__(self, accelerator: Accelerator, records: Records, guard: Guard, hosts: list[str]) -> None:
-        self._accelerator, self._records, self._guard = accelerator, records, guard
+    def __init__(
+        self, accelerator: Accelerator, records: Records, guard: Guard, hosts: list[str], progress: Progress
+    ) -> None:
+        self._accelerator, self._records, self._guard, self._progress = accelerator, records, guard, progress
         self._stragglers = Stragglers(hosts)
         self._pending: deque[tuple[Step, distributed.HostCopy]] = deque()
 
@@ -137,6 +140,7 @@ class Metrics:
             "memory_mb": memory_mb,
         }
         self._records.add_step(line)
+        self._progress.show(line)
         self._guard.observe(bool(skip))
         self._tell(line, norms["all"], loss, skipped=bool(skip), spike=bool(spike))
         if slow := self._stragglers.add(timings[3:]):

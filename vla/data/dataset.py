@@ -1,5 +1,6 @@
 """The data: `open_dataset` turns folders into training and validation samples."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from vla.provenance import Source, source
 from vla.settings import DataConfig
 from vla.statistics import Statistics
 
+WIDTH = 80
 __all__ = ["Dataset", "TrainSamples", "ValidationSamples", "open_dataset", "open_root"]
 
 
@@ -83,16 +85,29 @@ class Dataset:
         )
 
     def table(self) -> list[str]:
-        """One line a root: format, episodes, samples, share of the stream; then what there is to say of them."""
-        widths = [max(len(row[column]) for row in self.rows) for column in range(len(self.rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
-        ]
-        lines += (*self.remarks, *on_strays(self.statistics, self.contract))
-        return lines + [
+        """The roots, with format, episodes, samples, share of the stream; then what there is to say of them."""
+        said = [*self.remarks, *on_strays(self.statistics, self.contract)]
+        said += [
             f"{camera} has a clock of its own: its frames are up to {1000 * age_s:.0f} ms old"
             for camera, age_s in self.oldest_frames_s.items()
         ]
+        # A path is not broken: people copy it.
+        wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        wrapped = (wrap.wrap(sentence) for sentence in said)
+        return [*aligned(self.rows), *(line for lines in wrapped for line in lines)]
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows in columns; the first cell has a line of its own where a row would have more than 80 columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    beside = sum(widths) + 2 * (len(widths) - 1) <= WIDTH
+    lines = []
+    for row in rows:
+        if not beside and row[0]:
+            lines.append(row[0])
+        cells = zip(row[not beside :], widths[not beside :], strict=True)
+        lines.append(("" if beside else "  ") + "  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+    return lines
 
 
 def open_dataset(

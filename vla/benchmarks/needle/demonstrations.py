@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -22,7 +21,7 @@ from jaxtyping import Float32, Float64, UInt8
 from vla.benchmarks.needle.config import ACTION_NAMES, FPS, NeedleConfig
 from vla.benchmarks.needle.environment import Needle
 from vla.benchmarks.needle.expert import APPROACH, Expert
-from vla.commandline import progress
+from vla.commandline import Progress, progress
 from vla.contract import StreamContract
 from vla.data.episode import Episode, Layout, Stream
 from vla.data.texts import Texts
@@ -38,14 +37,6 @@ BURST_SCALE, SINGLE_SCALE = (0.5, 0.12), (0.25, 0.1)
 """Standard deviations of the noise of an action, in free space and in contact."""
 PATIENCE = 100
 """Attempts after which at least a tenth must have succeeded."""
-
-
-class Progress(Protocol):
-    """A bar."""
-
-    def update(self, count: float = 1, /) -> object:
-        """So many more are done."""
-        ...
 
 
 def write_demonstrations(
