@@ -121,7 +121,7 @@ def test_an_instruction_is_that_of_its_frame(
             expected = DRAWER[frame >= changes[int(name[-6:])]]
             assert data.everything.instruction(index) == data.everything[index].instruction == expected
         assert {data.train[position].instruction for position in range(160)} == set(DRAWER)
-        assert f"{folder}: the instruction changes within 4 of 4 episodes" in data.table()
+        assert f"{folder}: the instruction changes within 4 of 4 episodes" in said(data)
     texts = pq.read_table(copy / "meta/tasks.parquet").to_pydict()
     task = dict(zip(texts["task_index"], texts["__index_level_0__"], strict=True))
     rows = pq.read_table(copy / "data/chunk-000/file-000.parquet")
@@ -436,9 +436,7 @@ def test_a_glitch_is_named_and_counts_for_no_scale(
 ) -> None:
     root = made("one_glitch_in_the_actions")
     data = opened(root)
-    assert [
-        line for line in data.table() if line.startswith("actions[2] motor_2: 1 stray value between -1.2 and 1e+06")
-    ]
+    assert "actions[2] motor_2: 1 stray value between -1.2 and 1e+06" in said(data)
     values = np.concatenate(
         [episode.actions.values[:, 2] for (episodes) in data.everything.episodes() for episode in episodes]
     )
