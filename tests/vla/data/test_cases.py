@@ -261,16 +261,17 @@ def test_a_copy_says_what_its_own_columns_take_the_place_of(
     root = made("further_columns")
     path, info = root / "data/chunk-000/file-000.parquet", root / "meta/info.json"
     described = json.loads(info.read_text())
-    described["features"]["command"] = described["features"]["action"] | {"dtype": "float64"}
+    described["features"]["command"] = described["features"]["action"] | {"dtype": "int64"}
     info.write_text(json.dumps(described))
     table = pq.read_table(path)
-    wide = pa.array((np.array(table["action"].to_pylist()) + 1).tolist(), pa.list_(pa.float64()))
+    ticks = np.rint(np.array(table["action"].to_pylist()) * 1e9).astype(np.int64)
+    wide = pa.array(ticks.tolist(), pa.list_(pa.int64()))
     pq.write_table(table.append_column("command", wide), path)
     _, found, _ = copied(root, "--data.action-key", "command")
     told = capsys.readouterr().err
     assert f"{root}: action left out: the copy has another column of this name\n" in told
-    assert f"{root}: command (float64) written in float32\n" in told
-    assert np.allclose(found["action"].to_pylist(), np.array(table["action"].to_pylist()) + 1)
+    assert f"{root}: command (int64) written in float64\n" in told
+    assert np.array_equal(found["action"].to_pylist(), ticks)
 
 
 def test_subtasks_of_json_lines_become_a_table(
@@ -448,13 +449,16 @@ def test_a_glitch_is_named_and_counts_for_no_scale(
     assert "1 stray" in printed
 
 
-def test_coordinates_of_a_map_keep_their_motion(made: Callable[[str], Path]) -> None:
+def test_coordinates_of_a_map_keep_their_motion(made: Callable[[str], Path], tmp_path: Path) -> None:
     data = opened(made("state_of_map_coordinates"))
     statistics = data.statistics["state"]
     assert statistics.std[:2] == pytest.approx(0.07, abs=0.01)
     states = np.stack([data.everything[index].state for index in range(40)])
     expected = 4649776.1 + 0.1 * np.sin(np.arange(40) / 6)
     assert np.abs(states[:, 0] - expected).max() < 1e-8
+    assert main(["import", "lerobot", str(tmp_path / "state_of_map_coordinates"), str(tmp_path / "copy")]) == 0
+    table = pq.read_table(tmp_path / "copy/data/chunk-000/file-000.parquet")
+    assert np.array_equal(np.array(table["observation.state"].to_pylist())[:40], states)
     unitless = Normalizer.of(statistics, "quantile", INPUTS).apply(torch.from_numpy(states))
     low, high = statistics.q01[0], statistics.q99[0]
     np.testing.assert_allclose(unitless[:, 0].numpy(), (expected - (low + high) / 2) / ((high - low) / 2), atol=1e-5)

@@ -1,7 +1,7 @@
 """How LeRobot v3.0 describes what a data set holds: info.json, the types of the table, the list of tasks."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -59,26 +59,31 @@ def describe_features(
     weighted: bool,
     columns: Mapping[str, int],
     carried: Mapping[str, Mapping[str, Any]],
+    doubles: Collection[str],
 ) -> dict[str, dict[str, Any]]:
     """The features of info.json. ValueError where a column has the name of another feature.
 
     `sizes` are those of the frames of each camera, `masked` the cameras that some episodes lack, `weighted` says that
-    episodes have a confidence, `columns` are the widths of the further ones, and `carried` describes what is kept as it
-    is.
+    episodes have a confidence, `columns` are the widths of the further ones, `carried` describes what is kept as it
+    is, and `doubles` are the features that need float64.
     """
+
+    def kind(key: str) -> str:
+        return "float64" if key in doubles else "float32"
+
     features = {}
     for camera in layout.cameras:
         height, width = sizes[camera]
         features[camera] = camera_feature(height, width, fps)
     if layout.state_dim:
         features["observation.state"] = feature(
-            "float32", layout.state_dim, names=layout.state_names, info=_units(layout.state_units)
+            kind("observation.state"), layout.state_dim, names=layout.state_names, info=_units(layout.state_units)
         )
     for sensor in sensors:
         stream, key = sensor.stream, sensor.stream.key
         told = {"sensor_hz": stream.rate_hz, "window_samples": stream.samples, **_units(stream.units)}
         channels = {"channels": list(stream.names)} if stream.names else ()
-        features[key] = feature("float32", sensor.samples, stream.channels, names=channels, info=told)
+        features[key] = feature(kind(key), sensor.samples, stream.channels, names=channels, info=told)
         features[f"{key}_valid"] = feature("bool", sensor.samples)
         if sensor.own_times:
             features[f"{key}_timestamp"] = feature("float64", sensor.samples)
@@ -87,7 +92,7 @@ def describe_features(
     if weighted:
         features["confidence"] = feature("float32", 1)
     features["action"] = feature(
-        "float32", layout.action_dim, names=layout.action_names, info=_units(layout.action_units)
+        kind("action"), layout.action_dim, names=layout.action_names, info=_units(layout.action_units)
     )
     features["timestamp"] = feature("float32", 1)
     for key in ("frame_index", "episode_index", "index", "task_index"):
@@ -97,7 +102,7 @@ def describe_features(
         raise ValueError(
             f"{layout.root} has a column {taken[0]}, which is the name of another feature; give the column another name"
         )
-    marked = {key: feature("float32", width, info={"column": True}) for key, width in columns.items()}
+    marked = {key: feature(kind(key), width, info={"column": True}) for key, width in columns.items()}
     return features | marked | {key: dict(description) for key, description in carried.items()}
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from vla.contract import StreamContract
 from vla.data.clocks import nearest, newest
-from vla.data.episode import FRAME_TOLERANCE_S, Episode, Layout, Stream
+from vla.data.episode import ACTION, FRAME_TOLERANCE_S, STATE, Episode, Layout, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,17 @@ def common_columns(episodes: Sequence[Episode]) -> dict[str, int]:
     return widths
 
 
+def double_features(episodes: Sequence[Episode]) -> set[str]:
+    """The features of a copy of which an episode has float64 numbers."""
+    found: set[str] = set()
+    for episode in episodes:
+        values = {key: stream.values for key, stream in episode.streams.items()} | dict(episode.columns)
+        values |= {} if episode.state is None else {STATE: episode.state.values}
+        values |= {ACTION: episode.actions.values}
+        found |= {key for key, rows in values.items() if rows.dtype == np.float64}
+    return found
+
+
 def rows_of(stream: Stream, places: Int64[np.ndarray, " N"]) -> Float[np.ndarray, "N C"]:
     """Rows of a stream."""
     return np.asarray(stream.values[places])
@@ -129,10 +140,11 @@ def choose_sensor_format(pieces: Sequence[Piece], stream: StreamContract, fps: i
 def sensor_columns(piece: Piece, sensor: SensorFormat, fps: int) -> dict[str, np.ndarray]:
     """The windows of each frame, filled from their ends."""
     count, key = len(piece), sensor.stream.key
-    windows = np.zeros((count, sensor.samples, sensor.stream.channels), dtype=np.float32)
+    stream = piece.episode.streams.get(key)
+    kind = np.float32 if stream is None else stream.values.dtype
+    windows = np.zeros((count, sensor.samples, sensor.stream.channels), dtype=kind)
     valid = np.zeros((count, sensor.samples), dtype=np.bool_)
     times = np.repeat((piece.times - piece.times[0])[:, None], sensor.samples, axis=1)
-    stream = piece.episode.streams.get(key)
     if stream is not None:
         for frame, (start, stop) in enumerate(zip(*assign(piece, key, fps), strict=True)):
             kept = slice(max(start, stop - sensor.samples), stop)

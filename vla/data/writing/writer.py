@@ -8,8 +8,9 @@ stands at a frame, its task and its confidence, is that of the newest frame that
 A sensor faster than the frames is stored as windows (T, C): the samples since the frame before, ending at the frame,
 with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. Where an episode
 lacks one of the cameras, or that shows nothing, the video is black and `<camera>_valid` false. Columns that all
-episodes have are written in float32, the newest row that is not in the future, and marked as columns so that none of
-them is taken for a sensor. Columns that episodes carry are written in their own types and shapes, at the same frames.
+episodes have are written, the newest row that is not in the future, and marked as columns so that none of them is taken
+for a sensor. Numbers are float32, or float64 where an episode has them so. Columns that episodes carry are written in
+their own types and shapes, at the same frames.
 """
 
 import contextlib
@@ -30,7 +31,15 @@ from vla.data.cameras import first_picture
 from vla.data.episode import Reader
 from vla.data.writing.carried import carried_rows, copy_tables, whole_rows
 from vla.data.writing.features import describe_features, table_features, text_table
-from vla.data.writing.pieces import Piece, choose_sensor_format, common_columns, cut_pieces, rows_of, sensor_columns
+from vla.data.writing.pieces import (
+    Piece,
+    choose_sensor_format,
+    common_columns,
+    cut_pieces,
+    double_features,
+    rows_of,
+    sensor_columns,
+)
 from vla.data.writing.statistics import Collected, as_columns, as_lists, count_pixels, of_pixels, of_values
 from vla.data.writing.videos import FILES_PER_CHUNK, VideoWriter
 
@@ -105,6 +114,7 @@ class _Writer:
             weighted=self.weighted,
             columns=self.columns,
             carried=self.layout.carried,
+            doubles=double_features([piece.episode for piece in self.pieces]),
         )
         self.collected = Collected()
         self.frames = 0
@@ -160,7 +170,7 @@ class _Writer:
         for sensor in self.sensors:
             columns |= sensor_columns(piece, sensor, self.fps)
         for key in self.columns:
-            columns[key] = np.asarray(piece.episode.columns[key][piece.frames], dtype=np.float32)
+            columns[key] = np.asarray(piece.episode.columns[key][piece.frames])
         for camera in self.masked:
             columns[f"{camera}_valid"] = piece.seen(camera)
         if self.weighted:

@@ -61,8 +61,8 @@ def choose_carried(metadata: Metadata, read: Collection[str], floats: Sequence[s
         left_out["what it says may not hold of the copy"] = [f"meta/{name}" for name in strange]
     remarks = [f"kept as they are: {', '.join([*kept, *files])}"] if kept or files else []
     remarks += [f"{', '.join(keys)} left out: {why}" for why, keys in left_out.items()]
-    if coarser := narrowed(metadata, floats):
-        remarks.append(f"{', '.join(coarser)} written in float32")
+    if others := retyped(metadata, floats):
+        remarks.append(f"{', '.join(others)} written in float64")
     return Carried(
         columns=kept,
         facts={key: value for key, value in metadata.facts.items() if not OWN_FACTS.fullmatch(key)},
@@ -72,7 +72,7 @@ def choose_carried(metadata: Metadata, read: Collection[str], floats: Sequence[s
     )
 
 
-def narrowed(metadata: Metadata, keys: Sequence[str]) -> list[str]:
-    """Of the features that are read as float32, those whose numbers may not fit into it, and their types."""
+def retyped(metadata: Metadata, keys: Sequence[str]) -> list[str]:
+    """Of the features that are read as floats, those of integers too wide for float32, and their types."""
     kinds = {key: metadata.features[key]["dtype"] for key in keys}
-    return [f"{key} ({kind})" for key, kind in kinds.items() if re.fullmatch(r"float64|u?int(32|64)", kind)]
+    return [f"{key} ({kind})" for key, kind in kinds.items() if re.fullmatch(r"u?int(32|64)", kind)]
