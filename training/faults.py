@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from training.ranks import rank
+
 POINTS = (
     "start",
     "data",
@@ -104,9 +106,8 @@ def arm(text: str | None = None) -> None:
     Raises:
         ValueError: an entry names an unknown point, action or errno, or cannot be read.
     """
-    rank = int(os.environ.get("RANK", "0"))
     entries = os.environ.get("TOUCHSTONE_FAULTS", "") if text is None else text
-    faults = [fault for fault in parse(entries) if fault.rank in (None, rank)]
+    faults = [fault for fault in parse(entries) if fault.rank in (None, rank())]
     with _lock:
         _hits.clear()
         _armed.clear()

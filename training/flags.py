@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 
 from training.config import RunConfig, flatten
 from training.foreign import refuse_foreign
+from training.ranks import rank
 from training.settings import FinetuneVl, Stage
 from vla import commandline
 from vla.errors import UsageError
@@ -59,7 +59,7 @@ def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
             raise ValueError(f"{steps} and {epochs} both say how long the stage is; give one of them")
         if steps in words:
             arguments += [epochs, "None"]  # the file's would take the place of the steps
-    first = os.environ.get("RANK", "0") == "0"
+    first = rank() == 0
     settings: dict[str, Any] = vars(recipe) | {keys[name]: stage for name, stage in recipe.stages.items()}
     with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help
         view, unknown = commandline.parse(kind, arguments, "--help", default=kind(**settings), description=DESCRIPTION)

@@ -54,7 +54,7 @@ class Wish:
     flag: str
 
 
-def check(environment: Mapping[str, str], *, ignore_cluster: bool) -> None:
+def check(environment: Mapping[str, str] = os.environ, *, ignore_cluster: bool) -> None:
     """Compare the processes that train with what was asked for.
 
     Raises:
@@ -82,7 +82,7 @@ def check(environment: Mapping[str, str], *, ignore_cluster: bool) -> None:
             )
 
 
-def ignored(environment: Mapping[str, str]) -> list[str]:
+def ignored(environment: Mapping[str, str] = os.environ) -> list[str]:
     """What --ignore-cluster passes over."""
     return [f"{name}={environment[name]}" for name in CLUSTER if environment.get(name)]
 

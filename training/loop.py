@@ -10,6 +10,7 @@ from training import checking, distributed, faults
 from training.config import RunConfig
 from training.engine import ema
 from training.engine.sharding import Engine
+from training.ranks import rank
 from training.run.metrics import Step, Stopwatch
 from training.run.resuming import Row
 from training.session import Ending, Session
@@ -25,7 +26,7 @@ def train(config: RunConfig) -> None:
     """
     if config.dry_run:
         lines = checking.check(config, os.environ)
-        if os.environ.get("RANK", "0") == "0":
+        if rank() == 0:
             print(*lines, sep="\n")
         return
     with Session(config) as session:

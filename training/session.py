@@ -1,6 +1,5 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
-import os
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -23,6 +22,7 @@ from training.engine.sharding import Engine
 from training.engine.state import State
 from training.feeding.loading import Restarts, batches
 from training.opening import open_run
+from training.ranks import rank
 from training.run.folder import RunFolder
 from training.run.left_out import num_void
 from training.run.metrics import Metrics
@@ -51,9 +51,8 @@ class Session:
         """Describe a run; it is opened on entering."""
         self.config = config
         self.out = Path(config.out)
-        rank = int(os.environ.get("RANK", "0"))
-        self.preemption = Preemption(config.grace_seconds, rank, self._say_expired)
-        self.watchdog = Watchdog(config.hang_seconds, self.out / "stacks", rank)
+        self.preemption = Preemption(config.grace_seconds, rank(), self._say_expired)
+        self.watchdog = Watchdog(config.hang_seconds, self.out / "stacks", rank())
         self.step = 0
         self._folder: RunFolder | None = None
         self._save_is_due = False
@@ -94,19 +93,18 @@ class Session:
     def _open(self) -> None:
         """Read the data and what to go on from; refuse what cannot be trained or would overwrite something."""
         config = self.config
-        launching.check(os.environ, ignore_cluster=config.ignore_cluster)
+        launching.check(ignore_cluster=config.ignore_cluster)
         self.accelerator = accelerator = distributed.start_accelerator()
-        if config.ignore_cluster and (ignored := launching.ignored(os.environ)):
+        if config.ignore_cluster and (ignored := launching.ignored()):
             accelerator.print(f"--ignore-cluster passes over {', '.join(ignored)}")
         self.accumulation = config.accumulation(accelerator.num_processes)
         check_tracker(config.tracker, config.wandb)
         self._folder = RunFolder(config, accelerator)
         self.run = run = open_run(config, self._folder, accelerator)
-        self.config = run.config
+        self.config = run.config  # with numbers for what was left open
         self.state: State | None = None
         self.initial = run.initial
-        self._guard_state = GuardState()
-        self._roll_backs = 0
+        self._guard_state, self._roll_backs = GuardState(), 0
         if run.resumed is not None:
             self._go_on_from(run.resumed)
         self._hosts: list[str] = distributed.collect(accelerator, socket.gethostname())

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
+from training.ranks import rank
 from vla import errors, printing
 from vla.errors import CODE_FILE, DONE, HUNG
 
@@ -63,7 +64,7 @@ class Leaving:
         if sentence is None:
             sys.excepthook(kind, error, traceback)
         else:
-            if int(os.environ.get("RANK", "0")) > 0:
+            if rank() > 0:
                 # What all ranks share is rank 0's to print, and what it fails at alone, it says; the launcher ends this
                 # process before the sentence comes.
                 time.sleep(2)
@@ -101,7 +102,7 @@ def flush() -> None:
 def tell(code: int) -> None:
     """Write the exit code where TOUCHSTONE_EXIT_CODE_FILE says, unless a failure stands there already."""
     path = os.environ.get(CODE_FILE)
-    if path and code_told() in (None, DONE) and (code != DONE or os.environ.get("RANK", "0") == "0"):
+    if path and code_told() in (None, DONE) and (code != DONE or rank() == 0):
         Path(path).write_text(str(code))
 
 
