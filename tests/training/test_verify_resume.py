@@ -71,6 +71,7 @@ class TestRefusals:
             ("--topologies cpu:1:1 cpu:1:2", "other masks"),
             ("--topologies cpu:3 -- --batch-size 4 --micro-batch 1", "use --batch-size 6"),
             ("-- --out runs/mine", "--out is set by the verification"),
+            ("-- --dry-run", "--dry-run is set by the verification"),
             ("-- --stage1.steps 3", "--stage1.steps is set by the verification"),
             ("-- --data.rots x", "did you mean --data.roots"),
             ("--compare runs/one", "two run folders"),

@@ -28,6 +28,7 @@ OWNED = (
     "--out",
     "--resume-from",
     "--stop-after",
+    "--dry-run",
     *(f"--stage{n}.{k}" for n in ("", 1, 2) for k in ("steps", "epochs")),
 )
 
