@@ -133,9 +133,11 @@ class Opener:
 
     def __call__(self, root: Path, config: DataConfig) -> FakeReader:
         reader = self.readers[root.name]
-        chosen = [episode for episode in reader.episodes if not config.episodes or episode.index in config.episodes]
+        asked = [episode for episode in reader.episodes if not config.episodes or episode.index in config.episodes]
+        chosen = [episode for episode in asked if episode.index not in config.without]
+        left_out = tuple(sorted({episode.index for episode in asked} & {*config.without}))
         cameras = config.cameras or reader.layout.cameras
-        return replace(reader, episodes=chosen, layout=replace(reader.layout, cameras=cameras))
+        return replace(reader, episodes=chosen, layout=replace(reader.layout, cameras=cameras, left_out=left_out))
 
 
 def opener(*roots: FakeRoot | FakeReader) -> Opener:

@@ -22,6 +22,7 @@ from training.ranks import rank
 from training.settings import FinetuneVl, Stage
 from vla import commandline
 from vla.errors import UsageError
+from vla.settings import renamed
 
 MODES: Mapping[FinetuneVl, str | None] = {"none": None, "lora": "lora", "full": "backbone"}
 """The group that each --finetune-vl leaves open of the backbone."""
@@ -97,6 +98,8 @@ def with_file(given: Sequence[str], recipe: RunConfig) -> list[str]:
     tree = read_settings(path)
     if (entry := tree.pop("entry", recipe.entry)) != recipe.entry:
         raise ValueError(f"--config {path} is of training/{entry}.py; start that, or give a run of this entry point")
+    if isinstance(tree.get("data"), dict):
+        tree["data"] = renamed(tree["data"])
     return as_flags(tree, keys_of(recipe)) + arguments[:at] + arguments[at + 2 :]
 
 

@@ -27,6 +27,8 @@ INSTEAD = MappingProxyType(
     }
 )
 """Each flag as it is written elsewhere, or was here, with what to give instead."""
+RENAMED = MappingProxyType({("--data.without", name): f"--data.withhold {name}" for name in ("state", "instruction")})
+"""A flag with a value that it had here, and what says the same now."""
 
 
 def refuse_foreign(arguments: Sequence[str], known: Collection[str]) -> None:
@@ -35,6 +37,11 @@ def refuse_foreign(arguments: Sequence[str], known: Collection[str]) -> None:
     Raises:
         UsageError: names the flag, and what to give instead.
     """
+    flag = ""
+    for argument in arguments:
+        flag, _, value = argument.partition("=") if argument.startswith("--") else (flag, "", argument)
+        if (flag, value) in RENAMED:
+            raise UsageError(f"{flag} {value} is {RENAMED[flag, value]} now: {flag} names episodes by their indices")
     by_dashes = {flag.replace("_", "-"): instead for flag, instead in INSTEAD.items()}
     for argument in arguments:
         flag = argument.partition("=")[0]

@@ -1,4 +1,4 @@
-"""Long names, such as feature keys: what they are called where space is short, and what a user may call them."""
+"""Names: what long ones are called where space is short, what a user may call them, and numbers drawn together."""
 
 import difflib
 import re
@@ -31,3 +31,14 @@ def hint(word: str, names: Sequence[str]) -> str:
     if near := difflib.get_close_matches(word, by_word(names), 1):
         return f"did you mean {near[0]}?"
     return f"there is {', '.join(names) or 'none'}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0-4, 9`: sorted numbers, with runs drawn together."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs) or "none"

@@ -1,8 +1,9 @@
 """What can be set of the data and of a policy's parts; nothing heavy is imported here, so that help answers at once."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
@@ -30,6 +31,8 @@ class DataConfig:
     """Share of each root's samples that come from the frames of --data.emphasis, 0 < share < 1."""
     episodes: tuple[int, ...] = ()
     """Episode indices to use, of every root; none: all."""
+    without: tuple[int, ...] = ()
+    """Episode indices to leave out, of every root that has them."""
     cameras: tuple[str, ...] = ()
     """Camera keys to use, in this order; none: all."""
     depth: tuple[str, ...] = ()
@@ -62,7 +65,7 @@ class DataConfig:
     """Streams scaled by signed square roots, so that small motions count; of changes or forces, not positions."""
     clamp: bool = True
     """Keep actions within the range of the training data and a tenth of it, what is observed within ten such ranges."""
-    without: tuple[Literal["state", "instruction"], ...] = ()
+    withhold: tuple[Literal["state", "instruction"], ...] = ()
     """Inputs to withhold from the policy, in training and after; cameras and sensor have settings of their own."""
     validation_share: float = 0.1
     """Share of the episodes held out for validation, 0 <= share < 1."""
@@ -72,6 +75,15 @@ class DataConfig:
     """Loader processes per rank, >= 0; 0: in the training process."""
     verify: bool = False
     """Read and check every number at this start, whatever earlier starts found in the same files."""
+
+
+def renamed(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings of the data, as an older file names them, by today's names: `without` named the inputs to withhold."""
+    given = settings.get(f"{prefix}without") or ()
+    inputs = [word for word in given if isinstance(word, str)]
+    episodes = [index for index in given if not isinstance(index, str)]
+    withheld = [*(settings.get(f"{prefix}withhold") or ()), *inputs]
+    return {**settings, f"{prefix}without": episodes, f"{prefix}withhold": withheld}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from training.flags import parse
 from vla.documents import to_json
 from vla.errors import UsageError
 from vla.parts import FRESH
+from vla.settings import renamed
 
 DATA = ["--data.roots", "somewhere"]
 
@@ -39,6 +40,21 @@ def test_a_run_is_replayed_from_its_file(tmp_path: Path) -> None:
     assert partial.stages["stage1"].lr.sensor == recipes.STAGE1.lr.sensor
     assert partial.backbone.gradient_checkpointing
     assert not parse(recipes.stage1(), ["--config", str(file), "--backbone.no-gradient-checkpointing"]).data.roots
+
+
+def test_a_file_that_names_inputs_to_withhold_as_it_was_done_before(tmp_path: Path) -> None:
+    """And the settings of a checkpoint of that time, which are flat."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"data": {"roots": ["somewhere"], "without": ["state"]}}))
+    config = parse(recipes.stage1(), ["--config", str(file)])
+    assert (config.data.without, config.data.withhold) == ((), ("state",))
+    identity = config.identity()
+    older = {key: value for key, value in identity.items() if key != "data.withhold"} | {"data.without": ["state"]}
+    assert renamed(older, "data.") == identity
+    for words in (["state"], ["3", "instruction"]):
+        with pytest.raises(UsageError, match=f"--data.without {words[-1]} is --data.withhold {words[-1]} now"):
+            parse(recipes.stage1(), [*DATA, "--data.without", *words])
+    assert parse(recipes.stage1(), [*DATA, "--data.without", "3", "7"]).data.without == (3, 7)
 
 
 def test_steps_on_the_command_line_take_the_place_of_a_file_s_epochs(tmp_path: Path) -> None:

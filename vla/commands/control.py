@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from vla.errors import CODE_FILE, CorruptData, ProgramFailed, Terminated
 from vla.report.folder import Json, check, read_object
 from vla.run_folder import manifests, read_manifest, read_schedule
+from vla.settings import renamed
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
@@ -108,11 +109,11 @@ def removal(name: str, contract: "DataContract", config: Json) -> list[str]:
     Raises:
         ValueError: it is the only camera.
     """
-    data = config["data"]
+    data = renamed(config["data"])
     companded = [stream for stream in data.get("compand", ()) if stream != name]
     kept = ["--data.compand", *companded] if companded != list(data.get("compand", ())) else []
     if name in ("instruction", "state"):
-        return ["--data.without", *data.get("without", ()), name, *kept]
+        return ["--data.withhold", *data["withhold"], name, *kept]
     if name in contract.streams:
         others = [stream for other, stream in contract.streams.items() if other != name]
         keys = [stream.key for stream in others] or ["none"]

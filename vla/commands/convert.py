@@ -28,7 +28,7 @@ class Import:
 def convert(command: Import) -> None:
     """`vla import`."""
     from vla.data.formats import FORMATS, detect, open_folder
-    from vla.data.selection import Selection
+    from vla.data.selection import Selection, check_left_out
     from vla.data.writing.writer import write_lerobot
 
     if command.format not in FORMATS:
@@ -36,6 +36,7 @@ def convert(command: Import) -> None:
     if (found := detect(command.source)) != command.format:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
     reader = open_folder(command.source, Selection(missing_cameras="mask", carry=True, **vars(command.data)))
+    check_left_out({str(command.source): reader.layout.left_out}, command.data.without)
     for remark in reader.layout.remarks:
         print(f"{command.source}: {remark}", file=sys.stderr)
     images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)

@@ -24,6 +24,8 @@ Device = Literal["auto", "cpu", "cuda"]
 class Columns:
     """Which columns of a table are the state, the actions and the sensor streams, and how its rows have frames."""
 
+    without: tuple[int, ...] = ()
+    """Episode indices to leave out, of every root that has them."""
     state_key: str = "observation.state"
     """Column of the table that is the state; without one of this default name there is no state."""
     action_key: str = "action"
@@ -44,6 +46,8 @@ class EvaluationData:
     """Dataset folders."""
     episodes: tuple[int, ...] = ()
     """Episode indices to use, of every root; none: all."""
+    without: tuple[int, ...] = ()
+    """Episode indices to leave out, of every root that has them."""
     validation_share: float | None = None
     """Share of the episodes to hold out; only these are evaluated. None: what training did. 0: all episodes are."""
     state_key: str | None = None
@@ -118,7 +122,7 @@ def open_recordings(
             sensor=tuple(stream.key for stream in streams) or ("none",),
             sensor_samples=tuple(f"{stream.key}={stream.samples}" for stream in streams),
             sensor_rate_hz=tuple(f"{stream.key}={stream.rate_hz!r}" for stream in streams),
-            without=() if contract.state_dim else ("state",),
+            withhold=() if contract.state_dim else ("state",),
         ),
         split.seed,
     )
@@ -170,4 +174,6 @@ def open_phases(
         if names:
             raise ValueError("--phase-names was given without a column; name it with --phase COLUMN")
         return None
-    return read_phases(data.roots, column, names, data.episodes, data.action_key or contract.action_key)
+    return read_phases(
+        data.roots, column, names, data.episodes, data.action_key or contract.action_key, without=data.without
+    )

@@ -12,6 +12,7 @@ from vla.contract import SENSOR, DataContract
 from vla.data.episode import Episode, Layout, Stream
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
+from vla.names import ranges
 from vla.statistics import Statistics, fit_chunks
 
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
@@ -26,22 +27,9 @@ def check_selected(layout: Layout, episodes: Sequence[Episode], selected: Sequen
     existing = [episode.index for episode in episodes]
     unknown = sorted(set(selected) - set(existing))
     if unknown:
-        raise ValueError(
-            f"{layout.root} has no episode {_ranges(unknown)}: --data.episodes may name {_ranges(existing)}"
-        )
+        raise ValueError(f"{layout.root} has no episode {ranges(unknown)}: --data.episodes may name {ranges(existing)}")
     if not episodes:
         raise ValueError(f"{layout.root} has no episodes: give another folder with --data.roots")
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0-4, 9`: sorted numbers, with runs drawn together."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ", ".join("-".join(map(str, run)) for run in runs) or "none"
 
 
 def check_episode(episode: Episode, contract: DataContract, missing_cameras: str) -> None:
@@ -57,18 +45,13 @@ def check_episode(episode: Episode, contract: DataContract, missing_cameras: str
     if len(unsure):
         raise ValueError(
             f"{name} has confidence {episode.confidence[unsure[0]]:g} in frame {unsure[0]}, expected numbers > 0: "
-            "leave it out"
+            f"leave it out with `--data.without {episode.index}`"
         )
     missing = [camera for camera in contract.cameras if camera not in episode.cameras]
     if missing and missing_cameras == "refuse":
         raise ValueError(
             f"{name} has no camera {', '.join(missing)}: train on a black frame with --data.missing-cameras mask, "
-            "choose others with --data.cameras, or leave the episode out with --data.episodes"
-        )
-    if len(episode.timestamps) < contract.horizon:
-        raise ValueError(
-            f"{name} has {len(episode.timestamps)} frames, fewer than the {contract.horizon} steps of a chunk: give a "
-            "smaller --data.horizon, or leave the episode out with --data.episodes"
+            f"choose others with --data.cameras, or leave the episode out with `--data.without {episode.index}`"
         )
 
 
@@ -96,6 +79,16 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
                 f"{name} has samples of {key} at {1 / period_s:.1f} Hz, its root says {rate_hz:g} Hz: correct the rate "
                 "in its metadata, or train without that sensor (--data.sensor none)"
             )
+
+
+def check_lengths(episodes: Sequence[Episode], horizon: int) -> None:
+    """Refuse episodes of which none is as long as a chunk (ValueError): nothing would be learned of its last steps."""
+    longest = max(len(episode.timestamps) for episode in episodes)
+    if longest < horizon:
+        raise ValueError(
+            f"none of {len(episodes)} episodes has as many frames as a chunk has steps, {horizon}, and the longest has "
+            f"{longest}: give longer ones, or train with --data.horizon {longest} at most"
+        )
 
 
 def _check_clock(name: str, kind: str, timestamps: Float64[np.ndarray, " N"]) -> None:
@@ -132,7 +125,7 @@ def finite_chunks(
                 row, dimension = np.argwhere(~np.isfinite(values))[0].tolist()
                 raise CorruptData(
                     f"{episode.name} has {values[row, dimension]} in {kind}, row {start + row}, dimension {dimension}: "
-                    "repair the data, or leave the episode out with --data.episodes"
+                    f"repair the data, or leave the episode out with `--data.without {episode.index}`"
                 )
             yield values
 

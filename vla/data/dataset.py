@@ -10,7 +10,7 @@ import numpy as np
 
 from vla.contract import DataContract
 from vla.data.cameras import first_picture, oldest_frames, pictures
-from vla.data.checks import check_episode, check_selected
+from vla.data.checks import check_episode, check_lengths, check_selected
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
@@ -19,9 +19,9 @@ from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, read_numbers
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
-from vla.data.remarks import on_instructions, on_strays
+from vla.data.remarks import on_episodes, on_strays
 from vla.data.samples import Part, TrainSamples, ValidationSamples
-from vla.data.selection import Selection
+from vla.data.selection import Selection, check_left_out
 from vla.data.tables import forget_numbers
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
@@ -40,6 +40,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
         root,
         Selection(
             episodes=config.episodes,
+            without=config.without,
             cameras=config.cameras,
             depth=config.depth,
             missing_cameras=config.missing_cameras,
@@ -50,7 +51,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
             dims=config.dims,
             angles=config.angles,
             pairing=config.pairing,
-            withhold_state="state" in config.without,
+            withhold_state="state" in config.withhold,
             keep_damaged=config.quarantine > 0,
         ),
     )
@@ -126,9 +127,10 @@ def open_dataset(
         forget_numbers(list(map(Path, config.roots)))
     whole = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
     whole = distinguish(config.roots, whole)
-    readers = [WithoutState(reader) for reader in whole] if "state" in config.without else whole
+    readers = [WithoutState(reader) for reader in whole] if "state" in config.withhold else whole
     for reader in readers:
         check_selected(reader.layout, reader.episodes, config.episodes)
+    check_left_out({reader.layout.root: reader.layout.left_out for reader in readers}, config.without)
     contract = agree([reader.layout for reader in readers], config)
     for reader in readers:
         for episode in reader.episodes:
@@ -138,6 +140,7 @@ def open_dataset(
         tuple(place for place in range(len(reader.episodes)) if place not in set(places))
         for reader, places in zip(readers, held_out, strict=True)
     ]
+    check_lengths(episodes_at(readers, kept), contract.horizon)
     numbers = read_numbers(readers, kept, held_out, contract, keep_damaged=quarantine, compand=config.compand)
     black = partial(_black_frames, readers, contract, quarantine=quarantine)
     sizes = read_again(black, lambda: "the first frame of an episode")
@@ -167,7 +170,7 @@ def open_dataset(
         remarks=tuple(
             f"{reader.layout.root}: {remark}"
             for reader in readers
-            for remark in (*reader.layout.remarks, *on_instructions(reader.episodes))
+            for remark in (*reader.layout.remarks, *on_episodes(reader.episodes, contract.horizon))
         ),
         oldest_frames_s=oldest_frames(
             [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps
@@ -216,7 +219,7 @@ def _check_usable(part: Part) -> None:
         if not len(frames):
             raise ValueError(
                 f"{part.reader.episodes[place].name} has no frame with an action near it and a state before it, so "
-                "its clocks do not match: leave it out with --data.episodes"
+                f"its clocks do not match: leave it out with `--data.without {part.reader.episodes[place].index}`"
             )
 
 

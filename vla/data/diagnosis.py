@@ -84,6 +84,8 @@ class RootReport:
     missing_files: tuple[str, ...]
     remarks: tuple[str, ...]
     """What was chosen by itself and what is not read."""
+    left_out: tuple[int, ...]
+    """Indices of the episodes that were not looked at, by request."""
     short_episodes: tuple[str, ...]
     """Episodes with fewer frames than the chunk has steps."""
     gaps: tuple[Gap, ...]

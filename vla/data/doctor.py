@@ -14,8 +14,8 @@ from vla.data.decoding import measure_decoding
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
-from vla.data.remarks import on_instructions, on_units
-from vla.data.selection import EVERYTHING, Selection
+from vla.data.remarks import on_episodes, on_units
+from vla.data.selection import EVERYTHING, Selection, check_left_out
 from vla.data.tables import forget_numbers
 from vla.errors import DONE, MissingFiles, told
 from vla.frames import check_aspect
@@ -35,16 +35,18 @@ def examine(
 ) -> Report:
     """Examine opened roots, or folders that need not be sound: what is missing is reported and the rest examined.
 
-    `decode_s` seconds of each root are for measuring how fast its frames decode; 0: that is not measured.
+    `decode_s` seconds of each root are for measuring how fast its frames decode; 0: that is not measured. ValueError
+    where no root has an episode that is to be left out.
     """
-    return Report(
-        roots=tuple(
-            examine_folder(source, horizon, selection, decode_s)
-            if isinstance(source, Path)
-            else examine_reader(source, horizon, decode_s=decode_s)
-            for source in sources
-        )
+    roots = tuple(
+        examine_folder(source, horizon, selection, decode_s)
+        if isinstance(source, Path)
+        else examine_reader(source, horizon, decode_s=decode_s)
+        for source in sources
     )
+    if all(root.episodes for root in roots):
+        check_left_out({root.root: root.left_out for root in roots}, selection.without)
+    return Report(roots=roots)
 
 
 def examine_folder(
@@ -76,6 +78,7 @@ def _unreadable(root: Path, problems: Sequence[ValueError]) -> RootReport:
         exit_code=exit_code(problems),
         missing_files=missing_files(problems),
         remarks=(),
+        left_out=(),
         short_episodes=(),
         gaps=(),
         oldest_frames_s={},
@@ -100,8 +103,9 @@ def examine_reader(
         problems=tuple(dict.fromkeys(map(str, found))),
         exit_code=exit_code(found),
         missing_files=missing_files(problems),
-        remarks=(*layout.remarks, on_units(layout), *on_instructions(episodes)),
+        remarks=(*layout.remarks, on_units(layout), *on_episodes(episodes)),
         advice=(horizon_advice(horizon, layout.fps, [len(episode.timestamps) for episode in episodes]),),
+        left_out=layout.left_out,
         short_episodes=tuple(
             f"{episode.name}: {len(episode.timestamps)} frames, a chunk has {horizon} steps"
             for episode in episodes

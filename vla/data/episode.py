@@ -126,6 +126,8 @@ class Layout:
     """Those that a copy lists first, in this order; further ones follow as they occur."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What a copy says of the recordings beside its features, as JSON: `robot_type`, ..."""
+    left_out: tuple[int, ...] = ()
+    """Indices of the episodes that were left out by request."""
     files: tuple[str, ...] = ()
     """Tables below the root that belong to carried columns."""
 

@@ -103,7 +103,7 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
         state_units=state_units,
         action_units=action_units,
         action_periods=first.action_periods or (0.0,) * first.action_dim,
-        instructed="instruction" not in config.without,
+        instructed="instruction" not in config.withhold,
         state_key=config.state_key,
         action_key=config.action_key,
         dims=config.dims,

@@ -30,10 +30,17 @@ def on_units(layout: Layout) -> str:
     return "; ".join(sentences)
 
 
-def on_instructions(episodes: Sequence[Episode]) -> list[str]:
-    """Whether they change within episodes."""
+def on_episodes(episodes: Sequence[Episode], horizon: int = 1) -> list[str]:
+    """Whether instructions change within them, and how many are shorter than a chunk."""
     changing = sum(len(episode.instructions.different) > 1 for episode in episodes)
-    return [f"the instruction changes within {changing} of {len(episodes)} episodes"] if changing else []
+    short = sum(len(episode.timestamps) < horizon for episode in episodes)
+    found = [f"the instruction changes within {changing} of {len(episodes)} episodes"] if changing else []
+    if short:
+        found.append(
+            f"shorter than a chunk of {horizon} steps: {short} of {len(episodes)} episodes; what would lie past their "
+            "ends is masked"
+        )
+    return found
 
 
 def on_strays(statistics: Mapping[str, Statistics], contract: DataContract) -> list[str]:

@@ -1,10 +1,11 @@
 """What is read of a root, and who hears of what is wrong with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vla.data.episode import ACTION, STATE
+from vla.names import ranges
 from vla.settings import Pairing
 
 Problems = Callable[[ValueError], None]
@@ -17,6 +18,8 @@ class Selection:
 
     episodes: tuple[int, ...] = ()
     """Indices; none: all."""
+    without: tuple[int, ...] = ()
+    """Indices of episodes to leave out; one that is not there is passed over."""
     cameras: tuple[str, ...] = ()
     """Feature keys or their last parts, in this order; none: all."""
     depth: tuple[str, ...] = ()
@@ -48,6 +51,20 @@ class Selection:
 EVERYTHING = Selection()
 
 
+def remark_left_out(indices: Sequence[int]) -> list[str]:
+    """That episodes were left out by request."""
+    return [f"episodes left out: {ranges(indices)}"] if indices else []
+
+
 def refuse(problem: ValueError) -> None:
     """Raise the first problem."""
     raise problem
+
+
+def check_left_out(left_out: Mapping[str, Sequence[int]], without: Sequence[int]) -> None:
+    """Refuse to leave out an episode that no root has, given those that each has left out (ValueError)."""
+    if unknown := sorted(set(without) - {index for own in left_out.values() for index in own}):
+        raise ValueError(
+            f"{' and '.join(left_out)} {'have' if len(left_out) > 1 else 'has'} no episode {ranges(unknown)} to leave "
+            "out: correct --data.without"
+        )

@@ -33,6 +33,8 @@ def read_phases(
     names: Sequence[str] = (),
     episodes: tuple[int, ...] = (),
     action_key: str = ACTION,
+    *,
+    without: tuple[int, ...] = (),
 ) -> Phases:
     """The phases that a column of numbers tells apart, from the smallest; `names` gives them words in that order.
 
@@ -41,6 +43,7 @@ def read_phases(
     """
     selection = Selection(
         episodes=episodes,
+        without=without,
         sensor=("none",),
         columns=(column,),
         action_key=action_key,

@@ -105,8 +105,9 @@ def test_a_policy_of_no_run_has_no_control(tmp_path: Path) -> None:
             {"sensor_samples": ["32"], "sensor_rate_hz": ["500"]},
             "--data.sensor none --data.sensor-samples --data.sensor-rate-hz",
         ),
-        ("state", {"without": ["instruction"]}, "--data.without instruction state"),
-        ("instruction", {"compand": ["actions"]}, "--data.without instruction"),
+        ("state", {"without": ["instruction"]}, "--data.withhold instruction state"),  # as older runs name it
+        ("state", {"without": [3], "withhold": ["instruction"]}, "--data.withhold instruction state"),
+        ("instruction", {"compand": ["actions"]}, "--data.withhold instruction"),
         (FRONT, {}, "--data.cameras observation.images.wrist"),
     ],
 )

@@ -142,7 +142,7 @@ def write_v3(root: Path, lengths: Sequence[int] = (6, 9, 5), *, fps: int = 20) -
         pa.table(table_of(episode, length, fps, {}, start))
         for episode, (length, start) in enumerate(zip(lengths, starts, strict=True))
     ]
-    pq.write_table(pa.concat_tables(tables), root / "data/chunk-000/file-000.parquet")
+    pq.write_table(pa.concat_tables(tables, promote_options="default"), root / "data/chunk-000/file-000.parquet")
     count = len(lengths)
     episodes = {
         "episode_index": list(range(count)),

@@ -103,7 +103,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("changes", [{}, {"quarantine": 5, "compand": ("actions",), "without": ("state",)}])
+@pytest.mark.parametrize("changes", [{}, {"quarantine": 5, "compand": ("actions",), "withhold": ("state",)}])
 def test_the_second_start_has_the_same_numbers_and_reads_none(
     tmp_path: Path, passes: list[str], kind: str, changes: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -323,7 +323,7 @@ def test_what_is_known_depends_on_the_split_and_on_what_is_withheld(tmp_path: Pa
     assert opened(root, horizon=3, sensor_weight=1.0).recalled, "says nothing of the numbers"
     for change in (
         {"validation_share": 0.0},
-        {"without": ("state",)},
+        {"withhold": ("state",)},
         {"compand": ("actions",)},
         {"sensor": ("none",)},
         {"episodes": (0, 1)},

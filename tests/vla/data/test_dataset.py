@@ -211,11 +211,11 @@ def test_emphasis_that_no_data_satisfies(config: dict[str, object], said: str) -
 
 def test_emphasis_may_name_what_is_withheld() -> None:
     plain = opened(ROOT, emphasis="observation.state[0] < 0.5").train
-    bare = opened(ROOT, emphasis="observation.state[0] < 0.5", without=("state",)).train
+    bare = opened(ROOT, emphasis="observation.state[0] < 0.5", withhold=("state",)).train
     assert [bare.locate(position) for position in range(50)] == [plain.locate(position) for position in range(50)]
     assert bare[3].state.shape == (0,)
     with pytest.raises(ValueError, match=r"observation.state\[0\] < 1e9' holds in (\d+) of \1 .*values are 0 to \d"):
-        opened(ROOT, emphasis="observation.state[0] < 1e9", without=("state",))
+        opened(ROOT, emphasis="observation.state[0] < 1e9", withhold=("state",))
 
 
 def test_emphasis_on_the_shipped_data(needle: Path) -> None:
@@ -351,12 +351,30 @@ def test_episodes_that_nothing_can_be_learned_from_are_refused(changes: dict[str
     assert "\n" not in str(refusal.value)
 
 
-def test_an_episode_shorter_than_the_chunk_is_refused() -> None:
-    root = replace(ROOT, lengths=(20, 7, 5))
-    with pytest.raises(ValueError, match="root/episode_000001 has 7 frames.*8 steps.*--data.horizon.*--data.episodes"):
-        opened(root)
-    assert opened(root, horizon=5).train[0].actions.shape == (5, 2)
+def test_a_chunk_longer_than_its_episode_is_masked() -> None:
+    root = replace(ROOT, lengths=(20, 7, 1))
+    data = opened(root, validation_share=0.0)
+    for index in range(28):
+        name, frame = data.everything.locate(index)
+        valid = data.everything[index].action_valid
+        assert valid.tolist() == [step < root.lengths[int(name[-6:])] - frame for step in range(8)]
+    said = "root: shorter than a chunk of 8 steps: 2 of 3 episodes; what would lie past their ends is masked"
+    assert said in data.table()
     opened(replace(root, lengths=(8, 8)))
+    with pytest.raises(ValueError, match="none of 3 episodes has as many frames as a chunk has steps, 21, .* has 20"):
+        opened(root, validation_share=0.0, horizon=21)
+
+
+def test_episodes_are_left_out() -> None:
+    longer = replace(ROOT, name="longer", lengths=(20,) * 6)
+    data = opened(ROOT, longer, without=(1, 5), validation_share=0.0)
+    names = {episode.name for part in data.everything.episodes() for episode in part}
+    left = {f"root/episode_{index:06d}" for index in (0, 2, 3)}
+    assert names == left | {f"longer/episode_{index:06d}" for index in (0, 2, 3, 4)}
+    with pytest.raises(ValueError, match="root and longer have no episode 6, 9 to leave out: correct --data.without"):
+        opened(ROOT, longer, without=(1, 6, 9))
+    with pytest.raises(ValueError, match="root has no episodes"):
+        opened(ROOT, without=(0, 1, 2, 3))
 
 
 def test_a_root_without_episodes_and_an_unseen_sensor_are_refused() -> None:
@@ -494,7 +512,7 @@ def test_batches_of_the_shipped_data_stack(dataset: Dataset) -> None:
 
 def test_the_state_can_be_withheld(needle: Path) -> None:
     whole = open_dataset(DataConfig(roots=(str(needle),)), 0)
-    bare = open_dataset(DataConfig(roots=(str(needle),), without=("state", "instruction")), 0)
+    bare = open_dataset(DataConfig(roots=(str(needle),), withhold=("state", "instruction")), 0)
     assert bare.contract == replace(whole.contract, state_dim=0, state_names=(), instructed=False)
     ours, theirs = bare.train[3], whole.train[3]
     assert ours.state.shape == (0,)

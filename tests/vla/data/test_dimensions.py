@@ -137,7 +137,10 @@ def test_two_roots_in_another_order_are_mixed_by_name(tmp_path: Path) -> None:
         (FOREIGN | {"dims": ("actions=0",)}, "has 'actions=0', expected action= or state="),
         (FOREIGN | {"dims": ("action=0", "action=1")}, "each once"),
         (FOREIGN | {"dims": ("action=0,",)}, "expected action= or state="),
-        ({"action_key": "actions", "without": ("state",), "dims": ("state=0",)}, "has no state to take dimension 0 of"),
+        (
+            {"action_key": "actions", "withhold": ("state",), "dims": ("state=0",)},
+            "has no state to take dimension 0 of",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_with_the_nearest(
@@ -155,7 +158,7 @@ def test_the_insertion_recorder_has_one_name_for_each(tmp_path: Path) -> None:
 
 
 def test_a_state_that_is_withheld_may_have_any_name(tmp_path: Path) -> None:
-    data = opened(foreign(write_v2(tmp_path / "set")), action_key="actions", without=("state",))
+    data = opened(foreign(write_v2(tmp_path / "set")), action_key="actions", withhold=("state",))
     assert data.contract.state_dim == 0
 
 

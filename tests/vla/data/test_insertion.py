@@ -18,6 +18,7 @@ from vla.__main__ import main
 from vla.contract import StreamContract
 from vla.data.episode import Episode, Frames
 from vla.data.formats.insertion.reader import SENSOR, InsertionReader, is_insertion, open_insertion
+from vla.data.formats.insertion.recordings import find_recordings
 from vla.data.formats.lerobot.metadata import is_lerobot
 from vla.data.selection import Selection
 from vla.errors import CorruptData
@@ -240,6 +241,23 @@ def test_instructions_and_names(tmp_path: Path) -> None:
     assert old.layout.action_names[-2:] == ("dr_deg", "gripper")
     again = pickle.loads(pickle.dumps(new))
     assert again.layout == new.layout
+
+
+def test_a_recording_that_is_left_out_may_be_damaged(tmp_path: Path) -> None:
+    root = write_windows(tmp_path / "set")
+    broken = root / "task" / "recv_all_20300101_000000"
+    broken.mkdir(parents=True)
+    (broken / "robot_states.csv").write_text("recv_timestamp\n")
+    indices = {path.name: place for place, path in enumerate(find_recordings(root))}
+    with pytest.raises(CorruptData, match="has no column"):
+        open_insertion(root)
+    lost = indices[broken.name]
+    reader = open_insertion(root, Selection(without=(lost, 99)))
+    assert len(reader.episodes) == len(indices) - 1
+    assert reader.layout.left_out == (lost,)
+    assert f"episodes left out: {lost}" in reader.layout.remarks
+    with pytest.raises(ValueError, match="no recording that is not left out: correct --data.without"):
+        open_insertion(root, Selection(without=tuple(indices.values())))
 
 
 def test_columns_that_nobody_reads_are_named(tmp_path: Path) -> None:

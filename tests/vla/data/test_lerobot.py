@@ -330,10 +330,11 @@ def test_metadata_that_lists_more_than_is_there(shared: Path, tmp_path: Path) ->
         open_lerobot(shared / "data/g1_pick_bottle")
     root = write_v2(tmp_path / "set")
     (root / "data/chunk-000/episode_000001.parquet").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 episodes are not there \(episode 1: .*`--data\.episodes 0 2`"):
+    with pytest.raises(ValueError, match=r"1 of 3 episodes are not there \(episode 1: .*`--data\.without 1`"):
         open_lerobot(root)
     assert [episode.index for episode in open_lerobot(root, Selection(episodes=(0, 2))).episodes] == [0, 2]
-    with pytest.raises(ValueError, match=r"take 1 out of --data\.episodes"):
+    assert [episode.index for episode in open_lerobot(root, Selection(without=(1,))).episodes] == [0, 2]
+    with pytest.raises(ValueError, match=r"leave them out with `--data\.without 1`"):
         open_lerobot(root, Selection(episodes=(0, 1)))
 
 

@@ -27,7 +27,7 @@ from vla.data.formats.insertion.recordings import (
     some_values,
 )
 from vla.data.named import distinct
-from vla.data.selection import EVERYTHING, Problems, Selection, refuse
+from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.streams import choose_streams
 from vla.data.texts import Texts
 from vla.errors import CorruptData, ForeignLayout
@@ -92,7 +92,11 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
         raise ValueError(f"{root} has no episode {some_values(unknown)}; it has 0 to {len(paths) - 1}")
     names = distinct([name_of(path) for path in paths.values()], list(paths.values()))
     recordings, foreign = {}, list[ForeignLayout]()
-    for index in sorted(set(selection.episodes)) or paths:
+    left_out = tuple(sorted(set(selection.without) & set(paths)))
+    chosen_indices = [index for index in sorted(set(selection.episodes)) or paths if index not in left_out]
+    if not chosen_indices:
+        raise ValueError(f"{root} has no recording that is not left out: correct --data.without")
+    for index in chosen_indices:
         try:
             recordings[index] = read_recording(root, paths[index])
         except ValueError as problem:
@@ -123,7 +127,7 @@ def open_insertion(root: Path, selection: Selection = EVERYTHING, report: Proble
     if not built:
         raise CorruptData(f"{root} has no recording that can be read; restore its files")
     return InsertionReader(
-        layout=describe(root, list(recordings.values()), built, chosen, sensed=sensed),
+        layout=describe(root, list(recordings.values()), built, chosen, sensed=sensed, left_out=left_out),
         episodes=tuple(built),
         sources=[file for index in recordings for file in files_of(paths[index])],
         reopen=partial(open_insertion, root, selection),
@@ -270,6 +274,7 @@ def describe(
     cameras: tuple[str, ...],
     *,
     sensed: bool,
+    left_out: tuple[int, ...],
 ) -> Layout:
     """The layout of the folder."""
     tracks = [recording.sensor for recording in recordings if recording.sensor is not None and sensed]
@@ -292,7 +297,8 @@ def describe(
         action_names=names if len(names) == action_dim else (),
         action_periods=(0.0,) * action_dim,  # differences, already the short way round
         streams=describe_sensor(tracks),
-        remarks=(f"not read: {', '.join(unread)}",) if unread else (),
+        remarks=(*([f"not read: {', '.join(unread)}"] if unread else []), *remark_left_out(left_out)),
+        left_out=left_out,
     )
 
 

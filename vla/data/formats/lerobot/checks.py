@@ -19,9 +19,7 @@ Indexed = FrameIndex | CorruptData | None
 """When the frames of a video file are shown, or why it cannot be opened; None of images in the table."""
 
 
-def with_sound_files(
-    metadata: Metadata, records: Sequence[EpisodeRecord], *, asked: bool, report: Problems
-) -> list[EpisodeRecord]:
+def with_sound_files(metadata: Metadata, records: Sequence[EpisodeRecord], report: Problems) -> list[EpisodeRecord]:
     """The records whose table is there and complete; the others are reported."""
     there: dict[Path, bool] = {}
     sound: dict[Path, bool] = {}
@@ -34,7 +32,7 @@ def with_sound_files(
                 report(problem)
                 sound[path] = False
     lost = [record for record in records if not there[record.data_file]]
-    report_lost(metadata, lost, records, asked, report)
+    report_lost(metadata, lost, records, report)
     kept = [record for record in records if sound[record.data_file]]
     if not kept:
         raise CorruptData(f"{metadata.root} has no table that can be read; restore the files in {metadata.root}/data")
@@ -42,32 +40,35 @@ def with_sound_files(
 
 
 def report_lost(
-    metadata: Metadata,
-    lost: Sequence[EpisodeRecord],
-    records: Sequence[EpisodeRecord],
-    asked: bool,
-    report: Problems,
+    metadata: Metadata, lost: Sequence[EpisodeRecord], records: Sequence[EpisodeRecord], report: Problems
 ) -> None:
     """Report the episodes that metadata names and the data lack, and how to train on the rest."""
     if not lost:
         return
-    gone = {record.index for record in lost}
-    left = [record.index for record in records if record.index not in gone]
     first = ", ".join(f"episode {record.index}: {record.data_file.relative_to(metadata.root)}" for record in lost[:3])
     if len(lost) > 3:
         first += ", ..."
-    if asked:
-        fix = f"restore them, or take {some(sorted(gone))} out of --data.episodes"
-    elif left:
-        fix = f"restore them, or train on what is there with `--data.episodes {' '.join(map(str, left))}`"
-    else:
-        fix = "restore them"
+    fix = "restore them"
+    if len(lost) < len(records):
+        fix += f", or {way_out([record.index for record in lost], [record.index for record in records])}"
     sentence = f"{metadata.root}: the data of {len(lost)} of {len(records)} episodes are not there ({first}); {fix}"
     report(MissingFiles(sentence, [str(record.data_file) for record in lost]))
 
 
+def way_out(lost: Sequence[int], listed: Sequence[int]) -> str:
+    """How to train on the episodes that are listed but for those that are lost, in the fewer words."""
+    left = [index for index in listed if index not in set(lost)]
+    if len(left) < len(lost):
+        return f"train on what is there with `--data.episodes {' '.join(map(str, left))}`"
+    return f"leave them out with `--data.without {' '.join(map(str, lost))}`"
+
+
 def episode_rows(
-    table: pa.Table, metadata: Metadata, records: Sequence[EpisodeRecord], *, asked: bool, report: Problems
+    table: pa.Table,
+    metadata: Metadata,
+    records: Sequence[EpisodeRecord],
+    empty: Sequence[EpisodeRecord],
+    report: Problems,
 ) -> list[tuple[EpisodeRecord, tuple[int, int]]]:
     """Where each episode stands in the table: first row and one past the last."""
     indices = integer_column(table["episode_index"], f"{metadata.root}: episode_index")
@@ -78,22 +79,34 @@ def episode_rows(
         if index in places:
             raise CorruptData(f"{metadata.root}: the rows of episode {index} do not stand together; convert it again")
         places[index] = (start, stop)
-    report_lost(metadata, [record for record in records if record.index not in places], records, asked, report)
+    report_lost(metadata, [record for record in records if record.index not in places], records, report)
     rows = []
-    for record in records:
+    for record in (*records, *empty):
         if record.index not in places:
             continue
         start, stop = places[record.index]
         if stop - start != record.length:
-            report(
-                CorruptData(
-                    f"{record.data_file}: episode {record.index} has {stop - start} rows, its metadata says "
-                    f"{record.length}; restore the file or the metadata"
-                )
-            )
+            report(other_length(record, stop - start))
         else:
             rows.append((record, (start, stop)))
     return rows
+
+
+def other_length(record: EpisodeRecord, rows: int) -> CorruptData:
+    """What is said of a table with more or fewer rows than the metadata say."""
+    return CorruptData(
+        f"{record.data_file}: episode {record.index} has {rows} rows, its metadata says {record.length}; restore the "
+        "file or the metadata"
+    )
+
+
+def check_empty(metadata: Metadata, empty: Sequence[EpisodeRecord], report: Problems) -> None:
+    """Report episodes without a frame whose own table has rows; `episode_rows` looks into tables of several."""
+    if metadata.version == "v3.0":
+        return
+    for record in empty:
+        if record.data_file.is_file() and (rows := check_parquet(record.data_file)):
+            report(other_length(record, rows))
 
 
 def check_videos(

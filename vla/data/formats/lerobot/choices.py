@@ -12,8 +12,8 @@ from vla.data.depth import Depth
 from vla.data.dimensions import places_of
 from vla.data.episode import STATE
 from vla.data.formats.lerobot.carried import Carried, choose_carried
-from vla.data.formats.lerobot.checks import some
-from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
+from vla.data.formats.lerobot.listed import Listed, choose_episodes
+from vla.data.formats.lerobot.metadata import Metadata
 from vla.data.selection import Problems, Selection
 from vla.data.streams import AUTO, choose_streams
 from vla.data.tables import columns_of
@@ -61,7 +61,7 @@ class Chosen:
     """What a copy keeps beside that."""
     remarks: tuple[str, ...]
     """What was chosen by itself and what is not read."""
-    records: tuple[EpisodeRecord, ...]
+    episodes: Listed
     table_columns: tuple[str, ...]
     """All columns that are read; the others stay in the files."""
 
@@ -84,6 +84,7 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
     streams = choose_sensors(metadata, selection.sensor, {action, state}, report)
     choose_columns(metadata, selection.columns)
     rows = [action, *([state] if state else []), *selection.columns]
+    episodes = choose_episodes(metadata, selection, report)
     read = known_features(metadata, [*rows, *streams, *cameras], streams, cameras)
     carried = choose_carried(metadata, read, [*rows, *streams]) if selection.carry else Carried()
     return Chosen(
@@ -95,8 +96,8 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
         streams=streams,
         columns=selection.columns,
         carried=carried,
-        remarks=(*remarks_on(metadata, selection, streams, read), *carried.remarks),
-        records=tuple(choose_episodes(metadata, selection.episodes, report)),
+        remarks=(*remarks_on(metadata, selection, streams, read), *carried.remarks, *episodes.remarks),
+        episodes=episodes,
         table_columns=tuple(table_columns(metadata, cameras, streams, [*rows, *carried.columns])),
     )
 
@@ -137,7 +138,7 @@ def choose_state(metadata: Metadata, selection: Selection, report: Problems) -> 
         report(
             ValueError(
                 f"{metadata.root} has no feature {STATE}, but {alike[0]}: read it with `--data.state-key {alike[0]}`, "
-                "or train without a state with `--data.without state`"
+                "or train without a state with `--data.withhold state`"
             )
         )
     return None
@@ -256,28 +257,6 @@ def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str],
         if key not in read and feature["dtype"] not in ("video", "image")
     ]
     return found + ([f"not read: {', '.join(others)}"] if others and not selection.carry else [])
-
-
-def choose_episodes(metadata: Metadata, asked: tuple[int, ...], report: Problems) -> list[EpisodeRecord]:
-    """The records asked for, or all of them; ValueError names the ones the metadata does not know."""
-    if not asked:
-        if metadata.total_episodes > len(metadata.episodes):
-            report(
-                ValueError(
-                    f"{metadata.root}/meta/info.json counts {metadata.total_episodes} episodes, the episode list has "
-                    f"{len(metadata.episodes)}; restore it, or train on what is listed with "
-                    f"`--data.episodes {' '.join(map(str, metadata.episodes))}`"
-                )
-            )
-        return list(metadata.episodes.values())
-    unknown = sorted(set(asked) - set(metadata.episodes))
-    if unknown:
-        known = sorted(metadata.episodes)
-        raise ValueError(
-            f"{metadata.root} has no episode {some(unknown)}; it has {len(known)}, from {known[0]} to {known[-1]}: "
-            "correct --data.episodes"
-        )
-    return [metadata.episodes[index] for index in sorted(set(asked))]
 
 
 def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:

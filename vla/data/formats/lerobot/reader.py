@@ -100,13 +100,13 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
     """
     metadata = read_metadata(root)
     chosen = choose(metadata, selection, report)
-    records = with_sound_files(metadata, chosen.records, asked=bool(selection.episodes), report=report)
+    records = with_sound_files(metadata, chosen.episodes.records, report)
     files = sorted({record.data_file for record in records})
     entry = rows_entry(metadata, records, files, chosen)
     known = entry.recall()
     with opened_table(root, files, chosen.table_columns, sparingly=known is not None) as table:
         if known is None:
-            rows = episode_rows(table, metadata, records, asked=bool(selection.episodes), report=report)
+            rows = episode_rows(table, metadata, records, chosen.episodes.empty, report)
         else:
             rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
         having = [record for record, _ in rows]
@@ -294,7 +294,8 @@ def camera_frames(
         raise CorruptData(
             f"{what}: {len(lost)} of {len(timestamps)} rows have no frame, the first at "
             f"{timestamps[lost[0]] + place.offset_s:.3f} s; the file has {len(shown)}, shown from {shown[0]:.3f} to "
-            f"{shown[-1]:.3f} s: restore it, correct the time stamps, or leave the episode out with --data.episodes"
+            f"{shown[-1]:.3f} s: restore it, correct the time stamps, or leave the episode out with "
+            f"`--data.without {record.index}`"
         )
     return VideoFrames(path=place.path, timestamps=paired.timestamps, index=index, frames=paired.frames, depth=depth)
 
@@ -343,4 +344,5 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         tasks=chosen.carried.tasks,
         facts=chosen.carried.facts,
         files=chosen.carried.files,
+        left_out=chosen.episodes.left_out,
     )
