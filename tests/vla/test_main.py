@@ -56,6 +56,8 @@ def test_evaluate_writes_a_report_and_pictures(
     assert evaluate(policy, needle, "--out", str(tmp_path / "elsewhere"), "--steps", "3") == 0
     captured = capsys.readouterr()
     assert "4 samples of 4 episodes" in captured.out, "none of them was held out"
+    assert printed["verdict"].startswith("The policy is no better than the mean action (")
+    assert "\nThe policy is no better than the mean action (" in captured.out
     assert str(tmp_path / "elsewhere") in captured.err
 
 
@@ -87,6 +89,8 @@ def test_ablate_writes_a_table_and_a_picture(
     content = json.loads((tmp_path / "ablation.json").read_text())
     assert [entry["input"] for entry in content["inputs"]] == ["sensor", "observation.images.front"]
     assert content["phases"] == []  # no phase comes in five episodes
+    assert content["verdict"].startswith("The policy is no better than the mean action (")
+    assert "The policy is no better than the mean action (" in captured.out
     assert main([*asked, "--inputs", "frnt"]) == 78
     assert "did you mean front?" in capsys.readouterr().err
     assert main([*asked, "--phase", "frame_index"]) == 78

@@ -276,7 +276,8 @@ def test_every_section_of_a_finished_run(made: Path) -> None:
     for words_of in (
         "Finished after 200 steps", "88 %", "81 to 91 %, 100 episodes", "stage2 begins (step 121)", "1 step skipped",
         "observation.images.front", "lost in search", "Trained without it", "6 channels at 1,000 Hz", "wrist",
-        "In 3 of 3 dimensions", "y [m]", "push_N", "From noise to actions",
+        "In 3 of 3 dimensions", "The policy is better than the mean action (0.31).",
+        "The policy is no better than repeating the last action (1.02).", "y [m]", "push_N", "From noise to actions",
         "trained without it, success falls from 93% to 13%",
         "1,158,400 trained parameters", "Samples left out", "zero2.yaml --num_processes 2",
         "61e901c999934372263a9cb6ff5c6c8097330d99d1ae8c25a2ba6399fc798560", "training/two_stage.py",

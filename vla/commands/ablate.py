@@ -108,7 +108,7 @@ class Bench:
         chosen = open_loop.spread(len(samples), command.samples)
         policy = open_policy(command.policy, command.backbone, self.device)
         with progress(len(chosen), "samples") as bar:
-            return ablation.answer(
+            answers = ablation.answer(
                 policy,
                 samples.resized(policy.sizes),
                 chosen,
@@ -117,6 +117,7 @@ class Bench:
                 device=torch.device(self.device),
                 progress=bar.update,
             )
+        return replace(answers, plain=replace(answers.plain, last=samples.last_actions(chosen)))
 
     def judge(self, answers: "Answers", contract: "DataContract") -> "Ablation":
         """What the answers say, and success in the environment where there is one."""

@@ -58,7 +58,7 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
     import numpy as np
     import torch
 
-    from vla.evaluation import denoising, figures, open_loop
+    from vla.evaluation import denoising, figures, open_loop, rivals, standing
     from vla.report.episodes import episode_arrays
 
     out, seed = command.results, split.seed if command.seed is None else command.seed
@@ -91,7 +91,13 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
         device=torch.device(device),
         steps=command.steps,
     )
-    report = replace(open_loop.measure(measured, phases), denoising=watched.remaining().tolist())
+    beside = rivals.standings(replace(measured, last=samples.last_actions(chosen)), phases, seed=seed)
+    report = replace(
+        open_loop.measure(measured, phases),
+        denoising=watched.remaining().tolist(),
+        standings=beside,
+        verdict=standing.sentence(beside),
+    )
     figures.draw_episode(episode, out / "actions.png")
     figures.draw_horizon(report, out / "horizon.png")
     figures.draw_denoising(watched, out / "denoising.png")

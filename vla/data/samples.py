@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 
 from vla.batch import Sample
 from vla.data.checks import check_finite
@@ -202,6 +202,15 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
         """What the robot is asked to do in a sample."""
         root, inside = self._find(index)
         return self._parts[root].instruction(inside)
+
+    def last_actions(self, indices: Sequence[int]) -> Float[np.ndarray, "N A"]:
+        """The action recorded one frame before each of some samples; NaN where there is none."""
+        found = []
+        for root, inside in map(self._find, indices):
+            part = self._parts[root]
+            place, frame = part.locate(inside)
+            found.append(part.window.action_before(part.reader.episodes[place], frame))
+        return np.stack(found)
 
     def episodes(self) -> tuple[tuple[Episode, ...], ...]:
         """Of each root, the episodes whose frames they are."""

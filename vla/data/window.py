@@ -90,6 +90,12 @@ class Window:
             usable &= episode.timestamps >= episode.state.timestamps[0]
         return range(len(usable)) if usable.all() else np.flatnonzero(usable)
 
+    def action_before(self, episode: Episode, index: int) -> Float[np.ndarray, " A"]:
+        """The action one frame period before a frame; NaN where there is none."""
+        times = episode.timestamps[index : index + 1] - 1 / self.contract.fps
+        places, valid = _steps(episode.actions, times, self.contract.fps)
+        return np.where(valid[0], _rows(episode.actions, places)[0], np.nan)
+
     def _actions(self, actions: Stream, now: float) -> tuple[Float[np.ndarray, "H A"], Bool[np.ndarray, " H"]]:
         """The chunk on the frame clock; where no action is near, the nearest stands and is not valid."""
         places, valid = _steps(actions, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)

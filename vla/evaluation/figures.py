@@ -12,6 +12,7 @@ from vla.evaluation.alteration import KINDS, Kind
 from vla.evaluation.denoising import Denoising
 from vla.evaluation.findings import Ablation, Change
 from vla.evaluation.open_loop import Predictions, Report, dimension_names, titled
+from vla.evaluation.varying import more, most_varying
 
 
 def draw_episode(predictions: Predictions, file: Path) -> None:
@@ -21,10 +22,10 @@ def draw_episode(predictions: Predictions, file: Path) -> None:
     time = np.asarray(predictions.frames)[order] / contract.fps
     predicted, recorded, valid = predictions.predicted[order], predictions.recorded[order], predictions.valid[order]
     ahead = np.arange(contract.horizon) / contract.fps
-    varying = [
-        axis for axis in range(contract.action_dim) if max(np.ptp(recorded[..., axis]), np.ptp(predicted[..., axis]))
+    spreads = [
+        float(max(np.ptp(recorded[..., axis]), np.ptp(predicted[..., axis]))) for axis in range(contract.action_dim)
     ]
-    names = dimension_names(contract)
+    varying, names = most_varying(spreads), dimension_names(contract)
     figure, panels = grid(len(varying))
     for axis, panel in zip(varying, panels, strict=True):
         panel.plot(time, recorded[:, 0, axis], color="black", linewidth=1.6, label="recorded")
@@ -36,12 +37,13 @@ def draw_episode(predictions: Predictions, file: Path) -> None:
         panel.plot(time, predicted[:, 0, axis], color="tab:blue", linewidth=1.2, label="predicted, first step")
         panel.plot([], [], color="tab:orange", linewidth=0.9, label=f"predicted, {contract.horizon} steps")
         panel.set_title(names[axis], fontsize=10)
-    finish(figure, f"{predictions.episodes[0]}: actions by time [s]", file)
+    finish(figure, titled_with(f"{predictions.episodes[0]}: actions by time [s]", more(spreads)), file)
 
 
 def draw_horizon(report: Report, file: Path) -> None:
     """A picture of the error of each dimension that varies, by step of the horizon, beside a constant answer's."""
-    varying = [entry for entry in report.dimensions if entry.constant_mae or entry.mae]
+    spreads = [max(entry.constant_mae, entry.mae) for entry in report.dimensions]
+    varying = [report.dimensions[place] for place in most_varying(spreads)]
     figure, panels = grid(len(varying))
     for entry, panel in zip(varying, panels, strict=True):
         steps = range(1, len(entry.mae_by_step) + 1)
@@ -49,7 +51,12 @@ def draw_horizon(report: Report, file: Path) -> None:
         panel.axhline(entry.constant_mae, color="black", linestyle="--", linewidth=1, label="mean action")
         panel.set_title(titled(entry), fontsize=10)
         panel.set_ylim(bottom=0)
-    finish(figure, "mean absolute error by step of the horizon", file)
+    finish(figure, titled_with("mean absolute error by step of the horizon", more(spreads)), file)
+
+
+def titled_with(title: str, remark: str) -> str:
+    """A title, and below it what there is to say of it."""
+    return f"{title}\n{remark}" if remark else title
 
 
 def grid(count: int) -> tuple[Figure, list[Axes]]:
@@ -139,7 +146,8 @@ def draw_denoising(denoising: Denoising, file: Path) -> None:
     """A picture of how chunks come out of noise: one row a dimension that varies, one column a sample."""
     contract = denoising.contract
     recorded = denoising.recorded
-    varying = [axis for axis in range(contract.action_dim) if np.ptp(denoising.noised[..., axis])]
+    spreads = [float(np.ptp(denoising.noised[..., axis])) for axis in range(contract.action_dim)]
+    varying = most_varying(spreads)
     names = dimension_names(contract)
     columns, rows = len(recorded), max(len(varying), 1)
     figure = Figure(figsize=(2 + 3.2 * columns, 1.4 + 1.8 * rows), layout="constrained")
@@ -157,4 +165,5 @@ def draw_denoising(denoising: Denoising, file: Path) -> None:
             if row == 0:
                 panel.set_title(denoising.places[column].rsplit("/", 1)[-1], fontsize=9)
         panels[row, 0].set_ylabel(names[axis], fontsize=9)
-    finish(figure, f"from noise to actions in {steps - 1} steps, by time ahead [s]", file)
+    title = f"from noise to actions in {steps - 1} steps, by time ahead [s]"
+    finish(figure, titled_with(title, more(spreads)), file)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vla.evaluation.alteration import KINDS, Kind
 from vla.evaluation.intervals import rate_change, wilson
+from vla.evaluation.standing import Standing
 
 Verdict = Literal["used", "not used", "not shown"]
 Worth = Literal["needed", "not needed", "not shown"]
@@ -160,6 +161,9 @@ class Ablation:
     """One a training without an input."""
     where: Where | None = None
     """Where success was counted; None without an environment."""
+    standings: list[Standing] = field(default_factory=list)
+    verdict: str = ""
+    """Whether the policy is better than answers that need none, in one sentence."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dump; controls by input."""
@@ -172,9 +176,7 @@ class Ablation:
             f"Below, by how much it changes, in percent, with an interval that resamples episodes. Delayed: by "
             f"{self.delay_s:g} s. Zeroed is unlike the data and decides nothing."
         )
-        if self.baseline.error >= 1:
-            text += " The policy is no better than the mean action, so its errors say little."
-        rows = [*textwrap.wrap(text, WIDTH), "", *head()]
+        rows = [*textwrap.wrap(text, WIDTH), *textwrap.wrap(self.verdict, WIDTH), "", *head()]
         for finding in self.inputs:
             for phase in (None, *self.phases):
                 error = self.baseline.error_in(phase)

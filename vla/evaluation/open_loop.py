@@ -1,7 +1,8 @@
 """Open-loop evaluation: what a policy would have done at each frame of a recording, against what was done."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from vla.batch import Sample, collate
 from vla.contract import DataContract
 from vla.evaluation.loading import batches
 from vla.evaluation.phases import Phases
+from vla.evaluation.standing import Standing
 from vla.policy import Policy
 from vla.randomness import derive, torch_seed
 from vla.units import size_of, units_of
@@ -101,6 +103,9 @@ class Report:
     """Empty where no column tells phases apart."""
     denoising: list[float] | None = None
     """Share of the way to the answer that is left after each sampling step, the mean over some samples."""
+    standings: list[Standing] = field(default_factory=list)
+    verdict: str = ""
+    """Of the standings, in one sentence."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dump."""
@@ -131,8 +136,8 @@ class Report:
             *phases,
             "",
             f"MAE by step of the horizon, in data units: {steps}",
-            "Where no unit is given, errors are in that of the data; `constant` is the error",
-            "of always answering the mean action.",
+            *textwrap.wrap(self.verdict, 80),
+            "Without a unit, errors are in that of the data; `constant`: of the mean action.",
         ]
 
 
@@ -147,6 +152,8 @@ class Predictions:
     recorded: Float[np.ndarray, "N H A"]
     valid: Bool[np.ndarray, "N H"]
     losses: Float[np.ndarray, " N"]
+    last: Float[np.ndarray, "N A"] | None = None
+    """The action recorded one frame before each, NaN where there is none; None where nobody asked."""
 
     def differences(self, values: Float[np.ndarray, "N H A"] | Float[np.ndarray, " A"]) -> Float[np.ndarray, "N H A"]:
         """`values` less the recorded actions; around the circle where an action is an angle."""
@@ -328,11 +335,6 @@ def correlation(one: Float[np.ndarray, " N"], other: Float[np.ndarray, " N"]) ->
 def dimension_names(contract: DataContract) -> list[str]:
     """The names of the action dimensions, or their numbers."""
     return list(contract.action_names) or [f"action {axis}" for axis in range(contract.action_dim)]
-
-
-def open_loop(policy: Policy, samples: Samples, limit: int = 0, **settings: Any) -> Report:
-    """The report on at most `limit` samples, evenly spread (0: all); `settings` are those of `predict`."""
-    return measure(predict(policy, samples, spread(len(samples), limit), **settings))
 
 
 def episode_indices(samples: Samples, limit: int = 600) -> list[int]:

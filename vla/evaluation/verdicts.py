@@ -36,6 +36,8 @@ from vla.evaluation.findings import (
 from vla.evaluation.intervals import fewest
 from vla.evaluation.open_loop import Predictions, Progress
 from vla.evaluation.phases import Phases
+from vla.evaluation.rivals import standings
+from vla.evaluation.standing import sentence
 from vla.names import labels
 
 SuccessOf = Callable[[Alteration | None], Rate | None]
@@ -166,6 +168,7 @@ def judge(
         findings.append(
             find(name, effects, baseline, config, label=called[name], episodes=episodes, needed=fewest(level))
         )
+    beside = standings(plain, phases, seed=config.seed)
     return Ablation(
         policy=policy,
         samples=len(unaltered),
@@ -176,6 +179,8 @@ def judge(
         phases=list(names),
         baseline=baseline,
         inputs=findings,
+        standings=beside,
+        verdict=sentence(beside),
     )
 
 

@@ -49,6 +49,7 @@ def ablation_section(ablation: Json | None) -> list[Html]:
             "What the policy uses",
             "ablation",
             paragraph(told),
+            *([paragraph(str(ablation["verdict"]))] if ablation.get("verdict") else []),
             table(("input", "verdict", "why"), rows, label="Verdict on each input", stacked=True),
             *forests(entries, phases, baseline),
             *control(ablation),

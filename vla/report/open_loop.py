@@ -6,13 +6,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from vla.evaluation.varying import more, most_varying
 from vla.report import words
 from vla.report.folder import Run, corrupt
 from vla.report.markup import Html, data_uri, element, paragraph, section, table
 from vla.report.plots import DRAWING, Frame, Line, card, cards, color, decorate, draw, legend, panel, plot, svg
 
-MOST_PANELS = 12
-"""More dimensions than these stand in the table alone."""
 COLUMNS = {
     "mae": "error",
     "first_mae": "first action",
@@ -42,6 +41,7 @@ def open_loop_section(run: Run) -> list[Html]:
             "Open loop",
             "open-loop",
             paragraph(told),
+            *([paragraph(str(report["verdict"]))] if report.get("verdict") else []),
             table(("action", *COLUMNS.values()), rows, label="Errors by action dimension"),
             paragraph("Mean absolute errors; where no unit is given, in that of the data."),
             *horizon_cards(varying, run.schedule.contract.fps),
@@ -64,8 +64,8 @@ def axis_of(quantity: str, entry: Mapping[str, Any]) -> str:
 
 def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float) -> list[Html]:
     """The error of each dimension by how far ahead it looks."""
-    figures = []
-    for entry in dimensions[:MOST_PANELS]:
+    figures, spreads = [], [float(entry.get("constant_mae") or entry.get("mae") or 0.0) for entry in dimensions]
+    for entry in (dimensions[place] for place in most_varying(spreads)):
         errors = np.array(entry.get("mae_by_step", ()), float)
         ahead = np.arange(len(errors)) / rate_hz
         constant = float(entry.get("constant_mae", np.nan))
@@ -85,7 +85,13 @@ def horizon_cards(dimensions: Sequence[Mapping[str, Any]], rate_hz: float) -> li
         )
         key = legend([("policy", 0), ("mean action", -1)], ["solid", "dashed"])
         figures.append(card(str(entry.get("name")), plot(lines, frame), caption, key, "h4"))
-    return [element("h3", "Error by time ahead"), cards(*figures)] if figures else []
+    return headed("Error by time ahead", spreads, cards(*figures)) if figures else []
+
+
+def headed(title: str, spreads: Sequence[float], *content: Html) -> list[Html]:
+    """Plots below their title, and how many more dimensions vary."""
+    remark = more(spreads)
+    return [element("h3", title), *([paragraph(f"The {remark}.")] if remark else []), *content]
 
 
 def overlays(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
@@ -94,8 +100,8 @@ def overlays(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
     picture = run.evaluation.folder / "actions.png"
     if episode is not None and {"times_s", "recorded", "predicted", "valid"} <= set(episode):
         axes = range(episode["recorded"].shape[1])
-        varying = [
-            axis for axis in axes if np.ptp(episode["recorded"][:, axis]) or np.ptp(episode["predicted"][..., axis])
+        spreads = [
+            float(max(np.ptp(episode["recorded"][:, axis]), np.ptp(episode["predicted"][..., axis]))) for axis in axes
         ]
         key = legend([("recorded", -1), ("predicted, first action", 0), ("predicted, whole chunks", 1)], ["solid"] * 3)
         entries = [dimensions[axis] if axis < len(dimensions) else {"name": f"action {axis}"} for axis in axes]
@@ -107,10 +113,10 @@ def overlays(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[Html]:
                 f"{words.number(factor * float(episode['recorded'][:, axis].max()), 3)}.",
                 level="h4",
             )
-            for axis in varying[:MOST_PANELS]
+            for axis in most_varying(spreads)
             for factor in (float(entries[axis].get("factor", 1.0)),)
         ]
-        return [element("h3", "An episode: predicted and recorded actions"), key, cards(*figures)]
+        return headed("An episode: predicted and recorded actions", spreads, key, cards(*figures))
     if picture.exists():
         uri = data_uri(picture.read_bytes(), "image/png")
         image = element("img", src=Html(uri), alt="Predicted and recorded actions of an episode by time")
@@ -149,8 +155,8 @@ def denoising_cards(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[H
         raise corrupt(run.evaluation.folder / "denoising.json", "its chunks are not those of report.json")
     steps = np.arange(predicted.shape[1], dtype=float)
     places = [str(place) for place in denoising.get("samples", ())]
-    figures = []
-    for axis in [axis for axis in range(len(dimensions)) if np.ptp(predicted[..., axis])][:MOST_PANELS]:
+    figures, spreads = [], [float(np.ptp(predicted[..., axis])) for axis in range(len(dimensions))]
+    for axis in most_varying(spreads):
         entry = dimensions[axis]
         factor = float(entry.get("factor", 1.0))
         lines = [
@@ -169,4 +175,4 @@ def denoising_cards(run: Run, dimensions: Sequence[Mapping[str, Any]]) -> list[H
         )
         figures.append(card(named(entry), plot(lines, frame), "Dashed: what was recorded.", level="h4"))
     key = legend([(place, row) for row, place in enumerate(places)], ["solid"] * len(places))
-    return [element("h3", "From noise to actions"), key, cards(*figures)] if figures else []
+    return headed("From noise to actions", spreads, key, cards(*figures)) if figures else []

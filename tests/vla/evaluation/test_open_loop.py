@@ -18,7 +18,7 @@ from vla.contract import DataContract
 from vla.data.dataset import open_dataset
 from vla.errors import CorruptData, StorageFault
 from vla.evaluation.figures import draw_episode, draw_horizon
-from vla.evaluation.open_loop import Predictions, check_contract, episode_indices, measure, open_loop, predict, spread
+from vla.evaluation.open_loop import Predictions, check_contract, episode_indices, measure, predict, spread
 from vla.evaluation.phases import Phases, read_phases
 from vla.randomness import derive
 from vla.settings import DataConfig
@@ -178,7 +178,8 @@ def test_a_limit_spreads_the_samples() -> None:
     assert spread(10, 4) == [0, 2, 5, 7]
     told: list[int] = []
     policy = build(dataclasses.replace(CONFIG, lora=None), BARE)
-    report = open_loop(policy, Recorded(), limit=5, batch_size=2, progress=told.append)
+    samples = Recorded()
+    report = measure(predict(policy, samples, spread(len(samples), 5), batch_size=2, progress=told.append))
     assert report.samples == 5
     assert report.episodes == 2
     assert told == [2, 2, 1]
@@ -217,7 +218,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 def test_the_demonstration_data_end_to_end(needle: Path) -> None:
     dataset = open_dataset(DataConfig(roots=(str(needle),), validation_share=0.2), seed=0)
     policy = build_policy(CONFIG, dataset.contract, dataset.statistics, torch.float32, seed=0)
-    report = open_loop(policy, dataset.validation, limit=6)
+    report = measure(predict(policy, dataset.validation, spread(len(dataset.validation), 6)))
     assert report.samples == 6
     assert report.episodes == 2
     assert math.isfinite(report.mae)
