@@ -1,8 +1,12 @@
 """What answers at once: help, version and a mistake in a flag load no package that takes long."""
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,15 @@ from typing import Any
 import pytest
 
 from training import recipes
-from training.flags import view_of
+from training.config import RunConfig
+from training.flags import keys_of, parse, view_of
+from training.helping import essential, examples
 from training.settings import Verification
 from vla import commandline
 from vla.__main__ import COMMANDS
+from vla.__main__ import parse as vla_parse
+from vla.documents import to_json
+from vla.examples import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
@@ -49,8 +58,11 @@ def run(*words: str, **environment: str) -> tuple[subprocess.CompletedProcess[st
     ],
 )
 def test_help_lists_every_setting_and_loads_no_heavy_package(words: list[str], settings: Any) -> None:
-    process, loaded = run(*words, "--help")
+    is_recipe = words[-1] in ENTRIES and settings is not Verification
+    process, loaded = run(*words, "--help-all" if is_recipe else "--help")
     assert process.returncode == 0
+    assert process.stdout.startswith("examples:\n")
+    assert max(map(len, process.stdout.splitlines())) <= 80
     assert loaded >= {"tyro", "vla"}
     assert loaded.isdisjoint(HEAVY)
     listed = {word.rstrip(",") for word in process.stdout.split() if word.startswith("--")}
@@ -73,6 +85,43 @@ def test_a_mistake_is_usage_before_a_heavy_package_is_loaded(entry: str) -> None
     assert process.returncode == 2
     assert "usage: unknown flag --nonsense" in process.stderr
     assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("recipe", [recipes.stage1, recipes.stage2, recipes.two_stage])
+def test_help_shows_the_twenty_settings_that_matter(
+    recipe: Callable[[], RunConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse(recipe(), ["--help"])
+    text = capsys.readouterr().out
+    listed = re.findall(r"(?m)^  (--[a-z][\w.-]+)", text.partition("usage:")[2])
+    stages = tuple(keys_of(recipe()).values())
+    assert sorted(listed) == sorted(essential(stages))
+    assert len(essential(("stage",))) == 20
+    more = len(commandline.flags(view_of(recipe()))) - len(listed)
+    assert text.endswith(f"--help-all shows {more} more.\n")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("recipe", [recipes.stage1, recipes.stage2, recipes.two_stage])
+def test_the_examples_of_an_entry_point_parse(recipe: Callable[[], RunConfig], tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(recipe())))
+    for example in examples(recipe().entry):
+        words = shlex.split(example.replace("\\\n", ""))
+        assert (words[:2], words[4]) == (["accelerate", "launch"], f"training/{recipe().entry}.py")
+        parse(recipe(), [str(file) if word.endswith("config.json") else word for word in words[5:]])
+
+
+def test_the_examples_of_each_command_parse() -> None:
+    assert EXAMPLES.keys() == COMMANDS.keys() | {""}
+    for name, pair in EXAMPLES.items():
+        for example in pair:
+            assert len(example) <= 78
+            program, command, *_ = words = shlex.split(example)
+            assert (program, command) == ("vla", name or command)
+            assert isinstance(vla_parse(words[1:]), COMMANDS[command][0])
 
 
 def test_one_rank_prints_the_help() -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from training import helping
 from training.config import RunConfig, flatten
 from training.foreign import refuse_foreign
 from training.ranks import rank
@@ -30,7 +31,7 @@ OPENED = ("lora", "backbone")
 OPENING_RATE = 1e-5
 """Of a group that --finetune-vl opens where no stage gave the backbone a rate."""
 DESCRIPTION = """Train a vision-language-action policy; start it with `accelerate launch`.
---config FILE (JSON or YAML) replays the config.json of a run; flags change it further."""
+--config FILE (JSON or YAML) replays the config.json of a run; flags change it."""
 FINETUNE = """What the stages that open the backbone train of it: nothing, LoRA adapters, or its last blocks. It moves
 their rate: --stage.lr.lora or --stage.lr.backbone."""
 
@@ -48,6 +49,8 @@ def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
         UsageError: an unknown flag or group, with the nearest known one, or a flag without its value.
     """
     keys = keys_of(recipe)
+    shown = None if "--help-all" in argv else helping.essential(tuple(keys.values()))
+    argv = ["--help" if word == "--help-all" else word for word in argv]
     arguments = spread(with_file(argv, recipe), recipe)
     kind = view_of(recipe)
     known = commandline.flags(kind)
@@ -63,9 +66,17 @@ def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
     first = rank() == 0
     settings: dict[str, Any] = vars(recipe) | {keys[name]: stage for name, stage in recipe.stages.items()}
     with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help
-        view, unknown = commandline.parse(kind, arguments, "--help", default=kind(**settings), description=DESCRIPTION)
+        view, unknown = commandline.parse(
+            kind,
+            arguments,
+            "--help-all",
+            examples=helping.examples(recipe.entry),
+            shown=shown,
+            default=kind(**settings),
+            description=DESCRIPTION,
+        )
     if unknown:
-        hint = commandline.nearest(unknown[0], known, "--help lists them all")
+        hint = commandline.nearest(unknown[0], known, "--help-all lists them all")
         raise UsageError(f"unknown flag {unknown[0]}; {hint}")
     found = vars(view)
     stages = {name: found[key] for name, key in keys.items()}

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from training.verify.comparison import Row
     from training.verify.experiment import Start
 
+EXAMPLES = (
+    "python training/verify_resume.py -- --data.roots examples/needle",
+    "python training/verify_resume.py --topologies zero2:2 ddp:2 \\\n    -- --config run.json --dropout 0",
+)
 BROKEN = 1
 """Exit code: the promise does not hold."""
 
@@ -53,7 +57,7 @@ def parse(argv: Sequence[str]) -> tuple[Verification, list[str]]:
     """
     words = list(argv)
     at = words.index("--") if "--" in words else len(words)
-    wanted, unknown = commandline.parse(Verification, words[:at], "--help", description=__doc__)
+    wanted, unknown = commandline.parse(Verification, words[:at], "--help", examples=EXAMPLES, description=__doc__)
     if unknown:
         otherwise = "flags of the entry point follow after --"
         raise UsageError(

@@ -17,13 +17,14 @@ from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
 from vla.errors import DONE, UNREAD, OutputClosed, ProgramFailed, UsageError, told
+from vla.examples import EXAMPLES
 from vla.processes import answer_sigterm
 
 DESCRIPTION = """Tools around trained policies and their data.
 
 Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
-2 usage, 34 storage failed, 65 a file is corrupt, 78 refused (it says why), 141
-nobody reads the output any more."""
+2 usage, 34 storage failed, 65 a file is corrupt, 78 refused (it says why),
+141 nobody reads the output any more."""
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "evaluate": (Evaluate, evaluate),
@@ -57,7 +58,10 @@ def parse(arguments: Sequence[str]) -> Any:
     help_command = f"vla {name} --help"
     # The types are those of a table: no union of them can be written down.
     known: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(of)] for of, (kind, _) in COMMANDS.items())]  # noqa: UP007
-    settings, unknown = commandline.parse(known, arguments, help_command, prog="vla", description=DESCRIPTION)
+    settings, unknown = commandline.parse(
+        known, arguments, help_command, examples=EXAMPLES[name if name in COMMANDS else ""], prog="vla",
+        description=DESCRIPTION,
+    )  # fmt: skip
     if unknown:
         hint = commandline.nearest(unknown[0], commandline.flags(type(settings)), f"`{help_command}` lists all")
         raise UsageError(f"unknown argument {unknown[0]}: {hint}")

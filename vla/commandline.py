@@ -6,8 +6,9 @@ import difflib
 import io
 import re
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
@@ -16,14 +17,24 @@ from tqdm import tqdm
 from vla import redaction
 from vla.errors import UsageError
 
+WIDTH = 80
 LINE_S = 30.0
 """Seconds between lines that say how far something is, where there is no terminal."""
 
 
-def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: Any) -> tuple[Any, list[str]]:
+def parse(
+    kind: Any,
+    arguments: Sequence[str],
+    help_command: str,
+    *,
+    examples: Sequence[str] = (),
+    shown: Collection[str] | None = None,
+    **settings: Any,
+) -> tuple[Any, list[str]]:
     """The value of type `kind` that the arguments describe, and the arguments it does not know.
 
-    `help_command` is what a mistake points to; `settings` are tyro's. Help is printed and ends the process.
+    `help_command` is what a mistake points to; `settings` are tyro's. Help is printed and ends the process: it begins
+    with the examples, and has the flags in `shown`, or all of them.
 
     Raises:
         ValueError: a value does not fit.
@@ -35,15 +46,40 @@ def parse(kind: Any, arguments: Sequence[str], help_command: str, **settings: An
             value, unknown = tyro.cli(kind, args=list(arguments), return_unknown_args=True, **settings)
     except SystemExit as exit_:
         if exit_.code in (0, None):
-            print(printed.getvalue(), end="")
+            whole = printed.getvalue()
+            for place, example in enumerate(examples):
+                print("" if place else "examples:", *(f"  {line}" for line in example.splitlines()), sep="\n")
+            text = whole if shown is None else shortened(whole, shown)
+            print("\n" if examples else "", *map(fitted, text.splitlines(keepends=True)), sep="", end="")
             raise
         hidden = [redaction.hide(argument) for argument in arguments]
         if hidden != list(arguments):
             # The box breaks its lines within long words: what is broken, nobody can find and hide any more.
-            parse(kind, hidden, help_command, **settings)
+            parse(kind, hidden, help_command, examples=examples, shown=shown, **settings)
             raise ValueError(f"an argument with a secret in it does not fit; `{help_command}` explains") from None
         raise complaint(printed.getvalue(), help_command) from None
     return value, unknown
+
+
+def fitted(line: str) -> str:
+    """A line in 80 columns: tyro leaves descriptions as they are."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    short = len(line.rstrip()) <= WIDTH
+    return line if short else textwrap.fill(line.strip(), WIDTH, initial_indent=indent, subsequent_indent=indent) + "\n"
+
+
+def shortened(text: str, shown: Collection[str]) -> str:
+    """A help page of tyro with some of its flags, and how to see the others."""
+    flag_line = re.compile(r"  (-h|--[\w.-]+)")
+    head, *sections = re.split(r"(?m)^(?= \S.*\n -{5,})", text)
+    kept, others = [head], 0
+    for section in sections:
+        before, *entries = re.split(r"(?m)^(?=  --?\w)", section)
+        names = [found[1] for entry in entries if (found := flag_line.match(entry))]
+        chosen = [entry for entry, name in zip(entries, names, strict=True) if name in shown or name == "-h"]
+        others += len(entries) - len(chosen)
+        kept += [before, *(f"{entry.rstrip()}\n" for entry in chosen), "\n"] if chosen else []
+    return "".join([*kept, f"--help-all shows {others} more.\n"])
 
 
 def complaint(printed: str, help_command: str) -> ValueError:

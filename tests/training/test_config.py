@@ -120,7 +120,7 @@ def test_mistakes_are_one_sentence(argv: list[str], words: str) -> None:
 
 def test_help_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(recipes.stage1(), ["--help"])
+        parse(recipes.stage1(), ["--help-all"])
     shown = capsys.readouterr().out
     for flag in ("--data.roots", "--stage.lr.sensor", "--resume-from", "--lora.rank"):
         assert flag in shown

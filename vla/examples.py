@@ -1,0 +1,31 @@
+"""Two examples of each command, which its help begins with."""
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, str]] = {
+    "": ("vla doctor /data/pick", "vla evaluate runs/pick/stage2/policy --data.roots /data/pick"),
+    "evaluate": (
+        "vla evaluate runs/pick/stage2/policy --data.roots /data/pick",
+        "vla evaluate runs/pick/stage2/policy --env needle --episodes 100",
+    ),
+    "ablate": (
+        "vla ablate runs/pick/stage2/policy --data.roots /data/pick",
+        "vla ablate runs/pick/stage2/policy --data.roots /data/pick --inputs sensor",
+    ),
+    "merge": (
+        "vla merge runs/pick/stage2/policy runs/pick/merged",
+        "vla merge POLICY MERGED --backbone /models/Qwen2.5-VL-3B-Instruct",
+    ),
+    "doctor": ("vla doctor /data/pick", "vla doctor /data/pick /data/place --data.horizon 30 --json"),
+    "info": ("vla info runs/pick/stage2", "vla info runs/pick/stage2/policy --json"),
+    "import": (
+        "vla import insertion /data/recordings /data/recordings_v30",
+        "vla import lerobot /data/v21 /data/v30 --data.action-key actions",
+    ),
+    "needle": (
+        "vla needle demos --out /data/needle",
+        "vla needle demos --episodes 100 --error-mm 1 --out /data/easy",
+    ),
+    "report": ("vla report runs/pick/stage2", "vla report runs/pick/stage2 --out stage2.html"),
+}
+"""By command; those of `vla` itself under no name."""
