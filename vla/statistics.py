@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 EXACT_VALUES = 2**25
 """Values (rows times dimensions) up to which quantiles are exact; 256 MiB of float64."""
-STRAY = 1.0
-"""A value is stray that lies further than this many inner ranges beyond the inner range of its dimension: of normal,
-uniform or exponential values none does."""
+STRAY = 5.0
+"""A value is stray that lies further than this many inner ranges beyond the inner range of its dimension; those of a
+contact do not, as a rule, and would move no quantile."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def movements(count: int, seed: int) -> np.ndarray:
 
 
 @robust_mode
-@pytest.mark.parametrize("glitch", [1e6, -1e6, 1e30, 40.0])
+@pytest.mark.parametrize("glitch", [1e6, -1e6, 1e30, 100.0])
 @pytest.mark.parametrize("count", [480, 5000])
 def test_a_glitch_moves_the_gain_by_a_twentieth_at_most(mode: Normalization, glitch: float, count: int) -> None:
     for seed in range(20):
