@@ -46,7 +46,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
     if session.step == 0:
         check(session, engine)
     batches = session.batches(row)
-    for step in session.progress.steps():
+    for step in session.metrics.progress.steps():
         beat("data", step=step + 1)
         faults.hit("start")
         watch = Stopwatch()

@@ -26,7 +26,6 @@ from training.ranks import rank
 from training.run.folder import RunFolder
 from training.run.left_out import num_void
 from training.run.metrics import Metrics
-from training.run.progress import Progress
 from training.run.resuming import Row
 from training.run.tracking import check_tracker
 from vla import errors
@@ -168,9 +167,7 @@ class Session:
         )
         self.state = self.initial = None  # it would be held twice for the rest of the run
         self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
-        main = self.accelerator.is_main_process
-        self.progress = Progress(row.name, start=row.start, end=row.end, at=self.step, active=main)
-        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts, self.progress)
+        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts, row, at=self.step)
         self.folder.saver.reserve(engine.pieces())
         return engine
 

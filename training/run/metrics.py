@@ -20,6 +20,7 @@ from training import distributed
 from training.engine.guard import Guard, finite_or_none
 from training.run.progress import Progress
 from training.run.records import Records
+from training.run.resuming import Row
 from training.run.stragglers import Stragglers
 
 LAG = 2
@@ -84,9 +85,12 @@ class Metrics:
     """The steps on their way to metrics.jsonl, of one stage. `agree` and `settle` are collective."""
 
     def __init__(
-        self, accelerator: Accelerator, records: Records, guard: Guard, hosts: list[str], progress: Progress
+        self, accelerator: Accelerator, records: Records, guard: Guard, hosts: list[str], row: Row, *, at: int
     ) -> None:
-        self._accelerator, self._records, self._guard, self._progress = accelerator, records, guard, progress
+        """The stage is at a step of the run; `progress` shows the steps from there on."""
+        main = accelerator.is_main_process
+        self.progress = Progress(row.name, start=row.start, end=row.end, at=at, active=main)
+        self._accelerator, self._records, self._guard = accelerator, records, guard
         self._stragglers = Stragglers(hosts)
         self._pending: deque[tuple[Step, distributed.HostCopy]] = deque()
 
@@ -140,7 +144,7 @@ class Metrics:
             "memory_mb": memory_mb,
         }
         self._records.add_step(line)
-        self._progress.show(line)
+        self.progress.show(line)
         self._guard.observe(bool(skip))
         self._tell(line, norms["all"], loss, skipped=bool(skip), spike=bool(spike))
         if slow := self._stragglers.add(timings[3:]):
