@@ -58,6 +58,7 @@ class Rollout:
     seed: int
     """What the environment was reset with."""
     instruction: str
+    """What it was asked to do; where that changed, each text once, in order."""
     success: bool
     steps: int
     """Actions until the episode ended."""
@@ -203,6 +204,7 @@ def roll_out(
         if recorder is not None:
             recorder.begin(observed[row], environments[row])
     rollouts: dict[int, Rollout] = {}
+    said: list[dict[str, None]] = [{} for _ in episodes]
     chunks = np.zeros((len(episodes), policy.contract.horizon, policy.contract.action_dim))
     for step in range(config.max_steps):
         under_way = [row for row in range(len(episodes)) if row not in rollouts]
@@ -215,12 +217,13 @@ def roll_out(
             acting = [episodes[row] for row in under_way]
             chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config)
         for row in under_way:
+            said[row][str(observed[row]["task"])] = None
             action = chunks[row, step % config.execute].astype(np.float32)
             observed[row], _, ended, cut_off, info = environments[row].step(action)
             if (watcher := watchers[row]) is not None:
                 watcher.add(action, observed[row], environments[row])
             if ended or cut_off or step + 1 == config.max_steps:
-                rollouts[row] = outcome(episodes[row], seeds[row], str(observed[row]["task"]), step + 1, info)
+                rollouts[row] = outcome(episodes[row], seeds[row], "; ".join(said[row]), step + 1, info)
     return [rollouts[row] for row in range(len(episodes))]
 
 

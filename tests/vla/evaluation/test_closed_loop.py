@@ -61,6 +61,21 @@ def worlds(count: int, contract: DataContract = LINE, **settings: str) -> list[L
     return [Line(contract, **settings) for _ in range(count)]
 
 
+class Changing(Line):
+    """A world that asks for something else from its third step on."""
+
+    def observed(self) -> dict[str, Any]:
+        return super().observed() | {"task": "come to the goal" if len(self.taken) < 3 else "stay there"}
+
+
+def test_what_an_episode_is_told_may_change(policy: Policy, chunks: list[Observation]) -> None:
+    config = RolloutConfig(episodes=2, max_steps=5)
+    both = roll_out(policy, [Changing(LINE, goal="1000"), Line(LINE, goal="1000")], [0, 1], config)
+    assert [rollout.instruction for rollout in both] == ["come to the goal; stay there", "come to the goal"]
+    told = [observation.instructions[0] for observation in chunks]
+    assert told == ["come to the goal"] * 3 + ["stay there"] * 2
+
+
 def test_an_episode_ends_with_success_and_the_others_go_on(policy: Policy, chunks: list[Observation]) -> None:
     environments = [Line(LINE, goal="3"), Line(LINE, goal="100"), Line(LINE, goal="-1", longest="2")]
     config = RolloutConfig(episodes=3, max_steps=6)
