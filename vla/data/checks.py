@@ -35,8 +35,8 @@ def check_selected(layout: Layout, episodes: Sequence[Episode], selected: Sequen
 def check_episode(episode: Episode, contract: DataContract, missing_cameras: str) -> None:
     """Refuse an episode that no sample could be made of, by what is known without reading its numbers (ValueError)."""
     name = episode.name
-    for text in episode.instructions.different:
-        check_instruction(text, name)
+    for text in episode.instructions.different if contract.instructed else ():
+        check_instruction(text, name, "the task list, or leave all of them out with --data.without instruction")
         if special := SPECIAL_TOKEN.search(text):
             raise ValueError(
                 f"{name} has the control token {special[0]} in its instruction: take it out of the task list"

@@ -59,6 +59,11 @@ def read_frame_index(path: Path, *, whole: bool = True) -> FrameIndex:
             source = file if boxes is None else _Outline(file, [box[1:] for box in boxes if box[0] == b"mdat"])
             with av.open(source, "r", metadata_errors="replace", options=CONTAINERS, buffer_size=AT_ONCE) as container:
                 stream = video_of(container, path)
+                if container.format.name == "avi" and stream.codec_context.has_b_frames:
+                    raise CorruptData(
+                        f"{path} is AVI with frames out of order (B-frames), and AVI stores no times of frames, so "
+                        "that which is which is unknown: write it as MP4 from its source, or without B-frames"
+                    )
                 packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
                 stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
                 found = FrameIndex(

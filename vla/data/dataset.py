@@ -19,7 +19,7 @@ from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, read_numbers
 from vla.data.order import BLOCK, SampleOrder, apportion
 from vla.data.reading import read_again
-from vla.data.remarks import on_episodes, on_strays
+from vla.data.remarks import on_chunks, on_episodes, on_strays
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection, check_left_out
 from vla.data.tables import forget_numbers
@@ -170,7 +170,11 @@ def open_dataset(
         remarks=tuple(
             f"{reader.layout.root}: {remark}"
             for reader in readers
-            for remark in (*reader.layout.remarks, *on_episodes(reader.episodes, contract.horizon))
+            for remark in (
+                *reader.layout.remarks,
+                *on_episodes(reader.episodes, contract.horizon),
+                *on_chunks(reader.episodes, contract.fps, contract.horizon),
+            )
         ),
         oldest_frames_s=oldest_frames(
             [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps

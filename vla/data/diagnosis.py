@@ -35,11 +35,13 @@ class Dimension:
     """Values that do not count for scales: so far off, and so few, that they may be glitches."""
     jumps: int
     """Steps from one end of its range to the other: an angle that wraps, and of which nothing says so."""
+    flips: int = 0
+    """Rows in which the quaternion that it is a part of changes its sign."""
 
     @property
     def sound(self) -> bool:
         """Whether there is nothing to say about it."""
-        return not (self.constant or self.outlier_share or self.not_finite or self.jumps or self.strays)
+        return not (self.constant or self.outlier_share or self.not_finite or self.jumps or self.flips or self.strays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,8 @@ class RootReport:
                 finding = "constant"
             elif dimension.jumps:
                 finding = f"{dimension.jumps} jumps: angle?"
+            elif dimension.flips:
+                finding = f"{dimension.flips} sign flips"
             elif dimension.strays:
                 finding = f"{dimension.strays} stray"
             else:

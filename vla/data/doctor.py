@@ -14,7 +14,8 @@ from vla.data.decoding import measure_decoding
 from vla.data.diagnosis import OUTLIER_Z, Dimension, Gap, Report, RootReport
 from vla.data.episode import Episode, Layout, Reader, Stream
 from vla.data.formats import open_folder
-from vla.data.remarks import on_episodes, on_units
+from vla.data.quaternions import sign_flips
+from vla.data.remarks import on_chunks, on_episodes, on_units
 from vla.data.selection import EVERYTHING, Selection, check_left_out
 from vla.data.tables import forget_numbers
 from vla.errors import DONE, MissingFiles, told
@@ -103,7 +104,12 @@ def examine_reader(
         problems=tuple(dict.fromkeys(map(str, found))),
         exit_code=exit_code(found),
         missing_files=missing_files(problems),
-        remarks=(*layout.remarks, on_units(layout), *on_episodes(episodes)),
+        remarks=(
+            *layout.remarks,
+            on_units(layout),
+            *on_episodes(episodes),
+            *on_chunks(episodes, layout.fps, horizon),
+        ),
         advice=(horizon_advice(horizon, layout.fps, [len(episode.timestamps) for episode in episodes]),),
         left_out=layout.left_out,
         short_episodes=tuple(
@@ -223,6 +229,7 @@ def examine_dimensions(episodes: Sequence[Episode], layout: Layout) -> list[Dime
             continue
         missing = sum((_not_finite(part) for part in parts), np.zeros(parts[0].values.shape[1], dtype=np.int64))
         values = _spread(parts)
+        flips = sign_flips(parts, values)
         found += [
             _dimension(
                 stream,
@@ -231,6 +238,7 @@ def examine_dimensions(episodes: Sequence[Episode], layout: Layout) -> list[Dime
                 values[:, index],
                 not_finite=int(missing[index]),
                 jumps=_jumps(parts, index) if names and named_period(names[index], "") < 0 else 0,
+                flips=flips.get(index, 0),
             )
             for index in range(values.shape[1])
         ]
@@ -260,7 +268,7 @@ def _jumps(parts: Sequence[Stream], index: int) -> int:
 
 
 def _dimension(
-    stream: str, index: int, name: str, values: Float64[np.ndarray, " N"], *, not_finite: int, jumps: int
+    stream: str, index: int, name: str, values: Float64[np.ndarray, " N"], *, not_finite: int, jumps: int, flips: int
 ) -> Dimension:
     finite = np.sort(values[np.isfinite(values)])
     if not len(finite):
@@ -284,4 +292,5 @@ def _dimension(
         not_finite=not_finite,
         strays=len(finite) - len(without_strays(finite)),
         jumps=jumps,
+        flips=flips,
     )

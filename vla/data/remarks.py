@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vla.contract import DataContract, name_streams
+from vla.data.clocks import nearest
 from vla.data.episode import Episode, Layout
 from vla.statistics import Statistics
 from vla.units import told, units_of
@@ -62,3 +63,31 @@ def stray_values(found: Statistics, place: int) -> str:
     least, most, low, high = ends * np.abs(ends) if found.companded[place] else ends
     count = f"{found.strays[place]} stray value{'' if found.strays[place] == 1 else 's'}"
     return f"{count} between {least:.4g} and {most:.4g} (the others: {low:.4g} to {high:.4g}), which no scale counts"
+
+
+def on_chunks(episodes: Sequence[Episode], fps: float, horizon: int) -> list[str]:
+    """Whether chunks of `horizon` steps at `fps` are other than rows one after the other."""
+    uneven = sum(uneven_chunks(episode, fps, horizon) for episode in episodes)
+    chunks = sum(len(episode.timestamps) for episode in episodes)
+    sentence = (
+        f"{uneven:,} of {chunks:,} chunks skip or repeat a row: rows stand off the clock of {fps:g} Hz that chunks "
+        "have, each step of which takes the row nearest to it"
+    )
+    return [sentence] if uneven else []
+
+
+def uneven_chunks(episode: Episode, fps: float, horizon: int) -> int:
+    """How many of the chunks that begin at the frames of an episode are not rows one after the other; gaps are none."""
+    rows, frames = episode.actions.timestamps, episode.timestamps
+    on_clock = rows - rows[0] - np.arange(len(rows)) / fps
+    if np.abs(on_clock).max() < 0.25 / fps:  # then no two rows are half a period from where they should stand
+        return 0
+    uneven = np.zeros(len(frames), dtype=np.bool_)
+    last = nearest(rows, frames)
+    for step in range(1, horizon):
+        times = frames + step / fps
+        places = nearest(rows, times)
+        there = np.abs(rows[places] - times) <= 0.5 / fps
+        uneven |= there & (places != last + 1)
+        last = np.where(there, places, last)
+    return int(uneven.sum())

@@ -166,28 +166,55 @@ def double_rows(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> 
 
 
 def integer_column(column: pa.ChunkedArray, where: str) -> Int64[np.ndarray, " N"]:
-    """A column of integers, scalars or lists of one."""
+    """A column of integers, scalars or lists of one. CorruptData names the first row without one."""
     pieces = [_flat(chunk, (1,), where) for chunk in column.chunks]
-    return np.concatenate(pieces or [np.zeros(0, np.int64)]).astype(np.int64)
+    values = np.concatenate(pieces or [np.zeros(0, np.int64)])
+    if (empty := np.flatnonzero(~np.isfinite(values))).size:
+        raise CorruptData(f"{where} holds no number in row {empty[0]}; record it again")
+    return values.astype(np.int64)
 
 
 def _flat(array: pa.Array, shape: tuple[int, ...], where: str, *, even: bool = False) -> np.ndarray:
-    rows = len(array)
+    """All values of an array, one row after the other; NaN for one that is empty, and for each of an empty row."""
+    rows, below = len(array), list(shape) or [1]
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+    while _is_list(array.type):
+        array = _without_empty_rows(array, below, where)
+        below = below[1:]
         if not (even or pa.types.is_fixed_size_list(array.type)) and len(array) > 0:
             lengths = np.diff(array.offsets.to_numpy())
             if lengths.min() != lengths.max():
                 raise CorruptData(f"{where} holds rows of {lengths.min()} to {lengths.max()} values; record it again")
         array = array.flatten()
-    if array.null_count:
-        raise CorruptData(f"{where} holds {array.null_count} empty values; record it again")
     if len(array) != rows * int(np.prod(shape)):
         raise CorruptData(
             f"{where} holds {len(array) / max(1, rows):g} values a row, its metadata says {int(np.prod(shape))}"
         )
+    if array.null_count and array.type not in (pa.float32(), pa.float64()):
+        array = array.cast(pa.float64())
     return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _without_empty_rows(array: pa.Array, shape: Sequence[int], where: str) -> pa.Array:
+    """Lists in which one that is empty as a whole holds as many empty values as the others, of this shape.
+
+    CorruptData names the first one where the lists within lists are not of this shape.
+    """
+    if not array.null_count:
+        return array
+    nested, inner = 0, array.type
+    while _is_list(inner):
+        nested, inner = nested + 1, inner.value_type
+    if nested != len(shape):
+        empty = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        raise CorruptData(f"{where} holds nothing in row {empty}; record it again")
+    row = np.full(tuple(shape), None).tolist()
+    return pa.array([row if values is None else values for values in array.to_pylist()], array.type)
 
 
 def _read_through(path: Path, columns: Sequence[str]) -> None:

@@ -259,3 +259,28 @@ def test_real_data_name_what_is_missing(shared: Path) -> None:
     assert len(report.missing_files) == 95
     assert report.episodes == 5
     assert len(report.problems) == 1
+
+
+def test_a_quaternion_whose_sign_flips_is_named() -> None:
+    made = Made()
+    angle = np.linspace(0, 3, 200)
+    turning = np.stack([np.zeros(200), np.sin(angle / 2), np.zeros(200), np.cos(angle / 2)], axis=1)
+    flipped = turning * np.where((np.arange(200) >= 50) & (np.arange(200) < 80), -1, 1)[:, None]
+
+    def states(*values: np.ndarray) -> list[Episode]:
+        return [
+            replace(episode, state=Stream(timestamps=episode.timestamps, values=own.astype(np.float32)))
+            for episode, own in zip(made.episodes, values, strict=True)
+        ]
+
+    made.episodes = states(turning, flipped, turning)
+    (root,) = examine([made]).roots
+    assert [dimension.flips for dimension in root.dimensions if dimension.stream == "state"] == [2] * 4
+    assert "  2 sign flips" in str(examine([made]))
+    for sound in (states(turning, turning, -turning), states(*(2 * turning * sign for sign in (1, 1, -1)))):
+        made.episodes = sound
+        assert not any(dimension.flips for dimension in examine([made]).roots[0].dimensions)
+    wide = np.concatenate([NOISE[0][:, :3], flipped], axis=1)
+    made.episodes = states(wide, wide, wide)
+    flips = [dimension.flips for dimension in examine([made]).roots[0].dimensions if dimension.stream == "state"]
+    assert flips == [0, 0, 0, 6, 6, 6, 6]

@@ -17,7 +17,8 @@ import pytest
 from tests.vla.data.recordings import CAMERA, write_v2, write_v3
 from vla.data.containers import read_frame_index
 from vla.data.formats.insertion.hdf5 import read_hdf5
-from vla.data.formats.lerobot.reader import StoredImages, open_lerobot
+from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.formats.lerobot.stored import StoredImages
 from vla.data.images import decode_image
 from vla.data.places import below, filled
 from vla.data.video import VideoFrames

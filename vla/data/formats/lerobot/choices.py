@@ -15,7 +15,7 @@ from vla.data.formats.lerobot.carried import Carried, choose_carried
 from vla.data.formats.lerobot.listed import Listed, choose_episodes
 from vla.data.formats.lerobot.metadata import Metadata
 from vla.data.selection import Problems, Selection
-from vla.data.streams import AUTO, choose_streams
+from vla.data.streams import choose_streams
 from vla.data.tables import columns_of
 from vla.depth import parse_depth
 from vla.names import by_word, hint
@@ -59,8 +59,6 @@ class Chosen:
     columns: tuple[str, ...]
     carried: Carried
     """What a copy keeps beside that."""
-    remarks: tuple[str, ...]
-    """What was chosen by itself and what is not read."""
     episodes: Listed
     table_columns: tuple[str, ...]
     """All columns that are read; the others stay in the files."""
@@ -96,7 +94,6 @@ def choose(metadata: Metadata, selection: Selection, report: Problems) -> Chosen
         streams=streams,
         columns=selection.columns,
         carried=carried,
-        remarks=(*remarks_on(metadata, selection, streams, read), *carried.remarks, *episodes.remarks),
         episodes=episodes,
         table_columns=tuple(table_columns(metadata, cameras, streams, [*rows, *carried.columns])),
     )
@@ -239,24 +236,6 @@ def known_features(
     return known | ({"confidence"} if weighs(metadata) else set())
 
 
-def remarks_on(metadata: Metadata, selection: Selection, streams: Sequence[str], read: set[str]) -> list[str]:
-    """What was chosen by itself and what is not read, a sentence each."""
-    found = []
-    if tuple(selection.sensor) == (AUTO,) and streams:
-        found.append(f"{streams[0]} is taken for the sensor: the only feature that says of itself to be one")
-    for key, depth in choose_depth(metadata, selection.depth).items():
-        found.append(
-            f"{key} is read as depth from {depth.range}: red is the distance, green its inverse, blue where it was "
-            "measured; what is nearer or farther is shown as the nearest or farthest"
-        )
-    if unread := [key for key in metadata.features if metadata.is_depth(key) and key not in read]:
-        found.append(f"{', '.join(unread)} left out: depth is no colour; --data.depth CAMERA=NEAR:FAR reads it")
-    others = [
-        key
-        for key, feature in metadata.features.items()
-        if key not in read and feature["dtype"] not in ("video", "image")
-    ]
-    return found + ([f"not read: {', '.join(others)}"] if others and not selection.carry else [])
 
 
 def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Metadata:
     version: str
     fps: float
     total_episodes: int
+    total_frames: int | None
+    """As info.json counts them; None where it does not."""
+    splits: Mapping[str, str]
+    """Of info.json: `90:100` by name."""
+    listed_again: tuple[int, ...]
+    """Episodes with several rows in the list."""
     features: Mapping[str, Mapping[str, Any]]
     shapes: Mapping[str, tuple[int, ...]]
     episodes: Mapping[int, EpisodeRecord]
@@ -171,6 +178,9 @@ def read_metadata(root: Path) -> Metadata:
         version=version,
         fps=fps,
         total_episodes=int(info.get("total_episodes", len(records))),
+        total_frames=None if info.get("total_frames") is None else int(info["total_frames"]),
+        splits={str(name): str(text) for name, text in dict(info.get("splits") or {}).items()},
+        listed_again=tuple(index for index, times in Counter(record.index for record in records).items() if times > 1),
         features=features,
         shapes=shapes,
         episodes={record.index: record for record in sorted(records, key=lambda record: record.index)},

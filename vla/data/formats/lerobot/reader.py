@@ -1,17 +1,14 @@
 """LeRobot datasets, versions 3.0, 2.1 and 2.0, as episodes."""
 
-import contextlib
 import functools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64
 
 from vla import cache
 from vla.data.angles import angle_periods
@@ -19,19 +16,17 @@ from vla.data.depth import Depth
 from vla.data.episode import STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.lerobot.checks import Indexed, check_videos, episode_rows, with_sound_files
 from vla.data.formats.lerobot.choices import Chosen, choose
+from vla.data.formats.lerobot.clock import on_unix, row_times
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
+from vla.data.formats.lerobot.remarks import remarks_on
 from vla.data.formats.lerobot.sensor import describe_stream, sensor_stream
-from vla.data.images import check_colour, check_depth, decode_depth, decode_image
+from vla.data.formats.lerobot.stored import StoredImages, check_images
 from vla.data.pairing import pair
-from vla.data.places import below
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 from vla.data.tables import double_rows, float_rows, integer_column, opened_table
 from vla.data.texts import Texts
 from vla.data.video import UnreadableFrames, VideoFrames
 from vla.errors import CorruptData
-
-ON_GRID_S = 1e-4
-"""Time stamps this close to frame / fps are that: float32 columns are off by up to half a microsecond a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,51 +41,6 @@ class LerobotReader:
 
     def __reduce__(self) -> tuple[Callable[[], "LerobotReader"], tuple[()]]:
         return self.reopen, ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredImages:
-    """The frames of one camera in one episode, stored as compressed images in the table."""
-
-    timestamps: Float64[np.ndarray, " N"]
-    column: pa.ChunkedArray
-    """Compressed images as bytes, or paths relative to the folder, or structs of `bytes` and, where empty, `path`."""
-    folder: Path
-    table: Path
-    """The file that the column comes from."""
-    name: str
-    depth: Depth | None = None
-    """How their numbers become pictures, of a depth camera."""
-
-    def read(self, indices: Sequence[int]) -> list[UInt8[np.ndarray, "3 height width"]]:
-        """Decode the frames at these indices, RGB. CorruptData names the file that cannot be decoded."""
-        return [self._decode(index) for index in indices]
-
-    def _decode(self, index: int) -> UInt8[np.ndarray, "3 height width"]:
-        if self.depth is not None:
-            return self.depth.picture(decode_depth(*self._stored(index)))
-        return decode_image(*self._stored(index))
-
-    def check(self) -> None:
-        """Refuse images whose first says that it is neither 8-bit colour nor depth to be read as such (ValueError)."""
-        with contextlib.suppress(CorruptData):  # damage is none until it is read
-            first = self._stored(0)
-            if self.depth is None:
-                check_colour(*first)
-            else:
-                check_depth(*first, self.depth)
-
-    def _stored(self, index: int) -> tuple[Path | BytesIO, str]:
-        """An image, and what it is called in an error."""
-        stored, where = self.column[index].as_py(), f"{self.table}: image {index} of {self.name}"
-        if stored is None:
-            raise CorruptData(f"{where} is empty; record it again")
-        if isinstance(stored, dict):
-            stored = stored.get("bytes") or stored.get("path")
-        if isinstance(stored, bytes):
-            return BytesIO(stored), where
-        path = below(self.folder, stored, where)
-        return path, str(path)
 
 
 def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems = refuse) -> LerobotReader:
@@ -111,6 +61,7 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
             rows = [(record, (start, stop)) for record, (start, stop) in zip(records, known["rows"], strict=True)]
         having = [record for record, _ in rows]
         cameras = check_videos(metadata, chosen.cameras, having, depth=chosen.depth, selection=selection, report=report)
+        unix = on_unix(table["timestamp"])
         built: list[Episode] = []
         for record, (start, stop) in rows:
             own = table.slice(start, stop - start)
@@ -133,8 +84,9 @@ def open_lerobot(root: Path, selection: Selection = EVERYTHING, report: Problems
     periods = action_periods(metadata, chosen, built) if known is None else tuple(known["periods"])
     if known is None and len(built) == len(records):
         entry.keep({"rows": [place for _, place in rows], "periods": periods})
+    remarks = [*remarks_on(metadata, selection, chosen), *unix]
     return LerobotReader(
-        layout=describe(metadata, chosen, periods),
+        layout=describe(metadata, chosen, periods, remarks),
         episodes=tuple(built),
         sources=files,
         reopen=functools.partial(open_lerobot, root, selection),
@@ -180,14 +132,14 @@ def build_episode(
     `even` says that all lists of a column are known to be of one length.
     """
     name = f"{metadata.root.name}/episode_{record.index:06d}"
-    timestamps = clean_timestamps(double_rows(rows["timestamp"], (), f"{name}: timestamp"), metadata.fps, name)
+    timestamps, start_s = row_times(rows["timestamp"], metadata.fps, name)
     seen = {key: flags for key in cameras if (flags := camera_flags(rows, key, name)) is not None}
 
     def values(key: str) -> Float[np.ndarray, "N C"]:
         return float_rows(rows[key], (int(np.prod(metadata.shapes[key])),), f"{name}: {key}", even=even)
 
     measured = {
-        key: sensor_stream(metadata, record, rows, key, timestamps=timestamps, name=name, even=even)
+        key: sensor_stream(metadata, record, rows, key, timestamps=timestamps, start_s=start_s, name=name, even=even)
         for key in chosen.streams
     }
     return Episode(
@@ -300,28 +252,7 @@ def camera_frames(
     return VideoFrames(path=place.path, timestamps=paired.timestamps, index=index, frames=paired.frames, depth=depth)
 
 
-def check_images(kind: pa.DataType, where: str) -> None:
-    """Refuse a column that holds no compressed images (ValueError)."""
-    kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    names = {field.name for field in kind} if pa.types.is_struct(kind) else set()
-    plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
-    if not names & {"bytes", "path"} and not any(test(kind) for test in plain):
-        raise ValueError(
-            f"{where} holds {str(kind)[:60]}, where images are expected as bytes, a path, or a struct of both: "
-            "convert it, or choose others with --data.cameras"
-        )
-
-
-def clean_timestamps(stamps: Float64[np.ndarray, " N"], fps: float, name: str) -> Float64[np.ndarray, " N"]:
-    """Time stamps in float64: exactly frame / fps where the column says so but for its rounding."""
-    if not np.isfinite(stamps).all() or (np.diff(stamps) <= 0).any():
-        row = int(np.argmax(np.diff(stamps, prepend=-math.inf) <= 0)) if np.isfinite(stamps).all() else 0
-        raise CorruptData(f"{name}: time stamps do not increase (row {row}); record the episode again")
-    grid = np.round(stamps * fps) / fps
-    return grid if np.abs(grid - stamps).max() < ON_GRID_S and (np.diff(grid) > 0).all() else stamps
-
-
-def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ...]) -> Layout:
+def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ...], remarks: Sequence[str]) -> Layout:
     """The layout of the root."""
     return Layout(
         root=str(metadata.root),
@@ -339,7 +270,7 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         state_units=() if chosen.state is None else metadata.row_units(chosen.state),
         action_units=metadata.row_units(chosen.action),
         depth={key: depth.range for key, depth in chosen.depth.items()},
-        remarks=chosen.remarks,
+        remarks=tuple(remarks),
         carried=chosen.carried.columns,
         tasks=chosen.carried.tasks,
         facts=chosen.carried.facts,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64
 from vla.cache import stored_array
 from vla.contract import StreamContract
 from vla.data.episode import Stream
+from vla.data.formats.lerobot.clock import UNIX_S
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata
 from vla.data.tables import double_rows, float_rows
 
@@ -53,12 +54,14 @@ def sensor_stream(
     key: str,
     *,
     timestamps: Float64[np.ndarray, " N"],
+    start_s: float,
     name: str,
     even: bool,
 ) -> Stream | None:
     """The samples of the windows that the frames store, each once, in order of time.
 
-    The window of frame i ends at the frame's time; `<key>_timestamp` says otherwise where it is stored. Samples that
+    The window of frame i ends at the frame's time; `<key>_timestamp` says otherwise where it is stored, on the clock of
+    the rows, from which `start_s` was taken off. Samples that
     `<key>_valid` denies are left out; None where it denies all. What follows from columns is kept for the next start.
     """
     rate_hz, samples = sensor_rate(metadata, key)
@@ -71,6 +74,7 @@ def sensor_stream(
     def measured() -> tuple[Float64[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
         if own_clock:
             times = double_rows(rows[f"{key}_timestamp"], (samples,), f"{name}: {key}_timestamp")
+            times = np.where(times > UNIX_S, times - start_s, times)
         else:
             times = timestamps[:, None] - np.arange(samples - 1, -1, -1) / rate_hz
         valid = valid_samples(rows, key, samples, name) & np.isfinite(times)
@@ -82,6 +86,7 @@ def sensor_stream(
 
     def kept(what: str, build: Callable[[], Float[np.ndarray, "M *C"]]) -> Float[np.ndarray, "M *C"]:
         purpose = f"lerobot {key} {what} of episode {record.index}: {samples} at {rate_hz} Hz, {slack_s} s apart"
+        purpose += f", from {start_s!r} s" if start_s else ""
         return stored_array(metadata.root, [record.data_file], purpose, build)
 
     from_columns = own_clock or f"{key}_valid" in rows.column_names
