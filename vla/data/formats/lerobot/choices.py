@@ -236,8 +236,6 @@ def known_features(
     return known | ({"confidence"} if weighs(metadata) else set())
 
 
-
-
 def choose_columns(metadata: Metadata, asked: Sequence[str]) -> None:
     """Refuse a column that is not there, or is no row of numbers a frame (ValueError)."""
     numbers = rows_of_numbers(metadata)
