@@ -189,10 +189,13 @@ def test_hand_over(server: ForkServer, needle: Path, golden: Path, adapted: Path
         "RESUME_FROM_CHECKPOINT": "/of/the/environment",
         "EXTRA_ARGS": f"--config {file} --resume-from of-the-flag",
     }
-    shown = subprocess.run(
+    tried = subprocess.run(
         ["bash", str(ROOT / "runpod" / "entrypoint.sh"), "--dry-run"],
-        env=environment, capture_output=True, text=True, timeout=240, check=True,
-    ).stdout.split()  # fmt: skip
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert tried.returncode == REFUSED
+    assert "of-the-flag" in tried.stderr
+    shown = tried.stdout.split()
     arguments = shown[shown.index("training/stage2.py") + 1 :]
     assert "/of/the/environment" in arguments
     assert parse(recipes.stage2(), arguments).resume_from == "of-the-flag"
