@@ -22,10 +22,15 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are the state, the actions and the sensor streams, and how its rows have frames."""
+    """Which columns of a table are cameras, state, actions and sensor streams, and how its rows have frames."""
 
+<<<<<<< HEAD
     without: tuple[int, ...] = ()
     """Episode indices to leave out, of every root that has them."""
+=======
+    cameras: tuple[str, ...] = ()
+    """Camera keys to use, in this order; none: all."""
+>>>>>>> 39c144c (Let doctor and import choose cameras, as their refusal of unmarked depth says)
     state_key: str = "observation.state"
     """Column of the table that is the state; without one of this default name there is no state."""
     action_key: str = "action"

@@ -461,11 +461,14 @@ def test_a_depth_camera_is_left_out_however_it_is_marked(
         opened(tmp_path / "set", cameras=("front_depth",))
 
 
-def test_depth_without_a_mark_is_refused_and_never_clipped(made: Callable[[str], Path]) -> None:
+def test_depth_without_a_mark_is_refused_and_never_clipped(made: Callable[[str], Path], tmp_path: Path) -> None:
     root = made("depth_png_16_bit")
     with pytest.raises(ValueError, match=r"observation\.images\.depth has pixels of more than 8 bits \(I;16\)"):
         opened(root)
     assert opened(root, cameras=("front",)).contract.cameras == (CAMERA,)
+    for command in (["doctor", str(root)], ["import", "lerobot", str(root), str(tmp_path / "copy")]):
+        assert main(command) == 78
+        assert main([*command, "--data.cameras", "front"]) == 0, "the flag that the sentence names is there"
     data = opened(root, depth=("depth=0.4:1.4",))
     assert data.contract.cameras == (CAMERA, "observation.images.depth")
     for index in (0, 90):
