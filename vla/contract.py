@@ -55,6 +55,10 @@ class DepthRange:
     def __str__(self) -> str:
         return f"{self.near_m:g} to {self.far_m:g} m"
 
+    def flag(self, camera: str) -> str:
+        """What --data.depth says of a camera."""
+        return f"{camera}={self.near_m!r}:{self.far_m!r}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataContract:

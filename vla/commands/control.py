@@ -126,7 +126,8 @@ def removal(name: str, contract: "DataContract", config: Json) -> list[str]:
     cameras = [camera for camera in contract.cameras if camera != name]
     if not cameras:
         raise ValueError(f"{name} is the only camera of the policy, and none can be trained without a picture")
-    return ["--data.cameras", *cameras]
+    depth = [shown.flag(camera) for camera, shown in contract.depth.items() if camera != name]
+    return ["--data.cameras", *cameras, *(["--data.depth", *depth] if contract.depth else [])]
 
 
 def commands(trained: Sequence[Training], name: str, contract: "DataContract", out: Path) -> list[list[str]]:

@@ -122,7 +122,7 @@ def open_recordings(
         DataConfig(
             **trained | given | {"validation_share": 0.0},
             cameras=contract.cameras,
-            depth=tuple(f"{camera}={shown.near_m!r}:{shown.far_m!r}" for camera, shown in contract.depth.items()),
+            depth=tuple(shown.flag(camera) for camera, shown in contract.depth.items()),
             horizon=contract.horizon,
             sensor=tuple(stream.key for stream in streams) or ("none",),
             sensor_samples=tuple(f"{stream.key}={stream.samples}" for stream in streams),

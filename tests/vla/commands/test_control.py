@@ -24,6 +24,7 @@ from vla import documents
 from vla.__main__ import COMMANDS, main
 from vla.commands import control
 from vla.commands.control import Training, commands, removal, trainings
+from vla.contract import DepthRange
 from vla.data.dataset import open_dataset
 from vla.errors import CorruptData, ProgramFailed, Terminated
 from vla.processes import answer_sigterm
@@ -122,6 +123,18 @@ def test_a_training_without_its_sensor_is_accepted(needle: Path) -> None:
     flags = removal("sensor", CONTRACT, {"data": data})
     config = parse(recipes.stage1(), [*given, *flags])
     assert open_dataset(config.data, 0).contract.streams == {}
+
+
+def test_a_depth_camera_is_left_out_with_its_range() -> None:
+    wrist = CONTRACT.cameras[1]
+    shown = {FRONT: DepthRange(near_m=0.2, far_m=1.5), wrist: DepthRange(near_m=0.1, far_m=1 / 3)}
+    both = dataclasses.replace(CONTRACT, depth=shown)
+    flags = removal(FRONT, both, CONFIG)
+    assert flags == ["--data.cameras", wrist, "--data.depth", f"{wrist}=0.1:{1 / 3!r}"]
+    given = ["--data.depth", *(of.flag(camera) for camera, of in shown.items())]
+    assert parse(recipes.stage1(), [*given, *flags]).data.depth == (f"{wrist}=0.1:{1 / 3!r}",)
+    one = dataclasses.replace(CONTRACT, depth={FRONT: shown[FRONT]})
+    assert parse(recipes.stage1(), [*given, *removal(FRONT, one, CONFIG)]).data.depth == ()
 
 
 def test_the_only_camera_stays() -> None:
