@@ -24,13 +24,10 @@ Device = Literal["auto", "cpu", "cuda"]
 class Columns:
     """Which columns of a table are cameras, state, actions and sensor streams, and how its rows have frames."""
 
-<<<<<<< HEAD
     without: tuple[int, ...] = ()
     """Episode indices to leave out, of every root that has them."""
-=======
     cameras: tuple[str, ...] = ()
     """Camera keys to use, in this order; none: all."""
->>>>>>> 39c144c (Let doctor and import choose cameras, as their refusal of unmarked depth says)
     state_key: str = "observation.state"
     """Column of the table that is the state; without one of this default name there is no state."""
     action_key: str = "action"
