@@ -36,7 +36,7 @@ def check_episode(episode: Episode, contract: DataContract, missing_cameras: str
     """Refuse an episode that no sample could be made of, by what is known without reading its numbers (ValueError)."""
     name = episode.name
     for text in episode.instructions.different if contract.instructed else ():
-        check_instruction(text, name, "the task list, or leave all of them out with --data.without instruction")
+        check_instruction(text, name, "the task list, or withhold all of them with --data.withhold instruction")
         if special := SPECIAL_TOKEN.search(text):
             raise ValueError(
                 f"{name} has the control token {special[0]} in its instruction: take it out of the task list"

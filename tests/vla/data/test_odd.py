@@ -144,10 +144,10 @@ def test_without_instructions_a_task_may_be_empty(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set", (6, 6, 6, 6))
     tasks = root / "meta/tasks.jsonl"
     tasks.write_text(tasks.read_text().replace("push the box", ""))
-    sentence = "has an empty instruction; write .* into the task list, or leave .* out with --data.without instruction"
+    sentence = "has an empty instruction; write .* into the task list, or withhold .* with --data.withhold instruction"
     with pytest.raises(ValueError, match=sentence):
         opened(root)
-    assert not opened(root, without=("instruction",)).contract.instructed
+    assert not opened(root, withhold=("instruction",)).contract.instructed
 
 
 def nulled(length: int, *, row: int | None = None, dimension: int | None = None) -> pa.Array:

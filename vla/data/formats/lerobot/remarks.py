@@ -49,8 +49,8 @@ def odd_metadata(metadata: Metadata, read: set[int]) -> Iterator[str]:
     for name, text in metadata.splits.items():
         if name != "train" and (apart := sorted(in_split(text) & read)):
             yield (
-                f"meta/info.json keeps episodes {some(apart)} apart as `{name}`, and they are read like "
-                "all others: name those to read with --data.episodes"
+                f"meta/info.json keeps episodes {some(apart)} apart as `{name}`, and they are read like all others: "
+                "--data.without leaves them out"
             )
 
 
