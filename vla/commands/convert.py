@@ -37,9 +37,16 @@ def convert(command: Import) -> None:
         raise ValueError(f"{command.source} is of format {found}, not {command.format}; give `vla import {found}`")
     reader = open_folder(command.source, Selection(missing_cameras="mask", carry=True, **vars(command.data)))
     check_left_out({str(command.source): reader.layout.left_out}, command.data.without)
-    for remark in reader.layout.remarks:
+
+    def say(remark: str) -> None:
         print(f"{command.source}: {remark}", file=sys.stderr)
+
+    for remark in reader.layout.remarks:
+        say(remark)
     images = len(reader.layout.cameras) * sum(len(episode.timestamps) for episode in reader.episodes)
+    remarks: list[str] = []
     with progress(images, "images") as bar:
-        totals = write_lerobot(reader, command.destination, progress=bar.update)
+        totals = write_lerobot(reader, command.destination, progress=bar.update, remark=remarks.append)
+    for remark in remarks:
+        say(remark)
     print(f"{', '.join(f'{count:,} {what}' for what, count in totals.items())} in {command.destination}")

@@ -416,6 +416,8 @@ def test_a_detectors_confidence_is_no_weight(made: Callable[[str], Path]) -> Non
     data = opened(root)
     assert {data.train[position].weight for position in range(12)} == {1.0}
     assert f"{root}: not read: confidence" in said(data)
+    _, table, _ = copied(root)
+    assert table["confidence"].to_pylist() == pq.read_table(root / "data")["confidence"].to_pylist()
 
 
 def test_what_is_commanded_is_no_sensor(made: Callable[[str], Path]) -> None:

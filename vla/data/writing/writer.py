@@ -1,16 +1,16 @@
 """Any reader's episodes as a LeRobot dataset of version 3.0, which lerobot itself reads.
 
-A LeRobot episode stands on a regular clock: its frames are k / fps. Episodes that do not are resampled as a policy
-would see them: the newest frame and state that are not in the future, the nearest action. Where there is no action
-within half a period, no state or no frame yet, the episode is cut, and its pieces become episodes of their own. What
-stands at a frame, its task and its confidence, is that of the newest frame that is not in the future.
+A LeRobot episode stands on a regular clock: its frames are k / fps. Those of other clocks are resampled: a frame stands
+for the row nearest to it, with its task, confidence and columns, and has what a policy would see at that row's time:
+the newest frame and state that are not in the future, the nearest action. Where there is no action within half a
+period, no state or no frame yet, the episode is cut, and its pieces become episodes of their own.
 
 A sensor faster than the frames is stored as windows (T, C): the samples since the frame before, ending at the frame,
 with `<sensor>_valid` (T) and, unless they follow from the rate, `<sensor>_timestamp` (T) in seconds. Where an episode
 lacks one of the cameras, or that shows nothing, the video is black and `<camera>_valid` false. Columns that all
-episodes have are written, the newest row that is not in the future, and marked as columns so that none of them is taken
-for a sensor. Numbers are float32, or float64 where an episode has them so. Columns that episodes carry are written in
-their own types and shapes, at the same frames.
+episodes have are written and marked as columns, so that none of them is taken for a sensor. Numbers are float32, or
+float64 where an episode has them so. Columns that episodes carry are written in their own types and shapes, at the same
+frames.
 """
 
 import contextlib
@@ -37,6 +37,7 @@ from vla.data.writing.pieces import (
     common_columns,
     cut_pieces,
     double_features,
+    remarks_on,
     rows_of,
     sensor_columns,
 )
@@ -51,11 +52,16 @@ STATISTICS_FRAMES = 100
 
 
 def write_lerobot(
-    reader: Reader, destination: Path, *, progress: Callable[[int], object] | None = None
+    reader: Reader,
+    destination: Path,
+    *,
+    progress: Callable[[int], object] | None = None,
+    remark: Callable[[str], object] | None = None,
 ) -> dict[str, int]:
     """Write all episodes of a reader as LeRobot v3.0 and return the number of episodes, frames and tasks.
 
-    It is written beside the destination and renamed when it is complete. `progress` is told of every written frame.
+    It is written beside the destination and renamed when it is complete. `progress` is told of every written frame,
+    `remark` once what the regular clock changes.
     ValueError where the destination exists or an episode cannot be written.
     """
     if destination.exists() or destination.is_symlink():
@@ -69,9 +75,13 @@ def write_lerobot(
         beside.chmod(0o755)
         with contextlib.closing(_Writer(reader, beside, progress)) as writer:
             totals = writer.write()
+            remarks = remarks_on(reader.episodes, writer.pieces, reader.layout.fps, writer.fps)
         beside.rename(destination)  # fails where somebody else has made it meanwhile
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # it is gone where it has become the destination
+    if remark is not None:
+        for sentence in remarks:
+            remark(sentence)
     return totals
 
 

@@ -15,7 +15,7 @@ from vla.data.angles import angle_periods
 from vla.data.depth import Depth
 from vla.data.episode import STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.lerobot.checks import Indexed, check_videos, episode_rows, with_sound_files
-from vla.data.formats.lerobot.choices import Chosen, choose
+from vla.data.formats.lerobot.choices import Chosen, choose, weighs
 from vla.data.formats.lerobot.clock import on_unix, row_times
 from vla.data.formats.lerobot.metadata import EpisodeRecord, Metadata, read_metadata
 from vla.data.formats.lerobot.remarks import remarks_on
@@ -148,7 +148,7 @@ def build_episode(
         timestamps=timestamps,
         instructions=read_instructions(metadata, record, rows, name),
         confidence=double_rows(rows["confidence"], (), f"{name}: confidence")
-        if "confidence" in rows.column_names
+        if weighs(metadata) and "confidence" in rows.column_names
         else np.ones(len(timestamps)),
         actions=Stream(timestamps=timestamps, values=values(chosen.action)),
         state=None if chosen.state is None else Stream(timestamps=timestamps, values=values(chosen.state)),
