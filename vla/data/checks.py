@@ -59,6 +59,12 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
     """Refuse an episode whose streams have other widths than its root says, or wrong clocks (CorruptData)."""
     name = episode.name
     _check_clock(name, "frame", episode.timestamps)
+    apart_s = float(np.median(np.diff(episode.timestamps))) if len(episode.timestamps) > 1 else 0.0
+    if apart_s * layout.fps > 1.5:
+        raise CorruptData(
+            f"{name} has rows {apart_s:.4g} s apart, its root says {layout.fps:g} frames a second: correct the rate in "
+            "its metadata, or the unit of its time stamps, which are seconds"
+        )
     state_dim = 0 if episode.state is None else episode.state.values.shape[1]
     if state_dim != contract.state_dim:
         raise CorruptData(f"{name} has {state_dim} state values, its root says {contract.state_dim}: record it again")

@@ -10,6 +10,7 @@ from types import ModuleType
 import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -409,6 +410,27 @@ def test_an_episode_that_the_list_lacks_can_be_left_out(made: Callable[[str], Pa
     with pytest.raises(ValueError, match=r"the episode list has 399; restore it, or .* `--data\.without 50`"):
         opened(root)
     assert len(opened(root, without=(50,), validation_share=0.0).everything) == 398 * 12 + 1
+
+
+@pytest.mark.parametrize(("unit", "apart"), [(1000.0, "33.33"), (3.0, "0.1")])
+def test_a_clock_that_the_frame_rate_denies_is_refused(
+    made: Callable[[str], Path], capsys: pytest.CaptureFixture[str], unit: float, apart: str
+) -> None:
+    """Time stamps in milliseconds, or rows thinned to every third: only the first step of a chunk would have a row."""
+    root = made("confidence_of_a_detector")
+    info = json.loads((root / "meta/info.json").read_text())
+    del info["features"]["observation.images.front"]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index("timestamp")
+    pq.write_table(
+        table.set_column(place, "timestamp", pc.multiply(table["timestamp"], pa.scalar(unit, pa.float32()))), path
+    )
+    with pytest.raises(CorruptData, match=f"has rows {apart} s apart, its root says 30 frames a second: correct"):
+        opened(root)
+    assert main(["doctor", str(root)]) == 65
+    assert "training refuses these data with exit code 65" in capsys.readouterr().out
 
 
 def test_a_detectors_confidence_is_no_weight(made: Callable[[str], Path]) -> None:
