@@ -8,10 +8,12 @@ from huggingface_hub import try_to_load_from_cache
 
 from training import launching
 from training.config import RunConfig
-from vla.data.checks import check_selected
-from vla.data.dataset import open_root
+from training.run.sizes import with_suited_sizes
+from vla.contract import DataContract
+from vla.data.dataset import agree_on_readers, open_root
 from vla.data.mixture import check_config
-from vla.parts.backbone import MODEL_TYPE, check_checkpoint, check_kind, folder_of
+from vla.parts import tiny
+from vla.parts.backbone import MODEL_TYPE, check_checkpoint, check_kind, folder_of, width_of
 from vla.settings import BackboneConfig, DataConfig
 
 
@@ -26,11 +28,15 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     ranks = int(environment.get("WORLD_SIZE") or 1)
     accumulation = config.accumulation(ranks)
     check_places(config)
+    lines, contract = data(config.data, config.seed)
+    kind = backbone(config.backbone)
+    if config.init_from is None and (width := width_here(config.backbone.path)) is not None:
+        with_suited_sizes(config, contract, width)
     shares = f"{config.micro_batch} x {launching.counted(ranks, 'rank', 's')} x {accumulation} accumulated"
     return [
         f"batch: {config.batch_size} samples = {shares}",
-        *data(config.data),
-        f"backbone: {backbone(config.backbone)}",
+        *lines,
+        f"backbone: {kind}",
         "not checked: the numbers and videos of the data, and the weights; a start reads them",
     ]
 
@@ -48,15 +54,15 @@ def check_places(config: RunConfig) -> None:
             raise ValueError(f"{flag} {place} is not a folder; give a run, a checkpoint or, to begin with, a policy")
 
 
-def data(config: DataConfig) -> list[str]:
-    """The roots as their metadata describe them."""
+def data(config: DataConfig, seed: int) -> tuple[list[str], DataContract]:
+    """The roots as their metadata describe them, and what they have in common."""
     check_config(config)
-    lines = []
-    for root in config.roots:
-        reader = open_root(Path(root), config)
-        check_selected(reader.layout, reader.episodes, config.episodes)
-        lines.append(f"data: {root}, {reader.layout.format}, {len(reader.episodes)} episodes")
-    return lines
+    agreed = agree_on_readers(config, seed, open_root)
+    lines = [
+        f"data: {root}, {reader.layout.format}, {len(reader.episodes)} episodes"
+        for root, reader in zip(config.roots, agreed.readers, strict=True)
+    ]
+    return lines, agreed.contract
 
 
 def backbone(config: BackboneConfig) -> str:
@@ -75,3 +81,10 @@ def backbone(config: BackboneConfig) -> str:
         check_kind(Path(file).parent)
         return f"{config.path} of the local cache, {MODEL_TYPE}"
     return f"{config.path}, not here yet: of what kind it is shows after the download"
+
+
+def width_here(path: str) -> int | None:
+    """Width of a backbone's language model; None where its configuration is not here."""
+    if path == "tiny":
+        return int(tiny.CONFIG["text_config"]["hidden_size"])
+    return None if folder_of(path) is None else width_of(path)

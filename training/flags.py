@@ -54,7 +54,7 @@ def parse(recipe: RunConfig, argv: Sequence[str]) -> RunConfig:
     arguments = spread(with_file(argv, recipe), recipe)
     kind = view_of(recipe)
     known = commandline.flags(kind)
-    refuse_one_rate(argv, recipe)
+    refuse_one_rate(with_file(argv, recipe), recipe)
     refuse_foreign(arguments, known)
     words = {word.partition("=")[0] for word in spread(argv, recipe)}
     for key in keys.values():

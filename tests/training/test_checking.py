@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from tests.faults import runs
+from tests.vla.data.recordings import write_v2
 from training import loop, recipes
 from training.flags import parse
 from vla.parts.backbone import resolve
@@ -33,6 +34,13 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "data that are not there": ({"data.roots": "nowhere"}, "nowhere is not a folder"),
     "a folder without data": ({"data.roots": "."}, "holds no data"),
     "an episode that is not there": ({"data.episodes": 99}, "has no episode 99"),
+    "an episode that nobody has": ({"data.without": 99}, r"--data\.without"),
+    "a cut that leaves nothing to learn from": ({"data.horizon": 1000}, "has as many frames as a chunk has steps"),
+    "heads that do not share the width": ({"expert.heads": 3, "expert.width": "auto"}, "does not divide into 3 heads"),
+    "roots that differ": (
+        {"data.roots": ("one", "other")},
+        "one and other cannot be mixed, their frames per second differ",
+    ),
     "a batch that does not divide": ({"batch-size": 5}, "--batch-size 5 is not a multiple"),
     "a backbone that is not there": ({"backbone.path": "./missing"}, "'./missing' is not a folder"),
     "weights that are not there": ({"init-from": "nowhere"}, "--init-from nowhere is not a folder"),
@@ -48,6 +56,9 @@ def test_what_would_be_refused_is_refused(
 ) -> None:
     changes, said = REFUSED[what]
     monkeypatch.chdir(tmp_path)
+    if what == "roots that differ":
+        write_v2(Path("one"), camera="none")
+        write_v2(Path("other"), fps=10, camera="none")
     Path("file").touch()
     Path("taken").mkdir()
     Path("taken/metrics.jsonl").touch()

@@ -76,9 +76,10 @@ def test_the_readme_has_the_table() -> None:
     ],
 )
 def test_one_rate_for_all_is_refused_with_the_flags_of_the_groups(
-    recipe: Callable[[], RunConfig], flag: str, groups: str
+    recipe: Callable[[], RunConfig], flag: str, groups: str, tmp_path: Path
 ) -> None:
-    for argv in ([flag, "1e-4"], [f"{flag}=1e-4"]):
+    (tmp_path / "run.yaml").write_text(f"{flag.removeprefix('--').removesuffix('.lr')}:\n  lr: 1e-4\n")
+    for argv in ([flag, "1e-4"], [f"{flag}=1e-4"], ["--config", str(tmp_path / "run.yaml")]):
         with pytest.raises(UsageError) as refused:
             parse(recipe(), [*argv, "--data.roots", "somewhere"])
         assert str(refused.value) == f"{flag} is no rate: give each group its own, {flag}.{groups}"

@@ -111,20 +111,22 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def open_dataset(
-    config: DataConfig, seed: int, open_reader: Callable[[Path, DataConfig], Reader] = open_root
-) -> Dataset:
-    """Open the roots, check every episode, split by episode, and fit the statistics.
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """Readers that can be trained on together, as far as that shows without their numbers and frames."""
 
-    All numbers are read once, frames are not; the next start on the same files knows what was found, unless it is to
-    verify. ValueError is what the user can fix, CorruptData damaged data, StorageFault storage that does not answer.
-    With a quarantine, damage that concerns single samples (rows that are not finite, videos) is none of these: those
-    samples are void.
-    """
-    check_config(config)
-    quarantine = config.quarantine > 0
-    if config.verify:
-        forget_numbers(list(map(Path, config.roots)))
+    whole: Sequence[Reader]
+    readers: Sequence[Reader]
+    """What a policy is given of them: without their state where that is withheld."""
+    contract: DataContract
+    held_out: Sequence[tuple[int, ...]]
+    """Of each reader, the places of the episodes for validation."""
+    kept: Sequence[tuple[int, ...]]
+    """And of those to train on."""
+
+
+def agree_on_readers(config: DataConfig, seed: int, open_reader: Callable[[Path, DataConfig], Reader]) -> Agreed:
+    """Open the roots, check what their metadata and clocks say, and split them by episode. Errors as `open_dataset`."""
     whole = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
     whole = distinguish(config.roots, whole)
     readers = [WithoutState(reader) for reader in whole] if "state" in config.withhold else whole
@@ -141,7 +143,26 @@ def open_dataset(
         for reader, places in zip(readers, held_out, strict=True)
     ]
     check_lengths(episodes_at(readers, kept), contract.horizon)
-    numbers = read_numbers(readers, kept, held_out, contract, keep_damaged=quarantine, compand=config.compand)
+    return Agreed(whole=whole, readers=readers, contract=contract, held_out=held_out, kept=kept)
+
+
+def open_dataset(
+    config: DataConfig, seed: int, open_reader: Callable[[Path, DataConfig], Reader] = open_root
+) -> Dataset:
+    """Open the roots, check every episode, split by episode, and fit the statistics.
+
+    All numbers are read once, frames are not; the next start on the same files knows what was found, unless it is to
+    verify. ValueError is what the user can fix, CorruptData damaged data, StorageFault storage that does not answer.
+    With a quarantine, damage that concerns single samples (rows that are not finite, videos) is none of these: those
+    samples are void.
+    """
+    check_config(config)
+    quarantine = config.quarantine > 0
+    if config.verify:
+        forget_numbers(list(map(Path, config.roots)))
+    agreed = agree_on_readers(config, seed, open_reader)
+    whole, readers, contract, held_out = agreed.whole, agreed.readers, agreed.contract, agreed.held_out
+    numbers = read_numbers(readers, agreed.kept, held_out, contract, keep_damaged=quarantine, compand=config.compand)
     black = partial(_black_frames, readers, contract, quarantine=quarantine)
     sizes = read_again(black, lambda: "the first frame of an episode")
     windows = [
@@ -153,7 +174,7 @@ def open_dataset(
         )
         for reader in readers
     ]
-    train = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, kept, strict=True)]
+    train = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, agreed.kept, strict=True)]
     validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
     for part in (*train, *validation):
         _check_usable(part)
