@@ -85,7 +85,7 @@ def run(root: Path, *words: object) -> str:
 
 
 def test_a_third_part_trains_is_saved_and_told_of(copy: Path, needle: Path, tmp_path: Path) -> None:
-    help_text = run(copy, "training/stage1.py", "--help")
+    help_text = run(copy, "training/stage1.py", "--help-all")
     assert "--push.width" in help_text
     assert "--stage.lr.push" in help_text
     flags = ["--backbone.path", "tiny", "--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
