@@ -92,6 +92,9 @@ def complaint(printed: str, help_command: str) -> ValueError:
         return UsageError(f"{' and '.join(lacking)} must be given; `{help_command}` explains")
     if found := re.search(r"invalid choice (\S+) for argument '([\w.-]+)'. Expected one of \((.*?)\)", words):
         return ValueError(f"{found[2]} cannot be {found[1]}; give one of {found[3]}")
+    if found := re.search(r"Error parsing (\S+?): no type matching (\S+) could be instantiated from \[(.*?)\]", words):
+        kinds = found[2].translate({ord("{"): None, ord("}"): None, ord("|"): " or "})
+        return ValueError(f"{found[1]} cannot be {found[3]}; give {kinds}")
     if found := re.search(r"Error parsing (\S+?): (.*)", words):
         # What a class of ours refuses is a sentence already; tyro only puts the name of the class before it.
         refused = found[2].strip()

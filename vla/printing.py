@@ -15,6 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from vla import redaction
@@ -137,7 +138,8 @@ def install(*, outlives_readers: bool = False) -> None:
     one would hold the whole environment. Calling it again changes nothing.
     """
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+        # Python has none where the program was started without (`vla info RUN >&-`).
+        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         if not isinstance(stream, Guarded):
             guarded = Guarded(stream, outlives_readers=outlives_readers)
             setattr(sys, name, guarded)

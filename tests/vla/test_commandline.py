@@ -1,6 +1,7 @@
 """A mistake on the command line is one sentence, and gives no secret away."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
@@ -10,7 +11,7 @@ from vla.redaction import HIDDEN
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Two settings."""
+    """Settings of several kinds."""
 
     size: int = 3
     """A number."""
@@ -18,6 +19,8 @@ class Settings:
     """A text."""
     places: tuple[str, ...] = ()
     """Texts."""
+    width: int | Literal["auto"] = "auto"
+    """A number, or a word."""
 
 
 @pytest.mark.parametrize("length", [1, 4, 40])
@@ -31,6 +34,11 @@ def test_a_refused_value_is_hidden_even_where_its_line_is_broken(monkeypatch: py
     shown = str(refusal.value).replace(" ", "")
     assert "canary" not in shown
     assert "9c51" not in shown
+
+
+def test_a_value_of_several_kinds_is_refused_with_all_of_them() -> None:
+    with pytest.raises(ValueError, match=r"^--width cannot be 'wide'; give INT or auto$"):
+        commandline.parse(Settings, ["--width", "wide"], "--help", default=Settings())
 
 
 def test_a_secret_that_looks_like_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys
         (["needle", "demo", "--out", "x"], 78, "give one of 'demos'"),
         (["needle", "demos", "--out", "x", "--error", "2"], 2, "did you mean --error-mm?"),
         (["evaluate", "x", "--data.roots", "y", "--data.root", "z"], 2, "did you mean --data.roots?"),
-        (["evaluate", "x", "--data.roots", "y", "--seed", "three"], 78, "--seed does not fit"),
+        (["evaluate", "x", "--data.roots", "y", "--seed", "three"], 78, "--seed cannot be 'three'; give None or INT"),
         (["evaluate", "x", "--data.roots", "y", "--device", "tpu"], 78, "give one of 'auto', 'cpu', 'cuda'"),
         (["evaluate", "x", "--data.roots", "y", "--batch-size", "0"], 78, "give 1 or more"),
         (["evaluate", "no/such", "--data.roots", "y"], 78, "no policy folder"),

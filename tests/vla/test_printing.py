@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from vla import printing
-from vla.printing import Guarded
+from vla.printing import Guarded, install, uninstall
 from vla.redaction import HIDDEN, hide
 
 CANARY = "canary7f3a9c51"
@@ -236,6 +236,17 @@ def test_a_command_whose_reader_has_ended_ends_too_and_says_nothing() -> None:
         )  # fmt: skip
         os.close(writer)
         assert (process.returncode, process.stderr) == (141, b"")
+
+
+def test_without_an_output_nothing_is_shown_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    install()
+    try:
+        print("to nobody")
+        sys.stdout.flush()
+    finally:
+        uninstall()
+        sys.stdout.close()
 
 
 def test_a_training_goes_on_where_nobody_reads() -> None:
