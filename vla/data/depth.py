@@ -13,7 +13,10 @@ Stored = Shaped[np.ndarray, "height width"]
 """Of unsigned integers, or float32."""
 FULL = 65_535
 """What 16 bits hold at most: a reading that was too large, or none."""
-READ_DEPTH = "read it as depth with --data.depth CAMERA=NEAR:FAR, or leave that camera out with --data.cameras"
+READ_DEPTH = (
+    "read it as depth with --data.depth CAMERA=NEAR:FAR, leave that camera out with --data.cameras, or, where there is "
+    'no other or a copy is made, mark it in meta/info.json: `"info": {"is_depth_map": true}` in its feature'
+)
 """What can be done about pixels of depth."""
 LEVELS = 4095
 """The highest level of 12 bits."""

@@ -485,7 +485,9 @@ def test_a_depth_camera_is_left_out_however_it_is_marked(
         opened(tmp_path / "set", cameras=("front_depth",))
 
 
-def test_depth_without_a_mark_is_refused_and_never_clipped(made: Callable[[str], Path], tmp_path: Path) -> None:
+def test_depth_without_a_mark_is_refused_and_never_clipped(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = made("depth_png_16_bit")
     with pytest.raises(ValueError, match=r"observation\.images\.depth has pixels of more than 8 bits \(I;16\)"):
         opened(root)
@@ -493,6 +495,14 @@ def test_depth_without_a_mark_is_refused_and_never_clipped(made: Callable[[str],
     for command in (["doctor", str(root)], ["import", "lerobot", str(root), str(tmp_path / "copy")]):
         assert main(command) == 78
         assert main([*command, "--data.cameras", "front"]) == 0, "the flag that the sentence names is there"
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    marked = json.loads(path.read_text())
+    marked["features"]["observation.images.depth"]["info"] = {"is_depth_map": True}
+    path.write_text(json.dumps(marked))
+    assert main(["import", "lerobot", str(root), str(tmp_path / "marked")]) == 0, "so is the mark"
+    assert "depth left out: depth is no colour; a copy holds none\n" in capsys.readouterr().err
+    path.write_text(json.dumps(info))
     data = opened(root, depth=("depth=0.4:1.4",))
     assert data.contract.cameras == (CAMERA, "observation.images.depth")
     for index in (0, 90):

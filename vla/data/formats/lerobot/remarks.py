@@ -20,7 +20,8 @@ def remarks_on(metadata: Metadata, selection: Selection, chosen: Chosen) -> Iter
             "measured; what is nearer or farther is shown as the nearest or farthest"
         )
     if unread := [key for key in metadata.features if metadata.is_depth(key) and key not in chosen.cameras]:
-        yield f"{', '.join(unread)} left out: depth is no colour; --data.depth CAMERA=NEAR:FAR reads it"
+        fix = "a copy holds none" if selection.carry else "--data.depth CAMERA=NEAR:FAR reads it"
+        yield f"{', '.join(unread)} left out: depth is no colour; {fix}"
     if not selection.carry and (others := not_read(metadata, chosen)):
         yield f"not read: {', '.join(others)}"
     yield from (*chosen.carried.remarks, *chosen.episodes.remarks)
