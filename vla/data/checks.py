@@ -33,7 +33,10 @@ def check_selected(layout: Layout, episodes: Sequence[Episode], selected: Sequen
 
 
 def check_episode(episode: Episode, contract: DataContract, missing_cameras: str) -> None:
-    """Refuse an episode that no sample could be made of, by what is known without reading its numbers (ValueError)."""
+    """Refuse an episode that no sample could be made of, by what is known without reading its numbers (ValueError).
+
+    CorruptData where its clock is not that of its root.
+    """
     name = episode.name
     for text in episode.instructions.different if contract.instructed else ():
         check_instruction(text, name, "the task list, or withhold all of them with --data.withhold instruction")
@@ -47,6 +50,12 @@ def check_episode(episode: Episode, contract: DataContract, missing_cameras: str
             f"{name} has confidence {episode.confidence[unsure[0]]:g} in frame {unsure[0]}, expected numbers > 0: "
             f"leave it out with `--data.without {episode.index}`"
         )
+    apart_s = float(np.median(np.diff(episode.timestamps))) if len(episode.timestamps) > 1 else 0.0
+    if apart_s * contract.fps > 1.5:
+        raise CorruptData(
+            f"{name} has rows {apart_s:.4g} s apart, its root says {contract.fps:g} frames a second: correct the rate "
+            "in its metadata, or the unit of its time stamps, which are seconds"
+        )
     missing = [camera for camera in contract.cameras if camera not in episode.cameras]
     if missing and missing_cameras == "refuse":
         raise ValueError(
@@ -59,12 +68,6 @@ def check_streams(episode: Episode, layout: Layout, contract: DataContract) -> N
     """Refuse an episode whose streams have other widths than its root says, or wrong clocks (CorruptData)."""
     name = episode.name
     _check_clock(name, "frame", episode.timestamps)
-    apart_s = float(np.median(np.diff(episode.timestamps))) if len(episode.timestamps) > 1 else 0.0
-    if apart_s * layout.fps > 1.5:
-        raise CorruptData(
-            f"{name} has rows {apart_s:.4g} s apart, its root says {layout.fps:g} frames a second: correct the rate in "
-            "its metadata, or the unit of its time stamps, which are seconds"
-        )
     state_dim = 0 if episode.state is None else episode.state.values.shape[1]
     if state_dim != contract.state_dim:
         raise CorruptData(f"{name} has {state_dim} state values, its root says {contract.state_dim}: record it again")
