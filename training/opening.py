@@ -176,7 +176,7 @@ def sized(
         check_sizes(config, sizes_of(origin.settings), origin.place)
         return with_sizes(config, sizes_of(origin.settings))
     suits = with_suited_sizes(config, data.contract, width_of(config.backbone.path))
-    accelerator.print(*became(config, suits), sep="\n")
+    accelerator.print(*became(config, suits, data.contract), sep="\n")
     return suits
 
 

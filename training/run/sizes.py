@@ -47,11 +47,11 @@ def with_suited_sizes(config: RunConfig, contract: DataContract, backbone_width:
     return replace(config, encoders=encoders, expert=expert)
 
 
-def became(before: RunConfig, after: RunConfig) -> list[str]:
-    """What the sizes that were left open became: a line a part, as flags."""
+def became(before: RunConfig, after: RunConfig, contract: DataContract) -> list[str]:
+    """What the sizes that were left open became: a line a part that the policy has, as flags."""
     open_ones, now = own_sizes(before), own_sizes(after)
     lines = []
-    for part in ("expert", "sensor"):
+    for part in ("expert", "sensor") if contract.streams else ("expert",):
         flags = [f"--{flag} {now[flag]}" for flag in now if flag.startswith(part) and open_ones[flag] == "auto"]
         lines += [f"auto: {' '.join(flags)}"] if flags else []
     return lines

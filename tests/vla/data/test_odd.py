@@ -209,3 +209,13 @@ def test_avi_with_frames_out_of_order_is_refused(tmp_path: Path, codec: str, reo
         return
     with pytest.raises(CorruptData, match=r"video\.avi is AVI with frames out of order \(B-frames\), and AVI stores"):
         read_frame_index(path)
+
+
+@pytest.mark.parametrize("unit", [["rad", "rad"], 5, {"x": "rad", "y": "rad"}])
+def test_units_that_fit_no_dimension_are_said(tmp_path: Path, unit: Any) -> None:
+    root = blind(tmp_path / "set", CLOCKS["even"])
+    edit(root, lambda info: info["features"]["action"].update(unit=unit))
+    said = " ".join(" ".join(opened(root).table()).split())
+    assert f"{root}: units of action are not one for all, nor one each as texts: taken for unsaid" in said
+    edit(root, lambda info: info["features"]["action"].update(unit="rad"))
+    assert "taken for unsaid" not in " ".join(opened(root).table())

@@ -118,12 +118,17 @@ class Metadata:
 
     def units(self, key: str, names: Sequence[str], width: int) -> tuple[str, ...]:
         """One unit a dimension or channel, of which there are `width` with these names or none; or none."""
-        feature = self.features[key]
-        info = feature.get("info") or {}
-        for given in (feature.get("units"), feature.get("unit"), info.get("units"), info.get("unit")):
-            if given and any(units := said_units(given, names, width)):
+        for given in self.said_of_units(key):
+            if any(units := said_units(given, names, width)):
                 return units
         return ()
+
+    def said_of_units(self, key: str) -> list[Any]:
+        """What is said of the units of a feature, in whatever place and form."""
+        feature = self.features[key]
+        info = feature.get("info") or {}
+        places = (feature.get("units"), feature.get("unit"), info.get("units"), info.get("unit"))
+        return [given for given in places if given]
 
     def row_units(self, key: str) -> tuple[str, ...]:
         """One unit a dimension, or none."""

@@ -24,6 +24,12 @@ def remarks_on(metadata: Metadata, selection: Selection, chosen: Chosen) -> Iter
         yield f"{', '.join(unread)} left out: depth is no colour; {fix}"
     if not selection.carry and (others := not_read(metadata, chosen)):
         yield f"not read: {', '.join(others)}"
+    rows = [chosen.action, *([chosen.state] if chosen.state else [])]
+    units = {key: metadata.row_units(key) for key in rows} | {
+        key: metadata.channel_units(key) for key in chosen.streams
+    }
+    if strange := [key for key in units if not units[key] and metadata.said_of_units(key)]:
+        yield f"units of {', '.join(strange)} are not one for all, nor one each as texts: taken for unsaid"
     yield from (*chosen.carried.remarks, *chosen.episodes.remarks)
     yield from odd_metadata(metadata, {record.index for record in chosen.episodes.records})
 
