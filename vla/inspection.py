@@ -18,6 +18,7 @@ from vla.errors import CorruptData
 from vla.lines import last_line, read_lines
 from vla.provenance import Versions
 from vla.run_folder import Manifest, read_manifest, read_meaning, read_schedule
+from vla.settings import DataConfig
 
 WIDTH, LABEL = 80, 26
 Kind = Literal["run", "policy", "checkpoint", "data"]
@@ -160,13 +161,16 @@ def see_policy(found: Inspection) -> None:
 
 
 def see_data(found: Inspection) -> None:
-    """What it offers, and what its episodes are known by."""
+    """What it offers, what its episodes are known by, and why a training would refuse it before it reads numbers."""
+    from vla.data.dataset import agree_on_readers
     from vla.data.episode import mark_of
     from vla.data.formats import open_folder
 
     reader = found.attempt(lambda: open_folder(found.path, report=found.problems.append))
     if reader is None:
         return
+    config = DataConfig(roots=(str(found.path),))
+    found.attempt(lambda: agree_on_readers(config, 0, lambda *_: reader))
     layout, episodes = reader.layout, reader.episodes
     marks = "\n".join(map(mark_of, episodes))
     source = provenance.source(str(found.path), found.path)

@@ -13,6 +13,7 @@ import torch
 
 from tests.fabricated import CONFIG, write_run
 from tests.policies import build_policy, manifest
+from tests.vla.data.recordings import write_v2
 from tests.vla.test_policy import CONFIG as SMALL
 from vla import documents, privacy, provenance
 from vla.__main__ import main
@@ -112,6 +113,15 @@ def test_info_tells_of_checkpoints_policies_and_data(
     assert (tree["kind"], tree["episodes"], tree["made_with"]) == ("data", 12, None)
     assert main(["info", str(tmp_path)]) == 78
     assert "is no run, policy, checkpoint or data set" in capsys.readouterr().err
+
+
+def test_info_tells_of_data_why_training_refuses_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_v2(tmp_path / "set", (3, 3))
+    assert main(["info", str(root), "--json"]) == 78
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    with pytest.raises(ValueError, match="none of 1 episodes has as many frames as a chunk has steps") as refused:
+        open_dataset(DataConfig(roots=(str(root),)), seed=0)
+    assert problem == str(refused.value)
 
 
 def test_a_card_says_what_is_true_of_its_policy(policy: Path, tmp_path: Path) -> None:
