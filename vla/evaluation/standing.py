@@ -32,12 +32,14 @@ class Standing:
             return "no better than"
         return "better than" if self.high < 0 and self.episodes >= self.needed else "not shown to be better than"
 
+    @property
+    def undecided(self) -> bool:
+        """Whether more episodes might show what these do not."""
+        return self.place == "not shown to be better than" and self.episodes < self.needed
+
     def share(self) -> str:
-        """The error as a share of the rival's; `too few episodes` where these decide nothing."""
-        told = f"{self.error / self.rival_error:.2f}" if self.rival_error else "its own is 0"
-        if self.place == "not shown to be better than" and self.episodes < self.needed:
-            return f"{told}, too few episodes: {self.episodes} of {self.needed}"
-        return told
+        """The error as a share of the rival's."""
+        return f"{self.error / self.rival_error:.2f}" if self.rival_error else "its own is 0"
 
 
 def sentence(standings: Sequence[Standing]) -> str:
@@ -55,4 +57,6 @@ def sentence(standings: Sequence[Standing]) -> str:
             clauses.append(f"{place} {' or '.join(found) if place != 'better than' else ' and '.join(found)}")
     if not clauses:
         return "Nothing is said of other answers: no recorded action varies."
-    return f"The policy is {', but '.join(clauses)}; in brackets its error as a share of theirs."
+    short = min((entry for entry in standings if entry.undecided), key=lambda entry: entry.episodes, default=None)
+    reason = "" if short is None else f" (too few episodes: {short.episodes} of {short.needed})"
+    return f"The policy is {', but '.join(clauses)}; in brackets its error as a share of theirs{reason}."
