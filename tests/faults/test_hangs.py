@@ -34,6 +34,7 @@ def test_hang(server: ForkServer, flags: list[str], golden: Path, tmp_path: Path
     runs.assert_same(run, golden)
 
 
+@pytest.mark.deep
 def test_a_rank_that_is_gone_before_the_ranks_meet(server: ForkServer, flags: list[str], tmp_path: Path) -> None:
     """Nobody can tell the others; what ends them without a launcher is the limit of opening a run."""
     lives = {

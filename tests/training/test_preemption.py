@@ -285,6 +285,7 @@ def test_a_killed_loader_process_is_noticed_as_ever(server: ForkServer, installe
         assert re.search(LOST, run.said())
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("shielded", [False, True])
 def test_a_loader_process_is_ended_by_its_own(server: ForkServer, shielded: bool) -> None:
     with child(server, load, True, shielded, "terminate") as run:

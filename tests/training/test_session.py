@@ -220,6 +220,7 @@ def test_a_run_takes_the_sizes_of_the_weights_it_begins_with(
     assert "auto: --expert.width 128 --expert.depth 3 --expert.heads 4\n" in capsys.readouterr().out
 
 
+@pytest.mark.deep
 def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also one that ended before its first checkpoint: it begins where it had begun, without being told again."""
     flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"]
@@ -350,6 +351,7 @@ def test_a_spike_is_told_or_skipped_and_a_resumed_run_decides_the_same(
     assert all(straight[name].equal(resumed[name]) for name in straight)
 
 
+@pytest.mark.deep
 def test_unreadable_samples_are_left_out_within_the_budget(
     needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
