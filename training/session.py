@@ -1,5 +1,6 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -69,11 +70,10 @@ class Session:
         self.preemption.install()
         self.watchdog.start()
         self.watchdog.beat("start", START_ALLOWANCE)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.push(self)
             self._open()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
+            stack.pop_all()
         return self
 
     def __exit__(

@@ -1,9 +1,11 @@
 """`vla` on the command line: measure, merge, examine, convert. Training starts with `accelerate launch`."""
 
+import functools
+import operator
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Union
+from typing import Annotated, Any
 
 import tyro
 
@@ -57,7 +59,8 @@ def parse(arguments: Sequence[str]) -> Any:
         raise UsageError(f"there is no command {name!r}: {hint}")
     help_command = f"vla {name} --help"
     # The types are those of a table: no union of them can be written down.
-    known: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(of)] for of, (kind, _) in COMMANDS.items())]  # noqa: UP007
+    kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(of)] for of, (kind, _) in COMMANDS.items()]
+    known: Any = functools.reduce(operator.or_, kinds)
     settings, unknown = commandline.parse(
         known, arguments, help_command, examples=EXAMPLES[name if name in COMMANDS else ""], prog="vla",
         description=DESCRIPTION,

@@ -45,7 +45,7 @@ class Square:
     side: int
     """In pixels."""
 
-    def of(self, height: int, width: int) -> tuple[int, int]:  # noqa: ARG002  (as of an Area)
+    def of(self, _height: int, _width: int) -> tuple[int, int]:
         """Height and width of a frame in this size."""
         return self.side, self.side
 

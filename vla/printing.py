@@ -8,6 +8,7 @@ library in C, or a child process) does not pass here.
 import atexit
 import codecs
 import contextlib
+import io
 import logging
 import os
 import resource
@@ -15,7 +16,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from vla import redaction
@@ -139,7 +139,7 @@ def install(*, outlives_readers: bool = False) -> None:
     """
     for name in ("stdout", "stderr"):
         # Python has none where the program was started without (`vla info RUN >&-`).
-        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        stream = getattr(sys, name) or io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8")
         if not isinstance(stream, Guarded):
             guarded = Guarded(stream, outlives_readers=outlives_readers)
             setattr(sys, name, guarded)

@@ -39,17 +39,17 @@ def pool(workers: int, close: Callable[[], object] | None = None) -> Iterator[Pr
     """
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(close,))
+    finished = False
     try:
         yield executor
-    except BaseException:
+        finished = True
+    finally:
         children = [child for child in multiprocessing.active_children() if isinstance(child, context.Process)]
-        for child in children:
+        for child in () if finished else children:
             child.terminate()
-        for child in children:
+        for child in () if finished else children:
             child.join(CLOSING_S)
             child.kill()
-        raise
-    finally:
         executor.shutdown(cancel_futures=True)
 
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -202,10 +203,12 @@ def _checkout(root: Path) -> tuple[str | None, bool | None]:
 
 def _git(root: Path, *words: str) -> str | None:
     """What git says; None where it cannot: it is not installed, or refuses a checkout of another user."""
+    if (program := shutil.which("git")) is None:
+        return None
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(root), *words],  # noqa: S607  (wherever it is installed)
+            [program, "--no-optional-locks", "-C", str(root), *words],
             env=environment,
             capture_output=True,
             text=True,

@@ -43,6 +43,9 @@ LOST_M = 0.005
 Observation = dict[str, Any]
 
 
+USUAL = NeedleConfig()
+
+
 class Needle(gymnasium.Env[Observation, np.ndarray]):
     """The benchmark, through Gymnasium's interface, with observations keyed as the features of a data set.
 
@@ -62,7 +65,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
 
     def __init__(
         self,
-        config: NeedleConfig = NeedleConfig(),  # noqa: B008 (it is frozen)
+        config: NeedleConfig = USUAL,
         window: SensorWindow | None = None,
     ) -> None:
         self.config = config
