@@ -280,19 +280,20 @@ class VideoFrames:
         ticks = {index: int(self.index.ticks[self.frames[index]]) for index in wanted}
         decoders = _processes[-1].decoders
         decoder = decoders.take(str(self.path))
+        asked = sorted(set(ticks.values()))
+        images: dict[int, Image] | None = None
         try:
-            asked = sorted(set(ticks.values()))
             images = dict(zip(asked, decoder.read(asked, self.depth), strict=True))
         except CorruptData:
-            decoder.close()
             decoders.reconsider(str(self.path))
+        finally:
+            if images is None:
+                decoder.close()
+            else:
+                decoders.give_back(decoder)
+        if images is None:
             # A decoder that goes on from an earlier frame passes others on its way, and one of those may be the damage.
             images = {tick: self._read_alone(tick) for tick in asked}
-        except BaseException:
-            decoder.close()
-            raise
-        else:
-            decoders.give_back(decoder)
         return [images[ticks[index]] for index in indices]
 
     def _read_alone(self, tick: int) -> Image:
