@@ -45,6 +45,8 @@ class Statistics:
     """Ends of the range of values that are neither stray nor among the few that might be (`inner_range`)."""
     strays: Int64[np.ndarray, " D"]
     """Rows with a stray value, of those that the quantiles are of."""
+    stray_angles: Int64[np.ndarray, " D"]
+    """Rows in which an angle was stray as it is written; unwrapped it is none, but any angle."""
     single: Bool[np.ndarray, " D"]
     """Whether float32 holds every value exactly; coordinates far from their origin need float64."""
 
@@ -76,10 +78,12 @@ def fit_chunks(
     """
     width = len(periods)
     period, center, low, companded = np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width, dtype=np.bool_)
+    stray_angles = np.zeros(width, dtype=np.int64)
     if compand or any(periods):  # what is done to the values depends on all of them
         ends = _ends(chunks, np.asarray(periods, dtype=np.float64))
         period, center, low = _angles(ends, np.asarray(periods, dtype=np.float64))
         companded = (period == 0) & (ends.minimum < ends.maximum) & compand
+        stray_angles = np.where(period > 0, ends.strays, 0)
     kept = min(rows, limit // max(width, 1))
     picks = np.arange(rows) if kept == rows else np.sort(_generator().choice(rows, kept, replace=False, shuffle=False))
     sample = np.empty((kept, width), dtype=np.float64)
@@ -110,6 +114,7 @@ def fit_chunks(
         low=low,
         companded=companded,
         single=single,
+        stray_angles=stray_angles,
         **_without_strays(sample, np.clip(mean, minimum, maximum), np.sqrt(squares / max(count, 1))),
     )
 
@@ -191,19 +196,26 @@ class _Ends:
     maximum: Float64[np.ndarray, " D"]
     sine: Float64[np.ndarray, " D"]
     cosine: Float64[np.ndarray, " D"]
+    strays: Int64[np.ndarray, " D"]
+    """Of a dimension with a period: values that its smallest and its largest one leave out."""
 
 
 def _ends(chunks: Callable[[], Iterable[Float[np.ndarray, "_ D"]]], periods: Float64[np.ndarray, " D"]) -> _Ends:
     """Of all rows; sines and cosines only where a dimension has a period."""
     sine, cosine = np.zeros_like(periods), np.zeros_like(periods)
     minimum, maximum = np.full_like(periods, np.inf), np.full_like(periods, -np.inf)
+    angles, written, strays = np.flatnonzero(periods), list[np.ndarray](), np.zeros(len(periods), dtype=np.int64)
     for chunk in chunks():
         if len(chunk):
             minimum, maximum = np.minimum(minimum, chunk.min(axis=0)), np.maximum(maximum, chunk.max(axis=0))
-            if periods.any():
+            if len(angles):
+                written.append(chunk[:, angles].astype(np.float64))
                 radians = chunk.astype(np.float64) / np.where(periods > 0, periods, 1.0) * 2 * np.pi
                 sine, cosine = sine + np.sin(radians).sum(axis=0), cosine + np.cos(radians).sum(axis=0)
-    return _Ends(minimum=minimum, maximum=maximum, sine=sine, cosine=cosine)
+    for place, column in zip(angles, np.concatenate(written).T if written else (), strict=False):
+        sound = without_strays(np.sort(column))
+        minimum[place], maximum[place], strays[place] = sound[0], sound[-1], len(column) - len(sound)
+    return _Ends(minimum=minimum, maximum=maximum, sine=sine, cosine=cosine, strays=strays)
 
 
 def _angles(

@@ -129,3 +129,18 @@ def test_what_moves_little_far_from_the_origin_keeps_its_motion() -> None:
 )
 def test_numbers_become_the_floats_that_hold_them(kind: str, kept: str) -> None:
     assert floats(np.ones(3, dtype=kind)).dtype == np.dtype(kept)
+
+
+@pytest.mark.parametrize("period", [360.0, 2 * np.pi])
+@pytest.mark.parametrize("glitch", [1e6, -400.0])
+def test_a_glitch_does_not_stop_an_angle_from_wrapping(period: float, glitch: float) -> None:
+    """Nor does it move the seam: everything else is scaled as without it."""
+    clean = ((np.linspace(0.3, 0.6, 480) + 0.5) % 1 - 0.5)[:, None] * period
+    broken = clean.copy()
+    broken[77] = glitch * period
+    made = [Normalizer.of(fit(values, (period,)), "quantile") for values in (clean, broken)]
+    assert made[1].period.item() == pytest.approx(period)
+    assert made[1].low.item() == pytest.approx(made[0].low.item(), abs=0.01 * period)
+    unitless = [one.apply(torch.from_numpy(clean)).numpy() for one in made]
+    np.testing.assert_allclose(unitless[1], unitless[0], atol=0.05)
+    assert [fit(values, (period,)).stray_angles.tolist() for values in (clean, broken)] == [[0], [1]]

@@ -99,7 +99,7 @@ def _to_json(statistics: Statistics) -> dict[str, Any]:
 
 
 def _from_json(facts: Mapping[str, Any]) -> Statistics:
-    kinds = {"companded": np.bool_, "single": np.bool_, "strays": np.int64}
+    kinds = {"companded": np.bool_, "single": np.bool_, "strays": np.int64, "stray_angles": np.int64}
     arrays: dict[str, Any] = {
         field.name: np.array(facts[field.name], dtype=kinds.get(field.name, np.float64))
         for field in fields(Statistics)

@@ -51,7 +51,7 @@ def on_strays(statistics: Mapping[str, Statistics], contract: DataContract) -> l
     lines = [
         f"{stream}[{place}]{f' {names[stream][place]}' if names[stream] else ''}: {stray_values(found, place)}"
         for stream, found in statistics.items()
-        for place in np.flatnonzero(found.strays).tolist()
+        for place in np.flatnonzero(found.strays + found.stray_angles).tolist()
     ]
     more = len(lines) - MOST_LINES
     return lines[:MOST_LINES] + ([f"... and {more} more dimensions with stray values: vla doctor"] if more > 0 else [])
@@ -61,7 +61,10 @@ def stray_values(found: Statistics, place: int) -> str:
     """How many stray values a dimension has, and where they and the others lie, in the data's units."""
     ends = np.array([found.minimum, found.maximum, found.inner_minimum, found.inner_maximum])[:, place]
     least, most, low, high = ends * np.abs(ends) if found.companded[place] else ends
-    count = f"{found.strays[place]} stray value{'' if found.strays[place] == 1 else 's'}"
+    number = int(found.strays[place] or found.stray_angles[place])
+    count = f"{number} stray value{'' if number == 1 else 's'}"
+    if not found.strays[place]:
+        return f"{count} beyond a turn of the others ({low:.4g} to {high:.4g}), taken for the angle within it"
     return f"{count} between {least:.4g} and {most:.4g} (the others: {low:.4g} to {high:.4g}), which no scale counts"
 
 

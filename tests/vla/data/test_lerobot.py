@@ -325,6 +325,21 @@ def test_an_angle_that_was_unwrapped_has_no_period(tmp_path: Path) -> None:
     assert open_lerobot(write_v2(tmp_path / "long")).layout.action_periods == (0.0, 0.0, 0.0)
 
 
+def test_a_glitch_is_no_turn_that_somebody_counted(tmp_path: Path) -> None:
+    def actions(length: int) -> list[list[float]]:
+        values = np.stack([np.arange(length), np.zeros(length), 170 + np.arange(length) % 20], axis=1) * 1.0
+        values[:, 2] = (values[:, 2] + 180) % 360 - 180
+        values[17:18, 2] += 1e6 * (length == 61)
+        rows: list[list[float]] = values.tolist()
+        return rows
+
+    root = write_v2(tmp_path / "set", (60, 61), columns={"action": actions})
+    assert open_lerobot(root).layout.action_periods == (0.0, 0.0, 360.0)
+    data = open_dataset(DataConfig(roots=(str(root),), horizon=4, validation_share=0.0), seed=0)
+    said = " ".join(" ".join(data.table()).split())
+    assert "actions[2] yaw_deg: 1 stray value beyond a turn of the others" in said
+
+
 def test_metadata_that_lists_more_than_is_there(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"95 of 100 .*episode_000000\.parquet.*--data\.episodes 29 30 31 59 82`"):
         open_lerobot(shared / "data/g1_pick_bottle")
