@@ -168,6 +168,13 @@ def without_strays(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " M
     return values[np.searchsorted(values, low) : np.searchsorted(values, high, side="right")]
 
 
+def span(columns: Sequence[Float[np.ndarray, " _"]]) -> float:
+    """From the smallest to the largest of some numbers, but for strays and what is no number; infinite without any."""
+    values = np.concatenate([np.asarray(column, dtype=np.float64) for column in columns])
+    finite = np.sort(values[np.isfinite(values)])
+    return float(np.ptp(without_strays(finite))) if len(finite) else np.inf
+
+
 def beyond(
     low: Float64[np.ndarray, "*D"] | float, high: Float64[np.ndarray, "*D"] | float, share: float
 ) -> tuple[Float64[np.ndarray, "*D"] | float, Float64[np.ndarray, "*D"] | float]:

@@ -4,10 +4,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from vla.data.episode import Episode
-from vla.statistics import without_strays
+from vla.statistics import span
 
 ORIENTATION = {"yaw", "roll", "pitch", "rx", "ry", "rz", "euler"}
 ORIENTATION_CONTEXT = {"x", "y", "z", "ee", "eef", "tcp", "end", "effector", "pose", "euler", "rot", "rotation"}
@@ -46,16 +44,11 @@ def angle_periods(
     if not any(periods):
         return (0.0,) * width
     return tuple(
-        period if period and span(episodes, index) <= period * (1 + 1e-6) else 0.0
+        period
+        if period and span([episode.actions.values[:, index] for episode in episodes]) <= period * (1 + 1e-6)
+        else 0.0
         for index, period in enumerate(periods)
     )
-
-
-def span(episodes: Sequence[Episode], index: int) -> float:
-    """How far the values of an action dimension reach, but for strays: a glitch is no turn that somebody counted."""
-    values = np.concatenate([np.asarray(episode.actions.values[:, index], dtype=np.float64) for episode in episodes])
-    finite = np.sort(values[np.isfinite(values)])
-    return float(np.ptp(without_strays(finite))) if len(finite) else np.inf
 
 
 def named_period(name: str, unit: str) -> float:

@@ -21,7 +21,7 @@ from vla.data.tables import forget_numbers
 from vla.errors import DONE, MissingFiles, told
 from vla.frames import check_aspect
 from vla.instruction import check_instruction
-from vla.statistics import without_strays
+from vla.statistics import span, without_strays
 
 GAP_PERIODS = 1.5
 """A step of a clock longer than this many of its median steps is a gap."""
@@ -261,10 +261,14 @@ def _spread(parts: Sequence[Stream]) -> Float64[np.ndarray, "N C"]:
 
 
 def _jumps(parts: Sequence[Stream], index: int) -> int:
-    """Steps of more than half of a dimension's range: an orientation does not turn so far from one row to the next."""
+    """Steps of more than half of a dimension's range: an orientation does not turn so far from one row to the next.
+
+    A step farther than the range leads to a stray value, which is named as such.
+    """
     columns = [np.asarray(part.values[:, index], dtype=np.float64) for part in parts]
-    reach = max(float(np.nanmax(column)) for column in columns) - min(float(np.nanmin(column)) for column in columns)
-    return sum(int((np.abs(np.diff(column)) > reach / 2).sum()) for column in columns)
+    reach = span(columns)
+    steps = [np.abs(np.diff(column)) for column in columns]
+    return sum(int(((step > reach / 2) & (step <= reach)).sum()) for step in steps)
 
 
 def _dimension(

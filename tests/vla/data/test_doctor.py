@@ -82,6 +82,9 @@ def test_an_orientation_that_jumps_and_has_no_unit_is_named() -> None:
     _, yaw, _, _ = report.dimensions[:4]
     assert (yaw.jumps, yaw.sound) == (3, False)
     assert any("yaw" in line and "3 jumps: angle?" in line for line in report.lines())
+    made.episodes[0].actions.values[20, 1] = 1e6
+    glitched = examine_reader(made).dimensions[1]
+    assert (glitched.jumps, glitched.strays) == (3, 1), "a glitch hides no jump, and is none"
 
 
 def test_values() -> None:
