@@ -163,19 +163,33 @@ def stored_array(
 
     It is kept under the stamp of the files. Where the cache cannot be written, the array is in memory.
     """
-    place = folder_of(root) / folder_of(*sources).name / stamp(sources)[:32]
-    path = place / f"{hashlib.sha256(f'{LAYOUT} {purpose}'.encode()).hexdigest()[:32]}.npy"
+    path = _stored_at(root, sources, purpose, ".npy")
     try:
         return _mapped(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s is damaged (%s): what it held is read anew", path, error)
-    if not place.exists():
-        remove_outdated(place)
     values = np.ascontiguousarray(build())
     written = _write(path, lambda file: np.lib.format.write_array(file, values, allow_pickle=False))
     return _mapped(path) if written else values
+
+
+def stored_file(root: Path, sources: Sequence[Path], purpose: str, write: Callable[[Any], object]) -> Path | None:
+    """The file that `write` makes of files of a folder, kept under their stamp; None where it cannot be written.
+
+    A file that is there was written to its end.
+    """
+    path = _stored_at(root, sources, purpose, ".bin")
+    return path if path.is_file() or _write(path, write) else None
+
+
+def _stored_at(root: Path, sources: Sequence[Path], purpose: str, ending: str) -> Path:
+    """Where something is kept that follows from files of a folder; what followed from them before is removed."""
+    place = folder_of(root) / folder_of(*sources).name / stamp(sources)[:32]
+    if not place.exists():
+        remove_outdated(place)
+    return place / f"{hashlib.sha256(f'{LAYOUT} {purpose}'.encode()).hexdigest()[:32]}{ending}"
 
 
 def _mapped(path: Path) -> Float[np.ndarray, "N *C"]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vla.motion.body import Body
 from vla.units import disagreeing, told
 
 SENSOR = "sensor"
@@ -93,6 +94,8 @@ class DataContract:
     action_units: tuple[str, ...] = ()
     depth: Mapping[str, DepthRange] = field(default_factory=dict)
     """Of the cameras whose pictures are depth, the distances that they show."""
+    body: Body | None = None
+    """What the actions mean where they are the motion of a body; its skeleton is the state."""
 
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""
@@ -105,6 +108,7 @@ class DataContract:
             (f"the depth of {camera}", self.depth.get(camera, "none"), given.depth.get(camera, "none"))
             for camera in self.cameras
         ]
+        pairs.append(("the body", told_body(self.body), told_body(given.body)))
         shared = [name for name in self.streams if name in given.streams]
         for name in shared:
             own, other = self.streams[name], given.streams[name]
@@ -135,6 +139,11 @@ class DataContract:
             for what, own, other in pairs
             if (places := disagreeing(own, other))
         ]
+
+
+def told_body(body: Body | None) -> str:
+    """A body in words: `rotations of 15 joints`."""
+    return "none" if body is None else f"{body.kind} of {len(body.joints)} joints"
 
 
 def name_streams(keys: Sequence[str]) -> dict[str, str]:

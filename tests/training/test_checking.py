@@ -31,7 +31,7 @@ def test_what_can_be_trained_is_described(needle: Path, tmp_path: Path, capsys: 
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
-    "data that are not there": ({"data.roots": "nowhere"}, "nowhere is not a folder"),
+    "data that are not there": ({"data.roots": "nowhere"}, "nowhere is not there"),
     "a folder without data": ({"data.roots": "."}, "holds no data"),
     "an episode that is not there": ({"data.episodes": 99}, "has no episode 99"),
     "an episode that nobody has": ({"data.without": 99}, r"--data\.without"),

@@ -51,6 +51,7 @@ def open_root(root: Path, config: DataConfig) -> Reader:
             dims=config.dims,
             angles=config.angles,
             pairing=config.pairing,
+            motion=config.motion,
             withhold_state="state" in config.withhold,
             keep_damaged=config.quarantine > 0,
         ),

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float64, UInt8
 
 from vla.contract import DepthRange, StreamContract
 from vla.data.texts import Texts
+from vla.motion.body import Body
 
 ACTION, STATE = "action", "observation.state"
 """Feature keys that the actions and the state have unless the user names others."""
@@ -118,6 +119,8 @@ class Layout:
     action_places: tuple[int, ...] = ()
     depth: Mapping[str, DepthRange] = field(default_factory=dict)
     """Of the cameras that are read as depth, what their pictures show."""
+    body: Body | None = None
+    """What the actions mean where they are the motion of a body."""
     remarks: tuple[str, ...] = ()
     """What was chosen by itself and what is not read, a sentence each."""
     carried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.contract import SENSOR, DataContract
+from vla.contract import SENSOR, DataContract, told_body
 from vla.data.agreement import agree_on_names, agree_on_units, apart
 from vla.data.angles import parse_angles
 from vla.data.dimensions import parse_dimensions
@@ -91,7 +91,10 @@ def agree(layouts: Sequence[Layout], config: DataConfig) -> DataContract:
     )
     for layout in layouts[1:]:
         _check_same(first, layout, "angle periods", first.action_periods, layout.action_periods)
+    for layout in layouts[1:]:
+        _check_same(first, layout, "body", told_body(first.body), told_body(layout.body))
     contract = DataContract(
+        body=first.body,
         cameras=_agree_on_cameras(layouts, config),
         state_dim=first.state_dim,
         action_dim=first.action_dim,

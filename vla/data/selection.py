@@ -1,12 +1,12 @@
 """What is read of a root, and who hears of what is wrong with it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vla.data.episode import ACTION, STATE
 from vla.names import ranges
-from vla.settings import Pairing
+from vla.settings import MotionConfig, Pairing
 
 Problems = Callable[[ValueError], None]
 """Told of every problem; raises at the first one, or collects them, and what is damaged is left out."""
@@ -40,6 +40,8 @@ class Selection:
     """Dimensions of the actions that are angles which wrap, and their units, `yaw=rad`, beside those that say so."""
     pairing: Pairing = "auto"
     """How rows and frames of a video belong together (vla/data/pairing.py)."""
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    """How clips of human motion become episodes."""
     withhold_state: bool = False
     """Whether a state that may have another key is no problem, since it is not wanted."""
     carry: bool = False

@@ -10,6 +10,8 @@ from vla.data.episode import Reader
 from vla.data.formats.insertion.reader import is_insertion, open_insertion
 from vla.data.formats.lerobot.metadata import is_lerobot
 from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.formats.motion.files import is_motion
+from vla.data.formats.motion.reader import open_motion
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse
 
 
@@ -28,17 +30,18 @@ class Format:
 FORMATS: dict[str, Format] = {
     "lerobot": Format(words="a LeRobot dataset (meta/info.json)", found=is_lerobot, open=open_lerobot),
     "insertion": Format(words="recordings of the insertion recorder", found=is_insertion, open=open_insertion),
+    "motion": Format(words="clips of human motion", found=is_motion, open=open_motion),
 }
 """By name, in the order in which a folder is tried."""
 
 
 def detect(root: Path) -> str:
     """The name of a folder's format. ValueError when there is no such folder or it holds none."""
-    if not root.is_dir():
+    if not root.exists():
         siblings = [path.name for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []
         nearest = difflib.get_close_matches(root.name, siblings, 1)
         hint = f"did you mean {root.parent / nearest[0]}?" if nearest else "check --data.roots"
-        raise ValueError(f"{root} is not a folder: {hint}")
+        raise ValueError(f"{root} is not there: {hint}")
     for name, candidate in FORMATS.items():
         if candidate.found(root):
             return name

@@ -1,0 +1,52 @@
+"""Clips with another axis up, or in other units, as this package has them: y up, m, rad."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from vla.motion.bodies import facing_of
+from vla.motion.clip import Poses
+from vla.motion.joints import parse_joints
+from vla.motion.rotations import matrices, quaternions
+from vla.settings import Axis, MotionConfig
+
+TO_Y: dict[Axis, Float64[np.ndarray, "3 3"]] = {
+    "x": np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+    "y": np.eye(3),
+    "z": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]),
+}
+"""The quarter turn that takes an axis to y."""
+METRES = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
+
+
+def upright(poses: Poses, asked: MotionConfig) -> tuple[Poses, str]:
+    """Poses with y up, and a remark where the axis was told by the skeleton: at rest, the chest is above the pelvis.
+
+    ValueError where neither the skeleton nor the user says which axis is up.
+    """
+    axis = asked.up or axis_at_rest(poses, asked)
+    if axis is None:
+        raise ValueError("no joint says which axis is up: give `--data.motion.up y`, or x or z")
+    if axis == "y":
+        return poses, ""
+    turn = TO_Y[axis]
+    turns = poses.turns.copy()
+    turns[:, 0] = quaternions(torch.from_numpy(turn) @ matrices(torch.from_numpy(turns[:, 0]))).numpy()
+    remark = "" if asked.up else f"{axis} is up, as the skeleton at rest says"
+    return Poses(skeleton=poses.skeleton, root=poses.root @ turn.T, turns=turns), remark
+
+
+def axis_at_rest(poses: Poses, asked: MotionConfig) -> Axis | None:
+    """The axis along which a skeleton at rest stands; None where no joints by name say it, or it stands askew."""
+    facing = facing_of(poses.skeleton, parse_joints(asked.joints)[1])
+    axes: tuple[Axis, ...] = ("x", "y", "z")
+    if facing is None:
+        return None
+    return next((axis for axis, share in zip(axes, facing[:, 1], strict=True) if share == 1.0), None)
+
+
+def radians(values: Float64[np.ndarray, "*shape"], *, degrees: bool) -> Float64[np.ndarray, "*shape"]:
+    """Angles in rad."""
+    return values * (math.pi / 180) if degrees else values

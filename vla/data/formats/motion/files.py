@@ -1,0 +1,65 @@
+"""The kinds of files that hold human motion: one row each."""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla.data.formats.motion.skeleton_npz import is_skeleton_npz, read_skeleton_npz
+from vla.errors import CorruptData
+from vla.listing import visible
+from vla.motion.clip import Clip
+from vla.settings import MotionConfig
+
+LABELS = "labels.csv"
+"""What clips show, beside them: a column `file`, one `text` a caption, and any others, such as `action`, `subject`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How files of one kind are recognised and read."""
+
+    words: str
+    """What such a file holds, for a sentence that says what is expected."""
+    found: Callable[[Path], bool]
+    """Whether a file is of this kind, be it damaged: by its name, and by its first bytes where names are shared."""
+    read: Callable[[Path, MotionConfig], Iterator[Clip]]
+    """Its clips, one at a time, named after the file alone. CorruptData where it is damaged, ValueError where it does
+    not say what has to be known (an axis, a unit), naming the flag that does."""
+
+
+KINDS: dict[str, Kind] = {
+    "skeleton npz": Kind(words="poses of a skeleton (npz)", found=is_skeleton_npz, read=read_skeleton_npz),
+}
+"""By name, in the order in which a file is tried."""
+
+
+def kind_of(file: Path) -> str | None:
+    """The name of a file's kind; None of one that holds no motion."""
+    return next((name for name, kind in KINDS.items() if kind.found(file)), None)
+
+
+def find_files(root: Path) -> dict[Path, str]:
+    """The files of motion in a folder and below, in order of their paths, and what kind each is; or the file itself."""
+    paths = [root] if root.is_file() else visible(path for path in root.rglob("*") if path.is_file())
+    kinds = {path: kind_of(path) for path in paths}
+    return {path: kind for path, kind in kinds.items() if kind is not None}
+
+
+def is_motion(root: Path) -> bool:
+    """Whether a folder holds files of motion, or a file is one."""
+    paths = [root] if root.is_file() else visible(path for path in root.rglob("*") if path.is_file())
+    return any(kind_of(path) is not None for path in paths)
+
+
+def read_labels(root: Path) -> dict[str, dict[str, str]]:
+    """What the labels of a folder say of its files, by their place in it. CorruptData where they are no table."""
+    path = root / LABELS
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, start=2):
+        if not row.get("file") or None in row or None in row.values():
+            raise CorruptData(f"{path}, line {number}, has no file or another number of columns than its head")
+    return {row["file"]: row for row in rows}

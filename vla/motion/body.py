@@ -1,0 +1,47 @@
+"""What the numbers of a motion mean; nothing heavy is loaded for it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["rotations", "positions", "plane"]
+AXES = ("x", "y", "z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """What the numbers of a motion mean: part of what data give and a policy expects."""
+
+    kind: Kind
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+    """Index of the parent, -1 for the root."""
+    feet: tuple[str, ...] = ()
+    """Joints whose contact with the ground is among the numbers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One a number of a row."""
+        moving = ("root.velocity.x", "root.velocity.z", "root.turning")
+        if self.kind == "plane":
+            return tuple(f"{joint}.{axis}" for joint in self.joints for axis in AXES[:2])
+        if self.kind == "positions":
+            return (*moving, *(f"{joint}.{axis}" for joint in self.joints for axis in AXES))
+        turns = tuple(f"{joint}.turn.{number}" for joint in self.joints for number in range(6))
+        return ("root.height", *moving, *turns, *(f"{foot}.contact" for foot in self.feet))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """One a number of a row, as vla/units.py spells them."""
+        moving = ("mps", "mps", "radps")
+        if self.kind == "plane":
+            return ("",) * (2 * len(self.joints))
+        if self.kind == "positions":
+            return (*moving, *("m",) * (3 * len(self.joints)))
+        return ("m", *moving, *("",) * (6 * len(self.joints) + len(self.feet)))
+
+    @property
+    def offset_names(self) -> tuple[str, ...]:
+        """One a number of a skeleton, which a policy sees as its state: offsets of all joints but the root, m."""
+        if self.kind != "rotations":
+            return ()
+        return tuple(f"{joint}.offset.{axis}" for joint in self.joints[1:] for axis in AXES)

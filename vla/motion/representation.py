@@ -1,0 +1,141 @@
+"""The numbers of a motion that a policy learns, a row a frame, and the way back to joints in space.
+
+A body is told in the frame of its own heading: where it stands in the world and which way it faces is in none of the
+numbers, only how both change. So a walk to the north and one to the east are one motion. Three kinds of rows:
+
+rotations  height of the root, its velocity in the ground plane, rate of turning, the root's orientation less its
+           heading, each joint's turn against its parent, contacts of the feet. Bones keep their length by construction.
+positions  velocity in the ground plane, rate of turning, the joints seen from the ground below the root.
+plane      of figures drawn in a plane: the joints as they are, x and y each.
+
+A rotation is its first two columns, 6 numbers (Zhou et al. 2019), undone by Gram-Schmidt. Velocities lead from a frame
+to the next one; the last repeats the one before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vla.motion.body import Body
+from vla.motion.joints import FEET, words_of
+from vla.motion.rotations import about_y, columns, from_columns, heading, wrapped
+from vla.motion.skeleton import place
+
+STANCE_SPEED = 0.5
+"""m/s; a foot that is slower may stand."""
+STANCE_HEIGHT = 0.05
+"""m above the lowest that a foot's joint gets in a clip; a foot that is higher does not stand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """Joints in space, as far as a body's numbers say: from the origin on, facing along z at the first frame."""
+
+    positions: Float[Tensor, "*batch T J 3"]
+    """m, y up."""
+    contacts: Float[Tensor, "*batch T feet"]
+    """1: the foot stands, 0: it does not; of width 0 where the body has none."""
+    root: Float[Tensor, "*batch T 3"]
+    turns: Float[Tensor, "*batch T J 3 3"] | None
+    """Of each joint against its parent, the root against the world; None of places."""
+
+
+def feet_of(joints: Sequence[str]) -> tuple[str, ...]:
+    """The joints of a skeleton that may stand on the ground."""
+    return tuple(joint for joint in joints if words_of(joint)[0] and words_of(joint)[1] in FEET)
+
+
+def encode_rotations(
+    root: Float[Tensor, "T 3"],
+    turns: Float[Tensor, "T J 3 3"],
+    contacts: Bool[Tensor, "T feet"],
+    rate_hz: float,
+) -> Float[Tensor, "T A"]:
+    """The rows of a moving skeleton."""
+    facing = heading(turns[:, 0])
+    free = torch.cat([(about_y(-facing) @ turns[:, 0])[:, None], turns[:, 1:]], dim=1)
+    moving = _moving(root, facing, rate_hz)
+    return torch.cat([root[:, 1:2], moving, columns(free).flatten(1), contacts.to(root.dtype)], dim=1)
+
+
+def encode_positions(joints: Sequence[str], positions: Float[Tensor, "T J 3"], rate_hz: float) -> Float[Tensor, "T A"]:
+    """The rows of joints of which only the places are known."""
+    root, facing = positions[:, 0], heading_of_points(joints, positions)
+    ground = root * torch.tensor([1.0, 0.0, 1.0], dtype=root.dtype)
+    seen = (about_y(-facing)[:, None] @ (positions - ground[:, None])[..., None])[..., 0]
+    return torch.cat([_moving(root, facing, rate_hz), seen.flatten(1)], dim=1)
+
+
+def decode(
+    body: Body, rows: Float[Tensor, "*batch T A"], offsets: Float[Tensor, "*batch J 3"] | None, rate_hz: float
+) -> Motion:
+    """Joints in space of rows; `offsets` are the skeleton's, of rotations alone. A figure in a plane has z = 0."""
+    if body.kind == "plane":
+        flat = torch.nn.functional.pad(rows.unflatten(-1, (len(body.joints), 2)), (0, 1))
+        return Motion(positions=flat, contacts=rows[..., :0], root=flat[..., 0, :], turns=None)
+    first = 0 if body.kind == "positions" else 1
+    across, turning = rows[..., first : first + 2], rows[..., first + 2]
+    facing = _sums(turning / rate_hz, dim=-1)
+    shifts = torch.stack([across[..., 0], torch.zeros_like(turning), across[..., 1]], dim=-1) / rate_hz
+    travelled = _sums((about_y(facing) @ shifts[..., None])[..., 0], dim=-2)
+    if body.kind == "positions":
+        seen = rows[..., 3:].unflatten(-1, (len(body.joints), 3))
+        positions = (about_y(facing)[..., None, :, :] @ seen[..., None])[..., 0] + travelled[..., None, :]
+        none = rows[..., :0]
+        return Motion(positions=positions, contacts=none, root=positions[..., 0, :], turns=None)
+    assert offsets is not None, "rotations say nothing of lengths: give the skeleton's offsets"
+    count = len(body.joints)
+    turns = from_columns(rows[..., 4 : 4 + 6 * count].unflatten(-1, (count, 6)))
+    turns = torch.cat([about_y(facing)[..., None, :, :] @ turns[..., :1, :, :], turns[..., 1:, :, :]], dim=-3)
+    root = travelled + torch.nn.functional.pad(rows[..., :1], (1, 1))
+    positions, _ = place(body.parents, offsets[..., None, :, :], root, turns)
+    return Motion(positions=positions, contacts=rows[..., 4 + 6 * count :], root=root, turns=turns)
+
+
+def contacts_of(positions: Float[Tensor, "T feet 3"], rate_hz: float) -> Bool[Tensor, "T feet"]:
+    """Where feet stand: slow, and about as low as they get in the clip."""
+    speed = torch.linalg.vector_norm(_rates(positions, rate_hz), dim=-1)
+    height = positions[..., 1]
+    low = height < height.amin(dim=0) + STANCE_HEIGHT
+    stands: Tensor = (speed < STANCE_SPEED) & low
+    return stands
+
+
+def heading_of_points(joints: Sequence[str], positions: Float[Tensor, "T J 3"]) -> Float[Tensor, " T"]:
+    """Which way joints face, rad: across hips and shoulders. ValueError where there are none by name."""
+    found = {words_of(joint): place for place, joint in enumerate(joints)}
+    pairs = [
+        (found["left", word], found["right", word])
+        for words in (("hip", "upleg", "thigh", "femur", "upperleg"), ("shoulder", "arm", "upperarm", "humerus"))
+        for word in words
+        if ("left", word) in found and ("right", word) in found
+    ]
+    if not pairs:
+        raise ValueError(f"none of the joints {' '.join(joints)} is a left and right hip or shoulder; name them")
+    left = torch.stack([positions[:, left] - positions[:, right] for left, right in pairs]).sum(dim=0)
+    return torch.atan2(-left[:, 2], left[:, 0])
+
+
+def _moving(root: Float[Tensor, "T 3"], facing: Float[Tensor, " T"], rate_hz: float) -> Float[Tensor, "T 3"]:
+    """Velocity in the ground plane in the frame of the heading, m/s, and rate of turning, rad/s."""
+    turning = torch.nn.functional.pad(wrapped(facing.diff()) * rate_hz, (0, 1))
+    if len(turning) > 1:
+        turning[-1] = turning[-2]
+    own = (about_y(-facing) @ _rates(root, rate_hz)[..., None])[..., 0]
+    return torch.stack([own[:, 0], own[:, 2], turning], dim=1)
+
+
+def _rates(values: Float[Tensor, "T *D"], rate_hz: float) -> Float[Tensor, "T *D"]:
+    """The change to the next frame, by the second; the last repeats the one before it."""
+    if len(values) < 2:
+        return torch.zeros_like(values)
+    steps = values.diff(dim=0) * rate_hz
+    return torch.cat([steps, steps[-1:]])
+
+
+def _sums(steps: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
+    """What steps have added up to before each of them."""
+    return steps.cumsum(dim=dim) - steps

@@ -1,0 +1,99 @@
+"""Motions and forces at another rate: low-pass where the new rate is lower, then values in between.
+
+The filter extends a signal beyond its ends by its point reflection there, so that constants and straight lines stay
+what they are up to the first and the last sample.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+
+from vla.motion.clip import Poses
+from vla.motion.rotations import between
+
+PASS = 0.4
+"""Cut-off of the low-pass, as a share of the new rate: a little below its half, since the filter's edge has a width."""
+REACH = 3.0
+"""Half of the filter's length, in periods of the new rate."""
+
+
+def times(frames: int, rate_hz: float, target_hz: float) -> Float64[np.ndarray, " N"]:
+    """When the samples of another rate stand, s: from the first frame on, none after the last."""
+    last = (frames - 1) / rate_hz
+    # A clock of 29.97 Hz and one of 30 Hz round: a millionth of a period is no reason to lose the last sample.
+    return np.arange(int(last * target_hz + 1e-6) + 1) / target_hz
+
+
+def low_pass(values: Float[np.ndarray, "T *D"], rate_hz: float, target_hz: float) -> Float64[np.ndarray, "T *D"]:
+    """Without what a lower rate cannot show: a sinc under a Hann window, of unit sum; a higher rate shows all."""
+    values = np.asarray(values, dtype=np.float64)
+    if target_hz >= rate_hz or len(values) < 2:
+        return values
+    half = int(np.ceil(REACH * rate_hz / target_hz))
+    at = np.arange(-half, half + 1)
+    kernel = np.sinc(2 * PASS * target_hz / rate_hz * at) * np.cos(np.pi * at / (2 * (half + 1))) ** 2
+    kernel /= kernel.sum()
+    flat = values.reshape(len(values), -1)
+    extended = np.pad(flat, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
+    out = np.stack([np.convolve(column, kernel, mode="valid") for column in extended.T], axis=1)
+    return out.reshape(values.shape)
+
+
+def numbers(values: Float[np.ndarray, "T *D"], rate_hz: float, target_hz: float) -> Float64[np.ndarray, "N *D"]:
+    """Values at another rate: places, forces."""
+    if rate_hz == target_hz:
+        return np.asarray(values, dtype=np.float64)
+    before, share = _between(len(values), rate_hz, target_hz)
+    smooth = low_pass(values, rate_hz, target_hz)
+    share = share.reshape(-1, *[1] * (smooth.ndim - 1))
+    after = np.minimum(before + 1, len(values) - 1)
+    found: Float64[np.ndarray, N * D] = smooth[before] + share * (smooth[after] - smooth[before])
+    return found
+
+
+def turns(values: Float64[np.ndarray, "T J 4"], rate_hz: float, target_hz: float) -> Float64[np.ndarray, "N J 4"]:
+    """Unit quaternions at another rate: filtered with signs that do not jump, then along great circles (slerp)."""
+    values = continuous(values)
+    if rate_hz == target_hz:
+        return values
+    before, share = _between(len(values), rate_hz, target_hz)
+    smooth = low_pass(values, rate_hz, target_hz)
+    smooth = smooth / np.linalg.norm(smooth, axis=-1, keepdims=True)
+    after = np.minimum(before + 1, len(values) - 1)
+    start, end = torch.from_numpy(smooth[before]), torch.from_numpy(smooth[after])
+    return between(start, end, torch.from_numpy(share)[:, None, None]).numpy()
+
+
+def poses(values: Poses, rate_hz: float, target_hz: float) -> Poses:
+    """A moving skeleton at another rate."""
+    return Poses(
+        skeleton=values.skeleton,
+        root=numbers(values.root, rate_hz, target_hz),
+        turns=turns(values.turns, rate_hz, target_hz),
+    )
+
+
+def measured(valid: Bool[np.ndarray, " T"], rate_hz: float, target_hz: float) -> Bool[np.ndarray, " N"]:
+    """Which samples of another rate have none but measured ones near: those that they are between."""
+    if rate_hz == target_hz:
+        return valid
+    before, share = _between(len(valid), rate_hz, target_hz)
+    after = np.minimum(before + (share > 0), len(valid) - 1)
+    both: Bool[np.ndarray, " N"] = valid[before] & valid[after]
+    return both
+
+
+def continuous(values: Float64[np.ndarray, "T J 4"]) -> Float64[np.ndarray, "T J 4"]:
+    """The same rotations by quaternions each on the side of the one before: q and -q are one rotation."""
+    flips = np.where((values[1:] * values[:-1]).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
+    signs: Float64[np.ndarray, "T J 1"] = np.concatenate([np.ones((1, *flips.shape[1:])), flips]).cumprod(axis=0)
+    return np.asarray(values * signs)
+
+
+def _between(
+    frames: int, rate_hz: float, target_hz: float
+) -> tuple[Int64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
+    """Of each new sample the frame before it, and which share of the way to the next it stands at."""
+    at = times(frames, rate_hz, target_hz) * rate_hz
+    before = np.minimum(np.floor(at + 1e-9).astype(np.int64), frames - 1)
+    return before, np.clip(at - before, 0.0, 1.0)
