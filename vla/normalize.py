@@ -121,10 +121,11 @@ class Normalizer(nn.Module):
         values = torch.where(self.companded, values.abs().sqrt().copysign(values), values)
         return torch.where(self.constant, 0.0, (values - offset) / scale).float()
 
-    def undo(self, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
-        """Unitless to data units."""
+    def undo(self, values: Float[Tensor, "*batch D"], *, limited: bool = True) -> Float64[Tensor, "*batch D"]:
+        """Unitless to data units; not `limited`: beyond the limits too, where an answer would have no gradient."""
         values = torch.where(self.constant, self.offset, values.double() * self.scale + self.offset)
-        values = torch.where(self.companded, values * values.abs(), values).clamp(self.lowest, self.highest)
+        values = torch.where(self.companded, values * values.abs(), values)
+        values = values.clamp(self.lowest, self.highest) if limited else values
         return torch.where(self.constant, self.offset, _turned(values, self.period, self.low, torch.floor))
 
 

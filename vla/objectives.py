@@ -4,16 +4,21 @@ Each asks the policy for its prediction and knows neither its parts nor the opti
 over is a sample's valid steps and the action dimensions; the loop weighs the samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Float32
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from vla import diffusion
 from vla.batch import Batch, Losses, Observation
+from vla.contract import DataContract
 from vla.diffusion import Chunk, Coefficients
+from vla.motion.body import Body
+from vla.motion.losses import TERMS, Pair
+from vla.motion.representation import Motion, decode, feet_of
 from vla.parts.expert import ContextCache
 from vla.settings import ObjectiveConfig, PredictionName
 
@@ -51,6 +56,9 @@ class Predictor(Protocol):
     def normalize(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]:
         """Data units to unitless."""
 
+    def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
+        """Unitless to data units, within no limits."""
+
     def context(self, observation: Observation) -> ContextCache:
         """What is computed of B observations alone."""
 
@@ -72,8 +80,11 @@ class Denoise:
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The mean over valid steps, action dimensions and draws."""
-        prediction = noised(policy, batch, self.draws)
-        return {"diffusion": mean_error(prediction).view(-1, self.draws).mean(dim=1)}
+        return {"diffusion": by_sample(self.error(noised(policy, batch, self.draws)), self.draws)}
+
+    def error(self, prediction: Prediction) -> Float[Tensor, " N"]:
+        """Of each prediction."""
+        return mean_error(prediction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +98,81 @@ class MinSnr:
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The weighted mean over valid steps, action dimensions and draws."""
-        prediction = noised(policy, batch, self.draws)
-        weight = diffusion.min_snr(prediction.kind, prediction.coefficients, self.gamma)
-        return {"diffusion": (weight * mean_error(prediction)).view(-1, self.draws).mean(dim=1)}
+        return {"diffusion": by_sample(self.error(noised(policy, batch, self.draws)), self.draws)}
+
+    def error(self, prediction: Prediction) -> Float[Tensor, " N"]:
+        """Of each prediction, weighed."""
+        return diffusion.min_snr(prediction.kind, prediction.coefficients, self.gamma) * mean_error(prediction)
 
 
-def objective_of(config: ObjectiveConfig) -> Objective:
-    """The objective that a configuration names."""
-    match config.kind:
-        case "denoise":
-            return Denoise(draws=config.draws)
-        case "min-snr":
-            return MinSnr(gamma=config.gamma, draws=config.draws)
+@dataclass(frozen=True, kw_only=True)
+class Kinematic:
+    """An error of the expert's output, and how far the motion is that its clean chunk says (vla/motion/losses.py).
+
+    The terms of a time count its signal, alpha^2: at pure noise a clean chunk is a guess, and the one that a noise
+    prediction says is as wrong as its noise is, times sigma / alpha.
+    """
+
+    base: Denoise | MinSnr
+    weights: Mapping[str, float]
+    """By the name of a term, above 0: a term without one is not computed."""
+    body: Body
+    rate_hz: float
+
+    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+        """The weighted terms beside the error, each the mean over draws."""
+        draws = self.base.draws
+        prediction = noised(policy, batch, draws)
+        true = self.motion(batch.actions.float(), batch, 1)
+        pair = Pair(
+            body=self.body,
+            rate_hz=self.rate_hz,
+            said=self.motion(policy.open_undo("actions", prediction.x0).float(), batch, draws),
+            true=true.repeated(draws),
+            valid=prediction.valid,
+        )
+        signal = prediction.coefficients.alpha.square()
+        losses = {"diffusion": by_sample(self.base.error(prediction), draws)}
+        for name, weight in self.weights.items():
+            losses[name] = weight * by_sample(signal * TERMS[name](pair), draws)
+        return losses
+
+    def motion(self, rows: Float[Tensor, "N H A"], batch: Batch, draws: int) -> Motion:
+        """The joints in space of chunks in the data's units; the state of each sample is its skeleton."""
+        if self.body.kind != "rotations":
+            return decode(self.body, rows, None, self.rate_hz)
+        offsets = batch.observation.state.float().unflatten(-1, (-1, 3))
+        offsets = torch.nn.functional.pad(offsets, (0, 0, 1, 0)).repeat_interleave(draws, dim=0)
+        return decode(self.body, rows, offsets, self.rate_hz)
+
+
+def objective_of(config: ObjectiveConfig, contract: DataContract) -> Objective:
+    """The objective that a configuration names, for what a policy is trained on.
+
+    Raises:
+        ValueError: it weighs what these data do not have.
+    """
+    base = Denoise(draws=config.draws) if config.kind == "denoise" else MinSnr(gamma=config.gamma, draws=config.draws)
+    weights = {name: weight for name, weight in vars(config.motion).items() if weight > 0}
+    if not weights:
+        return base
+    first = f"--stage.objective.motion.{next(iter(weights))}"
+    if contract.body is None:
+        raise ValueError(f"{first} is of human motion, which these data are not: leave it out")
+    if "bones" in weights and contract.body.kind == "rotations":
+        raise ValueError(
+            "--stage.objective.motion.bones has no effect on rotations, whose bones keep their length: leave it out"
+        )
+    if "feet" in weights and not (contract.body.feet or feet_of(contract.body.joints)):
+        raise ValueError(
+            f"--stage.objective.motion.feet needs joints of feet among {' '.join(contract.body.joints)}: leave it out"
+        )
+    return Kinematic(base=base, weights=weights, body=contract.body, rate_hz=contract.fps)
+
+
+def by_sample(errors: Float[Tensor, " N"], draws: int) -> Float[Tensor, " B"]:
+    """The mean over the draws of each sample."""
+    return errors.view(-1, draws).mean(dim=1)
 
 
 def noised(policy: Predictor, batch: Batch, draws: int) -> Prediction:

@@ -180,6 +180,10 @@ class Policy(nn.Module):
         """Data units to unitless."""
         return self.normalizer_of(stream).apply(values)
 
+    def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
+        """Unitless to data units, within no limits."""
+        return self.normalizer_of(stream).undo(values, limited=False)
+
     def unitless(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """As `normalize`; a stream that the data do not have stays the empty one it is."""
         return self.normalize(stream, values) if stream in self.normalizer else values

@@ -267,6 +267,27 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionWeights:
+    """Weights of what a motion is trained for beside its numbers: mean squares, in SI units; 0 computes nothing."""
+
+    joints: float = 0.0
+    """Places of joints around the body, m^2."""
+    velocity: float = 0.0
+    """Velocities of joints, (m/s)^2."""
+    acceleration: float = 0.0
+    """Accelerations of joints, (m/s^2)^2."""
+    bones: float = 0.0
+    """Lengths of bones, m^2; of positions alone, since those of rotations are exact."""
+    feet: float = 0.0
+    """Speed of feet that should stand, (m/s)^2."""
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"objective.motion.{name} is {weight}; give a number of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What a policy is trained for."""
 
@@ -276,6 +297,8 @@ class ObjectiveConfig:
     """Of min-snr: signal-to-noise ratio from which on times count alike, > 0."""
     draws: int = 1
     """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
+    motion: MotionWeights = field(default_factory=MotionWeights)
+    """Of a human motion: what it is trained for besides."""
 
     def __post_init__(self) -> None:
         if self.draws < 1:

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from tests.vla.test_policy import CONFIG, batch, build
+from tests.vla.test_policy import CONFIG, CONTRACT, batch, build
 from vla.batch import Draws
 from vla.diffusion import coefficients, min_snr
 from vla.objectives import Denoise, MinSnr, objective_of
@@ -77,9 +77,9 @@ def test_several_draws_of_min_snr_are_the_mean_of_each_alone() -> None:
 
 
 def test_a_configuration_names_its_objective() -> None:
-    assert objective_of(ObjectiveConfig()) == Denoise()
-    assert objective_of(ObjectiveConfig(draws=3)) == Denoise(draws=3)
-    assert objective_of(ObjectiveConfig(kind="min-snr", gamma=2.0, draws=2)) == MinSnr(gamma=2.0, draws=2)
+    assert objective_of(ObjectiveConfig(), CONTRACT) == Denoise()
+    assert objective_of(ObjectiveConfig(draws=3), CONTRACT) == Denoise(draws=3)
+    assert objective_of(ObjectiveConfig(kind="min-snr", gamma=2.0, draws=2), CONTRACT) == MinSnr(gamma=2.0, draws=2)
     with pytest.raises(ValueError, match=r"objective.draws is 0"):
         ObjectiveConfig(draws=0)
     with pytest.raises(ValueError, match=r"objective.gamma is 0"):

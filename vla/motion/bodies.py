@@ -20,6 +20,8 @@ from vla.motion.skeleton import Skeleton, place
 
 SMALL = 1e-9
 """Sine of an angle below which two directions are one, or opposite."""
+EXACT_M = 1e-9
+"""Lengths below this are rounding errors of turning an offset."""
 UPRIGHT = 0.9
 """Cosine from which on the way from the pelvis to the chest is taken for the axis it is nearest to."""
 
@@ -52,6 +54,7 @@ def common(poses: Poses, given: Mapping[str, str] | None = None) -> Reduced:
     offsets = np.zeros_like(rest)
     for joint, parent in enumerate(parents[1:], start=1):
         offsets[joint] = frames[parent].T @ (rest[joint] - rest[parent])
+    offsets[np.abs(offsets) < EXACT_M] = 0.0
     aims = {names.index(name): names.index(row.child) for name, row in BODY.items() if row.aims}
     return _in_frames(poses, kept, Skeleton(names=names, parents=parents, offsets=offsets), frames, aims)
 

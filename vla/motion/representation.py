@@ -36,11 +36,21 @@ class Motion:
 
     positions: Float[Tensor, "*batch T J 3"]
     """m, y up."""
+    seen: Float[Tensor, "*batch T J 3"]
+    """The same from the ground below the root, in the frame of each frame's heading, m."""
     contacts: Float[Tensor, "*batch T feet"]
     """1: the foot stands, 0: it does not; of width 0 where the body has none."""
-    root: Float[Tensor, "*batch T 3"]
     turns: Float[Tensor, "*batch T J 3 3"] | None
     """Of each joint against its parent, the root against the world; None of places."""
+
+    def repeated(self, times: int) -> "Motion":
+        """Each row of a batch several times, one after the other."""
+
+        def more(values: Tensor) -> Tensor:
+            return values.repeat_interleave(times, dim=0)
+
+        turns = None if self.turns is None else more(self.turns)
+        return Motion(positions=more(self.positions), seen=more(self.seen), contacts=more(self.contacts), turns=turns)
 
 
 def feet_of(joints: Sequence[str]) -> tuple[str, ...]:
@@ -73,33 +83,33 @@ def decode(
     body: Body, rows: Float[Tensor, "*batch T A"], offsets: Float[Tensor, "*batch J 3"] | None, rate_hz: float
 ) -> Motion:
     """Joints in space of rows; `offsets` are the skeleton's, of rotations alone. A figure in a plane has z = 0."""
+    none, turns, contacts = rows[..., :0], None, rows[..., :0]
     if body.kind == "plane":
         flat = torch.nn.functional.pad(rows.unflatten(-1, (len(body.joints), 2)), (0, 1))
-        return Motion(positions=flat, contacts=rows[..., :0], root=flat[..., 0, :], turns=None)
-    first = 0 if body.kind == "positions" else 1
-    across, turning = rows[..., first : first + 2], rows[..., first + 2]
-    facing = _sums(turning / rate_hz, dim=-1)
-    shifts = torch.stack([across[..., 0], torch.zeros_like(turning), across[..., 1]], dim=-1) / rate_hz
-    travelled = _sums((about_y(facing) @ shifts[..., None])[..., 0], dim=-2)
+        return Motion(positions=flat, seen=flat, contacts=none, turns=None)
     if body.kind == "positions":
-        seen = rows[..., 3:].unflatten(-1, (len(body.joints), 3))
-        positions = (about_y(facing)[..., None, :, :] @ seen[..., None])[..., 0] + travelled[..., None, :]
-        none = rows[..., :0]
-        return Motion(positions=positions, contacts=none, root=positions[..., 0, :], turns=None)
-    assert offsets is not None, "rotations say nothing of lengths: give the skeleton's offsets"
-    count = len(body.joints)
-    turns = from_columns(rows[..., 4 : 4 + 6 * count].unflatten(-1, (count, 6)))
-    turns = torch.cat([about_y(facing)[..., None, :, :] @ turns[..., :1, :, :], turns[..., 1:, :, :]], dim=-3)
-    root = travelled + torch.nn.functional.pad(rows[..., :1], (1, 1))
-    positions, _ = place(body.parents, offsets[..., None, :, :], root, turns)
-    return Motion(positions=positions, contacts=rows[..., 4 + 6 * count :], root=root, turns=turns)
+        moving, seen = rows[..., :3], rows[..., 3:].unflatten(-1, (len(body.joints), 3))
+    else:
+        assert offsets is not None, "rotations say nothing of lengths: give the skeleton's offsets"
+        count = len(body.joints)
+        moving, contacts = rows[..., 1:4], rows[..., 4 + 6 * count :]
+        turns = from_columns(rows[..., 4 : 4 + 6 * count].unflatten(-1, (count, 6)))
+        root = torch.nn.functional.pad(rows[..., :1], (1, 1))
+        seen, _ = place(body.parents, offsets[..., None, :, :], root, turns)
+    turn = about_y(_sums(moving[..., 2] / rate_hz, dim=-1))
+    steps = torch.stack([moving[..., 0], torch.zeros_like(moving[..., 0]), moving[..., 1]], dim=-1) / rate_hz
+    travelled = _sums((turn @ steps[..., None])[..., 0], dim=-2)
+    if turns is not None:
+        turns = torch.cat([turn[..., None, :, :] @ turns[..., :1, :, :], turns[..., 1:, :, :]], dim=-3)
+    positions = (turn[..., None, :, :] @ seen[..., None])[..., 0] + travelled[..., None, :]
+    return Motion(positions=positions, seen=seen, contacts=contacts, turns=turns)
 
 
-def contacts_of(positions: Float[Tensor, "T feet 3"], rate_hz: float) -> Bool[Tensor, "T feet"]:
-    """Where feet stand: slow, and about as low as they get in the clip."""
-    speed = torch.linalg.vector_norm(_rates(positions, rate_hz), dim=-1)
+def contacts_of(positions: Float[Tensor, "*batch T feet 3"], rate_hz: float) -> Bool[Tensor, "*batch T feet"]:
+    """Where feet stand: slow, and about as low as they get."""
+    speed = torch.linalg.vector_norm(_rates(positions, rate_hz, dim=-3), dim=-1)
     height = positions[..., 1]
-    low = height < height.amin(dim=0) + STANCE_HEIGHT
+    low = height < height.amin(dim=-2, keepdim=True) + STANCE_HEIGHT
     stands: Tensor = (speed < STANCE_SPEED) & low
     return stands
 
@@ -124,16 +134,17 @@ def _moving(root: Float[Tensor, "T 3"], facing: Float[Tensor, " T"], rate_hz: fl
     turning = torch.nn.functional.pad(wrapped(facing.diff()) * rate_hz, (0, 1))
     if len(turning) > 1:
         turning[-1] = turning[-2]
-    own = (about_y(-facing) @ _rates(root, rate_hz)[..., None])[..., 0]
+    own = (about_y(-facing) @ _rates(root, rate_hz, dim=0)[..., None])[..., 0]
     return torch.stack([own[:, 0], own[:, 2], turning], dim=1)
 
 
-def _rates(values: Float[Tensor, "T *D"], rate_hz: float) -> Float[Tensor, "T *D"]:
+def _rates(values: Float[Tensor, "*shape"], rate_hz: float, dim: int) -> Float[Tensor, "*shape"]:
     """The change to the next frame, by the second; the last repeats the one before it."""
-    if len(values) < 2:
+    frames = values.shape[dim]
+    if frames < 2:
         return torch.zeros_like(values)
-    steps = values.diff(dim=0) * rate_hz
-    return torch.cat([steps, steps[-1:]])
+    steps = values.diff(dim=dim) * rate_hz
+    return torch.cat([steps, steps.narrow(dim, frames - 2, 1)], dim=dim)
 
 
 def _sums(steps: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
