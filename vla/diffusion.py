@@ -156,6 +156,11 @@ def split(kind: PredictionName, c: Coefficients, x_t: Chunk, out: Float[Tensor, 
             return column(c.d_sigma) * x_t - sigma * out, alpha * out - column(c.d_alpha) * x_t
 
 
+def explain(c: Coefficients, x_t: Chunk, x0: Chunk) -> Chunk:
+    """The noise that makes x_t of a clean chunk; t is not 0."""
+    return (x_t - column(c.alpha) * x0) / column(c.sigma)
+
+
 def jump(c_t: Coefficients, c_s: Coefficients, x0: Chunk, eps: Chunk, *, eta: float, z: Chunk) -> Chunk:
     """From time t down to s on the path through (x0, eps). eta 0: DDIM; eta 1: the DDPM posterior, z its noise."""
     kept = c_t.alpha / c_s.alpha * c_s.sigma / c_t.sigma
@@ -167,6 +172,20 @@ def jump(c_t: Coefficients, c_s: Coefficients, x0: Chunk, eps: Chunk, *, eta: fl
 def euler(c_t: Coefficients, c_s: Coefficients, x_t: Chunk, x0: Chunk, eps: Chunk) -> Chunk:
     """From time t down to s along the tangent; the same as DDIM on the straight path."""
     return x_t + column(c_s.clock - c_t.clock) * target("velocity", c_t, x0, eps)
+
+
+def middle(c_r: Coefficients, x0_r: Chunk, c_t: Coefficients, x0_t: Chunk, c_s: Coefficients) -> Chunk:
+    """The clean chunk halfway from time t down to s, on the line through those predicted at r, one step earlier, and t.
+
+    Halfway by lambda = log(alpha / sigma): D of DPM-Solver++ 2M (Lu et al. 2022, algorithm 2). With h = lambda_s -
+    lambda_t its step, sigma_s / sigma_t * x_t - alpha_s * (exp(-h) - 1) * D, is the `jump` through D, which needs no
+    logarithm and so has its limits at both ends. s is not 0: there lambda is infinite, and so is every line but a
+    level one.
+    """
+    lambda_r, lambda_t, lambda_s = (c.alpha.log() - c.sigma.log() for c in (c_r, c_t, c_s))
+    # Where alpha(r) is 0 the step before was infinitely long: dividing by infinity gives 0, to which the slope tends.
+    reach = (lambda_s - lambda_t) / (2 * (lambda_t - lambda_r))
+    return x0_t + column(reach) * (x0_t - x0_r)
 
 
 def sample(
@@ -190,15 +209,16 @@ def sample(
     steps = config.sampling_steps if steps is None else steps
     check_steps(steps)
     if config.sampler == "ddpm" and generator is None:
-        raise ValueError("the ddpm sampler draws fresh noise: give it a generator, or sample with ddim or euler")
+        raise ValueError("the ddpm sampler draws fresh noise: give it a generator, or sample with ddim, dpm++ or euler")
     grid = torch.linspace(1, 0, steps + 1, dtype=torch.float32, device=noise.device)
     x_t = noise.float()
-    for now, after in itertools.pairwise(grid):
+    earlier: tuple[Coefficients, Chunk] | None = None
+    for step, (now, after) in enumerate(itertools.pairwise(grid), start=1):
         t = now.expand(len(noise))
         c_t, c_s = coefficients(config.path, t), coefficients(config.path, after.expand(len(noise)))
         x0, _ = split(config.prediction, c_t, x_t, denoise(x_t, t))
         x0 = x0.clamp(-config.clip, config.clip)
-        eps = (x_t - column(c_t.alpha) * x0) / column(c_t.sigma)
+        eps = explain(c_t, x_t, x0)
         if watch is not None:
             watch(x_t, x0)
         match config.sampler:
@@ -210,4 +230,10 @@ def sample(
                 x_t = jump(c_t, c_s, x0, eps, eta=1.0, z=z)
             case "euler":
                 x_t = euler(c_t, c_s, x_t, x0, eps)
+            case "dpm++":
+                through = x0
+                if earlier is not None and step < steps:  # the first step has no line yet, the last one no halfway
+                    through = middle(*earlier, c_t, x0, c_s)
+                x_t = jump(c_t, c_s, through, explain(c_t, x_t, through), eta=0.0, z=eps)
+        earlier = c_t, x0
     return x_t

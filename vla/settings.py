@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
 PredictionName = Literal["noise", "data", "velocity"]
-Sampler = Literal["ddim", "ddpm", "euler"]
+Sampler = Literal["ddim", "ddpm", "euler", "dpm++"]
 Representation = Literal["auto", "rotations", "positions"]
 Axis = Literal["x", "y", "z"]
 ObjectiveName = Literal["denoise", "min-snr"]
@@ -254,7 +254,7 @@ class DiffusionConfig:
     prediction: PredictionName = "velocity"
     """What the expert's output means: the noise, the clean actions, or the velocity."""
     sampler: Sampler = "ddim"
-    """ddim and euler are deterministic given the first noise; ddpm draws fresh noise in each step."""
+    """ddim, euler and dpm++ (of second order) follow from the first noise; ddpm draws fresh noise in each step."""
     sampling_steps: int = 10
     """Network calls for one chunk, at least 1; the first is always at t = 1."""
     clip: float = 5.0
