@@ -18,6 +18,8 @@ from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
 from vla.commands.report import Report, report
+from vla.commands.sample import Sample, sample
+from vla.commands.view import View, view
 from vla.errors import DONE, UNREAD, OutputClosed, ProgramFailed, UsageError, told
 from vla.examples import EXAMPLES
 from vla.processes import answer_sigterm
@@ -37,6 +39,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "import": (Import, convert),
     "needle": (NeedleDemos, record),
     "report": (Report, report),
+    "sample": (Sample, sample),
+    "view": (View, view),
 }
 """The settings of each command, and what does it and may give an exit code. Heavy packages are loaded by the latter."""
 

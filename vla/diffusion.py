@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from vla.settings import DiffusionConfig, PathName, PredictionName, check_steps
@@ -26,6 +26,15 @@ Watch = Callable[[Tensor, Tensor], None]
 
 SMALLEST_DIVISOR = 1e-2
 """Below this alpha (or sigma) a noise (or data) prediction says nothing of the other part, which then fades to zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Parts of clean chunks that are given, and not to be sampled."""
+
+    values: Float[Tensor, "B H A"]
+    where: Bool[Tensor, " H"]
+    """Steps that are; what the others hold counts nothing."""
 
 
 @dataclass(frozen=True)
@@ -196,10 +205,12 @@ def sample(
     steps: int | None = None,
     generator: torch.Generator | None = None,
     watch: Watch | None = None,
+    known: Known | None = None,
 ) -> Chunk:
     """Walk from noise at t = 1 to a clean chunk at t = 0.
 
     Each predicted x0 is clipped and eps is made to agree with it, so that both always explain the present x_t.
+    What is `known` of the clean chunk takes the place of what is predicted, in every step (inpainting by replacement).
     `watch` is shown where every step starts and what it takes for the clean chunk, and changes nothing.
     `generator` gives ddpm its fresh noise, drawn on the generator's device; the global one is never used.
 
@@ -218,6 +229,8 @@ def sample(
         c_t, c_s = coefficients(config.path, t), coefficients(config.path, after.expand(len(noise)))
         x0, _ = split(config.prediction, c_t, x_t, denoise(x_t, t))
         x0 = x0.clamp(-config.clip, config.clip)
+        if known is not None:
+            x0 = torch.where(known.where[:, None], known.values, x0)
         eps = explain(c_t, x_t, x0)
         if watch is not None:
             watch(x_t, x0)
@@ -236,4 +249,5 @@ def sample(
                     through = middle(*earlier, c_t, x0, c_s)
                 x_t = jump(c_t, c_s, through, explain(c_t, x_t, through), eta=0.0, z=eps)
         earlier = c_t, x0
-    return x_t
+    # euler lands beside the clean chunk of its last step.
+    return x_t if known is None else torch.where(known.where[:, None], known.values, x_t)

@@ -26,6 +26,11 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla needle demos --out /data/needle",
         "vla needle demos --episodes 100 --error-mm 1 --out /data/easy",
     ),
+    "sample": (
+        "vla sample runs/walk/policy --text 'a person walks forward' --out walks",
+        "vla sample runs/walk/policy --text 'a person jumps' --n 8 --out jumps",
+    ),
+    "view": ("vla view /data/walks --out walks.png", "vla view walks/sample-0000.npz --out walk.mp4"),
     "report": ("vla report runs/pick/stage2", "vla report runs/pick/stage2 --out stage2.html"),
 }
 """By command; those of `vla` itself under no name."""

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
-from vla import diffusion
+from vla import diffusion, sampling
 from vla.batch import Batch, Losses, Observation
 from vla.contract import DataContract
-from vla.diffusion import Chunk, Watch
+from vla.diffusion import Chunk, Known, Watch
 from vla.frames import Size
+from vla.motion.moves import Moves
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import PARTS, fitting, lora, row_of
@@ -79,12 +81,14 @@ class Policy(nn.Module):
         steps: int | None = None,
         generator: torch.Generator | None = None,
         watch: Watch | None = None,
+        *,
+        known: Known | None = None,
     ) -> Float64[Tensor, "B H A"]:
         """A chunk of actions in the data's units; `set_mode(training=False)` first.
 
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
         generator. `steps` overrides the number of sampling steps of the configuration. `watch` is shown the noised and
-        the predicted chunk of each step, in the data's units.
+        the predicted chunk of each step, in the data's units, in which is what is `known` of it, too.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         context, valid = self.context(observation), torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
@@ -98,10 +102,37 @@ class Policy(nn.Module):
             if watch is not None:
                 watch(undo(x_t), undo(x0))
 
+        if known is not None:
+            known = replace(known, values=self.normalize("actions", known.values))
         x0 = diffusion.sample(
-            denoise, noise.float(), self.config.diffusion, steps=steps, generator=generator, watch=show
+            denoise, noise.float(), self.config.diffusion, steps=steps, generator=generator, watch=show, known=known
         )
         return undo(x0)
+
+    def sample(
+        self,
+        text: str,
+        seconds: float,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        skeleton: Float[np.ndarray, "J 3"] | None = None,
+    ) -> list[Moves]:
+        """Motions that show a text, of a policy of motion (vla/sampling.py); `set_mode(training=False)` first."""
+        return sampling.sample(self, text=text, seconds=seconds, n=n, seed=seed, steps=steps, skeleton=skeleton)
+
+    def usual_state(self) -> Float32[np.ndarray, " P"]:
+        """The state in the middle of those that it was trained on."""
+        if not self.contract.state_dim:
+            return np.zeros(0, np.float32)
+        middle = self.normalizer_of("state").undo(torch.zeros(self.contract.state_dim, device=self.device))
+        return np.asarray(middle.float().cpu().numpy())
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.expert.out.weight.device
 
     def encode(self, observation: Observation) -> ContextTokens:
         """Context tokens for the expert, and which of them may be looked at."""

@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla.data.formats.motion.skeleton_npz import is_skeleton_npz, read_skeleton_npz
+from vla.data.formats.motion.skeleton_npz import (
+    is_points_npz,
+    is_skeleton_npz,
+    read_points_npz,
+    read_skeleton_npz,
+)
 from vla.errors import CorruptData
 from vla.listing import visible
 from vla.motion.clip import Clip
@@ -30,6 +35,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "skeleton npz": Kind(words="poses of a skeleton (npz)", found=is_skeleton_npz, read=read_skeleton_npz),
+    "points npz": Kind(words="places of joints (npz)", found=is_points_npz, read=read_points_npz),
 }
 """By name, in the order in which a file is tried."""
 

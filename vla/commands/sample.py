@@ -1,0 +1,115 @@
+"""`vla sample`."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from vla.commands.recordings import Device, choose_device, open_policy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from vla.motion.moves import Moves
+    from vla.policy import Policy
+
+SHOWN = 8
+"""Motions in the picture, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Make motions from a text: a clip each, and a picture of the first."""
+
+    policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
+    """Policy folder of a human motion (RUN/policy)."""
+    text: str
+    """What the motion shows."""
+    out: Path
+    """Folder to write; it must not exist."""
+    seconds: float = 2.0
+    """Length of a motion, > 0; one longer than the policy's chunk is put together of several."""
+    n: int = 1
+    """Motions, at least 1; motion k follows from the seed and k alone."""
+    seed: int = 0
+    """Of the noise they begin with."""
+    steps: int | None = None
+    """Network calls for one chunk; None: the policy's."""
+    skeleton: Path | None = None
+    """A clip whose skeleton the motions have (npz); None: the middle of those that were trained on."""
+    backbone: str | None = None
+    """Where the policy's backbone lies here, when it is not where it was trained."""
+    device: Device = "auto"
+    """auto: the GPU where there is one."""
+    json: bool = False
+    """Print what was written as JSON."""
+
+
+def sample(command: Sample) -> None:
+    """`vla sample`."""
+    if command.out.exists():
+        raise ValueError(f"{command.out} exists; give a folder that does not")
+    device = choose_device(command.device)
+    policy = open_policy(command.policy, command.backbone, device).to(device)
+    policy.set_mode(training=False)
+    skeleton = None if command.skeleton is None else offsets_of(command.skeleton, policy)
+    motions = policy.sample(
+        command.text, command.seconds, n=command.n, seed=command.seed, steps=command.steps, skeleton=skeleton
+    )
+    beside = command.out.parent / f".{command.out.name}.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        files = write(beside, motions)
+        beside.replace(command.out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    first = motions[0]
+    told = {
+        "out": str(command.out),
+        "text": command.text,
+        "motions": len(motions),
+        "frames": len(first.rows),
+        "rate_hz": first.rate_hz,
+        "files": files,
+    }
+    print(
+        json.dumps(told)
+        if command.json
+        else f"{len(motions)} motions of {len(first.rows)} frames at {first.rate_hz:g} Hz in {command.out}"
+    )
+
+
+def offsets_of(file: Path, policy: "Policy") -> "Float[np.ndarray, 'J 3']":
+    """The skeleton of a clip, as the body of a policy."""
+    import numpy as np
+
+    from vla.data.formats import open_folder
+    from vla.data.selection import Selection
+    from vla.motion.joints import BODY
+    from vla.sampling import body_of
+    from vla.settings import MotionConfig
+
+    body = body_of(policy)
+    joints = () if body.joints == tuple(BODY) else ("all",)
+    asked = MotionConfig(rate_hz=policy.contract.fps, representation="rotations", joints=joints)
+    episode = open_folder(file, Selection(motion=asked)).episodes[0]
+    assert episode.state is not None, "rotations have a skeleton"
+    return np.concatenate([np.zeros((1, 3)), episode.state.values[0].reshape(-1, 3)])
+
+
+def write(folder: Path, motions: "list[Moves]") -> list[str]:
+    """A clip a motion and a picture of the first ones; the names of the files."""
+    from vla.data.formats.motion.writing import write_npz
+    from vla.motion.drawing import strip
+
+    files = []
+    for number, motion in enumerate(motions):
+        files.append(f"sample-{number:04d}.npz")
+        write_npz(folder / files[-1], motion.clip(), motion.rate_hz, text=motion.text)
+    strip([motion.figure() for motion in motions[:SHOWN]]).save(folder / "samples.png")
+    return [*files, "samples.png"]
