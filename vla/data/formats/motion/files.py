@@ -17,7 +17,7 @@ from vla.motion.clip import Clip
 from vla.settings import MotionConfig
 
 LABELS = "labels.csv"
-"""What clips show, beside them: a column `file`, one `text` a caption, and any others, such as `action`, `subject`."""
+"""What clips show, beside them: columns `file` and `text`, a row a caption, and others, such as `action`, `subject`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ def is_motion(root: Path) -> bool:
     return any(kind_of(path) is not None for path in paths)
 
 
-def read_labels(root: Path) -> dict[str, dict[str, str]]:
-    """What the labels of a folder say of its files, by their place in it. CorruptData where they are no table."""
+def read_labels(root: Path) -> dict[str, list[dict[str, str]]]:
+    """The labels of a folder's files, by their place in it, a row a caption. CorruptData where they are no table."""
     path = root / LABELS
     if not path.is_file():
         return {}
@@ -68,4 +68,7 @@ def read_labels(root: Path) -> dict[str, dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         if not row.get("file") or None in row or None in row.values():
             raise CorruptData(f"{path}, line {number}, has no file or another number of columns than its head")
-    return {row["file"]: row for row in rows}
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row["file"], []).append(row)
+    return found

@@ -109,7 +109,7 @@ def check_selection(root: Path, selection: Selection) -> None:
 def convert(
     root: Path,
     files: Mapping[Path, str],
-    labels: Mapping[str, Mapping[str, str]],
+    labels: Mapping[str, Sequence[Mapping[str, str]]],
     asked: MotionConfig,
     report: Problems,
 ) -> Iterator[tuple[Converted, Float32[np.ndarray, "T A"]]]:
@@ -121,17 +121,19 @@ def convert(
         try:
             for clip in KINDS[name].read(file, asked):
                 rows = rows_of(clip, rate_hz=asked.rate_hz, kind=kind, keep_all=keep_all, given=given)
-                yield converted(clip, rows, labels.get(place, {}), place), rows.values
+                yield converted(clip, rows, labels.get(place, ()), place), rows.values
         except ValueError as problem:
             told = problem if str(file) in str(problem) else type(problem)(f"{file}: {problem}")
             report(told)
 
 
-def converted(clip: Clip, rows: Rows, labels: Mapping[str, str], place: str) -> Converted:
-    """What is kept of a clip."""
+def converted(clip: Clip, rows: Rows, labels: Sequence[Mapping[str, str]], place: str) -> Converted:
+    """What is kept of a clip; its captions are its own, else those of the labels, else the action that they name."""
     stem = place.rpartition(".")[0]
-    facts = {**clip.facts, **{key: value for key, value in labels.items() if key not in ("file", "text")}}
-    own = clip.texts or ((labels["text"],) if labels.get("text") else ())
+    facts = dict(clip.facts)
+    for row in labels:
+        facts |= {key: value for key, value in row.items() if key not in ("file", "text")}
+    own = clip.texts or tuple(dict.fromkeys(row["text"] for row in labels if row.get("text")))
     return Converted(
         name=stem if clip.name == Path(place).stem else f"{stem}/{clip.name}",
         texts=own or ((str(facts["action"]),) if facts.get("action") else ()),
