@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,10 @@ from training.run.folder import RunFolder
 from training.run.resuming import Row, check_resumable, content_of, schedule
 from training.run.sizes import became, check_sizes, sizes_of, with_sizes, with_suited_sizes
 from vla import cache, provenance
+from vla.contract import DataContract
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
+from vla.motion.body import PLACES_M
 from vla.normalize import ANSWERS, INPUTS, Normalizer
 from vla.parts.backbone import base_of, fingerprint, width_of
 from vla.policy import normalized
@@ -120,7 +122,9 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     resumed = folder.resumed()
     data = open_data(config, accelerator)
     normalizers: Mapping[str, Normalizer] = {
-        kind: Normalizer.of(data.statistics[kind], config.data.normalization, reach(kind, config.data))
+        kind: Normalizer.of(
+            data.statistics[kind], config.data.normalization, reach(kind, config.data), finest(kind, data.contract)
+        )
         for kind in normalized(data.contract)
     }
     rows, initial = schedule(config, data), None
@@ -178,6 +182,13 @@ def sized(
     suits = with_suited_sizes(config, data.contract, width_of(config.backbone.path))
     accelerator.print(*became(config, suits, data.contract), sep="\n")
     return suits
+
+
+def finest(kind: str, contract: DataContract) -> Sequence[float] | float:
+    """The smallest scale of a stream, in its units: what a motion varies by less is no motion."""
+    if contract.body is None or kind not in ("actions", "state"):
+        return 0.0
+    return contract.body.finest if kind == "actions" else PLACES_M
 
 
 def reach(kind: str, data: DataConfig) -> float:

@@ -1,7 +1,7 @@
 """Normalisation: the module that applies statistics and undoes them, inside the policy."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
@@ -58,8 +58,13 @@ class Normalizer(nn.Module):
         self.register_buffer("highest", torch.full((width,), LARGEST, dtype=torch.float64))
 
     @staticmethod
-    def of(statistics: Statistics, mode: Normalization, reach: float = math.inf) -> "Normalizer":
-        """The normaliser that these statistics give.
+    def of(
+        statistics: Statistics,
+        mode: Normalization,
+        reach: float = math.inf,
+        finest: Sequence[float] | float = 0.0,
+    ) -> "Normalizer":
+        """The normaliser that these statistics give; no scale is below `finest`, in the data's units.
 
         `lowest` and `highest` are `reach` inner ranges beyond the inner range; an angle that may then be any has none.
         """
@@ -79,7 +84,8 @@ class Normalizer(nn.Module):
         floor = 1e-4 * resolution * np.maximum(np.abs(least), np.abs(most))
         buffers = {
             "offset": np.where(constant, np.where(statistics.companded, least * np.abs(least), least), offset),
-            "scale": np.where(constant, 1.0, np.maximum(scale, np.maximum(floor, 1e-30))),  # no 1 / 1e-40 in float32
+            # No 1 / 1e-40 in float32.
+            "scale": np.where(constant, 1.0, np.maximum(scale, np.maximum(np.maximum(floor, finest), 1e-30))),
             "constant": constant,
             "period": statistics.period,
             "center": statistics.center,

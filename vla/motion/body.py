@@ -5,6 +5,8 @@ from typing import Literal
 
 Kind = Literal["rotations", "positions", "plane"]
 AXES = ("x", "y", "z")
+PLACES_M, MOVES_MPS, TURNS = 1e-3, 1e-2, 1e-2
+"""What motion capture tells apart: places; velocities; turns, as rad/s and as numbers of a rotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,16 @@ class Body:
         if self.kind == "positions":
             return (*moving, *("m",) * (3 * len(self.joints)))
         return ("m", *moving, *("",) * (6 * len(self.joints) + len(self.feet)))
+
+    @property
+    def finest(self) -> tuple[float, ...]:
+        """One a number of a row, in its unit: what varies by less is noise of capture or of rounding, and no motion."""
+        if self.kind == "plane":
+            return (0.0,) * len(self.names)
+        moving = (MOVES_MPS, MOVES_MPS, TURNS)
+        if self.kind == "positions":
+            return (*moving, *(PLACES_M,) * (3 * len(self.joints)))
+        return (PLACES_M, *moving, *(TURNS,) * (6 * len(self.joints)), *(TURNS,) * len(self.feet))
 
     @property
     def offset_names(self) -> tuple[str, ...]:

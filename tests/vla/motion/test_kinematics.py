@@ -14,7 +14,9 @@ from vla.motion import bodies, representation, resampling, rotations
 from vla.motion.body import Body
 from vla.motion.clip import Poses
 from vla.motion.skeleton import Skeleton, sorted_joints
+from vla.normalize import Normalizer
 from vla.settings import MotionConfig
+from vla.statistics import fit
 
 CMU_ACTIONS = (
     "chest=j15", "neck=j17", "left_hip=j2", "left_knee=j3", "left_ankle=j4", "right_hip=j8", "right_knee=j9",
@@ -187,3 +189,16 @@ def test_a_skeleton_that_is_no_tree_is_refused() -> None:
     skeleton, order = sorted_joints(["hand", "root", "arm"], [2, -1, 1], np.arange(9.0).reshape(3, 3))
     assert (skeleton.names, skeleton.parents, order) == (("root", "arm", "hand"), (-1, 0, 1), [1, 2, 0])
     np.testing.assert_array_equal(skeleton.offsets, [[0, 0, 0], [6, 7, 8], [0, 1, 2]])
+
+
+def test_noise_that_is_no_motion_is_not_scaled_to_one() -> None:
+    """A joint that never turns but for rounding stays near its rest, whatever a policy says of it."""
+    body = Body(kind="rotations", joints=("pelvis", "left_ankle"), parents=(-1, 0), feet=("left_ankle",))
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((500, len(body.names)))
+    rows[:, 10] = 1e-9 * rows[:, 10]
+    made = Normalizer.of(fit(rows, (0.0,) * len(body.names)), "z-score", finest=body.finest)
+    assert len(body.finest) == len(body.names)
+    assert made.scale[10] == 0.01
+    assert made.apply(torch.from_numpy(rows))[:, 10].abs().max() < 1e-6
+    np.testing.assert_allclose(np.delete(made.scale.numpy(), 10), np.delete(rows.std(axis=0), 10), rtol=0.1)
