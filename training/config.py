@@ -148,7 +148,8 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The settings a resumed run must share, flat: those that change what is learned, not where or how it runs."""
-        return {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
+        settings = {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
+        return {key: value for key, value in settings.items() if key not in YOUNGER or value != YOUNGER[key]}
 
 
 VOLATILE = re.compile(
@@ -156,6 +157,8 @@ VOLATILE = re.compile(
     r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
+YOUNGER = {"diffusion.unconditional": 0.0, "diffusion.guidance": 1.0}
+"""Settings that older checkpoints do not know, and what they did: so they count as the same."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from training import distributed
 from training.checkpoints.beginning import (
     Beginning,
     check_origin,
+    check_unconditional,
     normalizers_from_json,
     normalizers_to_json,
     read_origin,
@@ -136,6 +137,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     if resumed is None and (place := folder.began_from) is not None:
         origin = read_origin(place, config.backbone.path, accelerator)
         check_origin(origin, place, config.data, data.contract, backbone)
+        check_unconditional(origin, config.diffusion)
     config = folder.config = sized(config, data, resumed, origin, accelerator)
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:

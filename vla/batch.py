@@ -128,6 +128,10 @@ class Draws:
     """Diffusion times in [0, 1), uniform."""
     noise: Float[Tensor, "B H A"]
     """Standard normal."""
+    coin: Float[Tensor, " B"]
+    """Uniform in [0, 1): a sample goes without its instruction where this lies below the share of those that do.
+
+    1 in the validation stream, whose samples all see it: the losses that are reported are with the instruction."""
 
     @staticmethod
     def of(seed: int, stream: Stream, positions: Sequence[int], shape: tuple[int, int]) -> "Draws":
@@ -139,11 +143,16 @@ class Draws:
         # float32, because a time drawn in float64 can round up to 1.
         times = [float(source.random(dtype=np.float32)) for source in sources]
         noise = [source.standard_normal(shape, dtype=np.float32) for source in sources]
-        return Draws(time=torch.tensor(times, dtype=torch.float32), noise=torch.from_numpy(np.stack(noise)))
+        coin = [float(source.random(dtype=np.float32)) if stream == "noise" else 1.0 for source in sources]
+        return Draws(
+            time=torch.tensor(times, dtype=torch.float32),
+            noise=torch.from_numpy(np.stack(noise)),
+            coin=torch.tensor(coin, dtype=torch.float32),
+        )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         """The same draws with every tensor changed, always in this order."""
-        return Draws(time=change(self.time), noise=change(self.noise))
+        return Draws(time=change(self.time), noise=change(self.noise), coin=change(self.coin))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,6 +165,17 @@ def split(kind: PredictionName, c: Coefficients, x_t: Chunk, out: Float[Tensor, 
             return column(c.d_sigma) * x_t - sigma * out, alpha * out - column(c.d_alpha) * x_t
 
 
+def guide(out: Float[Tensor, "M H A"], guidance: float) -> Float[Tensor, "N H A"]:
+    """What the outputs for M / 2 chunks with the instruction, then for the same without it, say together.
+
+    Ho & Salimans (2022), equation 6, with guidance = 1 + w. It holds for outputs of any kind: at a given x_t the noise,
+    the clean chunk and the velocity are affine functions of one another, and the weights of the two outputs add up to
+    1, so that it does not matter which of them is combined.
+    """
+    given, without = out.chunk(2)
+    return without + guidance * (given - without)
+
+
 def explain(c: Coefficients, x_t: Chunk, x0: Chunk) -> Chunk:
     """The noise that makes x_t of a clean chunk; t is not 0."""
     return (x_t - column(c.alpha) * x0) / column(c.sigma)

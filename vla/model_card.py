@@ -8,6 +8,7 @@ from vla.contract import DataContract
 from vla.parts import PARTS, fitting, row_of
 from vla.policy import Policy
 from vla.provenance import Origin, Source, source
+from vla.settings import DiffusionConfig
 
 
 def card(policy: Policy, learned: Mapping[str, Tensor], origin: Origin | None, *, merged: bool = False) -> str:
@@ -36,8 +37,7 @@ Looks at {", ".join(inputs(contract))}, and gives the next {contract.horizon} ac
 | Trained of the backbone | {trained_of_backbone(policy, learned, merged=merged)} |
 {parts(policy, learned)}
 | Actions | {contract.horizon} steps of {contract.action_dim} at {contract.fps:g} Hz{names(contract)} |
-| Diffusion | {config.diffusion.path} path, {config.diffusion.prediction} prediction, \
-{config.diffusion.sampler} in {config.diffusion.sampling_steps} steps |
+| Diffusion | {diffusion(config.diffusion)} |
 
 Inputs and outputs are in the units of the data it was trained on; `normalizer.safetensors` holds the scales.
 
@@ -70,6 +70,15 @@ def front_matter(base: Source | None, data: tuple[Source, ...]) -> str:
         lines += ["datasets:", *(f"- {name}" for name in on_hub)]
     lines += [f"# dataset: {entry.name}, not on a hub" for entry in data if not entry.hub]
     return "\n".join([*lines, "# license: not stated"])
+
+
+def diffusion(config: DiffusionConfig) -> str:
+    """How it was trained to undo noise, and how it samples."""
+    found = [f"{config.path} path", f"{config.prediction} prediction"]
+    found += [f"{config.unconditional:.3g} of the samples without the instruction"] if config.unconditional else []
+    found += [f"{config.sampler} in {config.sampling_steps} steps"]
+    found += [f"guidance {config.guidance:g}"] if config.guidance != 1 else []
+    return ", ".join(found)
 
 
 def inputs(contract: DataContract) -> list[str]:

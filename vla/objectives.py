@@ -59,8 +59,8 @@ class Predictor(Protocol):
     def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
         """Unitless to data units, within no limits."""
 
-    def context(self, observation: Observation) -> ContextCache:
-        """What is computed of B observations alone."""
+    def context(self, observation: Observation, coin: Float[Tensor, " B"] | None = None) -> ContextCache:
+        """What is computed of B observations alone; `coin` says which go without the instruction, None: none does."""
 
     def predict(
         self, context: ContextCache, x0: Chunk, valid: Bool[Tensor, "N H"], time: Float[Tensor, " N"], noise: Chunk
@@ -180,7 +180,7 @@ def noised(policy: Predictor, batch: Batch, draws: int) -> Prediction:
     time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), draws)
     x0 = policy.normalize("actions", batch.actions).repeat_interleave(draws, dim=0)
     valid = batch.action_valid.repeat_interleave(draws, dim=0)
-    return policy.predict(policy.context(batch.observation), x0, valid, time, noise)
+    return policy.predict(policy.context(batch.observation, batch.draws.coin), x0, valid, time, noise)
 
 
 def mean_error(prediction: Prediction) -> Float[Tensor, " N"]:

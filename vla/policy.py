@@ -21,7 +21,7 @@ from vla.parts import PARTS, fitting, lora, row_of
 from vla.parts.backbone import Backbone, load_backbone
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
 from vla.parts.sizes import suited
-from vla.policy_settings import PolicyConfig
+from vla.policy_settings import PolicyConfig, Sampling
 from vla.randomness import seeded
 
 NEUTRAL_INSTRUCTION = "do the task"
@@ -65,7 +65,12 @@ class Policy(nn.Module):
         sources = {"backbone": Source(width=backbone.width, normalize=True)}
         sources |= {name: Source(width=widths[name]) for name in self.encoders}
         self.expert = ActionExpert(
-            horizon=contract.horizon, action_dim=contract.action_dim, sources=sources, config=config.expert, seed=seed
+            horizon=contract.horizon,
+            action_dim=contract.action_dim,
+            sources=sources,
+            config=config.expert,
+            seed=seed,
+            droppable=config.diffusion.unconditional > 0,
         )
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
@@ -83,18 +88,28 @@ class Policy(nn.Module):
         watch: Watch | None = None,
         *,
         known: Known | None = None,
+        guidance: float | None = None,
     ) -> Float64[Tensor, "B H A"]:
         """A chunk of actions in the data's units; `set_mode(training=False)` first.
 
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
-        generator. `steps` overrides the number of sampling steps of the configuration. `watch` is shown the noised and
-        the predicted chunk of each step, in the data's units, in which is what is `known` of it, too.
+        generator. `steps` and `guidance` override those of the configuration; with a guidance other than 1 the expert
+        answers twice as many rows. `watch` is shown the noised and the predicted chunk of each step, in the data's
+        units, in which is what is `known` of it, too.
+
+        Raises:
+            ValueError: guidance of a policy that was not trained for it.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
-        context, valid = self.context(observation), torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
+        scale = Sampling(guidance=guidance).of(self.config.diffusion).guidance
+        guided = scale != 1
+        context = self.contexts(observation) if guided else self.context(observation)
+        rows = 2 if guided else 1
+        valid = torch.ones(rows * len(noise), noise.shape[1], dtype=torch.bool, device=noise.device)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.output(context, x_t, t, valid)
+            out = self.output(context, x_t.repeat(rows, 1, 1), t.repeat(rows), valid)
+            return diffusion.guide(out, scale) if guided else out
 
         undo = self.normalizer_of("actions").undo
 
@@ -134,8 +149,12 @@ class Policy(nn.Module):
         """Where it computes."""
         return self.expert.out.weight.device
 
-    def encode(self, observation: Observation) -> ContextTokens:
-        """Context tokens for the expert, and which of them may be looked at."""
+    def encode(self, observation: Observation, dropped: Bool[Tensor, " B"] | None = None) -> ContextTokens:
+        """Context tokens for the expert, and which of them may be looked at; `dropped` as of `join`."""
+        return self.join(*self.look(observation), dropped)
+
+    def look(self, observation: Observation) -> tuple[Observation, Tokens]:
+        """The observation in unitless numbers, and what the backbone says of it."""
         if not self.contract.instructed:
             observation = replace(observation, instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions))
         seen = replace(
@@ -147,17 +166,42 @@ class Policy(nn.Module):
             },
         )
         with self.autocast(observation.state.device):
-            tokens: dict[str, Tokens] = {"backbone": self.backbone(seen)}
+            said: Tokens = self.backbone(seen)
+        return seen, said
+
+    def join(self, seen: Observation, said: Tokens, dropped: Bool[Tensor, " B"] | None) -> ContextTokens:
+        """Context tokens of what `look` gives, and which of them may be looked at; None: no sample is dropped.
+
+        Of a dropped one no part hears what the backbone says: the camera encoder would pass the instruction on.
+        """
+        words, mask = said
+        tokens = {"backbone": (words if dropped is None else words.masked_fill(dropped[:, None, None], 0), mask)}
+        with self.autocast(words.device):
             for name in self.encoders:
                 tokens[name] = PARTS[row_of(name)].see(name, self.get_submodule(name), seen, tokens)
-            context: ContextTokens = self.expert.context(tokens)
+            context: ContextTokens = self.expert.context(tokens, dropped)
         return context
 
-    def context(self, observation: Observation) -> ContextCache:
-        """What the expert computes of B observations alone: once, whatever the chunks and times."""
-        tokens, mask = self.encode(observation)
-        with self.autocast(tokens.device):
-            cached: ContextCache = self.expert.cache(tokens, mask)
+    def context(self, observation: Observation, coin: Float[Tensor, " B"] | None = None) -> ContextCache:
+        """What the expert computes of B observations alone: once, whatever the chunks and times.
+
+        Those whose coin (of `Draws`) lies below the configured share go without the instruction; None: none does.
+        """
+        share = self.config.diffusion.unconditional
+        dropped = None if coin is None or share == 0 else coin < share
+        return self.cache(self.encode(observation, dropped))
+
+    def contexts(self, observation: Observation) -> ContextCache:
+        """Those of B observations with the instruction, then without it; the backbone looks once."""
+        seen, (words, mask) = self.look(observation)
+        rows = torch.arange(2 * len(mask), device=mask.device)
+        twice = seen.rows([*range(len(mask))] * 2)
+        return self.cache(self.join(twice, (words.repeat(2, 1, 1), mask.repeat(2, 1)), rows >= len(mask)))
+
+    def cache(self, context: ContextTokens) -> ContextCache:
+        """What each block of the expert computes of context tokens."""
+        with self.autocast(context[0].device):
+            cached: ContextCache = self.expert.cache(*context)
         return cached
 
     def predict(
@@ -218,6 +262,10 @@ class Policy(nn.Module):
     def unitless(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """As `normalize`; a stream that the data do not have stays the empty one it is."""
         return self.normalize(stream, values) if stream in self.normalizer else values
+
+    def sample_by(self, sampling: Sampling) -> None:
+        """Sample otherwise than the configuration says. ValueError where it was not trained for that."""
+        self.config = replace(self.config, diffusion=sampling.of(self.config.diffusion))
 
     def set_mode(self, training: bool) -> None:
         """Training mode exactly where something inside is trained, so that frozen parts have no dropout; or eval mode.

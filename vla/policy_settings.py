@@ -1,9 +1,9 @@
 """What decides what a policy computes; nothing heavy is loaded for it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vla.parts import Encoders
-from vla.settings import BackboneConfig, DiffusionConfig, ExpertConfig, LoraConfig, Normalization
+from vla.settings import BackboneConfig, DiffusionConfig, ExpertConfig, LoraConfig, Normalization, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,3 +22,19 @@ class PolicyConfig:
     """Adapters on the backbone's language model, or none."""
     normalization: Normalization = "quantile"
     """How actions, state and sensor were made unitless."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a policy that is measured samples; None: as it says."""
+
+    sampler: Sampler | None = None
+    guidance: float | None = None
+
+    def of(self, config: DiffusionConfig) -> DiffusionConfig:
+        """The settings of a policy, changed.
+
+        Raises:
+            ValueError: it was not trained for guidance.
+        """
+        return replace(config, **{name: value for name, value in vars(self).items() if value is not None})

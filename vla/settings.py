@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from vla.guidance import Guiding
+
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
 PredictionName = Literal["noise", "data", "velocity"]
@@ -246,7 +248,7 @@ class ExpertConfig(Attending):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
+class DiffusionConfig(Guiding):
     """How actions are noised, what the expert predicts, and how chunks are sampled."""
 
     path: PathName = "cosine"
@@ -264,6 +266,7 @@ class DiffusionConfig:
         check_steps(self.sampling_steps)
         if not self.clip > 0:
             raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")
+        self.check_guidance()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,6 +210,22 @@ def test_identity_leaves_out_where_and_how_it_runs() -> None:
     for change in (["--seed", "1"], ["--batch-size", "64"], ["--stage.lr.expert", "1e-3"], ["--data.horizon", "4"]):
         assert parse(recipes.stage1(), [*DATA, *change]).identity() != first.identity()
     assert "data.roots" not in first.identity()
+
+
+def test_older_checkpoints_go_on_without_guidance_and_no_further() -> None:
+    """They do not know it."""
+    plain = parse(recipes.stage1(), DATA).identity()
+    assert not {key for key in plain if "unconditional" in key or "guidance" in key}
+    assert plain == parse(recipes.stage1(), [*DATA, "--diffusion.guidance", "1"]).identity()
+    guided = parse(
+        recipes.stage1(), [*DATA, "--diffusion.unconditional", "0.1", "--diffusion.guidance", "2"]
+    ).identity()
+    assert guided == plain | {"diffusion.unconditional": 0.1, "diffusion.guidance": 2.0}
+    with pytest.raises(ValueError, match="guidance is 2.0, but training shows every sample its instruction"):
+        parse(recipes.stage1(), [*DATA, "--diffusion.guidance", "2"])
+
+
+def test_flat_names_have_dots() -> None:
     assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
 
 

@@ -22,11 +22,14 @@ from training.engine.state import MOMENTS
 from training.flags import parse
 from training.run.metrics import Step, Stopwatch
 from training.session import Session
-from vla.batch import Sample
+from vla import objectives
+from vla.batch import Batch, Sample
 from vla.data.dataset import TrainSamples, open_dataset
 from vla.data.episode import Episode
 from vla.data.window import Window
 from vla.errors import CorruptData
+from vla.objectives import Prediction
+from vla.policy import Policy
 from vla.policy_folder import load_policy
 from vla.settings import DataConfig, Sizes
 
@@ -198,6 +201,76 @@ def test_weights_keep_the_scales_they_were_trained_with(needle: Path, tmp_path: 
         other = config(needle, tmp_path / "next", *flags, "--data.no-clamp", "--init-from", str(origin))
         with pytest.raises(ValueError, match="was trained with --data.clamp, and its scales stay: give the same"):
             Session(other).__enter__()
+
+
+DROPPING = ["--batch-size", "4", "--stage.steps", "4", "--save-every", "2", "--keep", "9", "--data.workers", "0"]
+DROPPING += ["--dropout", "0", "--diffusion.unconditional", "0.5", "--diffusion.guidance", "1.5"]
+
+
+def test_who_is_dropped_depends_on_no_micro_batch_and_no_resume(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: dict[str, dict[int, bool]] = {}
+    noised = objectives.noised
+
+    def noting(policy: Policy, batch: Batch, draws: int) -> Prediction:
+        if policy.training:
+            own = dropped.setdefault(name, {})
+            own |= zip(batch.positions.tolist(), (batch.draws.coin < 0.5).tolist(), strict=True)
+        else:
+            assert not (batch.draws.coin < 1).any(), "the losses that are reported are with the instruction"
+        return noised(policy, batch, draws)
+
+    monkeypatch.setattr(objectives, "noised", noting)
+    lives = {
+        "whole": [["--micro-batch", "4"]],
+        "split": [["--micro-batch", "1"]],
+        "resumed": [["--micro-batch", "4", "--stop-after", "2"], ["--micro-batch", "4", "--resume-from", "auto"]],
+    }
+    for name, parts in lives.items():
+        for flags in parts:
+            loop.train(config(needle, tmp_path / name, *DROPPING, *flags))
+            AcceleratorState._reset_state(True)
+    assert dropped["whole"] == dropped["split"] == dropped["resumed"]
+    assert sorted(dropped["whole"]) == list(range(16))
+    assert 0 < sum(dropped["whole"].values()) < 16
+    whole, split, resumed = (losses(tmp_path / name) for name in lives)
+    assert split == pytest.approx(whole, rel=1e-5)
+    assert resumed == whole
+    straight, gone_on = stored(tmp_path / "whole", 4), stored(tmp_path / "resumed", 4)
+    assert straight.keys() == gone_on.keys()
+    assert all(straight[key].equal(gone_on[key]) for key in straight)
+    assert straight["exp_avg/expert.context.unconditional"].any()
+    assert load_policy(tmp_path / "whole" / "policy").config.diffusion.guidance == 1.5
+
+
+def test_weights_with_and_without_what_stands_for_no_instruction_are_told_apart(needle: Path, tmp_path: Path) -> None:
+    flags = ["--batch-size", "2", "--micro-batch", "2", "--stage.steps", "1", "--data.workers", "0"]
+    dropping = ["--diffusion.unconditional", "0.25"]
+    for name, own, other, said in (
+        (
+            "with",
+            dropping,
+            [],
+            "with --diffusion.unconditional 0.25 and has what .* give --diffusion.unconditional 0.25",
+        ),
+        (
+            "without",
+            [],
+            dropping,
+            "with --diffusion.unconditional 0 and lacks what .* give --diffusion.unconditional 0,",
+        ),
+    ):
+        loop.train(config(needle, tmp_path / name, *flags, *own))
+        for origin in (tmp_path / name, tmp_path / name / "policy"):
+            AcceleratorState._reset_state(True)
+            begin = ["--init-from", str(origin)]
+            with pytest.raises(ValueError, match=said):
+                Session(config(needle, tmp_path / "next", *flags, *other, *begin)).__enter__()
+            AcceleratorState._reset_state(True)
+            with Session(config(needle, tmp_path / "next", *flags, *own, *begin)) as session:
+                assert session.run.initial is not None
+            AcceleratorState._reset_state(True)
 
 
 def test_a_run_takes_the_sizes_of_the_weights_it_begins_with(

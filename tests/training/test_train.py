@@ -188,6 +188,7 @@ class TestBothStages:
 ALONE = ["--stage.lr.sensor", "None", "--stage.lr.expert", "None", "--stage.lr.lora", "1e-3"]
 FULL = ["--finetune-vl", "full", "--stage.blocks", "1", "--stage.lr.backbone", "1e-3"]
 BF16 = ["--precision", "bf16"]
+GUIDED = ["--diffusion.unconditional", "0.5", "--diffusion.guidance", "1.5"]
 SEEING = ["--camera.width", "32", "--camera.pixels", "32", "--stage.lr.camera", "1e-3"]
 
 
@@ -246,6 +247,16 @@ class TestVariants:
         assert all(line["grad_norm"]["camera"] > 0 for line in lines(run))
         policy = load_policy(run / "policy")
         assert {name for name, _ in policy.camera.named_parameters()} <= tensors(run / "policy").keys()
+
+    @pytest.mark.deep
+    def test_samples_without_their_instruction_are_the_same_on_every_topology(self, trained: Runs) -> None:
+        """Validation answers with guidance, so that it asks the expert for twice as many rows."""
+        reference = losses(trained.both("cpu", *GUIDED))
+        assert reference != losses(trained.both("cpu"))
+        for topology in FIRST_TIER:
+            run = trained.both(topology, *GUIDED)
+            assert losses(run) == pytest.approx(reference, rel=1e-5)
+            assert tensors(at(run, 2 * STEPS))["exp_avg/expert.context.unconditional"].any()
 
     @pytest.mark.promise(12, "bf16 arithmetic", "keeps fp32 state; losses to 2e-2", deep=1)
     def test_bf16_arithmetic_keeps_fp32_state(self, trained: Runs) -> None:

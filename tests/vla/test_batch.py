@@ -59,10 +59,25 @@ def test_draws_follow_from_seed_stream_and_position_alone() -> None:
         source = derive(7, "noise", position)
         assert drawn.time[row] == source.random(dtype=np.float32)
         np.testing.assert_array_equal(drawn.noise[row], source.standard_normal((4, 2), dtype=np.float32))
+        assert drawn.coin[row] == source.random(dtype=np.float32)
     assert ((drawn.time >= 0) & (drawn.time < 1)).all()
     for other in (Draws.of(8, "noise", [3, 0, 12], (4, 2)), Draws.of(7, "validation", [3, 0, 12], (4, 2))):
         assert not (other.time == drawn.time).any()
         assert not (other.noise == drawn.noise).any()
+        assert not (other.coin == drawn.coin).any()
+
+
+def test_a_share_of_the_training_samples_goes_without_the_instruction_and_no_other() -> None:
+    """Of 10,000 positions; a share that is right lies outside of its 99.9 % interval once in a thousand."""
+    count = 10_000
+    drawn = Draws.of(3, "noise", range(count), (1, 1))
+    assert ((drawn.coin >= 0) & (drawn.coin < 1)).all()
+    for share in (0.02, 0.1, 0.5, 0.9):
+        dropped = int((drawn.coin < share).sum())
+        assert abs(dropped - share * count) < 3.29 * (share * (1 - share) * count) ** 0.5
+    for other in (drawn.time, drawn.noise[:, 0, 0], drawn.coin.roll(1)):
+        assert torch.corrcoef(torch.stack([drawn.coin, other]))[0, 1].abs() < 3.29 / count**0.5
+    assert (Draws.of(3, "validation", range(count), (1, 1)).coin == 1).all()
 
 
 def test_resized_frames_are_those_of_the_whole_ones_by_size() -> None:

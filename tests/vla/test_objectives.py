@@ -6,8 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from tests.vla.test_policy import CONFIG, CONTRACT, batch, build
-from vla.batch import Draws
+from tests.vla.test_policy import CONFIG, CONTRACT, batch, build, redrawn
 from vla.diffusion import coefficients, min_snr
 from vla.objectives import Denoise, MinSnr, objective_of
 from vla.settings import DiffusionConfig, ObjectiveConfig, PathName, PredictionName
@@ -22,8 +21,7 @@ def test_min_snr_weighs_the_error_of_the_clean_chunk(path: PathName, kind: Predi
     policy = build(dataclasses.replace(CONFIG, diffusion=DiffusionConfig(path=path, prediction=kind)))
     policy.set_mode(training=False)
     times = torch.tensor([0.05, 0.3, 0.6, 0.9])
-    data = batch()
-    data = dataclasses.replace(data, draws=Draws(time=times, noise=data.draws.noise))
+    data = redrawn(batch(), time=times)
     gamma = 2.0
     found = MinSnr(gamma=gamma)(policy, data)["diffusion"]
     with torch.no_grad():
@@ -72,7 +70,7 @@ def test_several_draws_of_min_snr_are_the_mean_of_each_alone() -> None:
     for k in range(2):
         times = (data.draws.time + k / 2).remainder(1.0)
         noise = data.draws.noise * (1 - 2 * k)
-        alone.append(MinSnr()(policy, dataclasses.replace(data, draws=Draws(time=times, noise=noise)))["diffusion"])
+        alone.append(MinSnr()(policy, redrawn(data, time=times, noise=noise))["diffusion"])
     assert torch.allclose(MinSnr(draws=2)(policy, data)["diffusion"], torch.stack(alone).mean(dim=0), atol=1e-6)
 
 

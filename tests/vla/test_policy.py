@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from tests.policies import build_policy
 from vla import diffusion
-from vla.batch import Batch, Draws, Reading, Readings, Sample, collate
+from vla.batch import Batch, Reading, Readings, Sample, collate
 from vla.contract import DataContract, StreamContract
 from vla.diffusion import coefficients, multiply
 from vla.frames import Area, Square
@@ -24,6 +25,7 @@ from vla.settings import (
     DiffusionConfig,
     ExpertConfig,
     LoraConfig,
+    Sampler,
     SensorConfig,
 )
 from vla.statistics import Statistics, fit
@@ -93,6 +95,11 @@ def batch(contract: DataContract = CONTRACT, size: int = 4, seed: int = 0, senso
     return collate([sample(position) for position in range(size)], seed, "noise")
 
 
+def redrawn(data: Batch, **draws: torch.Tensor) -> Batch:
+    """The same batch with other draws."""
+    return dataclasses.replace(data, draws=dataclasses.replace(data.draws, **draws))
+
+
 def build(config: PolicyConfig = CONFIG, contract: DataContract = CONTRACT, seed: int = 0) -> Policy:
     return build_policy(config, contract, statistics(contract), torch.float32, seed)
 
@@ -134,10 +141,7 @@ def test_children_have_the_names_that_groups_are_made_of(policy: Policy) -> None
 def test_several_draws_are_the_mean_of_each_alone(policy: Policy, draws: int) -> None:
     data = batch()
     times, noises = multiply(data.draws.time, data.draws.noise, draws)
-    alone = [
-        policy(dataclasses.replace(data, draws=Draws(time=times[k::draws], noise=noises[k::draws])))["diffusion"]
-        for k in range(draws)
-    ]
+    alone = [policy(redrawn(data, time=times[k::draws], noise=noises[k::draws]))["diffusion"] for k in range(draws)]
     policy.objective = Denoise(draws=draws)
     assert torch.allclose(policy(data)["diffusion"], torch.stack(alone).mean(dim=0), atol=1e-6)
 
@@ -374,7 +378,7 @@ def test_dropout_reaches_every_trained_part() -> None:
     assert set(rates.values()) == {0.3}
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "ddpm"])
+@pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_actions_follow_from_the_noise(policy: Policy, sampler: str) -> None:
     policy.config = dataclasses.replace(policy.config, diffusion=DiffusionConfig(sampler=sampler, sampling_steps=4))
     data = batch()

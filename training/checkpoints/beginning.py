@@ -22,7 +22,7 @@ from vla.parts.backbone import fingerprint
 from vla.policy import normalized
 from vla.policy_folder import load_policy
 from vla.run_folder import Buffers
-from vla.settings import DataConfig
+from vla.settings import DataConfig, DiffusionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,20 @@ def check_origin(origin: Beginning, place: str, data: DataConfig, contract: Data
         )
     if origin.fingerprint != fingerprint:
         raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
+
+
+def check_unconditional(origin: Beginning, diffusion: DiffusionConfig) -> None:
+    """Refuse weights with a vector that stands for no instruction where there is to be none, and the other way round.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    had = origin.settings.get("diffusion.unconditional", 0.0)  # older ones do not know it
+    if (had > 0) != (diffusion.unconditional > 0):
+        raise ValueError(
+            f"{origin.place} was trained with --diffusion.unconditional {had:g} and {'has' if had else 'lacks'} what "
+            f"stands for no instruction: give --diffusion.unconditional {had:g}, or train without --init-from"
+        )
 
 
 def load_weights(

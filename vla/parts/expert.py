@@ -57,10 +57,11 @@ class Context(nn.Module):
     """What the expert looks at: the tokens of all parts in one sequence, told apart by a type embedding.
 
     Each part has a projection and a type of its own, whose fresh values follow from the seed and the part's name: a
-    further part changes nothing of the others.
+    further part changes nothing of the others. Where samples may be `droppable`, a learned vector stands for what the
+    backbone says of a dropped one.
     """
 
-    def __init__(self, width: int, sources: Mapping[str, Source], seed: int) -> None:
+    def __init__(self, width: int, sources: Mapping[str, Source], seed: int, *, droppable: bool) -> None:
         super().__init__()
         self.parts = tuple(sources)
         self.projections, self.types = nn.ModuleDict(), nn.ParameterDict()
@@ -69,17 +70,35 @@ class Context(nn.Module):
                 scaled = [nn.LayerNorm(source.width)] if source.normalize else []
                 self.projections[child_of(part)] = nn.Sequential(*scaled, nn.Linear(source.width, width))
                 self.types[child_of(part)] = nn.Parameter(0.02 * torch.randn(width))
+        self.unconditional: nn.Parameter | None = None
+        if droppable:
+            with seeded(seed, "context/unconditional"):
+                self.unconditional = nn.Parameter(torch.randn(width))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Mapping[str, Tokens]) -> ContextTokens:
-        """Put the tokens of the parts it is built for behind one another."""
+    def forward(self, tokens: Mapping[str, Tokens], dropped: Bool[Tensor, " B"] | None = None) -> ContextTokens:
+        """Put the tokens of the parts it is built for behind one another; None: no sample is dropped."""
         assert tokens.keys() == {*self.parts}, f"tokens of {[*tokens]}, built for {[*self.parts]}"
-        seen = [
-            self.projections[child_of(part)](tokens[part][0].float()) + self.types[child_of(part)]
+        seen = {
+            part: self.projections[child_of(part)](tokens[part][0].float()) + self.types[child_of(part)]
             for part in self.parts
-        ]
-        masks = [tokens[part][1] for part in self.parts]
-        return self.norm(torch.cat(seen, dim=1)), torch.cat(masks, dim=1)
+        }
+        masks = {part: tokens[part][1] for part in self.parts}
+        if dropped is not None:
+            seen["backbone"], masks["backbone"] = self._instead(seen["backbone"], masks["backbone"], dropped)
+        return self.norm(torch.cat([*seen.values()], dim=1)), torch.cat([*masks.values()], dim=1)
+
+    def _instead(
+        self, seen: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"], dropped: Bool[Tensor, " B"]
+    ) -> ContextTokens:
+        """The backbone's tokens; those of a dropped sample are the learned vector, once: their number would tell too.
+
+        The vector takes part where nobody is dropped, so that no rank waits for its gradient.
+        """
+        assert self.unconditional is not None, "built for samples that are dropped"
+        first = torch.arange(seen.shape[1], device=seen.device) == 0
+        seen = torch.where(dropped[:, None, None], self.unconditional.to(seen.dtype), seen)
+        return seen, torch.where(dropped[:, None], first, mask)
 
 
 def child_of(part: str) -> str:
@@ -142,10 +161,11 @@ class ActionExpert(nn.Module):
         sources: Mapping[str, Source],
         config: ExpertConfig,
         seed: int,
+        droppable: bool = False,
     ) -> None:
         super().__init__()
         self.horizon, self.action_dim = horizon, action_dim
-        self.context = Context(config.sizes.width, sources, seed)
+        self.context = Context(config.sizes.width, sources, seed, droppable=droppable)
         with seeded(seed, "expert"):
             self._build(config)
 

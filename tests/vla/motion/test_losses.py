@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.vla.test_policy import CONFIG, CONTRACT, batch, build
+from tests.vla.test_policy import CONFIG, CONTRACT, batch, build, redrawn
 from vla import diffusion
-from vla.batch import Batch, Draws
+from vla.batch import Batch
 from vla.contract import DataContract
 from vla.motion.body import Body
 from vla.motion.losses import TERMS, Pair
@@ -123,7 +123,7 @@ def test_a_perfect_prediction_costs_nothing_and_another_the_same_of_every_kind(b
         assert objective.weights == WEIGHTS
         data = batch(contract)
         times = torch.tensor([0.1, 0.3, 0.6, 0.9])
-        data = dataclasses.replace(data, draws=Draws(time=times, noise=data.draws.noise))
+        data = redrawn(data, time=times)
         perfect = said_by_oracle(kind, contract, data, objective, 0.0)
         own = {name: value for name, value in perfect.items() if name != "feet"}
         assert all(value.abs().max() < 1e-4 for value in own.values()), own
