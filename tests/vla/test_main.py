@@ -1,5 +1,6 @@
 """`vla` on the command line: results, pictures, exit codes, one sentence for a mistake."""
 
+import dataclasses
 import errno
 import json
 import re
@@ -23,8 +24,10 @@ from vla.commands.evaluate import Evaluate
 from vla.data.dataset import open_dataset
 from vla.data.episode import mark_of
 from vla.errors import StorageFault
+from vla.policy import Policy
 from vla.policy_folder import HeldOut, load_policy, save_policy
-from vla.settings import DataConfig
+from vla.policy_settings import Sampling
+from vla.settings import DataConfig, DiffusionConfig
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,27 @@ def test_ablate_in_an_environment_keeps_what_became_of_each_episode(
         assert rate["episodes"] == len(rate["outcomes"]) == 4
         assert rate["rate"] == rate["outcomes"].count("1") / 4
     assert "success goes from" in found["inputs"][0]["sentence"]
+
+
+def test_a_policy_is_measured_with_another_sampler_and_guidance(
+    written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(DataConfig(roots=(str(needle),)), seed=0)
+    config = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(unconditional=0.1))
+    save_policy(
+        opened(build_policy(config, dataset.contract, dataset.statistics, torch.float32, seed=0)), tmp_path / "policy"
+    )
+    asked: list[Sampling] = []
+    sample_by = Policy.sample_by
+    monkeypatch.setattr(Policy, "sample_by", lambda self, sampling: (asked.append(sampling), sample_by(self, sampling)))
+    arena = ["--env", "tests.vla.evaluation.world:timed", "--episodes", "1", "--within", "1", "--workers", "1"]
+    both = [*arena, "--steps", "1", "--guidance", "2", "--sampler", "euler"]
+    assert evaluate(tmp_path / "policy", needle, *both) == 0
+    assert asked == [Sampling(sampler="euler", guidance=2.0)] * 2, "for the recordings and for the environment"
+    for command in (["evaluate", str(written), *arena], ["ablate", str(written), "--data.roots", str(needle)]):
+        assert main([*command, "--guidance", "2"]) == 78
+        assert "guidance is 2.0, but training shows every sample its instruction" in capsys.readouterr().err
+    assert len(asked) == 2, "it is refused before a policy is loaded"
 
 
 def test_merge_then_evaluate(written: Path, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

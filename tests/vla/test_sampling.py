@@ -20,6 +20,7 @@ from vla.motion.clip import Poses
 from vla.motion.moves import Moves
 from vla.policy import Policy
 from vla.policy_folder import save_policy
+from vla.policy_settings import Sampling
 from vla.settings import DiffusionConfig, MotionConfig, Sampler
 
 HORIZON = 8
@@ -125,3 +126,23 @@ def test_samples_are_clips_like_any_other(body: str, tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert main([*words, "--out", str(tmp_path / "made")]) == 78
     assert "exists; give a folder that does not" in capsys.readouterr().err
+
+
+def test_motions_are_made_with_guidance_and_another_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a policy that was trained for it; of another it is refused."""
+    plain, contract = policy_of("positions"), policy_of("positions").contract
+    guided = build(dataclasses.replace(BARE, diffusion=DiffusionConfig(unconditional=0.1)), contract)
+    for policy, name in ((plain, "plain"), (guided, "guided")):
+        policy.set_mode(training=False)
+        save_policy(policy, tmp_path / name)
+    told = ["--text", "walk", "--seconds", "0.4", "--guidance", "2", "--sampler", "dpm++"]
+    assert main(["sample", str(tmp_path / "plain"), *told, "--out", str(tmp_path / "made")]) == 78
+    assert "guidance is 2.0, but training shows every sample its instruction" in capsys.readouterr().err
+    assert main(["sample", str(tmp_path / "guided"), *told, "--out", str(tmp_path / "made")]) == 0
+    without = guided.sample("walk", 0.4)[0]
+    guided.sample_by(Sampling(sampler="dpm++", guidance=2.0))
+    expected = guided.sample("walk", 0.4)[0]
+    with np.load(tmp_path / "made" / "sample-0000.npz", allow_pickle=False) as made:
+        positions = made["positions"]
+    np.testing.assert_allclose(positions, expected.clip().values, atol=1e-5)
+    assert np.abs(positions - without.clip().values).max() > 1e-3

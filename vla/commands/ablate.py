@@ -55,7 +55,7 @@ def ablate(command: Ablate) -> None:
 
     check_settings(command)
     device = choose_device(command.device)
-    contract, split = describe(command.policy)
+    contract, split = describe(command.policy, command.sampling)
     check_results(command)
     inputs = choose_inputs("--inputs", command.inputs, contract) or inputs_of(contract)
     left_out = choose_inputs("--control", command.control, contract)
@@ -106,7 +106,7 @@ class Bench:
         command = self.command
         samples = open_recordings(command.data, contract, self.split)
         chosen = open_loop.spread(len(samples), command.samples)
-        policy = open_policy(command.policy, command.backbone, self.device)
+        policy = open_policy(command.policy, command.backbone, self.device, command.sampling)
         with progress(len(chosen), "samples") as bar:
             answers = ablation.answer(
                 policy,
@@ -150,11 +150,11 @@ class Bench:
         from vla.evaluation import open_loop, verdicts
 
         command = self.command
-        contract, _ = describe(folder)
+        contract, _ = describe(folder, command.sampling)
         samples = open_recordings(command.data, contract, self.split, remark=False)
         index_of = {samples.locate(index): index for index in range(len(samples))}
         chosen = [index_of[place] for place in zip(plain.episodes, plain.frames, strict=True)]
-        policy = open_policy(folder, command.backbone, self.device)
+        policy = open_policy(folder, command.backbone, self.device, command.sampling)
         with progress(len(chosen), "samples") as bar:
             without = open_loop.predict(
                 policy,

@@ -38,7 +38,7 @@ def evaluate(command: Evaluate) -> None:
     """`vla evaluate`: open loop where recordings are given, closed loop where an environment is."""
     check_settings(command)
     device = choose_device(command.device)
-    contract, split = describe(command.policy)
+    contract, split = describe(command.policy, command.sampling)
     check_results(command)
     results: dict[str, Report | ClosedLoop] = {}
     if command.data.roots:
@@ -64,7 +64,7 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
     out, seed = command.results, split.seed if command.seed is None else command.seed
     samples = open_recordings(command.data, contract, split)
     phases = open_phases(command.data, contract, command.phase, command.phase_names)
-    policy = open_policy(command.policy, command.backbone, device)
+    policy = open_policy(command.policy, command.backbone, device, command.sampling)
     looked_at = samples.resized(policy.sizes)
     chosen = open_loop.spread(len(samples), command.samples)
     shown = open_loop.episode_indices(samples)

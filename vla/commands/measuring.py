@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from vla.commands.recordings import Device, EvaluationData
+from vla.policy_settings import Sampling
+from vla.settings import Sampler
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
@@ -51,6 +53,10 @@ class Measuring:
     """Of noise and of the episodes in the environment. None: as in training."""
     steps: int | None = None
     """Sampling steps; None: as the policy says."""
+    sampler: Sampler | None = None
+    """How chunks come out of noise; None: as the policy says."""
+    guidance: float | None = None
+    """How many times as far as with the instruction chunks are from those without it; None: as the policy says."""
     device: Device = "auto"
     """Where to compute; auto: on a GPU when there is one."""
     backbone: str | None = None
@@ -59,6 +65,11 @@ class Measuring:
     """Folder for the results and pictures; None: beside the policy, POLICY-evaluation."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the results as JSON."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the policy is to sample otherwise than it says."""
+        return Sampling(sampler=self.sampler, guidance=self.guidance)
 
     @property
     def results(self) -> Path:
@@ -163,6 +174,7 @@ def choose_arena(
     return Arena(
         policy=policy.resolve(),
         backbone=command.backbone,
+        sampling=command.sampling,
         device=device,
         environment=command.env,
         settings=command.env_settings,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vla.policy_settings import Sampling
 from vla.settings import Pairing
 
 if TYPE_CHECKING:
@@ -81,21 +82,28 @@ def choose_device(wanted: Device) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def describe(folder: Path) -> "tuple[DataContract, HeldOut]":
-    """What a policy folder was trained on, and which episodes training did not see."""
+def describe(folder: Path, sampling: Sampling) -> "tuple[DataContract, HeldOut]":
+    """What a policy folder was trained on, and which episodes training did not see.
+
+    Raises:
+        ValueError: it is no policy, or cannot sample like that.
+    """
     from vla.policy_folder import read_description
 
     description = read_description(folder)
+    sampling.of(description.policy.diffusion)
     return description.contract, description.held_out
 
 
-def open_policy(folder: Path, backbone: str | None, device: str) -> "Policy":
-    """The policy in the arithmetic of a device."""
+def open_policy(folder: Path, backbone: str | None, device: str, sampling: Sampling) -> "Policy":
+    """The policy in the arithmetic of a device. ValueError where it cannot sample like that."""
     import torch
 
     from vla.policy_folder import load_policy
 
-    return load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32)
+    policy = load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32)
+    policy.sample_by(sampling)
+    return policy
 
 
 def open_recordings(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from vla.commands.recordings import Device, choose_device, open_policy
+from vla.policy_settings import Sampling
+from vla.settings import Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +41,10 @@ class Sample:
     """Of the noise they begin with."""
     steps: int | None = None
     """Network calls for one chunk; None: the policy's."""
+    sampler: Sampler | None = None
+    """How chunks come out of noise; None: the policy's way."""
+    guidance: float | None = None
+    """How many times as far as the text takes them motions are from those without a text; None: the policy's."""
     skeleton: Path | None = None
     """A clip whose skeleton the motions have (npz); None: the middle of those that were trained on."""
     backbone: str | None = None
@@ -54,7 +60,8 @@ def sample(command: Sample) -> None:
     if command.out.exists():
         raise ValueError(f"{command.out} exists; give a folder that does not")
     device = choose_device(command.device)
-    policy = open_policy(command.policy, command.backbone, device).to(device)
+    sampling = Sampling(sampler=command.sampler, guidance=command.guidance)
+    policy = open_policy(command.policy, command.backbone, device, sampling).to(device)
     policy.set_mode(training=False)
     skeleton = None if command.skeleton is None else offsets_of(command.skeleton, policy)
     motions = policy.sample(

@@ -6,7 +6,7 @@ processes.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from vla.evaluation.environments import open_environment
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import load_policy
+from vla.policy_settings import Sampling
 from vla.processes import pool
 
 Spread = Callable[[Callable[[range], list[Rollout]], Iterable[range]], Iterable[list[Rollout]]]
@@ -34,6 +35,8 @@ class Arena:
     policy: Path
     backbone: str | None
     """Where the policy's backbone lies here; None: where it lay in training."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """What the policy is to sample otherwise than it says."""
     device: str
     environment: str
     settings: tuple[str, ...]
@@ -53,6 +56,7 @@ def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
     torch.set_num_threads(arena.threads)
     dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
     policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
+    policy.sample_by(arena.sampling)
     count = min(arena.config.group, arena.config.episodes)
     environments = []
     for _ in range(count):
