@@ -51,6 +51,10 @@ class ForeignLayout(ValueError):
     """A file is whole, but another program's: nothing here reads its layout."""
 
 
+class MissingPackage(ValueError):
+    """What is read or written needs a package that is not installed: it is of no clip, and says nothing of the data."""
+
+
 class UnsuitableFrame(ValueError):
     """A camera's frames have a shape that a policy cannot look at."""
 

@@ -6,41 +6,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from vla.guidance import Guiding
+from vla.motion_settings import MotionConfig
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
 PredictionName = Literal["noise", "data", "velocity"]
 Sampler = Literal["ddim", "ddpm", "euler", "dpm++"]
-Representation = Literal["auto", "rotations", "positions"]
-Axis = Literal["x", "y", "z"]
 ObjectiveName = Literal["denoise", "min-snr"]
 Pairing = Literal["auto", "time", "number"]
 Size = int | Literal["auto"]
 """Of a part; auto: what suits the backbone and the data."""
 CAMERA_STRIDE = 8
 """Pixels of a cell of the camera encoder's maps, along a side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotionConfig:
-    """How clips of human motion become episodes; of other data it says nothing."""
-
-    rate_hz: float = 20.0
-    """Frames a second, whatever the clips have."""
-    representation: Representation = "auto"
-    """rotations: turns of joints, bones keep their length. positions: places. auto: rotations where all have them."""
-    joints: tuple[str, ...] = ()
-    """none: the 15 joints that most skeletons share; `left_hip=j2` names one of them. all: the skeleton's own."""
-    up: Axis | None = None
-    """Axis that points up in the files; None: what they say, or their skeleton at rest."""
-    unit: Literal["m", "dm", "cm", "mm", "in", "ft"] | None = None
-    """Of lengths in files that do not say it."""
-    angles: Literal["deg", "rad"] | None = None
-    """Of angles in files that do not say it."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate_hz < math.inf:
-            raise ValueError(f"--data.motion.rate-hz is {self.rate_hz}; give a positive number of frames a second")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,11 @@ from vla.diffusion import Known
 from vla.motion.body import Body
 from vla.motion.clip import Poses
 from vla.motion.moves import Moves
+from vla.motion_settings import MotionConfig
 from vla.policy import Policy
 from vla.policy_folder import save_policy
 from vla.policy_settings import Sampling
-from vla.settings import DiffusionConfig, MotionConfig, Sampler
+from vla.settings import DiffusionConfig, Sampler
 
 HORIZON = 8
 PLACES = Body(kind="positions", joints=("pelvis", "left_hip", "right_hip"), parents=(-1, 0, 0))

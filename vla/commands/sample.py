@@ -98,8 +98,8 @@ def offsets_of(file: Path, policy: "Policy") -> "Float[np.ndarray, 'J 3']":
     from vla.data.formats import open_folder
     from vla.data.selection import Selection
     from vla.motion.joints import BODY
+    from vla.motion_settings import MotionConfig
     from vla.sampling import body_of
-    from vla.settings import MotionConfig
 
     body = body_of(policy)
     joints = () if body.joints == tuple(BODY) else ("all",)

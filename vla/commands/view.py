@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vla.settings import MotionConfig
+from vla.motion_settings import MotionConfig
 
 if TYPE_CHECKING:
     from vla.data.episode import Episode, Layout

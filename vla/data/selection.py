@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vla.data.episode import ACTION, STATE
+from vla.motion_settings import MotionConfig
 from vla.names import ranges
-from vla.settings import MotionConfig, Pairing
+from vla.settings import Pairing
 
 Problems = Callable[[ValueError], None]
 """Told of every problem; raises at the first one, or collects them, and what is damaged is left out."""

@@ -4,6 +4,8 @@ The filter extends a signal beyond its ends by its point reflection there, so th
 what they are up to the first and the last sample.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -13,6 +15,8 @@ from vla.motion.rotations import between
 
 PASS = 0.4
 """Cut-off of the low-pass, as a share of the new rate: a little below its half, since the filter's edge has a width."""
+WHOLE = 1e-4
+"""Share by which a rate may miss a whole number that is meant."""
 REACH = 3.0
 """Half of the filter's length, in periods of the new rate."""
 
@@ -71,6 +75,28 @@ def poses(values: Poses, rate_hz: float, target_hz: float) -> Poses:
         root=numbers(values.root, rate_hz, target_hz),
         turns=turns(values.turns, rate_hz, target_hz),
     )
+
+
+def rate_of(period_s: float) -> float:
+    """Frames a second of a period that a file may have rounded (0.033333 s): whole where that is 1e-4 off at most.
+
+    NTSC's rates, such as 23.976, are 1e-3 off and stay. ValueError of a period that is none.
+    """
+    if not 0 < period_s < math.inf:
+        raise ValueError(f"a frame lasts {period_s:g} s, which is no period; correct the frame time")
+    rate = 1 / period_s
+    return float(round(rate)) if abs(rate - round(rate)) < WHOLE * rate else rate
+
+
+def evened(values: Poses, times_s: Float64[np.ndarray, " T"], rate_hz: float) -> Poses:
+    """A moving skeleton seen at uneven times, as it is at even ones: from its first frame on, none after its last."""
+    at = times_s[0] + times(2, 1 / (times_s[-1] - times_s[0]), rate_hz)
+    before = np.searchsorted(times_s, at, side="right").clip(1, len(times_s) - 1) - 1
+    share = ((at - times_s[before]) / (times_s[before + 1] - times_s[before])).clip(0.0, 1.0)
+    shifts = share[:, None] * (values.root[before + 1] - values.root[before])
+    turned = torch.from_numpy(continuous(values.turns))
+    found = between(turned[before], turned[before + 1], torch.from_numpy(share)[:, None, None])
+    return Poses(skeleton=values.skeleton, root=values.root[before] + shifts, turns=found.numpy())
 
 
 def measured(valid: Bool[np.ndarray, " T"], rate_hz: float, target_hz: float) -> Bool[np.ndarray, " N"]:

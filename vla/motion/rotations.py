@@ -1,6 +1,7 @@
 """Rotations as matrices, unit quaternions (x y z w), vectors of axis times angle (rad), and two columns."""
 
 import math
+from collections.abc import Sequence
 
 import roma
 import torch
@@ -27,12 +28,34 @@ def turned_by(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]
 
 
 def between(
-    start: Float[Tensor, "*batch 4"], end: Float[Tensor, "*batch 4"], share: Float[Tensor, "*batch 1"]
+    start: Float[Tensor, "*batch 4"], end: Float[Tensor, "*batch 4"], share: Float[Tensor, "*#batch 1"]
 ) -> Float[Tensor, "*batch 4"]:
     """Unit quaternions a share of the shortest way from one to another, at constant speed (slerp)."""
     way = roma.unitquat_to_rotvec(roma.quat_product(roma.quat_conjugation(start), end))
     found: Tensor = roma.quat_product(start, roma.rotvec_to_unitquat(way * share))
     return found
+
+
+def by_axes(axes: Sequence[str], angles: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch 3 3"]:
+    """The rotation about several axes (x, y, z) by an angle each, rad: about the first, then the turned second, ..."""
+    turned = torch.eye(3, dtype=angles.dtype).expand(*angles.shape[:-1], 3, 3)
+    for axis, angle in zip(axes, angles.unbind(dim=-1), strict=True):
+        direction = torch.tensor([float(axis == other) for other in "xyz"], dtype=angles.dtype)
+        turned = turned @ turned_by(angle[..., None] * direction)
+    return turned
+
+
+def by_zyx(turns: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """The angles about z, the turned y and the turned x, rad, that make a rotation, exact beside the poles of y too.
+
+    Where y is a quarter turn, z is any angle: what is left of the rotation once z is undone decides y and x.
+    """
+    z = torch.atan2(turns[..., 1, 0], turns[..., 0, 0])
+    cosine, sine = z.cos(), z.sin()
+    first = cosine[..., None] * turns[..., 0, :] + sine[..., None] * turns[..., 1, :]
+    second = cosine[..., None] * turns[..., 1, :] - sine[..., None] * turns[..., 0, :]
+    y, x = torch.atan2(-turns[..., 2, 0], first[..., 0]), torch.atan2(-second[..., 2], second[..., 1])
+    return torch.stack([z, y, x], dim=-1)
 
 
 def about_y(angle: Float[Tensor, " *batch"]) -> Float[Tensor, "*batch 3 3"]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeRoot
+from tests.vla.data.motion.clips import body_of_sticks, some_motion
 from tests.vla.data.recordings import write_v2
 from tests.vla.data.test_insertion import write_windows
 from vla.__main__ import main
@@ -15,6 +16,7 @@ from vla.data.doctor import examine
 from vla.data.episode import Reader
 from vla.data.formats import FORMATS, Format, detect, open_folder
 from vla.data.formats.lerobot.reader import open_lerobot
+from vla.data.formats.motion.writing import write_npz
 from vla.data.selection import Problems, Selection
 from vla.settings import DataConfig
 
@@ -63,8 +65,14 @@ def test_a_root_whose_sensor_cannot_be_told_is_examined_without(tmp_path: Path) 
     assert report.modalities["sensor"] == 0.0
 
 
+def write_sticks(root: Path) -> Path:
+    root.mkdir()
+    write_npz(root / "sticks.npz", some_motion(body_of_sticks()), 20.0)
+    return root
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_reader_refuses_a_column_that_is_not_there(tmp_path: Path, name: str) -> None:
-    root = {"lerobot": write_v2, "insertion": write_windows}[name](tmp_path / "set")
+    root = {"lerobot": write_v2, "insertion": write_windows, "motion": write_sticks}[name](tmp_path / "set")
     with pytest.raises(ValueError, match="phase"):
         open_folder(root, Selection(columns=("phase",)))

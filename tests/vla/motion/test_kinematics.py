@@ -14,8 +14,8 @@ from vla.motion import bodies, representation, resampling, rotations
 from vla.motion.body import Body
 from vla.motion.clip import Poses
 from vla.motion.skeleton import Skeleton, sorted_joints
+from vla.motion_settings import MotionConfig
 from vla.normalize import Normalizer
-from vla.settings import MotionConfig
 from vla.statistics import fit
 
 CMU_ACTIONS = (

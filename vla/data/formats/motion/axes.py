@@ -10,7 +10,7 @@ from vla.motion.bodies import facing_of
 from vla.motion.clip import Poses
 from vla.motion.joints import parse_joints
 from vla.motion.rotations import matrices, quaternions
-from vla.settings import Axis, MotionConfig
+from vla.motion_settings import Axis, MotionConfig
 
 TO_Y: dict[Axis, Float64[np.ndarray, "3 3"]] = {
     "x": np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
@@ -35,7 +35,12 @@ def upright(poses: Poses, asked: MotionConfig) -> tuple[Poses, str]:
     turns = poses.turns.copy()
     turns[:, 0] = quaternions(torch.from_numpy(turn) @ matrices(torch.from_numpy(turns[:, 0]))).numpy()
     remark = "" if asked.up else f"{axis} is up, as the skeleton at rest says"
-    return Poses(skeleton=poses.skeleton, root=poses.root @ turn.T, turns=turns), remark
+    return Poses(skeleton=poses.skeleton, root=with_y_up(poses.root, axis), turns=turns), remark
+
+
+def with_y_up(values: Float64[np.ndarray, "*shape 3"], axis: Axis) -> Float64[np.ndarray, "*shape 3"]:
+    """Places with y up, of those with another axis up."""
+    return np.asarray(values @ TO_Y[axis].T)
 
 
 def axis_at_rest(poses: Poses, asked: MotionConfig) -> Axis | None:

@@ -14,7 +14,7 @@ from vla.data.formats.motion.skeleton_npz import (
 from vla.errors import CorruptData
 from vla.listing import visible
 from vla.motion.clip import Clip
-from vla.settings import MotionConfig
+from vla.motion_settings import MotionConfig
 
 LABELS = "labels.csv"
 """What clips show, beside them: columns `file` and `text`, a row a caption, and others, such as `action`, `subject`."""
@@ -30,7 +30,9 @@ class Kind:
     """Whether a file is of this kind, be it damaged: by its name, and by its first bytes where names are shared."""
     read: Callable[[Path, MotionConfig], Iterator[Clip]]
     """Its clips, one at a time, named after the file alone. CorruptData where it is damaged, ValueError where it does
-    not say what has to be known (an axis, a unit), naming the flag that does."""
+    not say what has to be known (an axis, a unit), naming the flag that does, MissingPackage where one is needed."""
+    beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
+    """Files without which it cannot be understood, such as that of its skeleton, as far as they are there."""
 
 
 KINDS: dict[str, Kind] = {
@@ -43,6 +45,17 @@ KINDS: dict[str, Kind] = {
 def kind_of(file: Path) -> str | None:
     """The name of a file's kind; None of one that holds no motion."""
     return next((name for name, kind in KINDS.items() if kind.found(file)), None)
+
+
+def place_of(root: Path, file: Path) -> str:
+    """Where a file lies in a root, or what it is called where it is the root itself."""
+    return file.relative_to(root).as_posix() if root.is_dir() else file.name
+
+
+def name_of(clip: Clip, place: str) -> str:
+    """What a clip of a file is called in its root: the file without its ending, and the clip where it says another."""
+    stem = place.rpartition(".")[0]
+    return stem if clip.name == stem.rpartition("/")[2] else f"{stem}/{clip.name}"
 
 
 def find_files(root: Path) -> dict[Path, str]:

@@ -1,6 +1,7 @@
 """Rows computed from files once and kept in the cache: one clip at a time is in memory, however many there are.
 
 The file holds the rows of all clips behind one another, float32, then the facts as JSON, then the length of these.
+What is wrong with a clip is kept like its rows: else it would be told once, and left out in silence from then on.
 """
 
 import json
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 
 from vla import cache
 from vla.documents import to_json
+from vla.errors import CorruptData
 
 Facts = TypeVar("Facts")
 LENGTH = struct.Struct("<Q")
@@ -27,6 +29,8 @@ class Kept(Generic[Facts]):
     """Facts of some clips and, on disk, their rows."""
 
     facts: Sequence[Facts]
+    problems: Sequence[ValueError]
+    """Of clips that cannot be read."""
     values: Float32[np.ndarray, " N"]
     """A memory map of all numbers."""
     shapes: Sequence[tuple[int, int]]
@@ -44,18 +48,26 @@ def keep(
     sources: Sequence[Path],
     purpose: str,
     kind: type[Facts],
-    build: Callable[[], Iterable[tuple[Facts, Float32[np.ndarray, "T A"]]]],
+    build: Callable[[], Iterable[tuple[Facts, Float32[np.ndarray, "T A"]] | ValueError]],
 ) -> Kept[Facts]:
-    """What `build` gives of some files, computed unless it is known; in a temporary file where no cache can be."""
+    """What `build` gives of some files, computed unless it is known; in a temporary file where no cache can be.
+
+    `build` gives of each clip its facts and rows, or what is wrong with it.
+    """
 
     def write(file: BinaryIO) -> None:
         facts: list[Any] = []
         shapes: list[tuple[int, ...]] = []
-        for fact, rows in build():
+        problems: list[tuple[bool, str]] = []
+        for found in build():
+            if isinstance(found, ValueError):
+                problems.append((isinstance(found, CorruptData), str(found)))
+                continue
+            fact, rows = found
             file.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
             facts.append(to_json(fact))
             shapes.append(rows.shape)
-        told = json.dumps({"facts": facts, "shapes": shapes}).encode()
+        told = json.dumps({"facts": facts, "shapes": shapes, "problems": problems}).encode()
         file.write(told + LENGTH.pack(len(told)))
 
     if (path := cache.stored_file(root, sources, purpose, write)) is not None:
@@ -79,6 +91,7 @@ def _read(file: BinaryIO, kind: type[Facts]) -> Kept[Facts]:
         values = np.memmap(file, dtype="<f4", mode="r", shape=(numbers,))
     return Kept(
         facts=[adapter.validate_python(fact) for fact in told["facts"]],
+        problems=[CorruptData(text) if corrupt else ValueError(text) for corrupt, text in told["problems"]],
         values=values,
         shapes=[(rows, width) for rows, width in told["shapes"]],
     )

@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from vla.data.episode import Episode, Layout, Stream
-from vla.data.formats.motion.files import KINDS, LABELS, find_files, read_labels
+from vla.data.formats.motion.files import KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.kept import Kept, keep
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.texts import Texts
-from vla.errors import CorruptData
+from vla.errors import CorruptData, MissingPackage
 from vla.motion.body import Body
 from vla.motion.clip import Clip
 from vla.motion.conversion import Rows, rows_of
 from vla.motion.joints import parse_joints
-from vla.settings import MotionConfig
+from vla.motion_settings import MotionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +68,11 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     check_selection(root, selection)
     files = find_files(root)
     labels = read_labels(root) if root.is_dir() else {}
-    sources = [*files, *([root / LABELS] if labels else [])]
-    problems: list[ValueError] = []
-    build = partial(convert, root, files, labels, selection.motion, problems.append)
+    beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
+    sources = [*files, *sorted(beside), *([root / LABELS] if labels else [])]
+    build = partial(convert, root, files, labels, selection.motion)
     kept: Kept[Converted] = keep(root, sources, f"motion {selection.motion}", Converted, build)
-    for problem in problems:
+    for problem in kept.problems:
         report(problem)
     if not kept.facts:
         raise CorruptData(f"{root} has no clip that can be read; restore its files")
@@ -111,31 +111,33 @@ def convert(
     files: Mapping[Path, str],
     labels: Mapping[str, Sequence[Mapping[str, str]]],
     asked: MotionConfig,
-    report: Problems,
-) -> Iterator[tuple[Converted, Float32[np.ndarray, "T A"]]]:
-    """What is kept of each clip of some files, and its rows; what cannot be read is told."""
+) -> Iterator[tuple[Converted, Float32[np.ndarray, "T A"]] | ValueError]:
+    """What is kept of each clip of some files, and its rows, or what is wrong with it.
+
+    MissingPackage where a package is not installed.
+    """
     keep_all, given = parse_joints(asked.joints)
     kind = None if asked.representation == "auto" else asked.representation
     for file, name in files.items():
-        place = file.relative_to(root).as_posix() if root.is_dir() else file.name
+        place = place_of(root, file)
         try:
             for clip in KINDS[name].read(file, asked):
                 rows = rows_of(clip, rate_hz=asked.rate_hz, kind=kind, keep_all=keep_all, given=given)
                 yield converted(clip, rows, labels.get(place, ()), place), rows.values
+        except MissingPackage:
+            raise
         except ValueError as problem:
-            told = problem if str(file) in str(problem) else type(problem)(f"{file}: {problem}")
-            report(told)
+            yield problem if str(file) in str(problem) else type(problem)(f"{file}: {problem}")
 
 
 def converted(clip: Clip, rows: Rows, labels: Sequence[Mapping[str, str]], place: str) -> Converted:
     """What is kept of a clip; its captions are its own, else those of the labels, else the action that they name."""
-    stem = place.rpartition(".")[0]
     facts = dict(clip.facts)
     for row in labels:
         facts |= {key: value for key, value in row.items() if key not in ("file", "text")}
     own = clip.texts or tuple(dict.fromkeys(row["text"] for row in labels if row.get("text")))
     return Converted(
-        name=stem if clip.name == Path(place).stem else f"{stem}/{clip.name}",
+        name=name_of(clip, place),
         texts=own or ((str(facts["action"]),) if facts.get("action") else ()),
         frames=len(rows.values),
         invalid=tuple(np.flatnonzero(~rows.valid).tolist()),

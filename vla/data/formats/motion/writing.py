@@ -1,14 +1,15 @@
 """Clips as files: what is read of other formats, or sampled, comes out as npz."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vla.motion.clip import Points, Poses
 
 
-def write_npz(file: Path, body: Poses | Points, rate_hz: float, **facts: str | float) -> None:
-    """A clip as `skeleton npz` or `points npz` has it; further facts are scalars of their own."""
+def write_npz(file: Path, body: Poses | Points, rate_hz: float, **facts: Any) -> None:
+    """A clip as `skeleton npz` or `points npz` has it; further facts, texts and numbers, are scalars of their own."""
     told = {key: np.array(value) for key, value in facts.items()}
     if isinstance(body, Points):
         arrays = {

@@ -1,0 +1,45 @@
+"""What can be set of human motion; nothing heavy is imported here, so that help answers at once."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Representation = Literal["auto", "rotations", "positions"]
+Axis = Literal["x", "y", "z"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionFiles:
+    """What files of human motion may leave unsaid."""
+
+    up: Axis | None = None
+    """Axis that points up in the files; None: what they say, or their skeleton at rest."""
+    unit: Literal["m", "dm", "cm", "mm", "in", "ft"] | None = None
+    """Of lengths in files that do not say it."""
+    angles: Literal["deg", "rad"] | None = None
+    """Of angles in files that do not say it."""
+    source_rate_hz: float | None = None
+    """Frames a second of files that do not say it."""
+
+    def __post_init__(self) -> None:
+        if self.source_rate_hz is not None and not 0 < self.source_rate_hz < math.inf:
+            raise ValueError(
+                f"--data.motion.source-rate-hz is {self.source_rate_hz}; give a positive number of frames a second"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig(MotionFiles):
+    """How clips of human motion become episodes; of other data it says nothing."""
+
+    rate_hz: float = 20.0
+    """Frames a second, whatever the clips have."""
+    representation: Representation = "auto"
+    """rotations: turns of joints, bones keep their length. positions: places. auto: rotations where all have them."""
+    joints: tuple[str, ...] = ()
+    """none: the 15 joints that most skeletons share; `left_hip=j2` names one of them. all: the skeleton's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rate_hz < math.inf:
+            raise ValueError(f"--data.motion.rate-hz is {self.rate_hz}; give a positive number of frames a second")
