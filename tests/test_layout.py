@@ -119,9 +119,14 @@ FORBIDDEN = (
 """Nothing that runs what it reads, asks for an attribute that may not be there, or goes round a module's hooks."""
 
 
+READS_PICKLES = ROOT / "vla" / "data" / "formats" / "motion" / "arrays_only.py"
+"""The one file that may name them; tests/test_security.py says what it may do."""
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_unsafe_or_evasive_call(path: Path) -> None:
-    pattern = re.compile("|".join(FORBIDDEN))
+    here = [text for text in FORBIDDEN if path != READS_PICKLES or text != r"\bpickle\b"]
+    pattern = re.compile("|".join(here))
     for number, line in enumerate(path.read_text().splitlines(), 1):
         assert line.lstrip().startswith("#") or not pattern.search(line), f"line {number}: {line}"
 

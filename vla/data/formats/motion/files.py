@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vla.data.formats.motion.deepmimic import is_deepmimic, read_deepmimic
+from vla.data.formats.motion.poselib import is_poselib, read_poselib
 from vla.data.formats.motion.skeleton_npz import (
     is_points_npz,
     is_skeleton_npz,
@@ -38,6 +40,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "skeleton npz": Kind(words="poses of a skeleton (npz)", found=is_skeleton_npz, read=read_skeleton_npz),
     "points npz": Kind(words="places of joints (npz)", found=is_points_npz, read=read_points_npz),
+    "poselib": Kind(words="poselib's motions (npy)", found=is_poselib, read=read_poselib),
+    "DeepMimic": Kind(words="DeepMimic's motions (JSON)", found=is_deepmimic, read=read_deepmimic),
 }
 """By name, in the order in which a file is tried."""
 
