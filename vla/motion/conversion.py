@@ -50,13 +50,13 @@ def rows_of(clip: Clip, *, rate_hz: float, kind: Kind | None, keep_all: bool, gi
     if isinstance(body, Points):
         if kind == "rotations":
             raise ValueError("it has no skeleton, so no rotations: give --data.motion.representation positions")
-        return _of_points(body, valid, kept, clip.rate_hz, rate_hz)
-    reduced = bodies.own(_filled(body, valid), given) if keep_all else bodies.common(_filled(body, valid), given)
+        return _of_points(body, valid, kept, rate_hz=clip.rate_hz, target_hz=rate_hz, given=given)
+    reduced = bodies.own(filled(body, valid), given) if keep_all else bodies.common(filled(body, valid), given)
     moved = resampling.poses(reduced.poses, clip.rate_hz, rate_hz)
     skeleton, positions = moved.skeleton, torch.from_numpy(moved.positions())
     if kind == "positions":
         told, seen = without_aiming(skeleton)
-        values = encode_positions(told.joints, positions[:, seen], rate_hz)
+        values = encode_positions(told.joints, positions[:, seen], rate_hz, given if keep_all else None)
     else:
         told = Body(kind="rotations", joints=skeleton.names, parents=skeleton.parents, feet=feet_of(skeleton.names))
         feet = positions[:, [skeleton.names.index(foot) for foot in told.feet]]
@@ -87,7 +87,13 @@ def without_aiming(skeleton: Skeleton) -> tuple[Body, list[int]]:
 
 
 def _of_points(
-    points: Points, valid: Bool[np.ndarray, " T"], kept: Bool[np.ndarray, " N"], rate_hz: float, target_hz: float
+    points: Points,
+    valid: Bool[np.ndarray, " T"],
+    kept: Bool[np.ndarray, " N"],
+    *,
+    rate_hz: float,
+    target_hz: float,
+    given: Mapping[str, str],
 ) -> Rows:
     """Rows of joints of which only the places are known."""
     values = resampling.numbers(_nearest(points.values, valid), rate_hz, target_hz)
@@ -96,7 +102,7 @@ def _of_points(
         rows = torch.from_numpy(values).flatten(1)
     else:
         told = Body(kind="positions", joints=points.names, parents=points.parents)
-        rows = encode_positions(told.joints, torch.from_numpy(values), target_hz)
+        rows = encode_positions(told.joints, torch.from_numpy(values), target_hz, given)
     return Rows(
         body=told,
         values=rows.numpy().astype(np.float32),
@@ -107,7 +113,7 @@ def _of_points(
     )
 
 
-def _filled(poses: Poses, valid: Bool[np.ndarray, " T"]) -> Poses:
+def filled(poses: Poses, valid: Bool[np.ndarray, " T"]) -> Poses:
     """Poses with a measured frame in the place of each that was not, so that a filter has something to go on."""
     if valid.all():
         return poses

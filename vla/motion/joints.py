@@ -79,7 +79,9 @@ SIDES = {"left": ("left", "l"), "right": ("right", "r")}
 
 FEET = ("ankle", "foot", "toe", "toes", "toebase", "ball")
 """What joints that may stand on the ground are called, side and case left out."""
-PARTS = {word for joint in BODY.values() for word in joint.words} | {*FEET}
+PELVIS_MARKERS, SHOULDER_MARKERS = ("asi", "asis", "psi", "psis"), ("sho",)
+"""What markers on the bones of pelvis and shoulders are called, side and case left out: LASI, RSHO (Plug-in Gait)."""
+PARTS = {word for joint in BODY.values() for word in joint.words} | {*FEET, *PELVIS_MARKERS, *SHOULDER_MARKERS}
 
 
 def words_of(name: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ A rotation is its first two columns, 6 numbers (Zhou et al. 2019), undone by Gra
 to the next one; the last repeats the one before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vla.motion.body import Body
-from vla.motion.joints import FEET, words_of
+from vla.motion.joints import FEET, PELVIS_MARKERS, SHOULDER_MARKERS, known, words_of
 from vla.motion.rotations import about_y, columns, from_columns, heading, wrapped
 from vla.motion.skeleton import place
 
@@ -28,6 +28,12 @@ STANCE_SPEED = 0.5
 """m/s; a foot that is slower may stand."""
 STANCE_HEIGHT = 0.05
 """m above the lowest that a foot's joint gets in a clip; a foot that is higher does not stand."""
+
+ACROSS = (
+    *("hip", "upleg", "thigh", "femur", "upperleg", *PELVIS_MARKERS),
+    *("shoulder", "arm", "upperarm", "humerus", *SHOULDER_MARKERS),
+)
+"""What has a left and a right one, side by side in a body that looks ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +77,11 @@ def encode_rotations(
     return torch.cat([root[:, 1:2], moving, columns(free).flatten(1), contacts.to(root.dtype)], dim=1)
 
 
-def encode_positions(joints: Sequence[str], positions: Float[Tensor, "T J 3"], rate_hz: float) -> Float[Tensor, "T A"]:
-    """The rows of joints of which only the places are known."""
-    root, facing = positions[:, 0], heading_of_points(joints, positions)
+def encode_positions(
+    joints: Sequence[str], positions: Float[Tensor, "T J 3"], rate_hz: float, given: Mapping[str, str] | None = None
+) -> Float[Tensor, "T A"]:
+    """The rows of joints of which only the places are known; `given` names joints of the common body."""
+    root, facing = positions[:, 0], heading_of_points(joints, positions, given or {})
     ground = root * torch.tensor([1.0, 0.0, 1.0], dtype=root.dtype)
     seen = (about_y(-facing)[:, None] @ (positions - ground[:, None])[..., None])[..., 0]
     return torch.cat([_moving(root, facing, rate_hz), seen.flatten(1)], dim=1)
@@ -114,17 +122,23 @@ def contacts_of(positions: Float[Tensor, "*batch T feet 3"], rate_hz: float) -> 
     return stands
 
 
-def heading_of_points(joints: Sequence[str], positions: Float[Tensor, "T J 3"]) -> Float[Tensor, " T"]:
-    """Which way joints face, rad: across hips and shoulders. ValueError where there are none by name."""
+def heading_of_points(
+    joints: Sequence[str], positions: Float[Tensor, "T J 3"], given: Mapping[str, str]
+) -> Float[Tensor, " T"]:
+    """Which way joints face, rad: across hips and shoulders, those that are `given` or have such names.
+
+    ValueError where there are none.
+    """
+    called = known(joints, given)
     found = {words_of(joint): place for place, joint in enumerate(joints)}
-    pairs = [
-        (found["left", word], found["right", word])
-        for words in (("hip", "upleg", "thigh", "femur", "upperleg"), ("shoulder", "arm", "upperarm", "humerus"))
-        for word in words
-        if ("left", word) in found and ("right", word) in found
-    ]
+    found |= {joint.partition("_")[::2]: joints.index(called[joint]) for joint in given}
+    words = [word for word in ACROSS if {("left", word), ("right", word)} <= found.keys()]
+    pairs = [(found["left", word], found["right", word]) for word in words]
     if not pairs:
-        raise ValueError(f"none of the joints {' '.join(joints)} is a left and right hip or shoulder; name them")
+        raise ValueError(
+            f"none of the joints {' '.join(joints)} is a left and right hip or shoulder: name them, as in "
+            f"`--data.motion.joints left_hip={joints[0]} right_hip={joints[-1]}`"
+        )
     left = torch.stack([positions[:, left] - positions[:, right] for left, right in pairs]).sum(dim=0)
     return torch.atan2(-left[:, 2], left[:, 0])
 

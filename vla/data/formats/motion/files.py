@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vla.data.formats.motion.amc import is_amc, read_amc, skeleton_file
+from vla.data.formats.motion.bvh import is_bvh, read_bvh
 from vla.data.formats.motion.deepmimic import is_deepmimic, read_deepmimic
+from vla.data.formats.motion.markers import is_c3d, read_c3d
 from vla.data.formats.motion.poselib import is_poselib, read_poselib
 from vla.data.formats.motion.skeleton_npz import (
     is_points_npz,
@@ -42,6 +45,9 @@ KINDS: dict[str, Kind] = {
     "points npz": Kind(words="places of joints (npz)", found=is_points_npz, read=read_points_npz),
     "poselib": Kind(words="poselib's motions (npy)", found=is_poselib, read=read_poselib),
     "DeepMimic": Kind(words="DeepMimic's motions (JSON)", found=is_deepmimic, read=read_deepmimic),
+    "BVH": Kind(words="BVH", found=is_bvh, read=read_bvh),
+    "AMC": Kind(words="Acclaim's motions and skeletons (AMC, ASF)", found=is_amc, read=read_amc, beside=skeleton_file),
+    "c3d": Kind(words="markers (c3d)", found=is_c3d, read=read_c3d),
 }
 """By name, in the order in which a file is tried."""
 
