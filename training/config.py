@@ -11,9 +11,10 @@ import tyro
 
 from training.settings import GuardConfig, Precision, Stage, Tracker, WandbConfig
 from vla.documents import to_json
+from vla.motion_settings import MotionConfig
 from vla.parts import Encoders
 from vla.policy_settings import PolicyConfig
-from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, LoraConfig
+from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, LoraConfig, MotionWeights
 
 Settings = TypeVar("Settings")
 
@@ -149,7 +150,10 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """The settings a resumed run must share, flat: those that change what is learned, not where or how it runs."""
         settings = {key: value for key, value in flatten(to_json(self)).items() if not VOLATILE.match(key)}
-        return {key: value for key, value in settings.items() if key not in YOUNGER or value != YOUNGER[key]}
+        young = younger()
+        return {
+            key: value for key, value in settings.items() if young.get(ANY_STAGE.sub("stages.*.", key), ...) != value
+        }
 
 
 VOLATILE = re.compile(
@@ -157,8 +161,14 @@ VOLATILE = re.compile(
     r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
-YOUNGER = {"diffusion.unconditional": 0.0, "diffusion.guidance": 1.0}
-"""Settings that older checkpoints do not know, and what they did: so they count as the same."""
+ANY_STAGE = re.compile(r"^stages\.[^.]+\.")
+
+
+def younger() -> dict[str, Any]:
+    """Settings that older checkpoints do not know, and what they did: so they count as the same."""
+    motion = {f"data.motion.{key}": value for key, value in flatten(to_json(MotionConfig())).items()}
+    weights = {f"stages.*.objective.motion.{key}": value for key, value in to_json(MotionWeights()).items()}
+    return {"diffusion.unconditional": 0.0, "diffusion.guidance": 1.0, **motion, **weights}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -212,10 +212,12 @@ def test_identity_leaves_out_where_and_how_it_runs() -> None:
     assert "data.roots" not in first.identity()
 
 
-def test_older_checkpoints_go_on_without_guidance_and_no_further() -> None:
-    """They do not know it."""
+def test_older_checkpoints_go_on_without_guidance_and_motion_and_no_further() -> None:
+    """They do not know them."""
     plain = parse(recipes.stage1(), DATA).identity()
-    assert not {key for key in plain if "unconditional" in key or "guidance" in key}
+    assert not {key for key in plain if "unconditional" in key or "guidance" in key or "motion" in key}
+    moving = parse(recipes.stage1(), [*DATA, "--data.motion.joints", "all", "--stage.objective.motion.feet", "0.5"])
+    assert moving.identity() == plain | {"data.motion.joints": ["all"], "stages.stage1.objective.motion.feet": 0.5}
     assert plain == parse(recipes.stage1(), [*DATA, "--diffusion.guidance", "1"]).identity()
     guided = parse(
         recipes.stage1(), [*DATA, "--diffusion.unconditional", "0.1", "--diffusion.guidance", "2"]

@@ -101,7 +101,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[ValueError], str]] = {
     "instruction of 10,000 characters": (reinstruct("x" * 10_000), ValueError, "instruction"),
     "no metadata": (lambda data: (data / "meta" / "info.json").unlink(), ValueError, "meta/info.json"),
     "empty folder": (lambda data: (shutil.rmtree(data), data.mkdir()), ValueError, "holds no data"),
-    "wrong folder": (shutil.rmtree, ValueError, "not a folder"),
+    "wrong folder": (shutil.rmtree, ValueError, "is not there"),
 }
 
 
