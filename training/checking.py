@@ -13,7 +13,8 @@ from vla.contract import DataContract
 from vla.data.dataset import agree_on_readers, open_root
 from vla.data.mixture import check_config
 from vla.parts import tiny
-from vla.parts.backbone import MODEL_TYPE, check_checkpoint, check_kind, folder_of, width_of
+from vla.parts.backbone import check_checkpoint, folder_of, kind_of, width_of
+from vla.parts.qwen import MODEL_TYPE
 from vla.settings import BackboneConfig, DataConfig
 
 
@@ -78,7 +79,7 @@ def backbone(config: BackboneConfig) -> str:
         return f"{folder}, {MODEL_TYPE}"
     file = try_to_load_from_cache(config.path, "config.json")
     if isinstance(file, str):
-        check_kind(Path(file).parent)
+        kind_of(Path(file).parent)
         return f"{config.path} of the local cache, {MODEL_TYPE}"
     return f"{config.path}, not here yet: of what kind it is shows after the download"
 

@@ -18,8 +18,10 @@ from vla.motion.moves import Moves
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import PARTS, fitting, lora, row_of
-from vla.parts.backbone import Backbone, load_backbone
+from vla.parts.backbone import load_backbone
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
+from vla.parts.kind import Backbone
+from vla.parts.qwen import qwen_of
 from vla.parts.sizes import suited
 from vla.policy_settings import PolicyConfig, Sampling
 from vla.randomness import seeded
@@ -238,8 +240,9 @@ class Policy(nn.Module):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """In what sizes its parts look at a camera's frame."""
-        sizes = [(PARTS[row_of(name)].size, own) for name, own in fitting(self.config.encoders, self.contract).items()]
-        return self.backbone.size, *(size(own) for size, own in sizes if size is not None)
+        parts = [(PARTS[row_of(name)].size, own) for name, own in fitting(self.config.encoders, self.contract).items()]
+        sizes = [self.backbone.size, *(size(own) for size, own in parts if size is not None)]
+        return tuple(size for size in sizes if size is not None)
 
     def fresh_parts(self) -> dict[str, nn.Module]:
         """What begins with fresh weights, by name: every part but the backbone."""
@@ -316,7 +319,7 @@ def assemble(
     encoders, expert = suited(config.encoders, config.expert, contract, backbone.width)
     config = replace(config, encoders=encoders, expert=expert)
     if config.lora is not None:
-        lora.add(backbone, config.lora, seed)
+        lora.add(qwen_of(backbone), config.lora, seed)
     return Policy(
         config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype, seed=seed
     )

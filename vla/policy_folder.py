@@ -33,6 +33,7 @@ from vla.model_card import card
 from vla.normalize import Normalizer
 from vla.parts import EXPERT_FILE, file_of, lora
 from vla.parts.backbone import fingerprint, resolve
+from vla.parts.qwen import qwen_of
 from vla.policy import Policy, assemble, normalized
 from vla.policy_settings import PolicyConfig
 from vla.provenance import Origin
@@ -116,7 +117,7 @@ def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> 
     adapter = {name: tensor for name, tensor in backbone.items() if "lora_" in name}
     if policy.config.lora is not None:
         (folder / "adapter").mkdir()
-        lora.save(policy.backbone, folder / "adapter", adapter)
+        lora.save(qwen_of(policy.backbone), folder / "adapter", adapter)
     if blocks := {name: tensor for name, tensor in backbone.items() if name not in adapter}:
         save(blocks, folder / BLOCKS)
 
@@ -167,7 +168,7 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     for part, module in policy.fresh_parts().items():
         fill(module, read(folder / weights_file(part)), folder / weights_file(part))
     if config.lora is not None:
-        lora.load(policy.backbone, folder / "adapter")
+        lora.load(qwen_of(policy.backbone), folder / "adapter")
     if BLOCKS in description.files:
         blocks = read(folder / BLOCKS)
         own = {name: tensor for name, tensor in policy.backbone.state_dict().items() if name in blocks}
@@ -199,12 +200,13 @@ def merge_policy(source: Path | str, destination: Path | str, backbone_path: str
         for file in resolve(policy.config.backbone.path).iterdir():
             if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".pt")):
                 shutil.copyfile(file, folder / file.name)
-        model = lora.merge(policy.backbone) if policy.config.lora is not None else policy.backbone.plain
+        backbone = qwen_of(policy.backbone)
+        model = lora.merge(backbone) if policy.config.lora is not None else backbone.plain
         model.save_pretrained(folder)
-        policy.backbone.folder, policy.backbone.model = folder, model
+        backbone.folder, backbone.model = folder, model
         policy.tuned = frozenset()
-        backbone = dataclasses.replace(policy.config.backbone, path=MERGED)
-        policy.config = dataclasses.replace(policy.config, backbone=backbone, lora=None)
+        merged = dataclasses.replace(policy.config.backbone, path=MERGED)
+        policy.config = dataclasses.replace(policy.config, backbone=merged, lora=None)
         learned = policy.learned()
         write_parts(policy, beside, learned)
         write_description(policy, beside, learned, description.held_out, description.origin)

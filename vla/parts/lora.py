@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from vla.parts.backbone import Backbone
+from vla.parts.qwen import QwenVL
 from vla.settings import LoraConfig
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
@@ -40,7 +40,7 @@ INCIDENTAL = {
 """Fields of peft's configuration in which an adapter may differ from ours and still compute the same."""
 
 
-def add(backbone: Backbone, config: LoraConfig, seed: int) -> None:
+def add(backbone: QwenVL, config: LoraConfig, seed: int) -> None:
     """Put a new adapter on the backbone: A uniform as peft draws it but from `seed` and the name alone, B zero.
 
     Raises:
@@ -55,7 +55,7 @@ def add(backbone: Backbone, config: LoraConfig, seed: int) -> None:
                 parameter.zero_()
 
 
-def wrap(backbone: Backbone, config: LoraConfig) -> None:
+def wrap(backbone: QwenVL, config: LoraConfig) -> None:
     """Insert the adapter's layers, with values that are to be overwritten; the global random state stays as it is."""
     if isinstance(backbone.model, PeftModel):
         raise ValueError(f"the backbone {backbone.config.path} has an adapter already; merge it or load without it")
@@ -82,7 +82,7 @@ def peft_config(config: LoraConfig) -> PeftLoraConfig:
     )
 
 
-def config_of(backbone: Backbone) -> LoraConfig | None:
+def config_of(backbone: QwenVL) -> LoraConfig | None:
     """The adapter's configuration, or None where there is none."""
     if not isinstance(backbone.model, PeftModel):
         return None
@@ -91,7 +91,7 @@ def config_of(backbone: Backbone) -> LoraConfig | None:
     return LoraConfig(rank=settings.r, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
 
 
-def adapter_parameters(backbone: Backbone) -> dict[str, Tensor]:
+def adapter_parameters(backbone: QwenVL) -> dict[str, Tensor]:
     """The adapter's parameters by their name in the backbone."""
     return {name: parameter for name, parameter in backbone.named_parameters() if "lora_" in name}
 
@@ -108,7 +108,7 @@ def initial(key: str, shape: torch.Size) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
-def save(backbone: Backbone, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def save(backbone: QwenVL, folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the adapter so that plain `PeftModel.from_pretrained(model, folder)` loads it.
 
     Args:
@@ -133,7 +133,7 @@ def save(backbone: Backbone, folder: Path, tensors: Mapping[str, Tensor]) -> Non
     settings.save_pretrained(str(folder))
 
 
-def load(backbone: Backbone, folder: Path) -> None:
+def load(backbone: QwenVL, folder: Path) -> None:
     """Put the adapter of a folder on the backbone, or into the adapter it has.
 
     Raises:
@@ -200,7 +200,7 @@ def describe_difference(stored: Mapping[str, Tensor], expected: Mapping[str, Ten
     return "; ".join(parts + shapes[:1])
 
 
-def merge(backbone: Backbone) -> Qwen2_5_VLForConditionalGeneration:
+def merge(backbone: QwenVL) -> Qwen2_5_VLForConditionalGeneration:
     """Add the adapter's updates to the weights and take the adapter off; the backbone goes on with the result.
 
     Load the backbone in float32 for it: a small update is lost in bfloat16 weights.

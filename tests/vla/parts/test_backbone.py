@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from vla.batch import Observation
 from vla.parts import tiny
-from vla.parts.backbone import Backbone, digest_of, fingerprint, load_backbone, resolve
+from vla.parts.backbone import fingerprint, load_backbone, resolve
+from vla.parts.pretrained import digest_of
+from vla.parts.qwen import QwenVL
 from vla.settings import BackboneConfig
 
 SIZES = ((60, 80), (100, 40), (56, 56))
@@ -47,7 +49,7 @@ def row_of(observation: Observation, row: int) -> Observation:
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
+def backbone() -> QwenVL:
     return load_backbone(BackboneConfig(), torch.float32)
 
 
@@ -61,11 +63,11 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def load(folder: Path) -> Backbone:
+def load(folder: Path) -> QwenVL:
     return load_backbone(BackboneConfig(path=str(folder)), torch.float32)
 
 
-def test_tokens_have_the_width_of_the_config(backbone: Backbone) -> None:
+def test_tokens_have_the_width_of_the_config(backbone: QwenVL) -> None:
     tokens, mask = backbone(look())
     assert backbone.width == tiny.CONFIG["text_config"]["hidden_size"] == tokens.shape[-1]
     assert tokens.shape[:2] == mask.shape
@@ -73,7 +75,7 @@ def test_tokens_have_the_width_of_the_config(backbone: Backbone) -> None:
     assert not backbone.training
 
 
-def test_a_row_alone_equals_the_row_in_a_padded_batch(backbone: Backbone) -> None:
+def test_a_row_alone_equals_the_row_in_a_padded_batch(backbone: QwenVL) -> None:
     observation = look()
     tokens, mask = backbone(observation)
     assert len(set(mask.sum(1).tolist())) == 3, "the rows must differ in length for this test"
@@ -84,7 +86,7 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(backbone: Backbone) -> Non
         assert (tokens[row][~mask[row]] == 0).all()
 
 
-def test_pixels_and_words_reach_the_tokens(backbone: Backbone) -> None:
+def test_pixels_and_words_reach_the_tokens(backbone: QwenVL) -> None:
     observation = row_of(look(), 1)
     tokens, _ = backbone(observation)
     other, _ = backbone(replace(observation, images=((observation.images[0][0], 255 - observation.images[0][1]),)))
@@ -93,7 +95,7 @@ def test_pixels_and_words_reach_the_tokens(backbone: Backbone) -> None:
     assert (tokens[:, -1] - words[:, -1]).abs().max() > 0.01
 
 
-def test_positions_in_the_image_reach_the_tokens(backbone: Backbone) -> None:
+def test_positions_in_the_image_reach_the_tokens(backbone: QwenVL) -> None:
     """Without explicit positions the model falls back to 1-D positions without a word."""
     inputs, visible = backbone.processor.observe(row_of(look(), 0))
     tokens = backbone.encode(inputs, visible)
@@ -101,7 +103,7 @@ def test_positions_in_the_image_reach_the_tokens(backbone: Backbone) -> None:
     assert (tokens - backbone.encode(replace(inputs, position_ids=flat), visible)).abs().max() > 0.01
 
 
-def test_pixels_of_a_masked_camera_change_nothing(backbone: Backbone) -> None:
+def test_pixels_of_a_masked_camera_change_nothing(backbone: QwenVL) -> None:
     observation = look()
     observation = replace(observation, image_valid=torch.tensor([[True, True], [False, True], [True, False]]))
     tokens, mask = backbone(observation)
@@ -116,7 +118,7 @@ def test_pixels_of_a_masked_camera_change_nothing(backbone: Backbone) -> None:
     assert not torch.equal(tokens, backbone(replace(observation, image_valid=torch.ones(3, 2, dtype=torch.bool)))[0])
 
 
-def test_a_masked_camera_equals_a_prompt_with_a_hole(backbone: Backbone) -> None:
+def test_a_masked_camera_equals_a_prompt_with_a_hole(backbone: QwenVL) -> None:
     """Hiding a camera is leaving its tokens out while the others keep their positions."""
     observation = replace(row_of(look(), 0), image_valid=torch.tensor([[False, True]]))
     inputs, visible = backbone.processor.observe(observation)
@@ -135,13 +137,13 @@ def test_a_masked_camera_equals_a_prompt_with_a_hole(backbone: Backbone) -> None
     torch.testing.assert_close(tokens[:, keep], backbone.encode(without, visible[:, keep]), rtol=0, atol=2e-5)
 
 
-def test_all_cameras_masked_leaves_the_text(backbone: Backbone) -> None:
+def test_all_cameras_masked_leaves_the_text(backbone: QwenVL) -> None:
     tokens, mask = backbone(replace(look(), image_valid=torch.zeros(3, 2, dtype=torch.bool)))
     assert tokens.isfinite().all()
     assert mask.any(1).all()
 
 
-def test_no_cameras_at_all(backbone: Backbone) -> None:
+def test_no_cameras_at_all(backbone: QwenVL) -> None:
     tokens, mask = backbone(look(cameras=0))
     assert tokens.shape[:2] == mask.shape
     assert tokens.isfinite().all()
@@ -157,7 +159,7 @@ def test_mean_is_over_visible_tokens() -> None:
         torch.testing.assert_close(mean[row, 0], tokens[row][mask[row]].mean(0))
 
 
-def test_the_head_is_not_computed(backbone: Backbone) -> None:
+def test_the_head_is_not_computed(backbone: QwenVL) -> None:
     def never(*_: object) -> None:
         raise AssertionError("the language-model head was computed")
 
@@ -179,7 +181,7 @@ def test_gradients_flow_exactly_when_something_learns() -> None:
         assert not backbone(look())[0].requires_grad
 
 
-def test_last_blocks_are_found_through_the_module_tree(backbone: Backbone) -> None:
+def test_last_blocks_are_found_through_the_module_tree(backbone: QwenVL) -> None:
     last = backbone.last_layer_names(1)
     assert last == {name for name, _ in backbone.named_parameters() if ".language_model.layers.1." in name}
     assert len(last) == 12
@@ -191,7 +193,7 @@ def test_last_blocks_are_found_through_the_module_tree(backbone: Backbone) -> No
             backbone.last_layer_names(count)
 
 
-def test_bfloat16_stays_bfloat16_and_close(backbone: Backbone) -> None:
+def test_bfloat16_stays_bfloat16_and_close(backbone: QwenVL) -> None:
     tokens, mask = backbone(look())
     low = load_backbone(BackboneConfig(), torch.bfloat16)
     rounded, _ = low(look())
@@ -268,7 +270,7 @@ def test_fingerprint_is_of_the_content(checkpoint: Path) -> None:
 
 
 def test_fingerprint_sees_every_chunk(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vla.parts.backbone.CHUNK", 1000)
+    monkeypatch.setattr("vla.parts.pretrained.CHUNK", 1000)
     seen = {fingerprint(str(checkpoint))}
     weights = checkpoint / "model.safetensors"
     for place in (20_000, 100_000, -1):
@@ -281,7 +283,7 @@ def test_fingerprint_sees_every_chunk(checkpoint: Path, monkeypatch: pytest.Monk
 
 def test_a_fingerprint_is_computed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
-    monkeypatch.setattr("vla.parts.backbone.digest_of", lambda files: computed.append(len(files)) or digest_of(files))
+    monkeypatch.setattr("vla.parts.pretrained.digest_of", lambda files: computed.append(len(files)) or digest_of(files))
     folder = str(checkpoint)
     first = fingerprint(folder)
     assert (fingerprint(folder), len(computed)) == (first, 1)

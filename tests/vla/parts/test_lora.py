@@ -14,7 +14,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vla.batch import Observation
 from vla.parts import lora
-from vla.parts.backbone import Backbone, load_backbone
+from vla.parts.backbone import load_backbone
+from vla.parts.qwen import QwenVL
 from vla.settings import BackboneConfig, LoraConfig
 
 CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0)
@@ -34,17 +35,17 @@ def observation() -> Observation:
     )
 
 
-def fresh(dtype: torch.dtype = torch.float32, *, gradient_checkpointing: bool = False) -> Backbone:
+def fresh(dtype: torch.dtype = torch.float32, *, gradient_checkpointing: bool = False) -> QwenVL:
     return load_backbone(BackboneConfig(gradient_checkpointing=gradient_checkpointing), dtype)
 
 
-def adapted(seed: int = 0, config: LoraConfig = CONFIG) -> Backbone:
+def adapted(seed: int = 0, config: LoraConfig = CONFIG) -> QwenVL:
     backbone = fresh()
     lora.add(backbone, config, seed)
     return backbone.eval()
 
 
-def disturb(backbone: Backbone, scale: float = 0.05) -> None:
+def disturb(backbone: QwenVL, scale: float = 0.05) -> None:
     """Stand in for training: an untrained adapter changes nothing, because B is zero."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -52,13 +53,13 @@ def disturb(backbone: Backbone, scale: float = 0.05) -> None:
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
-def saved(backbone: Backbone, folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
+def saved(backbone: QwenVL, folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     lora.save(backbone, folder, tensors or {})
     return folder
 
 
-def plain_peft(folder: Path) -> Backbone:
+def plain_peft(folder: Path) -> QwenVL:
     """The backbone with the adapter as plain peft loads it."""
     backbone = fresh()
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(backbone.folder, dtype=torch.float32)
@@ -66,7 +67,7 @@ def plain_peft(folder: Path) -> Backbone:
     return backbone.eval()
 
 
-def large() -> Backbone:
+def large() -> QwenVL:
     """Qwen2.5-VL-3B without memory."""
     config = Qwen2_5_VLConfig(
         text_config={
@@ -84,7 +85,7 @@ def large() -> Backbone:
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)
     small = fresh()
-    return Backbone(model, small.processor, small.config, small.folder)
+    return QwenVL(model, small.processor, small.config, small.folder)
 
 
 def test_on_the_3b_model_it_has_288_tensors_and_7372800_parameters() -> None:
@@ -154,7 +155,7 @@ def test_settings_that_cannot_learn(setting: dict[str, Any]) -> None:
         LoraConfig(**setting)
 
 
-def gradients(backbone: Backbone, observation: Observation) -> dict[str, Tensor]:
+def gradients(backbone: QwenVL, observation: Observation) -> dict[str, Tensor]:
     tokens, _ = backbone(observation)
     tokens.square().sum().backward()
     found = {}

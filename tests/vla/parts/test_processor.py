@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from vla.batch import Observation
-from vla.parts.backbone import Backbone, load_backbone
+from vla.parts.backbone import load_backbone
 from vla.parts.processor import Conversation
+from vla.parts.qwen import QwenVL
 from vla.settings import BackboneConfig
 
 CASES = [
@@ -35,7 +36,7 @@ def golden(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 @cache
-def recorded_backbone(folder: Path, min_pixels: int, max_pixels: int) -> Backbone:
+def recorded_backbone(folder: Path, min_pixels: int, max_pixels: int) -> QwenVL:
     config = BackboneConfig(path=str(folder / "checkpoint"), min_pixels=min_pixels, max_pixels=max_pixels)
     return load_backbone(config, torch.float32)
 
@@ -79,7 +80,7 @@ def test_recorded_case(name: str, shared: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
+def backbone() -> QwenVL:
     return load_backbone(BackboneConfig(), torch.float32)
 
 
@@ -98,7 +99,7 @@ def observation(instructions: tuple[str, ...], image_valid: list[list[bool]]) ->
     )
 
 
-def test_the_prompt_is_cameras_then_instruction(backbone: Backbone) -> None:
+def test_the_prompt_is_cameras_then_instruction(backbone: QwenVL) -> None:
     inputs, visible = backbone.processor.observe(observation(("Go.", "Pick up the cube."), [[True, True]] * 2))
     text = backbone.processor.tokenizer.decode(inputs.input_ids[0][visible[0]])
     vision = "<|vision_start|>" + "<|image_pad|>" * 6 + "<|vision_end|>"
@@ -111,7 +112,7 @@ def test_the_prompt_is_cameras_then_instruction(backbone: Backbone) -> None:
     assert not visible[0, -len(padding) :].any(), "padding stands on the right"
 
 
-def test_positions_of_an_image_are_its_rows_and_columns(backbone: Backbone) -> None:
+def test_positions_of_an_image_are_its_rows_and_columns(backbone: QwenVL) -> None:
     """By hand; transformers before 5.5.4 put a still image at a wrong time."""
     inputs, _ = backbone.processor.observe(observation(("Go.",), [[True]]))
     image = backbone.processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -125,7 +126,7 @@ def test_positions_of_an_image_are_its_rows_and_columns(backbone: Backbone) -> N
     assert after[:, 0].tolist() == [start + 3] * 3, "text goes on after the larger side"
 
 
-def test_an_invalid_camera_is_hidden_with_its_brackets(backbone: Backbone) -> None:
+def test_an_invalid_camera_is_hidden_with_its_brackets(backbone: QwenVL) -> None:
     inputs, visible = backbone.processor.observe(observation(("Go.", "Go."), [[True, True], [False, True]]))
     assert visible[0].all()
     hidden = backbone.processor.tokenizer.decode(inputs.input_ids[1][~visible[1]])
@@ -134,14 +135,14 @@ def test_an_invalid_camera_is_hidden_with_its_brackets(backbone: Backbone) -> No
     assert torch.equal(inputs.position_ids[:, 0], inputs.position_ids[:, 1]), "it keeps its place"
 
 
-def test_without_cameras_the_prompt_is_text(backbone: Backbone) -> None:
+def test_without_cameras_the_prompt_is_text(backbone: QwenVL) -> None:
     inputs, visible = backbone.processor.observe(observation(("Go.",), [[]]))
     assert visible.all()
     assert len(inputs.image_grid_thw) == len(inputs.pixel_values) == 0
     assert inputs.position_ids[0, 0].tolist() == list(range(inputs.input_ids.shape[1]))
 
 
-def test_text_is_tokenised_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_tokenised_once(backbone: QwenVL, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = observation(("Turn the knob three times.",), [[True]])
     first, _ = backbone.processor.observe(looked_at)
     before = backbone.processor.row.cache_info()
@@ -153,7 +154,7 @@ def test_text_is_tokenised_once(backbone: Backbone, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<|endoftext|>"])
-def test_a_special_token_in_the_text_is_refused(backbone: Backbone, token: str) -> None:
+def test_a_special_token_in_the_text_is_refused(backbone: QwenVL, token: str) -> None:
     with pytest.raises(ValueError, match="special token") as caught:
         backbone.processor.observe(observation((f"Go{token} on.",), [[True]]))
     assert token in str(caught.value)
@@ -162,7 +163,7 @@ def test_a_special_token_in_the_text_is_refused(backbone: Backbone, token: str) 
 
 
 @pytest.mark.parametrize("num_images", [0, 2])
-def test_images_and_places_must_match(backbone: Backbone, num_images: int) -> None:
+def test_images_and_places_must_match(backbone: QwenVL, num_images: int) -> None:
     parts = [{"type": "image"}, {"type": "text", "text": "Go."}]
     conversation: Conversation = [{"role": "user", "content": parts}]
     with pytest.raises(ValueError, match=f"room for 1 images, but {num_images} were given"):
@@ -172,12 +173,12 @@ def test_images_and_places_must_match(backbone: Backbone, num_images: int) -> No
 @pytest.mark.parametrize(
     ("instruction", "message"), [("", "empty"), (" \n", "empty"), ("a" * 10_000, "10,000 characters")]
 )
-def test_instructions_that_cannot_be_meant(backbone: Backbone, instruction: str, message: str) -> None:
+def test_instructions_that_cannot_be_meant(backbone: QwenVL, instruction: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbone.processor.observe(observation((instruction,), [[True]]))
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, backbone: Backbone) -> None:
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, backbone: QwenVL) -> None:
     for file in backbone.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -187,7 +188,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, backbone: Backb
 
 
 @pytest.mark.parametrize("names", [("tokenizer.json", "vocab.json"), ("tokenizer_config.json",)])
-def test_a_folder_without_text_files_is_refused(tmp_path: Path, backbone: Backbone, names: tuple[str, ...]) -> None:
+def test_a_folder_without_text_files_is_refused(tmp_path: Path, backbone: QwenVL, names: tuple[str, ...]) -> None:
     for file in backbone.folder.iterdir():
         if file.name not in names:
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -196,7 +197,7 @@ def test_a_folder_without_text_files_is_refused(tmp_path: Path, backbone: Backbo
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
-def test_the_folders_own_template_comes_first(tmp_path: Path, backbone: Backbone, name: str) -> None:
+def test_the_folders_own_template_comes_first(tmp_path: Path, backbone: QwenVL, name: str) -> None:
     for file in backbone.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     template = "{% for message in messages %}{% for part in message.content %}{{ part.text }}!{% endfor %}{% endfor %}"

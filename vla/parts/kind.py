@@ -1,0 +1,58 @@
+"""What a policy asks of its backbone, and what is to be known of a kind of backbone before its weights are read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vla.batch import Observation
+from vla.frames import Size
+from vla.settings import BackboneConfig
+
+
+class Backbone(nn.Module, ABC):
+    """Turns an instruction, and the frames where it looks at any, into the first tokens of the context."""
+
+    def __init__(self, config: BackboneConfig, folder: Path, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.folder = folder
+        self.width = width
+        """Of its tokens."""
+
+    @property
+    @abstractmethod
+    def size(self) -> Size | None:
+        """In what size it looks at a camera's frame; None: it looks at none."""
+
+    @abstractmethod
+    def forward(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Context tokens and which of them may be looked at; the others are zero.
+
+        Raises:
+            ValueError: an instruction cannot be meant.
+        """
+
+    @abstractmethod
+    def last_layer_names(self, count: int) -> set[str]:
+        """Names of the parameters of its last blocks, adapters left out.
+
+        Raises:
+            ValueError: it has fewer that can be trained, or `count` is below 1.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of backbone."""
+
+    check: Callable[[Path], None]
+    """Refuse a folder of this kind that is not complete (ValueError)."""
+    width: Callable[[Path], int]
+    """Of its tokens, by the folder's configuration alone."""
+    load: Callable[[BackboneConfig, Path, torch.dtype], Backbone]
+    """The backbone of a complete folder, frozen and in eval mode, with weights of this type."""

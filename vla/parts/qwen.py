@@ -1,0 +1,135 @@
+"""Qwen2.5-VL as an encoder: the cameras' frames and an instruction become context tokens.
+
+Positions are given to the model explicitly, the language-model head is never computed, and nothing here reads a
+parameter outside the module that owns it, so that ZeRO-3 can partition the weights.
+"""
+
+import warnings
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from peft import PeftModel
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from vla.batch import Observation
+from vla.frames import Area
+from vla.parts.images import read_image_processor
+from vla.parts.kind import Backbone, Kind
+from vla.parts.pretrained import check_weights, keep_weights, read_model
+from vla.parts.processor import Inputs, Processor
+from vla.parts.vision import pack_attention
+from vla.settings import BackboneConfig
+
+MODEL_TYPE = "qwen2_5_vl"
+
+
+class QwenVL(Backbone):
+    """Qwen2.5-VL's language-model states over cameras and instruction."""
+
+    model: Qwen2_5_VLForConditionalGeneration | PeftModel
+
+    def __init__(
+        self, model: Qwen2_5_VLForConditionalGeneration, processor: Processor, config: BackboneConfig, folder: Path
+    ) -> None:
+        super().__init__(config, folder, int(model.config.get_text_config().hidden_size))
+        self.model = model
+        self.processor = processor
+
+    @property
+    def size(self) -> Area:
+        """In what size frames are looked at."""
+        return self.processor.images.size
+
+    def forward(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Context tokens and which of them may be looked at; the others are zero.
+
+        Raises:
+            ValueError: an instruction is empty, too long, or contains a special token.
+        """
+        inputs, visible = self.processor.observe(observation)
+        tokens = self.encode(inputs, visible).masked_fill(~visible[..., None], 0)
+        if self.config.output == "tokens":
+            return tokens, visible
+        count = visible.sum(1, dtype=torch.float32)
+        mean = tokens.sum(1, dtype=torch.float32) / count[:, None]
+        return mean.to(tokens.dtype)[:, None], visible.any(1, keepdim=True)
+
+    def encode(self, inputs: Inputs, visible: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Last hidden states; tokens that are not visible are hidden from attention."""
+        has_images = len(inputs.image_grid_thw) > 0
+        output = self.plain.model(
+            input_ids=inputs.input_ids,
+            attention_mask=visible.long(),
+            position_ids=inputs.position_ids,
+            pixel_values=inputs.pixel_values if has_images else None,
+            image_grid_thw=inputs.image_grid_thw if has_images else None,
+            use_cache=False,
+        )
+        tokens: Tensor = output.last_hidden_state
+        assert tokens.shape[-1] == self.width, f"config says width {self.width}, the model gives {tokens.shape[-1]}"
+        return tokens
+
+    @property
+    def plain(self) -> Qwen2_5_VLForConditionalGeneration:
+        """The model without the adapter's wrapping; adapter layers inside stay active."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def last_layer_names(self, count: int) -> set[str]:
+        """Names of the parameters of the last language-model blocks, adapters left out.
+
+        Raises:
+            ValueError: the language model has fewer blocks, or `count` is below 1.
+        """
+        layers = self.plain.model.language_model.layers
+        if not 1 <= count <= len(layers):
+            raise ValueError(
+                f"cannot train the last {count} blocks: the language model of {self.config.path} has {len(layers)}; "
+                f"give a number from 1 to {len(layers)}"
+            )
+        chosen = {id(parameter) for layer in layers[-count:] for parameter in layer.parameters()}
+        return {name for name, parameter in self.named_parameters() if id(parameter) in chosen and "lora_" not in name}
+
+
+def qwen_of(backbone: Backbone) -> QwenVL:
+    """A backbone that is one of these: adapters and opened blocks are of no other kind."""
+    assert isinstance(backbone, QwenVL), f"a {type(backbone).__name__} has no language model to train"
+    return backbone
+
+
+def load(config: BackboneConfig, folder: Path, dtype: torch.dtype) -> QwenVL:
+    """The backbone of a complete checkpoint, frozen and in eval mode.
+
+    Raises:
+        ValueError: weights, tokenizer or image processor do not fit its config.json.
+    """
+    model = read_model(Qwen2_5_VLForConditionalGeneration, folder, dtype=dtype, attn_implementation="sdpa")
+    if not torch.cuda.is_available():
+        keep_weights(model)
+    pack_attention(model)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    images = read_image_processor(folder, config.min_pixels, config.max_pixels)
+    processor = Processor(folder, images, model.config, model.model.get_rope_index)
+    return QwenVL(model, processor, config, folder).eval()
+
+
+def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Keep only the inputs of each language-model block that is in training mode, and recompute the rest in backward.
+
+    Without re-entrance a block's parameters get their gradients even where its input needs none, so that the frozen
+    embeddings need no detour through the gradient tape.
+    """
+    with warnings.catch_warnings():
+        # The new name of transformers 5.2x does not exist in the older releases we allow.
+        warnings.simplefilter("ignore", FutureWarning)
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def width_of(folder: Path) -> int:
+    """Width of a checkpoint's language model, by its configuration alone."""
+    return int(Qwen2_5_VLConfig.from_pretrained(folder).get_text_config().hidden_size)
+
+
+QWEN = Kind(check=check_weights, width=width_of, load=load)
