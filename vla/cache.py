@@ -203,6 +203,37 @@ def remove_outdated(place: Path) -> None:
         shutil.rmtree(outdated, ignore_errors=True)  # another process may hold or remove it
 
 
+def built(name: str, write: Callable[[Path], None]) -> Path:
+    """A folder of the cache that follows from its name alone: `write` fills it at the first call.
+
+    Any number of processes may call it at once: each writes beside the folder, the first one to rename wins.
+
+    Raises:
+        ValueError: the cache folder cannot be written.
+    """
+    place = folder() / name
+    if place.is_dir():
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{name}."))
+    except OSError as error:
+        raise ValueError(
+            f"{name} is built once below {place.parent}, which cannot be written ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can"
+        ) from error
+    try:
+        write(beside)
+        beside.chmod(0o755)
+        beside.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return place
+
+
 def forget(*roots: Path, base: Path | None = None) -> None:
     """Remove what is kept of these folders together. ValueError where it stays."""
     place = folder_of(*roots, base=base)

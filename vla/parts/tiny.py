@@ -7,8 +7,6 @@ downloaded, and the folder is loaded with `from_pretrained` like any other check
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -297,32 +295,5 @@ def digest() -> str:
 
 
 def build() -> Path:
-    """The folder of the tiny checkpoint, written at the first call below $XDG_CACHE_HOME (or ~/.cache).
-
-    Any number of processes may call it at once: each writes beside the folder, the first one to rename wins.
-
-    Raises:
-        ValueError: the cache folder cannot be written.
-    """
-    root = cache.folder()
-    folder = root / f"tiny-{digest()}"
-    if folder.is_dir():
-        return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=root, prefix=f"{folder.name}."))
-    except OSError as error:
-        raise ValueError(
-            f"the tiny backbone is built once below {root}, which cannot be written ({error.strerror}); "
-            "set XDG_CACHE_HOME to a folder that can"
-        ) from error
-    try:
-        write(beside)
-        beside.chmod(0o755)
-        beside.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return folder
+    """The folder of the tiny checkpoint, written at the first call. ValueError where the cache cannot be written."""
+    return cache.built(f"tiny-{digest()}", write)
