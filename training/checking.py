@@ -12,10 +12,9 @@ from training.run.sizes import with_suited_sizes
 from vla.contract import DataContract
 from vla.data.dataset import agree_on_readers, open_root
 from vla.data.mixture import check_config
-from vla.parts import tiny
-from vla.parts.backbone import check_checkpoint, folder_of, kind_of, width_of
-from vla.parts.qwen import MODEL_TYPE
-from vla.settings import BackboneConfig, DataConfig
+from vla.parts.backbone import NAMED, check_checkpoint, folder_of, kind_of, resolve, width_of
+from vla.parts.demands import check_demands
+from vla.settings import DataConfig
 
 
 def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
@@ -30,9 +29,9 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     accumulation = config.accumulation(ranks)
     check_places(config)
     lines, contract = data(config.data, config.seed)
-    kind = backbone(config.backbone)
-    if config.init_from is None and (width := width_here(config.backbone.path)) is not None:
-        with_suited_sizes(config, contract, width)
+    kind = backbone(config, contract)
+    if config.init_from is None and is_here(config.backbone.path):
+        with_suited_sizes(config, contract, width_of(config.backbone.path))
     shares = f"{config.micro_batch} x {launching.counted(ranks, 'rank', 's')} x {accumulation} accumulated"
     return [
         f"batch: {config.batch_size} samples = {shares}",
@@ -66,26 +65,24 @@ def data(config: DataConfig, seed: int) -> tuple[list[str], DataContract]:
     return lines, agreed.contract
 
 
-def backbone(config: BackboneConfig) -> str:
+def backbone(config: RunConfig, contract: DataContract) -> str:
     """Which one, and of what kind as far as that is known here.
 
     Raises:
-        ValueError: it is no complete Qwen2.5-VL checkpoint.
+        ValueError: it is no complete checkpoint of a kind that is taken, or cannot do what the run demands.
     """
-    if config.path == "tiny":
-        return "tiny, random weights for tests"
-    if (folder := folder_of(config.path)) is not None:
-        check_checkpoint(folder)
-        return f"{folder}, {MODEL_TYPE}"
-    file = try_to_load_from_cache(config.path, "config.json")
+    path = config.backbone.path
+    if is_here(path):
+        kind = check_checkpoint(resolve(path))
+        kind.reading(resolve(path), config.backbone.pooling)
+        check_demands(config.backbone, config.encoders, contract, config.opened)
+        return f"{path}, {kind.words}" + (f" ({NAMED[path].source.content})" if path in NAMED else "")
+    file = try_to_load_from_cache(path, "config.json")
     if isinstance(file, str):
-        kind_of(Path(file).parent)
-        return f"{config.path} of the local cache, {MODEL_TYPE}"
-    return f"{config.path}, not here yet: of what kind it is shows after the download"
+        return f"{path} of the local cache, {kind_of(Path(file).parent).words}"
+    return f"{path}, not here yet: of what kind it is shows after the download"
 
 
-def width_here(path: str) -> int | None:
-    """Width of a backbone's language model; None where its configuration is not here."""
-    if path == "tiny":
-        return int(tiny.CONFIG["text_config"]["hidden_size"])
-    return None if folder_of(path) is None else width_of(path)
+def is_here(path: str) -> bool:
+    """Whether a backbone's files can be had without a download."""
+    return path in NAMED or folder_of(path) is not None

@@ -33,7 +33,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """What to train on."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The vision-language model."""
+    """The vision-language model, or the sentence encoder."""
     encoders: Annotated[Encoders, tyro.conf.arg(name="")] = field(default_factory=Encoders)
     """The other parts; a policy has those that its data has something for."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
@@ -138,6 +138,11 @@ class RunConfig:
             normalization=self.data.normalization,
         )
 
+    @property
+    def opened(self) -> set[str]:
+        """The groups of the backbone's parameters that some stage trains."""
+        return {group for stage in self.stages.values() for group in stage.lr.by_group()} & {"lora", "backbone"}
+
     def _dropped(self, settings: Settings) -> Settings:
         """Settings of a part, with the run's dropout where they have one."""
         own = vars(settings)
@@ -158,7 +163,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
-    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|gradient_checkpointing))(\.|$)"
+    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 ANY_STAGE = re.compile(r"^stages\.[^.]+\.")

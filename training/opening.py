@@ -34,6 +34,7 @@ from vla.data.episode import mark_of
 from vla.motion.body import PLACES_M
 from vla.normalize import ANSWERS, INPUTS, Normalizer
 from vla.parts.backbone import base_of, fingerprint, width_of
+from vla.parts.demands import check_demands
 from vla.policy import normalized
 from vla.policy_folder import HeldOut
 from vla.provenance import Origin, Versions
@@ -131,8 +132,11 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     rows, initial = schedule(config, data), None
     backbone: str = distributed.share(
         accelerator,
-        fingerprint(config.backbone.path, verify=config.data.verify) if accelerator.is_main_process else None,
+        fingerprint(config.backbone.path, config.backbone.pooling, verify=config.data.verify)
+        if accelerator.is_main_process
+        else None,
     )
+    check_demands(config.backbone, config.encoders, data.contract, config.opened)
     origin = None
     if resumed is None and (place := folder.began_from) is not None:
         origin = read_origin(place, config.backbone.path, accelerator)

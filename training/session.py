@@ -152,6 +152,7 @@ class Session:
         self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
+        num_frozen += policy.backbone.num_apart
         self.accelerator.print(*self.run.data.table(), stages.table(row.name, groups, num_frozen), sep="\n")
         self.folder.open(self.step, groups, self._kept_weights, self.run.data, self.run.schedule())
         policy.to(self.accelerator.device)

@@ -13,6 +13,7 @@ from vla import commandline, printing, provenance
 from vla.commands.ablate import Ablate, ablate
 from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
+from vla.commands.embed import Embed, embed
 from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "merge": (Merge, merge),
     "doctor": (Doctor, doctor),
     "info": (Info, info),
+    "embed": (Embed, embed),
     "import": (Import, convert),
     "needle": (NeedleDemos, record),
     "report": (Report, report),

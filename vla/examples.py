@@ -18,6 +18,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "doctor": ("vla doctor /data/pick", "vla doctor /data/pick /data/place --data.horizon 30 --json"),
     "info": ("vla info runs/pick/stage2", "vla info runs/pick/stage2/policy --json"),
+    "embed": (
+        "vla embed /data/walks --backbone.path /models/bge-large",
+        "vla embed /data/walks /data/kicks --backbone.path hash --out texts.safetensors",
+    ),
     "import": (
         "vla import insertion /data/recordings /data/recordings_v30",
         "vla import lerobot /data/v21 /data/v30 --data.action-key actions",

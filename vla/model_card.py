@@ -14,6 +14,8 @@ from vla.settings import DiffusionConfig
 def card(policy: Policy, learned: Mapping[str, Tensor], origin: Origin | None, *, merged: bool = False) -> str:
     """The model card, with the front matter that model hubs read; a `merged` policy has its backbone within."""
     config, contract = policy.config, policy.contract
+    reads_alone = policy.backbone.size is None
+    kind = "language-action" if reads_alone and not contract.cameras else "vision-language-action"
     base = origin.base if origin is not None else None if merged else source(config.backbone.path, None)
     return f"""\
 ---
@@ -22,12 +24,12 @@ pipeline_tag: robotics
 {front_matter(base, () if origin is None else origin.data)}
 tags:
 - robotics
-- vision-language-action
+- {kind}
 - diffusion
-- qwen2_5_vl
+- {"sentence-encoder" if reads_alone else "qwen2_5_vl"}
 ---
 
-# A vision-language-action policy
+# A {kind} policy
 
 Looks at {", ".join(inputs(contract))}, and gives the next {contract.horizon} actions.
 

@@ -19,6 +19,7 @@ from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import PARTS, fitting, lora, row_of
 from vla.parts.backbone import load_backbone
+from vla.parts.demands import check_demands
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
 from vla.parts.kind import Backbone
 from vla.parts.qwen import qwen_of
@@ -310,11 +311,13 @@ def assemble(
     `dtype` is that of the frozen backbone and of the arithmetic.
 
     Raises:
-        ValueError: the backbone cannot be loaded, or the adapter does not fit it.
+        ValueError: the backbone cannot be loaded or does not do for the data, or the adapter does not fit it.
+        CorruptData: the file of the backbone's embeddings is damaged.
     """
     for kind, width in normalized(contract).items():
         actual = normalizers[kind].offset.shape[0]
         assert actual == width, f"the normaliser of {kind} is {actual} wide, the contract says {width}"
+    check_demands(config.backbone, config.encoders, contract, () if config.lora is None else ("lora",))
     backbone = load_backbone(config.backbone, dtype)
     encoders, expert = suited(config.encoders, config.expert, contract, backbone.width)
     config = replace(config, encoders=encoders, expert=expert)

@@ -46,7 +46,6 @@ READERS = {1: "a3da51d", 2: "31ac386", 3: "afa2e5a"}
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"
 """The backbone path of a merged policy: it lies in the policy folder itself."""
-PROMPT = "one user message: the cameras' images in order, then the instruction; the backbone's chat template"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class Description:
     schema: int
     backbone: BackboneName
     contract: DataContract
-    prompt: str = PROMPT
+    prompt: str
     units: str = "the data's own; normalizer.safetensors makes them unitless"
     held_out: HeldOut
     policy: PolicyConfig
@@ -125,13 +124,15 @@ def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> 
 def write_description(
     policy: Policy, folder: Path, learned: Mapping[str, Tensor], held_out: HeldOut, origin: Origin | None
 ) -> None:
-    """config.json and the model card."""
+    """config.json and the model card; a file of embeddings is not named, whoever loads the policy does without it."""
+    backbone = dataclasses.replace(policy.config.backbone, embeddings=None)
     description = Description(
         schema=SCHEMA,
-        backbone=BackboneName(id=policy.config.backbone.path, fingerprint=fingerprint(str(policy.backbone.folder))),
+        backbone=BackboneName(id=backbone.path, fingerprint=fingerprint(str(policy.backbone.folder), backbone.pooling)),
         contract=policy.contract,
+        prompt=policy.backbone.prompt,
         held_out=held_out,
-        policy=policy.config,
+        policy=dataclasses.replace(policy.config, backbone=backbone),
         files={str(file.relative_to(folder)): digest(file) for file in parts_in(folder)},
         origin=origin,
     )
@@ -154,13 +155,13 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     contract, trained_on = description.contract, description.backbone
     path = backbone_path or trained_on.id
     path = str(folder / path) if path == MERGED and (folder / path).is_dir() else path
-    if (found := fingerprint(path)) != trained_on.fingerprint:
+    config = description.policy
+    if (found := fingerprint(path, config.backbone.pooling)) != trained_on.fingerprint:
         raise ValueError(
             f"policy {folder} was trained on backbone {trained_on.id!r} "
             f"({trained_on.fingerprint[:12]}), but {path!r} is another one ({found[:12]}); "
             "give the folder of the same backbone"
         )
-    config = description.policy
     config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, path=path))
     normalizers = {kind: Normalizer(width) for kind, width in normalized(contract).items()}
     policy = assemble(config, contract, normalizers, dtype, seed=0)

@@ -11,7 +11,7 @@ class PolicyConfig:
     """Everything that decides what a policy computes, but its weights and the data it is made for."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The vision-language model."""
+    """The vision-language model, or the sentence encoder."""
     encoders: Encoders = field(default_factory=Encoders)
     """The other parts; a policy has those that its data has something for."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)

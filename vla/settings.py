@@ -14,6 +14,7 @@ PredictionName = Literal["noise", "data", "velocity"]
 Sampler = Literal["ddim", "ddpm", "euler", "dpm++"]
 ObjectiveName = Literal["denoise", "min-snr"]
 Pairing = Literal["auto", "time", "number"]
+PoolingName = Literal["auto", "mean", "cls"]
 Size = int | Literal["auto"]
 """Of a part; auto: what suits the backbone and the data."""
 CAMERA_STRIDE = 8
@@ -93,10 +94,11 @@ def renamed(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Which Qwen2.5-VL, and what it is shown and gives back."""
+    """Which Qwen2.5-VL or sentence encoder, and what it is shown and gives back."""
 
     path: str = "tiny"
-    """Folder of a Qwen2.5-VL checkpoint, its id on the Hugging Face hub, or `tiny` for a small random one."""
+    """Folder or hub id of a Qwen2.5-VL, or of a sentence encoder; or `tiny` (a small random Qwen2.5-VL), `hash`
+    (hashed words)."""
     min_pixels: int = 3136
     """Smallest area of a frame in pixels; smaller ones are enlarged."""
     max_pixels: int = 50176
@@ -105,6 +107,10 @@ class BackboneConfig:
     """Context for the expert: every token, or the mean over the tokens that may be looked at."""
     gradient_checkpointing: bool = False
     """Compute the language model twice instead of keeping its activations; for training LoRA in little memory."""
+    pooling: PoolingName = "auto"
+    """What a sentence encoder makes of its tokens: their mean, or the first; auto: as its own files say."""
+    embeddings: str | None = None
+    """File of `vla embed`: texts that a sentence encoder need not read again."""
 
 
 @dataclass(frozen=True, kw_only=True)

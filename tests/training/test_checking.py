@@ -24,7 +24,7 @@ def test_what_can_be_trained_is_described(needle: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().out.splitlines() == [
         "batch: 4 samples = 2 x 1 rank x 2 accumulated",
         f"data: {needle}, lerobot v3.0, 12 episodes",
-        "backbone: tiny, random weights for tests",
+        "backbone: tiny, a Qwen2.5-VL (random weights, built by Touchstone)",
         "not checked: the numbers and videos of the data, and the weights; a start reads them",
     ]
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_the_kind_of_a_backbone_is_told_by_its_folder_or_the_cache(
     (snapshot.parents[1] / "refs" / "main").write_text("1")
     shutil.copy(resolve("tiny") / "config.json", snapshot)
     look(needle, tmp_path / "run", **{"backbone.path": "someone/model"})
-    assert "someone/model of the local cache, qwen2_5_vl" in capsys.readouterr().out
+    assert "someone/model of the local cache, a Qwen2.5-VL" in capsys.readouterr().out
     (snapshot / "config.json").write_text(json.dumps({"model_type": "llama"}))
     for path in ("someone/model", str(snapshot)):
         with pytest.raises(ValueError, match="is of type 'llama'"):

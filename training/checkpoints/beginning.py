@@ -18,9 +18,8 @@ from vla.documents import to_json
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.parts import row_of
-from vla.parts.backbone import fingerprint
 from vla.policy import normalized
-from vla.policy_folder import load_policy
+from vla.policy_folder import load_policy, read_description
 from vla.run_folder import Buffers
 from vla.settings import DataConfig, DiffusionConfig
 
@@ -54,7 +53,7 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginnin
             contract=policy.contract,
             normalization=policy.config.normalization,
             normalizers={kind: policy.normalizer_of(kind) for kind in normalized(policy.contract)},
-            fingerprint=fingerprint(backbone),
+            fingerprint=read_description(path).backbone.fingerprint,
             settings=flatten(to_json(policy.config)),
         )
     found = checkpoint.find(place, accelerator)
@@ -95,7 +94,10 @@ def check_origin(origin: Beginning, place: str, data: DataConfig, contract: Data
             "the same, or train without --init-from"
         )
     if origin.fingerprint != fingerprint:
-        raise ValueError(f"{place} was trained on another backbone than --backbone.path; give the one it names")
+        raise ValueError(
+            f"{place} was trained on another backbone than --backbone.path, or on one that pools otherwise; "
+            "give the one it names"
+        )
 
 
 def check_unconditional(origin: Beginning, diffusion: DiffusionConfig) -> None:

@@ -106,7 +106,7 @@ class Bench:
         command = self.command
         samples = open_recordings(command.data, contract, self.split)
         chosen = open_loop.spread(len(samples), command.samples)
-        policy = open_policy(command.policy, command.backbone, self.device, command.sampling)
+        policy = open_policy(command.policy, command.backbone, self.device, command.sampling, command.embeddings)
         with progress(len(chosen), "samples") as bar:
             answers = ablation.answer(
                 policy,
@@ -154,7 +154,7 @@ class Bench:
         samples = open_recordings(command.data, contract, self.split, remark=False)
         index_of = {samples.locate(index): index for index in range(len(samples))}
         chosen = [index_of[place] for place in zip(plain.episodes, plain.frames, strict=True)]
-        policy = open_policy(folder, command.backbone, self.device, command.sampling)
+        policy = open_policy(folder, command.backbone, self.device, command.sampling, command.embeddings)
         with progress(len(chosen), "samples") as bar:
             without = open_loop.predict(
                 policy,

@@ -64,7 +64,7 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
     out, seed = command.results, split.seed if command.seed is None else command.seed
     samples = open_recordings(command.data, contract, split)
     phases = open_phases(command.data, contract, command.phase, command.phase_names)
-    policy = open_policy(command.policy, command.backbone, device, command.sampling)
+    policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings)
     looked_at = samples.resized(policy.sizes)
     chosen = open_loop.spread(len(samples), command.samples)
     shown = open_loop.episode_indices(samples)

@@ -61,6 +61,8 @@ class Measuring:
     """Where to compute; auto: on a GPU when there is one."""
     backbone: str | None = None
     """Where the policy's backbone lies here; None: where it lay in training."""
+    embeddings: str | None = None
+    """File of `vla embed`: instructions that a policy's sentence encoder need not read again."""
     out: Path | None = None
     """Folder for the results and pictures; None: beside the policy, POLICY-evaluation."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -175,6 +177,7 @@ def choose_arena(
         policy=policy.resolve(),
         backbone=command.backbone,
         sampling=command.sampling,
+        embeddings=command.embeddings,
         device=device,
         environment=command.env,
         settings=command.env_settings,

@@ -95,14 +95,21 @@ def describe(folder: Path, sampling: Sampling) -> "tuple[DataContract, HeldOut]"
     return description.contract, description.held_out
 
 
-def open_policy(folder: Path, backbone: str | None, device: str, sampling: Sampling) -> "Policy":
-    """The policy in the arithmetic of a device. ValueError where it cannot sample like that."""
+def open_policy(
+    folder: Path, backbone: str | None, device: str, sampling: Sampling, embeddings: str | None = None
+) -> "Policy":
+    """The policy in the arithmetic of a device; `embeddings` is a file of `vla embed`.
+
+    ValueError where it cannot sample like that.
+    """
     import torch
 
+    from vla.parts.backbone import remember_texts
     from vla.policy_folder import load_policy
 
     policy = load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32)
     policy.sample_by(sampling)
+    remember_texts(policy.backbone, embeddings)
     return policy
 
 

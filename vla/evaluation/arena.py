@@ -17,6 +17,7 @@ from vla.evaluation.alteration import Alteration
 from vla.evaluation.closed_loop import Rollout, RolloutConfig, roll_out
 from vla.evaluation.environments import open_environment
 from vla.evaluation.recording import Recorder
+from vla.parts.backbone import remember_texts
 from vla.policy import Policy
 from vla.policy_folder import load_policy
 from vla.policy_settings import Sampling
@@ -46,6 +47,8 @@ class Arena:
     """Where recordings go."""
     threads: int
     """Of the arithmetic of a process."""
+    embeddings: str | None = None
+    """File of instructions that the policy's sentence encoder need not read again."""
     alteration: Alteration | None = None
     """What the policy is deprived of."""
 
@@ -57,6 +60,7 @@ def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
     dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
     policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
     policy.sample_by(arena.sampling)
+    remember_texts(policy.backbone, arena.embeddings)
     count = min(arena.config.group, arena.config.episodes)
     environments = []
     for _ in range(count):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vla.batch import Observation
 from vla.frames import Size
-from vla.settings import BackboneConfig
+from vla.settings import BackboneConfig, PoolingName
 
 
 class Backbone(nn.Module, ABC):
@@ -23,6 +23,11 @@ class Backbone(nn.Module, ABC):
         self.folder = folder
         self.width = width
         """Of its tokens."""
+
+    prompt: str
+    """What it is given to read, in words."""
+    num_apart: int = 0
+    """Parameters beside those of its module: nothing trains, shards or stores them."""
 
     @property
     @abstractmethod
@@ -50,9 +55,17 @@ class Backbone(nn.Module, ABC):
 class Kind:
     """A kind of backbone."""
 
+    words: str
+    """What one is, for a sentence."""
+    sees: bool
+    """Whether it looks at frames and has a language model that can be trained."""
+    settings: frozenset[str]
+    """Of BackboneConfig, those that it obeys beside the path."""
     check: Callable[[Path], None]
     """Refuse a folder of this kind that is not complete (ValueError)."""
     width: Callable[[Path], int]
     """Of its tokens, by the folder's configuration alone."""
+    reading: Callable[[Path, PoolingName], str] = lambda *_: ""
+    """What decides its tokens beside the folder's files and weights, in words (ValueError where that is open)."""
     load: Callable[[BackboneConfig, Path, torch.dtype], Backbone]
     """The backbone of a complete folder, frozen and in eval mode, with weights of this type."""

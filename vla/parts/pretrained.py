@@ -28,6 +28,7 @@ TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",
+    "vocab.txt",
 )
 """Files that decide what a model computes, beside the weights."""
 ELSEWHERE = {"transformers_weights", "quantization_config"}
@@ -43,7 +44,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: there is none, or it sends elsewhere for the weights.
     """
     if not (folder / "config.json").is_file():
-        raise ValueError(f"backbone {folder} has no config.json; give the folder of a Qwen2.5-VL checkpoint")
+        raise ValueError(
+            f"backbone {folder} has no config.json; give the folder of a Qwen2.5-VL checkpoint or of a sentence encoder"
+        )
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if elsewhere := sorted(ELSEWHERE & config.keys()):
         raise ValueError(
@@ -89,8 +92,10 @@ def weight_files(folder: Path) -> list[Path]:
     return visible(folder.glob("*.safetensors"))
 
 
-def read_model(architecture: Any, folder: Path, **settings: Any) -> Any:
+def read_model(architecture: Any, folder: Path, unused: str | None = None, **settings: Any) -> Any:
     """The model of a complete folder, frozen and in eval mode; `settings` are those of its `from_pretrained`.
+
+    Weights may lack the child called `unused`, which is not asked for anything.
 
     Raises:
         ValueError: the weights do not fit the config.json.
@@ -110,7 +115,8 @@ def read_model(architecture: Any, folder: Path, **settings: Any) -> Any:
             f"the weights of backbone {folder} do not fit its config.json: {name} is {tuple(stored)} instead of "
             f"{tuple(expected)}; take both from one checkpoint"
         )
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(name for name in report["missing_keys"] if name.partition(".")[0] != unused)
+    if missing:
         raise ValueError(
             f"the weights of backbone {folder} lack {len(missing)} tensors, among them {missing[0]}; "
             "use the weights that belong to its config.json"
@@ -139,8 +145,8 @@ def without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def fingerprint_of(folder: Path, *, verify: bool = False) -> str:
-    """SHA-256 of everything in a complete folder that decides what a model computes.
+def fingerprint_of(folder: Path, how: str = "", *, verify: bool = False) -> str:
+    """SHA-256 of everything in a complete folder that decides what a model computes, and of `how` it is asked.
 
     Depends on names and contents alone, not on where the files lie. They are read once, by all cores, and again when
     they have changed since, or to `verify` them.
@@ -151,7 +157,7 @@ def fingerprint_of(folder: Path, *, verify: bool = False) -> str:
     if known is None:
         known = digest_of([(file, file.stat().st_size) for file in files])
         entry.keep(known)
-    return str(known)
+    return hashlib.sha256(f"{known} {how}".encode()).hexdigest() if how else str(known)
 
 
 def digest_of(files: Sequence[tuple[Path, int]]) -> str:

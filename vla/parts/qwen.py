@@ -29,6 +29,7 @@ class QwenVL(Backbone):
     """Qwen2.5-VL's language-model states over cameras and instruction."""
 
     model: Qwen2_5_VLForConditionalGeneration | PeftModel
+    prompt = "one user message: the cameras' images in order, then the instruction; the backbone's chat template"
 
     def __init__(
         self, model: Qwen2_5_VLForConditionalGeneration, processor: Processor, config: BackboneConfig, folder: Path
@@ -132,4 +133,11 @@ def width_of(folder: Path) -> int:
     return int(Qwen2_5_VLConfig.from_pretrained(folder).get_text_config().hidden_size)
 
 
-QWEN = Kind(check=check_weights, width=width_of, load=load)
+QWEN = Kind(
+    words="a Qwen2.5-VL",
+    sees=True,
+    settings=frozenset({"min_pixels", "max_pixels", "output", "gradient_checkpointing"}),
+    check=check_weights,
+    width=width_of,
+    load=load,
+)
