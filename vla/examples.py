@@ -19,7 +19,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     "doctor": ("vla doctor /data/pick", "vla doctor /data/pick /data/place --data.horizon 30 --json"),
     "info": ("vla info runs/pick/stage2", "vla info runs/pick/stage2/policy --json"),
     "embed": (
-        "vla embed /data/walks --backbone.path /models/bge-large",
+        "vla embed /data/walks --backbone.path minilm",
         "vla embed /data/walks /data/kicks --backbone.path hash --out texts.safetensors",
     ),
     "import": (

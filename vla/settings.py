@@ -97,8 +97,8 @@ class BackboneConfig:
     """Which Qwen2.5-VL or sentence encoder, and what it is shown and gives back."""
 
     path: str = "tiny"
-    """Folder or hub id of a Qwen2.5-VL, or of a sentence encoder; or `tiny` (a small random Qwen2.5-VL), `hash`
-    (hashed words)."""
+    """Folder or hub id of a Qwen2.5-VL, or of a sentence encoder; or `tiny` (a small random Qwen2.5-VL), `minilm`
+    (all-MiniLM-L6-v2), `hash` (hashed words)."""
     min_pixels: int = 3136
     """Smallest area of a frame in pixels; smaller ones are enlarged."""
     max_pixels: int = 50176

@@ -21,7 +21,7 @@ class Encoder:
     """The sentence encoder."""
 
     path: str
-    """`hash`, or the folder or hub id of another one."""
+    """`hash`, `minilm`, or the folder or hub id of another one."""
     pooling: PoolingName = "auto"
     """What it makes of its tokens: their mean, or the first; auto: as its own files say."""
 
@@ -45,7 +45,7 @@ class Embed:
 def embed(command: Embed) -> None:
     """`vla embed`."""
     if not command.roots:
-        raise UsageError("give at least one dataset folder: vla embed DATA --backbone.path hash")
+        raise UsageError("give at least one dataset folder: vla embed DATA --backbone.path minilm")
     if command.out.exists():
         raise ValueError(f"{command.out} exists; give another file with --out, or remove it")
 
@@ -56,7 +56,7 @@ def embed(command: Embed) -> None:
 
     config = BackboneConfig(path=command.backbone.path, pooling=command.backbone.pooling)
     if (kind := kind_of(resolve(config.path))).sees:
-        raise ValueError(f"{config.path} is {kind.words}; give a sentence encoder: hash, or a folder or hub id")
+        raise ValueError(f"{config.path} is {kind.words}; give a sentence encoder: hash, minilm, or a folder or hub id")
     texts = texts_of(command.roots, command.data)
     encoder = load_backbone(config, torch.float32)
     assert isinstance(encoder, TextBackbone), "a backbone that does not see reads"

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from vla.parts import hashed, text, tiny
+from vla.parts import hashed, minilm, text, tiny
 from vla.parts.embeddings import read_embeddings
 from vla.parts.kind import Backbone, Kind
 from vla.parts.pretrained import TEXT_FILES, fingerprint_of, read_config
@@ -48,6 +48,7 @@ def made_here(name: str, content: str) -> Source:
 NAMED: Mapping[str, Named] = {
     "tiny": Named(find=tiny.build, source=made_here("tiny", "random weights")),
     "hash": Named(find=hashed.build, source=made_here("hash", "hashed words, no weights")),
+    "minilm": Named(find=minilm.find, source=minilm.SOURCE),
 }
 
 

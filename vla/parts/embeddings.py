@@ -25,7 +25,7 @@ class EncoderName:
     """What tells one sentence encoder from another."""
 
     id: str
-    """`hash`, its id on a hub, or its folder's last name."""
+    """`hash`, `minilm`, its id on a hub, or its folder's last name."""
     fingerprint: str
     """Of its files and its pooling: it alone decides whether two are the same."""
     pooling: str

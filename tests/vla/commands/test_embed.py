@@ -69,7 +69,7 @@ def test_what_cannot_be_done_is_one_sentence(
     tasks = unwritten / "meta" / "tasks.jsonl"
     tasks.write_text(tasks.read_text().replace(TASKS[0], ""))
     for words, code, said in (
-        ([str(walks), "--backbone.path", "tiny"], 78, "tiny is a Qwen2.5-VL; give a sentence encoder: hash"),
+        ([str(walks), "--backbone.path", "tiny"], 78, "tiny is a Qwen2.5-VL; give a sentence encoder: hash, minilm"),
         ([str(walks), "--backbone.path", "hush"], 78, "did you mean hash"),
         ([str(walks), "--backbone.path", "hash", "--out", "there.safetensors"], 78, "there.safetensors exists"),
         ([str(walks), "--backbone.path", "hash", "--backbone.pooling", "mean"], 78, "would have no effect"),
