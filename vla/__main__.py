@@ -15,6 +15,7 @@ from vla.commands.convert import Import, convert
 from vla.commands.doctor import Doctor, doctor
 from vla.commands.embed import Embed, embed
 from vla.commands.evaluate import Evaluate, evaluate
+from vla.commands.export import Export, export
 from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
@@ -39,6 +40,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "info": (Info, info),
     "embed": (Embed, embed),
     "import": (Import, convert),
+    "export": (Export, export),
     "needle": (NeedleDemos, record),
     "report": (Report, report),
     "sample": (Sample, sample),

@@ -26,6 +26,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla import insertion /data/recordings /data/recordings_v30",
         "vla import lerobot /data/v21 /data/v30 --data.action-key actions",
     ),
+    "export": (
+        "vla export /data/walks /data/walks_bvh",
+        "vla export walk.amc /data/walk --format npz --data.motion.source-rate-hz 120",
+    ),
     "needle": (
         "vla needle demos --out /data/needle",
         "vla needle demos --episodes 100 --error-mm 1 --out /data/easy",

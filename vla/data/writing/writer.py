@@ -15,8 +15,6 @@ frames.
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from jaxtyping import Float64, Int64
 
 from vla.data.cameras import first_picture
 from vla.data.episode import Reader
+from vla.data.writing.beside import written_beside
 from vla.data.writing.carried import carried_rows, copy_tables, whole_rows
 from vla.data.writing.features import describe_features, table_features, text_table
 from vla.data.writing.pieces import (
@@ -64,21 +63,9 @@ def write_lerobot(
     `remark` once what the regular clock changes.
     ValueError where the destination exists or an episode cannot be written.
     """
-    if destination.exists() or destination.is_symlink():
-        raise ValueError(f"{destination} exists; give a folder that does not, or move it away")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
-    except OSError as error:
-        raise ValueError(f"cannot write to {destination.parent} ({error.strerror}); give another folder") from error
-    try:
-        beside.chmod(0o755)
-        with contextlib.closing(_Writer(reader, beside, progress)) as writer:
-            totals = writer.write()
-            remarks = remarks_on(reader.episodes, writer.pieces, reader.layout.fps, writer.fps)
-        beside.rename(destination)  # fails where somebody else has made it meanwhile
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)  # it is gone where it has become the destination
+    with written_beside(destination) as beside, contextlib.closing(_Writer(reader, beside, progress)) as writer:
+        totals = writer.write()
+        remarks = remarks_on(reader.episodes, writer.pieces, reader.layout.fps, writer.fps)
     if remark is not None:
         for sentence in remarks:
             remark(sentence)
