@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from vla.commandline import progress
 from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
+from vla.commands.motions import against_clips
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 from vla.errors import UsageError
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
     from vla.evaluation.closed_loop import ClosedLoop
+    from vla.evaluation.motion.table import Table
     from vla.evaluation.open_loop import Report
     from vla.policy_folder import HeldOut
 
@@ -30,6 +32,10 @@ class Evaluate(Measuring):
     """Steps within which an episode must succeed to count; an episode ends after the largest."""
     group: int = 10
     """Episodes in lockstep in a process, >= 1; like the seed, it decides the numbers to the last digit."""
+    training: tuple[str, ...] = ()
+    """Of a policy of human motion: the clips it was trained on. Its motions are then judged beside these and others."""
+    motions: int = 100
+    """Motions of each action that are judged, >= 1."""
     record: int = 4
     """Episodes of which a video and the traces are kept."""
 
@@ -39,9 +45,13 @@ def evaluate(command: Evaluate) -> None:
     check_settings(command)
     device = choose_device(command.device)
     contract, split = describe(command.policy, command.sampling)
+    if command.training and contract.body is None:
+        raise ValueError("--training is of policies of human motion, which this is not: leave it out")
     check_results(command)
-    results: dict[str, Report | ClosedLoop] = {}
-    if command.data.roots:
+    results: dict[str, Report | ClosedLoop | Table] = {}
+    if command.training:
+        results["motions"] = against_clips(command, command.training, command.motions, contract, device)
+    elif command.data.roots:
         results["open_loop"] = against_recordings(command, contract, split, device)
     if command.env is not None:
         seed = split.seed if command.seed is None else command.seed
@@ -156,12 +166,19 @@ def check_settings(command: Evaluate) -> None:
         ValueError: a number is too small, or a setting would have no effect.
         UsageError: there is nothing to measure on.
     """
+    if command.training and (not command.data.roots or command.env is not None):
+        raise UsageError(
+            "--training compares motions with clips: give held-out ones with --data.roots DIR, and no --env"
+        )
+    if command.motions != Evaluate.motions and not command.training:
+        raise ValueError("--motions has no effect without --training, the clips that a policy of motion was trained on")
     if not command.data.roots and command.env is None:
         raise UsageError("give recordings with --data.roots DIR, an environment with --env needle, or both")
     check_numbers(
         command,
         {
             "--group": (command.group, 1),
+            "--motions": (command.motions, 1),
             "--record": (command.record, 0),
             "--within": (min(command.within, default=0), 1),
         },

@@ -79,6 +79,8 @@ class Episode:
     """Whether a camera has a picture at each frame, at one at least; a camera that always has is absent."""
     columns: Mapping[str, Float[np.ndarray, "N _"]] = field(default_factory=dict)
     """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of the whole episode, as JSON: action, subject, ..."""
     carried: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
     """Columns that nobody looks at, a row a frame, as they are stored; for a copy alone."""
 

@@ -182,6 +182,7 @@ def episode_of(root: Path, index: int, kept: "Kept[Converted]", rate_hz: float) 
         actions=Stream(timestamps=times[measured], values=values),
         state=Stream(timestamps=np.zeros(1), values=np.array([clip.offsets], np.float32)) if clip.offsets else None,
         cameras={},
+        facts=clip.facts,
     )
 
 

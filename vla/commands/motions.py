@@ -1,0 +1,59 @@
+"""What `vla evaluate` does with a policy of human motion."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vla.commands.measuring import Measuring
+from vla.commands.recordings import open_policy
+
+if TYPE_CHECKING:
+    from vla.contract import DataContract
+    from vla.data.episode import Reader
+    from vla.evaluation.motion.table import Table
+
+DRAWN = 4
+"""Motions of each action in its picture."""
+
+
+def against_clips(
+    command: Measuring, training: Sequence[str], motions: int, contract: "DataContract", device: str
+) -> "Table":
+    """Motions of each action beside real ones: motions.json, and a picture an action."""
+    from vla.evaluation.motion.policies import Asked, captions, judge_policy
+    from vla.motion.drawing import strip
+
+    known = [open_clips(root, contract) for root in training]
+    held_out = [open_clips(root, contract) for root in command.data.roots]
+    policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings).to(device)
+    policy.set_mode(training=False)
+    asked = Asked(texts=captions(known), n=motions, seed=command.seed or 0, steps=command.steps)
+    found = judge_policy(policy, known, held_out, asked)
+    out = command.results
+    out.mkdir(parents=True, exist_ok=True)
+    content = {"policy": str(command.policy), "seed": asked.seed, "texts": dict(asked.texts), "motions": motions}
+    (out / "motions.json").write_text(json.dumps(content | found.table.to_json(), indent=2) + "\n", encoding="utf-8")
+    for action, made in found.made.items():
+        name = "".join(letter if letter.isalnum() else "_" for letter in action)
+        strip([motion.figure() for motion in made[:DRAWN]]).save(out / f"{name}.png")
+    return found.table
+
+
+def open_clips(root: str, contract: "DataContract") -> "Reader":
+    """The clips of a folder as the body of a policy. ValueError where they cannot be."""
+    from vla.data.formats import open_folder
+    from vla.data.selection import Selection
+    from vla.motion.joints import BODY
+    from vla.motion_settings import MotionConfig
+
+    body = contract.body
+    assert body is not None, "asked of a policy of motion"
+    places = tuple(joint for joint, row in BODY.items() if not row.aims)
+    joints = () if body.joints in (tuple(BODY), places) else ("all",)
+    kind = "rotations" if body.kind == "rotations" else "positions" if body.kind == "positions" else "auto"
+    asked = MotionConfig(rate_hz=contract.fps, representation=kind, joints=joints)
+    reader = open_folder(Path(root), Selection(motion=asked))
+    if reader.layout.body != body:
+        raise ValueError(f"{root} holds clips of another body than the policy's: give clips of its joints")
+    return reader
