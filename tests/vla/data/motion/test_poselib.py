@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from tests.vla.data.motion.clips import body_of_sticks, by_name, placed, poses, read, some_motion
+from tests.vla.data.motion.clips import body_of_sticks, by_name, placed, poses, read, some_motion, tree
 from vla.data.formats.motion.arrays_only import read_objects
 from vla.data.formats.motion.files import kind_of
 from vla.errors import CorruptData, ForeignLayout
@@ -100,6 +100,22 @@ def test_a_real_motion_is_that_of_its_npz(shared: Path, tmp_path: Path, name: st
     np.testing.assert_array_equal(first.body.turns, second.body.turns)
     np.testing.assert_array_equal(first.body.root, second.body.root)
     assert (first.rate_hz, first.remarks) == (second.rate_hz, ("z is up, as the skeleton at rest says",))
+
+
+def test_a_body_of_z_up_stands_along_y_moving_and_at_rest(shared: Path) -> None:
+    """Where scipy puts its joints, turned by a quarter about x; and a file of it without a word on axes stands, too."""
+    npz = shared / "data/amp_cmu_motions/amp_humanoid_walk.npz"
+    values = np.load(npz, allow_pickle=False)
+    names, parents = values["node_names"].tolist(), values["parent_indices"].tolist()
+    offsets = values["local_translation"] * (np.array(parents) >= 0)[:, None]
+    turns = {name: Rotation.from_quat(values["rotation_xyzw"][:, joint]) for joint, name in enumerate(names)}
+    quarter = Rotation.from_euler("x", -90, degrees=True)
+    body = poses(npz)
+    for name, places in placed(tree(names, parents, offsets), values["root_translation"], turns).items():
+        np.testing.assert_allclose(by_name(body)[name], quarter.apply(places), atol=1e-6)
+    at_rest = dict(zip(body.skeleton.names, body.skeleton.rest, strict=True))
+    assert at_rest["head"][1] > 0.4
+    assert at_rest["left_foot"][1] < -0.8
 
 
 def test_turns_against_the_world_are_made_such_against_parents(body: Poses, tmp_path: Path) -> None:

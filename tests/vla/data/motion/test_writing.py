@@ -28,11 +28,11 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def check_bvh(clip: Clip, folder: Path) -> None:
+def check_bvh(clip: Clip, folder: Path, asked: dict[str, Any]) -> None:
     assert isinstance(clip.body, Poses)
     path = folder / "clip.bvh"
     write_bvh(path, clip.body, clip.rate_hz)
-    back = read(path, unit="cm", up="y")
+    back = read(path, unit="cm", **asked)
     assert isinstance(back.body, Poses)
     assert back.rate_hz == pytest.approx(clip.rate_hz, rel=1e-9)
     assert np.radians(angle_deg(clip.body, back.body)) <= 1e-5
@@ -56,7 +56,7 @@ def check_npz(clip: Clip, folder: Path) -> None:
 def test_a_real_clip_comes_back(shared: Path, tmp_path: Path, folder: str) -> None:
     ending, asked = FOLDERS[folder]
     clip = read(files_of(shared, folder, ending)[-1], **asked)
-    check_bvh(clip, tmp_path)
+    check_bvh(clip, tmp_path, asked)
     check_npz(clip, tmp_path)
 
 
@@ -66,7 +66,7 @@ def test_every_real_clip_comes_back(shared: Path, tmp_path: Path, folder: str) -
     ending, asked = FOLDERS[folder]
     for file in files_of(shared, folder, ending):
         clip = read(file, **asked)
-        check_bvh(clip, tmp_path)
+        check_bvh(clip, tmp_path, asked)
         check_npz(clip, tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_a_folder_becomes_a_folder_of_bvh(mixed: Path, tmp_path: Path, capsys: p
     assert main(["export", str(mixed), str(out), *SAID]) == 0
     told = capsys.readouterr()
     assert told.out == f"3 clips in {out}\n"
-    assert f"{mixed}: lengths are in cm, which BVH does not say (--data.motion.unit cm) (3 clips)\n" in told.err
+    assert f"{mixed}: BVH says no units and axes: it takes --data.motion.unit cm --data.motion.up y" in told.err
     assert "lengths are inches times 0.45, as CMU's are (1 clips)" in told.err
     assert "frames that were not measured repeat the nearest one (1 clips)" in told.err
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())

@@ -1,15 +1,14 @@
 """Clips with another axis up, or in other units, as this package has them: y up, m, rad."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 
 from vla.motion.bodies import facing_of
 from vla.motion.clip import Poses
 from vla.motion.joints import parse_joints
-from vla.motion.rotations import matrices, quaternions
 from vla.motion_settings import Axis, MotionConfig
 
 TO_Y: dict[Axis, Float64[np.ndarray, "3 3"]] = {
@@ -22,7 +21,7 @@ METRES = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.30
 
 
 def upright(poses: Poses, asked: MotionConfig) -> tuple[Poses, str]:
-    """Poses with y up, and a remark where the axis was told by the skeleton: at rest, the chest is above the pelvis.
+    """Poses with y up, also at rest, and a remark where the skeleton told the axis: its chest is above its pelvis.
 
     ValueError where neither the skeleton nor the user says which axis is up.
     """
@@ -31,11 +30,10 @@ def upright(poses: Poses, asked: MotionConfig) -> tuple[Poses, str]:
         raise ValueError("no joint says which axis is up: give `--data.motion.up y`, or x or z")
     if axis == "y":
         return poses, ""
-    turn = TO_Y[axis]
-    turns = poses.turns.copy()
-    turns[:, 0] = quaternions(torch.from_numpy(turn) @ matrices(torch.from_numpy(turns[:, 0]))).numpy()
     remark = "" if asked.up else f"{axis} is up, as the skeleton at rest says"
-    return Poses(skeleton=poses.skeleton, root=with_y_up(poses.root, axis), turns=turns), remark
+    turns = np.concatenate([with_y_up(poses.turns[..., :3], axis), poses.turns[..., 3:]], axis=-1)
+    skeleton = replace(poses.skeleton, offsets=with_y_up(poses.skeleton.offsets, axis))
+    return Poses(skeleton=skeleton, root=with_y_up(poses.root, axis), turns=turns), remark
 
 
 def with_y_up(values: Float64[np.ndarray, "*shape 3"], axis: Axis) -> Float64[np.ndarray, "*shape 3"]:

@@ -37,8 +37,8 @@ def bvh(file: Path, clip: Clip) -> tuple[str, ...]:
     if not valid.any():
         raise ValueError("no frame of it was measured")
     write_bvh(file, filled(clip.body, valid), clip.rate_hz)
-    unit = f"lengths are in {WRITTEN}, which BVH does not say (--data.motion.unit {WRITTEN})"
-    return (unit,) if valid.all() else (unit, "frames that were not measured repeat the nearest one")
+    unsaid = f"BVH says no units and axes: it takes --data.motion.unit {WRITTEN} --data.motion.up y to read them again"
+    return (unsaid,) if valid.all() else (unsaid, "frames that were not measured repeat the nearest one")
 
 
 def npz(file: Path, clip: Clip) -> tuple[str, ...]:
