@@ -45,13 +45,13 @@ def open_clips(root: str, contract: "DataContract") -> "Reader":
     from vla.data.formats import open_folder
     from vla.data.selection import Selection
     from vla.motion.joints import BODY
-    from vla.motion_settings import MotionConfig
+    from vla.motion_settings import MotionConfig, Representation
 
     body = contract.body
     assert body is not None, "asked of a policy of motion"
     places = tuple(joint for joint, row in BODY.items() if not row.aims)
     joints = () if body.joints in (tuple(BODY), places) else ("all",)
-    kind = "rotations" if body.kind == "rotations" else "positions" if body.kind == "positions" else "auto"
+    kind: Representation = "auto" if body.kind == "plane" else body.kind
     asked = MotionConfig(rate_hz=contract.fps, representation=kind, joints=joints)
     reader = open_folder(Path(root), Selection(motion=asked))
     if reader.layout.body != body:

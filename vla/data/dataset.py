@@ -194,7 +194,7 @@ def open_dataset(
             for reader in readers
             for remark in (
                 *reader.layout.remarks,
-                *on_episodes(reader.episodes, contract.horizon),
+                *on_episodes(reader.episodes, contract.horizon, motion=contract.body is not None),
                 *on_chunks(reader.episodes, contract.fps, contract.horizon),
             )
         ),

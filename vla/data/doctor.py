@@ -107,7 +107,7 @@ def examine_reader(
         remarks=(
             *layout.remarks,
             on_units(layout),
-            *on_episodes(episodes),
+            *on_episodes(episodes, motion=layout.body is not None),
             *on_chunks(episodes, layout.fps, horizon),
         ),
         advice=(horizon_advice(horizon, layout.fps, [len(episode.timestamps) for episode in episodes]),),

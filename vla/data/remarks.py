@@ -31,11 +31,13 @@ def on_units(layout: Layout) -> str:
     return "; ".join(sentences)
 
 
-def on_episodes(episodes: Sequence[Episode], horizon: int = 1) -> list[str]:
-    """Whether instructions change within them, and how many are shorter than a chunk."""
+def on_episodes(episodes: Sequence[Episode], horizon: int = 1, *, motion: bool = False) -> list[str]:
+    """Whether instructions change within them, or captions of a motion, and how many are shorter than a chunk."""
     changing = sum(len(episode.instructions.different) > 1 for episode in episodes)
     short = sum(len(episode.timestamps) < horizon for episode in episodes)
     found = [f"the instruction changes within {changing} of {len(episodes)} episodes"] if changing else []
+    if changing and motion:
+        found = [f"several captions, which take turns: {changing} of {len(episodes)} clips"]
     if short:
         found.append(
             f"shorter than a chunk of {horizon} steps: {short} of {len(episodes)} episodes; what would lie past their "

@@ -65,6 +65,8 @@ class Evaluation:
     open_loop: Json | None
     closed_loop: Json | None
     ablation: Json | None
+    motions: Json | None
+    """Of a policy of human motion."""
     denoising: Json | None
     """How some chunks came out of noise."""
     episode: Mapping[str, np.ndarray] | None
@@ -201,6 +203,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         open_loop=result("report.json"),
         closed_loop=closed_loop,
         ablation=result("ablation.json"),
+        motions=result("motions.json"),
         denoising=result("denoising.json"),
         episode=read_arrays(episode) if episode.exists() else None,
         rollouts=tuple(read_rollouts(folder / "rollouts", closed_loop or {})),

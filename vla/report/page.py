@@ -12,6 +12,7 @@ from vla.report.ablation import ablation_section, inputs, verdict
 from vla.report.closed_loop import closed_loop_section, limits
 from vla.report.folder import Run, read_run
 from vla.report.markup import Html, element, facts, paragraph
+from vla.report.motions import motion_section
 from vla.report.open_loop import open_loop_section
 from vla.report.reproduce import reproduce_section
 from vla.report.style import STYLE
@@ -43,6 +44,7 @@ def page(run: Run, now: datetime) -> Html:
     """The whole document."""
     name = run.folder.resolve().name
     sections = [
+        *motion_section(run.evaluation.motions, run.evaluation.folder),
         *closed_loop_section(run.evaluation),
         *ablation_section(run.evaluation.ablation),
         *trace_section(run),
@@ -174,6 +176,10 @@ def interface(contract: DataContract) -> str:
         parts.append("instruction")
     if contract.state_dim:
         parts.append(f"state of {contract.state_dim} numbers")
+    if contract.body is not None:
+        seconds = contract.horizon / contract.fps
+        moved = f"{words.number(seconds, 3)} s of {contract.body.kind} of {len(contract.body.joints)} joints"
+        return f"{'; '.join(parts)}. It makes {moved} at {words.number(contract.fps)} Hz."
     for stream in contract.streams.values():
         window = f"{stream.samples} samples of {stream.channels} channels"
         parts.append(f"{stream.key}, {window} at {words.number(stream.rate_hz)} Hz")
