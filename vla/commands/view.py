@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clips:
+    """How clips are read."""
+
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    """How they become what is drawn: their rate and their joints."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
     """Draw clips of human motion: strips of poses as a picture, or one clip as a video."""
 
-    data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CLIP")]]
+    clips: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CLIP")]]
     """A clip, or a folder of clips."""
     out: Path
     """Picture (.png) or video (.mp4) to write; it must not exist."""
@@ -25,8 +33,8 @@ class View:
     """Clips of a folder, by their index; none: the first 8."""
     degrees: float = 60.0
     """Where the camera stands around the figure: 0 in front of one that faces along z, 90 at its left."""
-    motion: MotionConfig = field(default_factory=MotionConfig)
-    """How clips become what is drawn: their rate and their joints."""
+    data: Clips = field(default_factory=Clips)
+    """How they are read."""
 
 
 def figure_of(episode: "Episode", layout: "Layout") -> "Figure":
@@ -55,7 +63,7 @@ def view(command: View) -> None:
         raise ValueError(f"--out is {command.out}; give a picture (.png) or a video (.mp4)")
     if command.out.exists():
         raise ValueError(f"{command.out} exists; give a file that does not")
-    reader = open_motion(command.data, Selection(episodes=command.episodes, motion=command.motion))
+    reader = open_motion(command.clips, Selection(episodes=command.episodes, motion=command.data.motion))
     episodes = reader.episodes if command.episodes else reader.episodes[:8]
     seen = drawing.View(degrees=command.degrees)
     if command.out.suffix == ".png":
@@ -66,5 +74,5 @@ def view(command: View) -> None:
         write_video(command.out, drawing.pictures(figure, view=seen), figure.rate_hz)
         episodes = episodes[:1]
     for remark in reader.layout.remarks:
-        print(f"{command.data}: {remark}")
+        print(f"{command.clips}: {remark}")
     print(f"{len(episodes)} of {len(reader.episodes)} clips in {command.out}")
