@@ -143,7 +143,11 @@ class DataContract:
 
 def told_body(body: Body | None) -> str:
     """A body in words: `rotations of 15 joints`."""
-    return "none" if body is None else f"{body.kind} of {len(body.joints)} joints"
+    if body is None:
+        return "none"
+    return (
+        f"{len(body.joints)} coordinates" if body.kind == "coordinates" else f"{body.kind} of {len(body.joints)} joints"
+    )
 
 
 def name_streams(keys: Sequence[str]) -> dict[str, str]:

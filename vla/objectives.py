@@ -159,6 +159,8 @@ def objective_of(config: ObjectiveConfig, contract: DataContract) -> Objective:
     first = f"--stage.objective.motion.{next(iter(weights))}"
     if contract.body is None:
         raise ValueError(f"{first} is of human motion, which these data are not: leave it out")
+    if contract.body.kind == "coordinates":
+        raise ValueError(f"{first} needs joints in space, which coordinates of a model do not say: leave it out")
     if "bones" in weights and contract.body.kind == "rotations":
         raise ValueError(
             "--stage.objective.motion.bones has no effect on rotations, whose bones keep their length: leave it out"

@@ -16,9 +16,9 @@ class Import:
     """Write data of another format as LeRobot v3.0."""
 
     format: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FORMAT")]]
-    """Format of the source, such as lerobot (any version) or insertion (the insertion recorder's)."""
+    """Format of the source: lerobot (any version), insertion (the insertion recorder's) or motion (clips)."""
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SRC")]]
-    """Folder to read."""
+    """Folder to read; of motion, a file too."""
     destination: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
     """Folder to write; it must not exist."""
     data: Columns = field(default_factory=Columns)

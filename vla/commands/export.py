@@ -26,8 +26,8 @@ class Export:
     """Folder of clips, or a file of them."""
     destination: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
     """Folder to write, one file a clip and labels.csv; it must not exist."""
-    format: Literal["bvh", "npz"] = "bvh"
-    """Format of the files: bvh, or npz, which keeps every bit and what was not measured."""
+    format: Literal["bvh", "npz", "mot"] = "bvh"
+    """Format of the files: bvh; npz, which keeps every bit and what was not measured; mot of a model's coordinates."""
     data: Source = field(default_factory=Source)
     """What is read."""
 

@@ -51,7 +51,9 @@ def open_clips(root: str, contract: "DataContract") -> "Reader":
     assert body is not None, "asked of a policy of motion"
     places = tuple(joint for joint, row in BODY.items() if not row.aims)
     joints = () if body.joints in (tuple(BODY), places) else ("all",)
-    kind: Representation = "auto" if body.kind == "plane" else body.kind
+    kind: Representation = (
+        "rotations" if body.kind == "rotations" else "positions" if body.kind == "positions" else "auto"
+    )
     asked = MotionConfig(rate_hz=contract.fps, representation=kind, joints=joints)
     reader = open_folder(Path(root), Selection(motion=asked))
     if reader.layout.body != body:

@@ -3,10 +3,11 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vla.motion_settings import MotionConfig
 from vla.policy_settings import Sampling
 from vla.settings import Pairing
 
@@ -39,6 +40,8 @@ class Columns:
     """Keys of the sensor streams, or their last parts; auto: the only one there is; none: no sensor."""
     pairing: Pairing = "auto"
     """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    """How clips of human motion become episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,13 +110,21 @@ def offsets_of(file: Path, policy: "Policy") -> "Float[np.ndarray, 'J 3']":
 
 
 def write(folder: Path, motions: "list[Moves]") -> list[str]:
-    """A clip a motion and a picture of the first ones; the names of the files."""
+    """A clip a motion and a picture of the first ones, where it is known where joints are; the names of the files."""
+    from vla.data.formats.motion.storage import write_mot
     from vla.data.formats.motion.writing import write_npz
+    from vla.motion.clip import Coordinates
     from vla.motion.drawing import strip
 
     files = []
     for number, motion in enumerate(motions):
-        files.append(f"sample-{number:04d}.npz")
-        write_npz(folder / files[-1], motion.clip(), motion.rate_hz, text=motion.text)
+        clip = motion.clip()
+        files.append(f"sample-{number:04d}.{'mot' if isinstance(clip, Coordinates) else 'npz'}")
+        if isinstance(clip, Coordinates):
+            write_mot(folder / files[-1], clip, motion.rate_hz)
+        else:
+            write_npz(folder / files[-1], clip, motion.rate_hz, text=motion.text)
+    if motions[0].body.kind == "coordinates":
+        return files
     strip([motion.figure() for motion in motions[:SHOWN]]).save(folder / "samples.png")
     return [*files, "samples.png"]

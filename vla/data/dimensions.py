@@ -9,6 +9,7 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
+from vla.data.bodies import MOTION_BODY
 from vla.data.episode import Episode, Layout, Reader, Stream
 
 Kind = Literal["action", "state"]
@@ -77,7 +78,7 @@ class WithDimensions:
 
     @cached_property
     def layout(self) -> Layout:
-        """That of the root, with the widths, names and periods of what is taken."""
+        """That of the root, with the widths, names and periods of what is taken; a part of a body is none."""
         layout = self.reader.layout
         if (places := self.places.get("action")) is not None:
             layout = replace(
@@ -87,6 +88,8 @@ class WithDimensions:
                 action_periods=some(layout.action_periods, places),
                 action_units=some(layout.action_units, places),
                 action_places=places,
+                body=None,
+                facts={key: fact for key, fact in layout.facts.items() if key != MOTION_BODY},
             )
         if (places := self.places.get("state")) is not None:
             layout = replace(

@@ -1,12 +1,17 @@
 """What the numbers of a motion mean; nothing heavy is loaded for it."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["rotations", "positions", "plane"]
+Kind = Literal["rotations", "positions", "plane", "coordinates"]
 AXES = ("x", "y", "z")
 PLACES_M, MOVES_MPS, TURNS = 1e-3, 1e-2, 1e-2
 """What motion capture tells apart: places; velocities; turns, as rad/s and as numbers of a rotation."""
+ROOT_PLACE = {"pelvis_tx": "root.velocity.x", "pelvis_ty": "root.height", "pelvis_tz": "root.velocity.z"}
+"""The coordinates of where the root stands, and what a row says of each."""
+LENGTH = re.compile(r"_t[xyz](_[lr])?$")
+"""How the name of a coordinate ends that is a length; all others are angles: the model that knows is not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +20,9 @@ class Body:
 
     kind: Kind
     joints: tuple[str, ...]
+    """Of coordinates, these: `hip_flexion_r`, `pelvis_tx`, ..."""
     parents: tuple[int, ...]
-    """Index of the parent, -1 for the root."""
+    """Index of the parent, -1 for the root; none of coordinates."""
     feet: tuple[str, ...] = ()
     """Joints whose contact with the ground is among the numbers."""
 
@@ -24,6 +30,8 @@ class Body:
     def names(self) -> tuple[str, ...]:
         """One a number of a row."""
         moving = ("root.velocity.x", "root.velocity.z", "root.turning")
+        if self.kind == "coordinates":
+            return tuple(ROOT_PLACE.get(coordinate, coordinate) for coordinate in self.joints)
         if self.kind == "plane":
             return tuple(f"{joint}.{axis}" for joint in self.joints for axis in AXES[:2])
         if self.kind == "positions":
@@ -35,6 +43,9 @@ class Body:
     def units(self) -> tuple[str, ...]:
         """One a number of a row, as vla/units.py spells them."""
         moving = ("mps", "mps", "radps")
+        if self.kind == "coordinates":
+            speeds = {"root.velocity.x": "mps", "root.velocity.z": "mps", "root.height": "m"}
+            return tuple(speeds.get(name, "m" if LENGTH.search(name) else "rad") for name in self.names)
         if self.kind == "plane":
             return ("",) * (2 * len(self.joints))
         if self.kind == "positions":
@@ -46,6 +57,8 @@ class Body:
         """One a number of a row, in its unit: what varies by less is noise of capture or of rounding, and no motion."""
         if self.kind == "plane":
             return (0.0,) * len(self.names)
+        if self.kind == "coordinates":
+            return tuple({"m": PLACES_M, "mps": MOVES_MPS, "rad": TURNS}[unit] for unit in self.units)
         moving = (MOVES_MPS, MOVES_MPS, TURNS)
         if self.kind == "positions":
             return (*moving, *(PLACES_M,) * (3 * len(self.joints)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Shaped
 
 from vla.motion.rotations import matrices
 from vla.motion.skeleton import Skeleton, place
@@ -43,12 +43,30 @@ class Points:
 
     names: tuple[str, ...]
     """One a joint."""
-    values: Float64[np.ndarray, "T J D"]
+    values: Float[np.ndarray, "T J D"]
     """D is 3 in space and 2 in a plane; in the source's own units where `unit` is empty."""
     parents: tuple[int, ...] = ()
     """Index of the parent, -1 for a root; empty where they are not known."""
     unit: str = "m"
     """Of the values; empty where it is not known."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinates:
+    """The coordinates of a model that is not at hand, as a laboratory measures them: y up, m and rad."""
+
+    names: tuple[str, ...]
+    """One a coordinate, all different: `pelvis_tx`, `hip_flexion_r`, ... (body.LENGTH tells lengths from angles)"""
+    values: Float64[np.ndarray, "T C"]
+
+    def __post_init__(self) -> None:
+        if self.values.shape[1] != len(self.names):
+            raise ValueError(f"there are {len(self.names)} names for {self.values.shape[1]} coordinates; give one each")
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ValueError(f"two coordinates are called {twice[0]}; give each its own name")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -62,18 +80,21 @@ class Clip:
     """Unique in its root, and readable: the file below it, and the actor of several."""
     rate_hz: float
     """Frames a second."""
-    body: Poses | Points | None
+    body: Poses | Points | Coordinates | None
     """None where a clip holds further values alone, such as the forces of a trial."""
     texts: tuple[str, ...] = ()
     """Captions; each says what the whole clip shows."""
     valid: Bool[np.ndarray, " T"] | None = None
     """Frames whose body was measured; None: all."""
-    columns: Mapping[str, Float[np.ndarray, "T _"]] = field(default_factory=dict)
-    """Further values a frame, SI: `action`, `physics`, `camera`, `force.left`, ..."""
+    columns: Mapping[str, Shaped[np.ndarray, "T _"]] = field(default_factory=dict)
+    """Further values a frame, SI: `actions`, `physics`, `camera`, `force.left`, ... Floats are a quantity, NaN where it
+    was not measured; integers number something, and a flag holds between two frames of which it holds."""
     column_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of a column's numbers, where they have names: `vx`, ..."""
     embedding: Float[np.ndarray, " W"] | None = None
     """Of its text, as the source gives it."""
+    encoder: str = ""
+    """What the embedding is of, as the source calls it; empty where it does not say."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the source says of the whole clip, as JSON: action, split, subject, height_m, weight_kg, ..."""
     remarks: tuple[str, ...] = ()

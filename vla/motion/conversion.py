@@ -5,15 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32
 
 from vla.motion import bodies, resampling
-from vla.motion.body import Body, Kind
-from vla.motion.clip import Clip, Points, Poses
+from vla.motion.body import LENGTH, Body, Kind
+from vla.motion.clip import Clip, Coordinates, Points, Poses
 from vla.motion.joints import BODY
-from vla.motion.representation import contacts_of, encode_positions, encode_rotations, feet_of
+from vla.motion.representation import (
+    contacts_of,
+    encode_coordinates,
+    encode_positions,
+    encode_rotations,
+    feet_of,
+)
 from vla.motion.rotations import matrices
 from vla.motion.skeleton import Skeleton
+
+TURN = 2 * np.pi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,10 @@ def rows_of(clip: Clip, *, rate_hz: float, kind: Kind | None, keep_all: bool, gi
     if not valid.any():
         raise ValueError("no frame of it was measured; leave it out with --data.without")
     kept = resampling.measured(valid, clip.rate_hz, rate_hz)
+    if isinstance(body, Coordinates):
+        if kind is not None:
+            raise ValueError(f"it holds coordinates of a model, so no {kind}: leave out --data.motion.representation")
+        return _of_coordinates(body, valid, kept, clip.rate_hz, rate_hz)
     if isinstance(body, Points):
         if kind == "rotations":
             raise ValueError("it has no skeleton, so no rotations: give --data.motion.representation positions")
@@ -96,13 +108,42 @@ def _of_points(
     given: Mapping[str, str],
 ) -> Rows:
     """Rows of joints of which only the places are known."""
-    values = resampling.numbers(_nearest(points.values, valid), rate_hz, target_hz)
-    if values.shape[2] == 2:
+    known = resampling.nearest(points.values, valid)
+    if known.shape[2] == 2:
         told = Body(kind="plane", joints=points.names, parents=points.parents)
-        rows = torch.from_numpy(values).flatten(1)
+        rows = np.empty((len(kept), len(told.names)), np.float32)
+        # One at a time: the clip may be mapped from a file, and is not to be in memory three times over.
+        for place, column in enumerate(known.reshape(len(known), -1).T):
+            rows[:, place] = resampling.numbers(column, rate_hz, target_hz)
     else:
         told = Body(kind="positions", joints=points.names, parents=points.parents)
-        rows = encode_positions(told.joints, torch.from_numpy(values), target_hz, given)
+        values = torch.from_numpy(resampling.numbers(known, rate_hz, target_hz))
+        rows = encode_positions(told.joints, values, target_hz, given).numpy().astype(np.float32)
+    return Rows(
+        body=told,
+        values=rows,
+        valid=kept,
+        offsets=np.zeros(0, np.float32),
+        left_out=(),
+        moved_m=0.0,
+    )
+
+
+def _of_coordinates(
+    coordinates: Coordinates,
+    valid: Bool[np.ndarray, " T"],
+    kept: Bool[np.ndarray, " N"],
+    rate_hz: float,
+    target_hz: float,
+) -> Rows:
+    """Rows of a model's coordinates, the root's first and the others by the alphabet: files have them in any order."""
+    names = tuple(sorted(coordinates.names, key=lambda name: (not name.startswith("pelvis_"), name)))
+    values = resampling.nearest(coordinates.values, valid)[:, [coordinates.names.index(name) for name in names]]
+    angles = [place for place, name in enumerate(names) if not LENGTH.search(name)]
+    values[:, angles] = np.unwrap(values[:, angles], axis=0)
+    values[:, angles] -= TURN * np.rint(np.median(values[:, angles], axis=0) / TURN)  # of clips alike the same angles
+    told = Body(kind="coordinates", joints=names, parents=())
+    rows = encode_coordinates(told, torch.from_numpy(resampling.numbers(values, rate_hz, target_hz)), target_hz)
     return Rows(
         body=told,
         values=rows.numpy().astype(np.float32),
@@ -113,18 +154,19 @@ def _of_points(
     )
 
 
+def columns_of(clip: Clip, rate_hz: float) -> dict[str, Float32[np.ndarray, "N _"]]:
+    """The further values of a clip at a rate, by what each is called: `force.left.vy` where they have names."""
+    found: dict[str, Float32[np.ndarray, "N _"]] = {}
+    for key, values in clip.columns.items():
+        moved = resampling.column(values, clip.rate_hz, rate_hz).astype(np.float32)
+        names = clip.column_names.get(key)
+        found |= {f"{key}.{name}": moved[:, [place]] for place, name in enumerate(names)} if names else {key: moved}
+    return found
+
+
 def filled(poses: Poses, valid: Bool[np.ndarray, " T"]) -> Poses:
     """Poses with a measured frame in the place of each that was not, so that a filter has something to go on."""
     if valid.all():
         return poses
-    return Poses(skeleton=poses.skeleton, root=_nearest(poses.root, valid), turns=_nearest(poses.turns, valid))
-
-
-def _nearest(values: Float64[np.ndarray, "T *D"], valid: Bool[np.ndarray, " T"]) -> Float64[np.ndarray, "T *D"]:
-    """Each frame as the measured one nearest to it."""
-    known = np.flatnonzero(valid)
-    after = np.searchsorted(known, np.arange(len(values))).clip(max=len(known) - 1)
-    before = np.maximum(after - 1, 0)
-    frames = np.arange(len(values))
-    nearer = np.abs(known[before] - frames) < np.abs(known[after] - frames)
-    return np.asarray(values[np.where(nearer, known[before], known[after])])
+    root, turns = (resampling.nearest(values, valid) for values in (poses.root, poses.turns))
+    return Poses(skeleton=poses.skeleton, root=root, turns=turns)

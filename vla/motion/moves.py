@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float32
 
 from vla.motion.body import Body
-from vla.motion.clip import Points, Poses
+from vla.motion.clip import Coordinates, Points, Poses
 from vla.motion.drawing import Figure
-from vla.motion.representation import Motion, decode
+from vla.motion.representation import Motion, decode, decode_coordinates
 from vla.motion.rotations import quaternions
 from vla.motion.skeleton import Skeleton
 
@@ -32,8 +32,12 @@ class Moves:
         offsets = None if self.offsets is None else torch.tensor(self.offsets, dtype=torch.float64)
         return decode(self.body, torch.tensor(self.rows, dtype=torch.float64), offsets, self.rate_hz)
 
-    def clip(self) -> Poses | Points:
+    def clip(self) -> Poses | Points | Coordinates:
         """It as clips are, to be written or measured."""
+        if self.body.kind == "coordinates":
+            rows = torch.tensor(self.rows, dtype=torch.float64)
+            values = decode_coordinates(self.body, rows, self.rate_hz)
+            return Coordinates(names=self.body.joints, values=values.numpy())
         motion, body = self.motion(), self.body
         if motion.turns is None or self.offsets is None:
             places = motion.positions[..., : 2 if body.kind == "plane" else 3]

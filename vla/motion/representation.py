@@ -1,12 +1,14 @@
 """The numbers of a motion that a policy learns, a row a frame, and the way back to joints in space.
 
 A body is told in the frame of its own heading: where it stands in the world and which way it faces is in none of the
-numbers, only how both change. So a walk to the north and one to the east are one motion. Three kinds of rows:
+numbers, only how both change. So a walk to the north and one to the east are one motion. Four kinds of rows:
 
-rotations  height of the root, its velocity in the ground plane, rate of turning, the root's orientation less its
-           heading, each joint's turn against its parent, contacts of the feet. Bones keep their length by construction.
-positions  velocity in the ground plane, rate of turning, the joints seen from the ground below the root.
-plane      of figures drawn in a plane: the joints as they are, x and y each.
+rotations    height of the root, its velocity in the ground plane, rate of turning, the root's orientation less its
+             heading, each joint's turn against its parent, contacts of the feet. Bones keep their length.
+positions    velocity in the ground plane, rate of turning, the joints seen from the ground below the root.
+plane        of figures drawn in a plane: the joints as they are, x and y each.
+coordinates  of a model that is not at hand: as they are, but for the velocity of the root in the place of where it
+             stands. How its turns follow one another only the model says, so its heading stays among them.
 
 A rotation is its first two columns, 6 numbers (Zhou et al. 2019), undone by Gram-Schmidt. Velocities lead from a frame
 to the next one; the last repeats the one before it.
@@ -26,6 +28,8 @@ from vla.motion.skeleton import place
 
 STANCE_SPEED = 0.5
 """m/s; a foot that is slower may stand."""
+GROUND = ("pelvis_tx", "pelvis_tz")
+"""The coordinates of a model that say where its root stands on the ground."""
 STANCE_HEIGHT = 0.05
 """m above the lowest that a foot's joint gets in a clip; a foot that is higher does not stand."""
 
@@ -87,10 +91,34 @@ def encode_positions(
     return torch.cat([_moving(root, facing, rate_hz), seen.flatten(1)], dim=1)
 
 
+def encode_coordinates(body: Body, values: Float[Tensor, "T C"], rate_hz: float) -> Float[Tensor, "T C"]:
+    """The rows of a model's coordinates, in the order of the body."""
+    across = [place for place, joint in enumerate(body.joints) if joint in GROUND]
+    rows = values.clone()
+    rows[:, across] = _rates(values[:, across], rate_hz, dim=0)
+    return rows
+
+
+def decode_coordinates(body: Body, rows: Float[Tensor, "*batch T C"], rate_hz: float) -> Float[Tensor, "*batch T C"]:
+    """A model's coordinates of rows, in the order of the body, from where its root stands at first."""
+    across = [place for place, joint in enumerate(body.joints) if joint in GROUND]
+    values = rows.clone()
+    values[..., across] = _sums(rows[..., across] / rate_hz, dim=-2)
+    return values
+
+
 def decode(
     body: Body, rows: Float[Tensor, "*batch T A"], offsets: Float[Tensor, "*batch J 3"] | None, rate_hz: float
 ) -> Motion:
-    """Joints in space of rows; `offsets` are the skeleton's, of rotations alone. A figure in a plane has z = 0."""
+    """Joints in space of rows; `offsets` are the skeleton's, of rotations alone. A figure in a plane has z = 0.
+
+    Raises:
+        ValueError: the rows are coordinates of a model.
+    """
+    if body.kind == "coordinates":
+        raise ValueError(
+            "coordinates do not say where joints are: write a .mot file of them and open it with their model"
+        )
     none, turns, contacts = rows[..., :0], None, rows[..., :0]
     if body.kind == "plane":
         flat = torch.nn.functional.pad(rows.unflatten(-1, (len(body.joints), 2)), (0, 1))

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 
 from vla.motion.clip import Poses
 from vla.motion.rotations import between
@@ -53,6 +53,50 @@ def numbers(values: Float[np.ndarray, "T *D"], rate_hz: float, target_hz: float)
     after = np.minimum(before + 1, len(values) - 1)
     found: Float64[np.ndarray, N * D] = smooth[before] + share * (smooth[after] - smooth[before])
     return found
+
+
+def quantity(
+    values: Float[np.ndarray, "T D"], rate_hz: float, when_s: Float64[np.ndarray, " N"], target_hz: float
+) -> Float64[np.ndarray, "N D"]:
+    """Values at times since the first one, without what a clock of `target_hz` cannot show.
+
+    NaN is what was not measured, and what lies beside one, before the first row or after the last.
+    """
+    return np.stack([_one_quantity(column, rate_hz, when_s, target_hz) for column in values.T], axis=1)
+
+
+def _one_quantity(
+    values: Float[np.ndarray, " T"], rate_hz: float, when_s: Float64[np.ndarray, " N"], target_hz: float
+) -> Float64[np.ndarray, " N"]:
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(len(when_s), np.nan)
+    smooth = low_pass(nearest(values, known), rate_hz, target_hz)
+    # A clock that is a millionth of a period off reaches the first and the last row.
+    places = when_s * rate_hz
+    inside = (places > -1e-6) & (places < len(values) - 1 + 1e-6)
+    places = places.clip(0, len(values) - 1)
+    before = np.floor(places + 1e-6).astype(np.int64)
+    share = (places - before).clip(min=0)
+    after = np.minimum(before + (share > 0), len(values) - 1)
+    found: Float64[np.ndarray, " N"] = smooth[before] + share * (smooth[after] - smooth[before])
+    found[~(inside & known[before] & known[after])] = np.nan
+    return found
+
+
+def column(values: Shaped[np.ndarray, "T _"], rate_hz: float, target_hz: float) -> Shaped[np.ndarray, "N _"]:
+    """Further values at another rate.
+
+    Quantities are filtered, what numbers something is that of the nearest frame, and a flag holds on both sides.
+    """
+    if rate_hz == target_hz:
+        return values
+    when_s = times(len(values), rate_hz, target_hz)
+    if np.issubdtype(values.dtype, np.floating):
+        return quantity(values, rate_hz, when_s, target_hz)
+    if values.dtype == np.bool_:
+        return np.stack([measured(flags, rate_hz, target_hz) for flags in values.T], axis=1)
+    return np.asarray(values[np.rint(when_s * rate_hz).astype(np.int64).clip(max=len(values) - 1)])
 
 
 def turns(values: Float64[np.ndarray, "T J 4"], rate_hz: float, target_hz: float) -> Float64[np.ndarray, "N J 4"]:
@@ -107,6 +151,17 @@ def measured(valid: Bool[np.ndarray, " T"], rate_hz: float, target_hz: float) ->
     after = np.minimum(before + (share > 0), len(valid) - 1)
     both: Bool[np.ndarray, " N"] = valid[before] & valid[after]
     return both
+
+
+def nearest(values: Float[np.ndarray, "T *D"], known: Bool[np.ndarray, " T"]) -> Float[np.ndarray, "T *D"]:
+    """Each frame as the known one nearest to it, so that a filter has something to go on; at least one is known."""
+    if known.all():
+        return values
+    places, frames = np.flatnonzero(known), np.arange(len(values))
+    after = np.searchsorted(places, frames).clip(max=len(places) - 1)
+    before = np.maximum(after - 1, 0)
+    nearer = np.abs(places[before] - frames) < np.abs(places[after] - frames)
+    return np.asarray(values[np.where(nearer, places[before], places[after])])
 
 
 def continuous(values: Float64[np.ndarray, "T J 4"]) -> Float64[np.ndarray, "T J 4"]:

@@ -87,6 +87,7 @@ def of_body(body: Body) -> DataContract:
     )
 
 
+COORDINATES = Body(kind="coordinates", joints=("pelvis_tx", "knee_angle_r"), parents=())
 ROTATIONS = Body(
     kind="rotations", joints=("pelvis", "left_knee", "left_ankle"), parents=(-1, 0, 1), feet=("left_ankle",)
 )
@@ -165,6 +166,7 @@ def test_terms_are_of_the_data_in_their_own_units() -> None:
     [
         ({"velocity": 0.1}, CONTRACT, "is of human motion, which these data are not"),
         ({"bones": 0.1}, of_body(ROTATIONS), "has no effect on rotations"),
+        ({"joints": 0.1}, of_body(COORDINATES), "needs joints in space, which coordinates of a model do not say"),
         ({"feet": 0.1}, of_body(dataclasses.replace(BODY, joints=("a", "b", "c"))), "needs joints of feet among a b c"),
     ],
 )

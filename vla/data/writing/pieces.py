@@ -105,6 +105,8 @@ def remarks_on(episodes: Sequence[Episode], pieces: Sequence[Piece], fps: float,
         )
     if missing := len(episodes) - len(of_episode):
         said.append(f"{missing} of {len(episodes)} episodes left out: no frame has an action, a state and a picture")
+    if partial := sorted({key for episode in episodes for key in episode.columns} - common_columns(episodes).keys()):
+        said.append(f"columns that not all episodes have are left out: {', '.join(partial)}")
     kept = [len(np.unique(np.concatenate([piece.frames for piece in own]))) for own in of_episode.values()]
     lost = sum(len(episode.timestamps) for episode in episodes) - sum(kept)
     again = sum(map(len, pieces)) - sum(kept)

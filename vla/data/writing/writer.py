@@ -227,7 +227,7 @@ class _Writer:
                 continue
             width = 1 if key in scalars else [1, *feature["shape"]][-1]
             values = flat_values(table[key]).reshape(-1, width)
-            values = whole_rows(values) if key in self.layout.carried else values
+            values = whole_rows(values) if key in self.layout.carried or key in self.columns else values
             if not len(values):
                 continue
             stats[key] = of_values(values, len(piece))

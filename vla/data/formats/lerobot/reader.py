@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float64
 
 from vla import cache
 from vla.data.angles import angle_periods
+from vla.data.bodies import body_of
 from vla.data.depth import Depth
 from vla.data.episode import STATE, Episode, Frames, Layout, Stream
 from vla.data.formats.lerobot.checks import Indexed, check_videos, episode_rows, with_sound_files
@@ -270,6 +271,7 @@ def describe(metadata: Metadata, chosen: Chosen, action_periods: tuple[float, ..
         state_units=() if chosen.state is None else metadata.row_units(chosen.state),
         action_units=metadata.row_units(chosen.action),
         depth={key: depth.range for key, depth in chosen.depth.items()},
+        body=body_of(metadata.facts, metadata.names(chosen.action), metadata.root / "meta" / "info.json"),
         remarks=tuple(remarks),
         carried=chosen.carried.columns,
         tasks=chosen.carried.tasks,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from vla.data.bodies import MOTION_BODY, body_of
 from vla.data.formats.lerobot.checks import some
 from vla.data.formats.lerobot.choices import Chosen, known_features
 from vla.data.formats.lerobot.metadata import Metadata
@@ -30,6 +31,9 @@ def remarks_on(metadata: Metadata, selection: Selection, chosen: Chosen) -> Iter
     }
     if strange := [key for key in units if not units[key] and metadata.said_of_units(key)]:
         yield f"units of {', '.join(strange)} are not one for all, nor one each as texts: taken for unsaid"
+    names, file = metadata.names(chosen.action), metadata.root / "meta" / "info.json"
+    if MOTION_BODY in metadata.facts and body_of(metadata.facts, names, file) is None:
+        yield f"meta/info.json tells of a body that is not that of {chosen.action}: its numbers are taken as they are"
     yield from (*chosen.carried.remarks, *chosen.episodes.remarks)
     yield from odd_metadata(metadata, {record.index for record in chosen.episodes.records})
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 from vla.data.formats.motion.bvh import WRITTEN, write_bvh
 from vla.data.formats.motion.files import KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.skeleton_npz import KEYS, POINTS
+from vla.data.formats.motion.storage import write_mot
 from vla.data.formats.motion.writing import write_npz
 from vla.data.places import below
 from vla.data.writing.beside import written_beside
-from vla.motion.clip import Clip, Points
+from vla.motion.clip import Clip, Coordinates, Points, Poses
 from vla.motion.conversion import filled
+from vla.motion.resampling import nearest
 from vla.motion_settings import MotionConfig
 
 
@@ -31,7 +33,7 @@ class Writer:
 
 def bvh(file: Path, clip: Clip) -> tuple[str, ...]:
     """A clip as BVH, in which all frames have numbers."""
-    if clip.body is None or isinstance(clip.body, Points):
+    if not isinstance(clip.body, Poses):
         raise ValueError("it has no skeleton, so no turns of joints")
     valid = np.ones(len(clip.body), np.bool_) if clip.valid is None else clip.valid
     if not valid.any():
@@ -43,17 +45,30 @@ def bvh(file: Path, clip: Clip) -> tuple[str, ...]:
 
 def npz(file: Path, clip: Clip) -> tuple[str, ...]:
     """A clip as npz: turns of joints to the last bit, or places."""
-    if clip.body is None:
-        raise ValueError("it has no body")
+    if clip.body is None or isinstance(clip.body, Coordinates):
+        raise ValueError("it says nothing of where joints are; coordinates of a model are written with --format mot")
     if isinstance(clip.body, Points) and not clip.body.unit:
         raise ValueError("the unit of its places is not known")
     write_npz(file, clip.body, clip.rate_hz, **scalars(clip))
     return ()
 
 
+def mot(file: Path, clip: Clip) -> tuple[str, ...]:
+    """Coordinates of a model as a table of OpenSim, in which all frames have numbers."""
+    if not isinstance(clip.body, Coordinates):
+        raise ValueError("it has no coordinates of a model: give --format npz")
+    values = clip.body.values
+    valid = np.ones(len(values), np.bool_) if clip.valid is None else clip.valid
+    if not valid.any():
+        raise ValueError("no frame of it was measured")
+    write_mot(file, replace(clip.body, values=np.asarray(nearest(values, valid))), clip.rate_hz)
+    return () if valid.all() else ("frames that were not measured repeat the nearest one",)
+
+
 WRITERS: dict[str, Writer] = {
     "bvh": Writer(ending=".bvh", write=bvh),
     "npz": Writer(ending=".npz", write=npz),
+    "mot": Writer(ending=".mot", write=mot),
 }
 """By format."""
 
@@ -74,6 +89,9 @@ def export(source: Path, destination: Path, ending: str, asked: MotionConfig, re
         for file, kind in files.items():
             place = place_of(source, file)
             for clip in KINDS[kind].read(file, asked):
+                if clip.body is None:
+                    remark(f"{place} is left out: {'; '.join(clip.remarks)}")
+                    continue
                 name = f"{name_of(clip, place)}{WRITERS[ending].ending}"
                 remarks = written(clip, below(beside, name, str(file)), file, ending)
                 rows += label_rows(name, clip, labels.get(place, ()))

@@ -37,7 +37,7 @@ class Kind:
     """Its clips, one at a time, named after the file alone. CorruptData where it is damaged, ValueError where it does
     not say what has to be known (an axis, a unit), naming the flag that does, MissingPackage where one is needed."""
     beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
-    """Files without which it cannot be understood, such as that of its skeleton, as far as they are there."""
+    """Files that it is read with, such as those of its skeleton, forces or captions, as far as they are there."""
 
 
 KINDS: dict[str, Kind] = {

@@ -4,26 +4,31 @@ What is learned of a frame is a row of numbers (vla/motion/representation.py), c
 that only what a sample needs is in memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from pydantic import TypeAdapter
 
+from vla.data.bodies import body_facts
 from vla.data.episode import Episode, Layout, Stream
+from vla.data.formats.motion.converted import Converted, Unread
 from vla.data.formats.motion.files import KINDS, LABELS, find_files, name_of, place_of, read_labels
-from vla.data.formats.motion.kept import Kept, keep
+from vla.data.formats.motion.kept import keep
+from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.texts import Texts
 from vla.errors import CorruptData, MissingPackage
 from vla.motion.body import Body
 from vla.motion.clip import Clip
-from vla.motion.conversion import Rows, rows_of
+from vla.motion.conversion import Rows, columns_of, rows_of
 from vla.motion.joints import parse_joints
 from vla.motion_settings import MotionConfig
+
+FACTS: TypeAdapter[Converted | Unread] = TypeAdapter(Converted | Unread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +44,6 @@ class MotionReader:
         return self.reopen, ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """What is kept of a clip beside its rows."""
-
-    name: str
-    texts: tuple[str, ...]
-    frames: int
-    invalid: tuple[int, ...]
-    """Rows of frames that were not measured."""
-    offsets: tuple[float, ...]
-    facts: Mapping[str, Any]
-    remarks: tuple[str, ...]
-    body: Body
-    left_out: tuple[str, ...]
-    moved_m: float
-
-
 def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems = refuse) -> MotionReader:
     """Open a folder of clips, or a file of them; a clip that is damaged is told and left out.
 
@@ -69,21 +57,28 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     files = find_files(root)
     labels = read_labels(root) if root.is_dir() else {}
     beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
-    sources = [*files, *sorted(beside), *([root / LABELS] if labels else [])]
+    sources = [*dict.fromkeys([*files, *sorted(beside)]), *([root / LABELS] if labels else [])]
     build = partial(convert, root, files, labels, selection.motion)
-    kept: Kept[Converted] = keep(root, sources, f"motion {selection.motion}", Converted, build)
+    kept = keep(root, sources, f"clips {selection.motion}", FACTS.validate_python, build)
     for problem in kept.problems:
         report(problem)
-    if not kept.facts:
+    unread = [fact for fact in kept.facts if isinstance(fact, Unread)]
+    places = [place for place, fact in enumerate(kept.facts) if isinstance(fact, Converted)]
+    clips = [fact for fact in kept.facts if isinstance(fact, Converted)]
+    if not clips and unread:
+        raise ValueError(f"{root} holds no body that moves, as in {unread[0].place}, where {unread[0].reason}")
+    if not clips:
         raise CorruptData(f"{root} has no clip that can be read; restore its files")
-    check_one_body(root, kept.facts)
-    left_out = tuple(sorted(set(selection.without) & set(range(len(kept.facts)))))
-    chosen = [index for index in sorted(set(selection.episodes)) or range(len(kept.facts)) if index not in left_out]
-    if unknown := [index for index in chosen if index >= len(kept.facts)]:
-        raise ValueError(f"{root} has no clip {unknown[0]}; it has 0 to {len(kept.facts) - 1}")
-    episodes = [episode_of(root, index, kept, selection.motion.rate_hz) for index in chosen]
+    body = body_of_all(root, clips, keep_all=parse_joints(selection.motion.joints)[0])
+    check_columns(root, clips, selection.columns)
+    left_out = tuple(sorted(set(selection.without) & set(range(len(clips)))))
+    chosen = [index for index in sorted(set(selection.episodes)) or range(len(clips)) if index not in left_out]
+    if unknown := [index for index in chosen if index >= len(clips)]:
+        raise ValueError(f"{root} has no clip {unknown[0]}; it has 0 to {len(clips) - 1}")
+    build_episode = partial(episode_of, root, body, rate_hz=selection.motion.rate_hz)
+    episodes = [build_episode(clips[index], kept.arrays(places[index]), index=index) for index in chosen]
     return MotionReader(
-        layout=layout_of(root, files, kept.facts, selection, left_out),
+        layout=layout_of(root, body, clips, selection, kinds=set(files.values()), unread=unread, left_out=left_out),
         episodes=tuple(episodes),
         sources=sources,
         reopen=partial(open_motion, root, selection),
@@ -97,7 +92,6 @@ def check_selection(root: Path, selection: Selection) -> None:
         "--data.depth": selection.depth,
         "--data.angles": selection.angles,
         "--data.dims": selection.dims,
-        "--data.emphasis": selection.columns,
     }
     for flag, values in given.items():
         if values:
@@ -111,8 +105,8 @@ def convert(
     files: Mapping[Path, str],
     labels: Mapping[str, Sequence[Mapping[str, str]]],
     asked: MotionConfig,
-) -> Iterator[tuple[Converted, Float32[np.ndarray, "T A"]] | ValueError]:
-    """What is kept of each clip of some files, and its rows, or what is wrong with it.
+) -> Iterator[tuple[Converted | Unread, list[Float32[np.ndarray, "..."]]] | ValueError]:
+    """What is kept of each clip of some files: its rows, its columns, the embedding of its text; or what is wrong.
 
     MissingPackage where a package is not installed.
     """
@@ -122,15 +116,23 @@ def convert(
         place = place_of(root, file)
         try:
             for clip in KINDS[name].read(file, asked):
+                if clip.body is None:
+                    yield Unread(place=place, reason="; ".join(clip.remarks)), []
+                    continue
                 rows = rows_of(clip, rate_hz=asked.rate_hz, kind=kind, keep_all=keep_all, given=given)
-                yield converted(clip, rows, labels.get(place, ()), place), rows.values
+                columns = columns_of(clip, asked.rate_hz)
+                embedding = [] if clip.embedding is None else [clip.embedding.astype(np.float32)]
+                fact = converted(clip, rows, tuple(columns), labels.get(place, ()), place)
+                yield fact, [rows.values, *columns.values(), *embedding]
         except MissingPackage:
             raise
         except ValueError as problem:
             yield problem if str(file) in str(problem) else type(problem)(f"{file}: {problem}")
 
 
-def converted(clip: Clip, rows: Rows, labels: Sequence[Mapping[str, str]], place: str) -> Converted:
+def converted(
+    clip: Clip, rows: Rows, columns: tuple[str, ...], labels: Sequence[Mapping[str, str]], place: str
+) -> Converted:
     """What is kept of a clip; its captions are its own, else those of the labels, else the action that they name."""
     facts = dict(clip.facts)
     for row in labels:
@@ -147,31 +149,71 @@ def converted(clip: Clip, rows: Rows, labels: Sequence[Mapping[str, str]], place
         body=rows.body,
         left_out=rows.left_out,
         moved_m=rows.moved_m,
+        columns=columns,
+        embedded=clip.embedding is not None,
+        encoder=clip.encoder,
     )
 
 
-def check_one_body(root: Path, clips: Sequence[Converted]) -> None:
-    """Refuse clips whose numbers do not mean the same (ValueError)."""
+def body_of_all(root: Path, clips: Sequence[Converted], *, keep_all: bool) -> Body:
+    """The body of all clips; of coordinates those that they share, unless all are to be kept.
+
+    Raises:
+        ValueError: their numbers do not mean the same.
+    """
     first = clips[0]
     for clip in clips[1:]:
-        if clip.body.kind != first.body.kind:
+        kinds = {clip.body.kind, first.body.kind}
+        if len(kinds) > 1:
+            either = "--data.motion.representation positions, or " if kinds == {"rotations", "positions"} else ""
             raise ValueError(
-                f"{root} has {first.body.kind} in {first.name} and {clip.body.kind} in {clip.name}: give "
-                "--data.motion.representation positions, or each its own folder"
+                f"{root} has {first.body.kind} in {first.name} and {clip.body.kind} in {clip.name}: give {either}each "
+                "its own folder"
             )
+    shared = tuple(joint for joint in first.body.joints if all(joint in clip.body.joints for clip in clips))
+    if first.body.kind == "coordinates" and shared and not keep_all:
+        return replace(first.body, joints=shared)
+    for clip in clips[1:]:
         if clip.body != first.body:
             raise ValueError(
                 f"{root} has other joints in {clip.name} than in {first.name}: leave out --data.motion.joints all, so "
                 "that the joints they share are taken, or give each its own folder"
             )
+    return first.body
 
 
-def episode_of(root: Path, index: int, kept: "Kept[Converted]", rate_hz: float) -> Episode:
+def check_columns(root: Path, clips: Sequence[Converted], asked: Sequence[str]) -> None:
+    """Refuse columns that a clip does not have (ValueError), and embeddings of several encoders."""
+    for key in asked:
+        if lacking := next((clip for clip in clips if key not in clip.columns), None):
+            have = ", ".join(lacking.columns) or "none"
+            raise ValueError(f"{root} has no column {key} in {lacking.name}, which has {have}: correct --data.emphasis")
+    encoders = {clip.encoder: clip for clip in clips if clip.embedded}
+    if len(encoders) > 1:
+        (one, first), (other, second), *_ = encoders.items()
+        raise ValueError(
+            f"{root} has embeddings of {one or 'an encoder without a name'} in {first.name} and of "
+            f"{other or 'one without a name'} in {second.name}: give each its own folder"
+        )
+
+
+def episode_of(
+    root: Path,
+    body: Body,
+    clip: Converted,
+    arrays: Sequence[Float32[np.ndarray, "..."]],
+    *,
+    index: int,
+    rate_hz: float,
+) -> Episode:
     """One clip as an episode; captions take turns from frame to frame, so that samples see them all."""
-    clip = kept.facts[index]
     measured = np.setdiff1d(np.arange(clip.frames), clip.invalid)
     times = np.arange(clip.frames) / rate_hz
-    values = kept.rows(index) if not clip.invalid else kept.rows(index)[measured]
+    values, *columns = (array[measured] if clip.invalid else array for array in arrays[: 1 + len(clip.columns)])
+    if clip.body != body:
+        values = values[:, [clip.body.joints.index(joint) for joint in body.joints]]
+    # A row a frame, as a copy has it: so both have the same statistics.
+    skeleton = np.broadcast_to(np.array(clip.offsets, np.float32), (len(measured), len(clip.offsets)))
     texts = clip.texts or ("",)
     return Episode(
         name=f"{root.stem if root.is_file() else root.name}/{clip.name}",
@@ -180,24 +222,29 @@ def episode_of(root: Path, index: int, kept: "Kept[Converted]", rate_hz: float) 
         instructions=Texts.of([texts[frame % len(texts)] for frame in measured]),
         confidence=np.ones(len(measured)),
         actions=Stream(timestamps=times[measured], values=values),
-        state=Stream(timestamps=np.zeros(1), values=np.array([clip.offsets], np.float32)) if clip.offsets else None,
+        state=Stream(timestamps=times[measured], values=skeleton) if clip.offsets else None,
         cameras={},
         facts=clip.facts,
+        columns=dict(zip(clip.columns, columns, strict=True)),
+        embedding=arrays[-1] if clip.embedded else None,
     )
 
 
 def layout_of(
     root: Path,
-    files: Mapping[Path, str],
+    body: Body,
     clips: Sequence[Converted],
     selection: Selection,
+    *,
+    kinds: Collection[str],
+    unread: Sequence[Unread],
     left_out: tuple[int, ...],
 ) -> Layout:
     """The layout of the folder."""
-    body = clips[0].body
+    remarks = remarks_of(clips, body, unread) + (remarks_of_a_copy(clips) if selection.carry else [])
     return Layout(
         root=str(root),
-        format=f"human motion ({', '.join(sorted(set(files.values())))})",
+        format=f"human motion ({', '.join(sorted(kinds))})",
         fps=selection.motion.rate_hz,
         cameras=(),
         state_dim=len(body.offset_names),
@@ -208,23 +255,8 @@ def layout_of(
         action_units=body.units,
         action_periods=(0.0,) * len(body.names),
         body=body,
-        remarks=(*remarks_of(clips), *remark_left_out(left_out)),
+        encoder=next((clip.encoder for clip in clips if clip.embedded), ""),
+        facts=body_facts(body),
+        remarks=(*remarks, *remark_left_out(left_out)),
         left_out=left_out,
     )
-
-
-def remarks_of(clips: Sequence[Converted]) -> list[str]:
-    """What was chosen by itself, and what is not read."""
-    said = dict.fromkeys(remark for clip in clips for remark in clip.remarks)
-    remarks = [f"{remark} ({sum(remark in clip.remarks for clip in clips):,} clips)" for remark in said]
-    if lost := [clip for clip in clips if clip.left_out]:
-        worst = max(lost, key=lambda clip: clip.moved_m)
-        remarks.append(
-            f"{len(worst.left_out)} joints of {worst.name} are left out ({', '.join(worst.left_out[:4])}, ...), which "
-            f"moves others by up to {100 * worst.moved_m:.1f} cm; --data.motion.joints all keeps them"
-        )
-    if invalid := sum(len(clip.invalid) for clip in clips):
-        remarks.append(f"{invalid:,} of {sum(clip.frames for clip in clips):,} frames were not measured and are masked")
-    if nameless := sum(not clip.texts for clip in clips):
-        remarks.append(f"{nameless:,} of {len(clips):,} clips have no caption; {LABELS} gives one a file")
-    return remarks

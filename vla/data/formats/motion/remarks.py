@@ -1,0 +1,49 @@
+"""What is said of a folder of clips: what was chosen by itself, what is not read, and what a copy does not hold."""
+
+from collections.abc import Sequence
+
+from vla.data.formats.motion.converted import Converted, Unread
+from vla.data.formats.motion.files import LABELS
+from vla.motion.body import Body
+
+
+def remarks_of(clips: Sequence[Converted], body: Body, unread: Sequence[Unread]) -> list[str]:
+    """What was chosen by itself, and what is not read."""
+    said = dict.fromkeys(remark for clip in clips for remark in clip.remarks)
+    having = {remark: [clip.name for clip in clips if remark in clip.remarks] for remark in said}
+    remarks = [f"{remark} ({named(names, len(clips))})" for remark, names in having.items()]
+    for reason in dict.fromkeys(fact.reason for fact in unread):
+        places = [fact.place for fact in unread if fact.reason == reason]
+        remarks.append(f"left out, {reason}: {', '.join(places[:4])}{', ...' if len(places) > 4 else ''}")
+    if lost := [clip for clip in clips if clip.left_out]:
+        worst = max(lost, key=lambda clip: clip.moved_m)
+        remarks.append(
+            f"{len(worst.left_out)} joints of {worst.name} are left out ({', '.join(worst.left_out[:4])}, ...), which "
+            f"moves others by up to {100 * worst.moved_m:.1f} cm; --data.motion.joints all keeps them"
+        )
+    if partial := sorted({joint for clip in clips for joint in clip.body.joints} - {*body.joints}):
+        remarks.append(
+            f"{len(partial)} coordinates that not all clips have are left out ({', '.join(partial[:4])}, ...); "
+            "--data.motion.joints all refuses such clips"
+        )
+    if invalid := sum(len(clip.invalid) for clip in clips):
+        remarks.append(f"{invalid:,} of {sum(clip.frames for clip in clips):,} frames were not measured and are masked")
+    if nameless := sum(not clip.texts for clip in clips):
+        remarks.append(f"{nameless:,} of {len(clips):,} clips have no caption; {LABELS} gives one a file")
+    return remarks
+
+
+def remarks_of_a_copy(clips: Sequence[Converted]) -> list[str]:
+    """What a copy in another format does not hold."""
+    lost = ["the names of the clips"]
+    if facts := sorted({key for clip in clips for key in clip.facts}):
+        lost.append(f"what is said of whole clips ({', '.join(facts)})")
+    if any(clip.embedded for clip in clips):
+        lost.append("the embeddings of their texts")
+    return [f"a copy does not hold {', '.join(lost)}"]
+
+
+def named(names: Sequence[str], of: int) -> str:
+    """How many of some clips, and which unless it is all of them: `2 clips: a, b`."""
+    count = f"{len(names):,} clip{'s' if len(names) > 1 else ''}"
+    return count if len(names) == of > 1 else f"{count}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
