@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vla.motion.test_losses import RATE, ROTATIONS, of_body
+from tests.vla.motion.test_losses import COORDINATES, RATE, ROTATIONS, of_body
 from tests.vla.test_policy import CONFIG, CONTRACT, build
 from vla import diffusion
 from vla.__main__ import main
@@ -30,7 +30,7 @@ BARE = CONFIG.__class__(backbone=CONFIG.backbone, expert=CONFIG.expert)
 
 
 def policy_of(body: str) -> Policy:
-    contract = of_body({"rotations": ROTATIONS, "positions": PLACES}[body])
+    contract = of_body({"rotations": ROTATIONS, "positions": PLACES, "coordinates": COORDINATES}[body])
     contract = dataclasses.replace(contract, horizon=HORIZON, cameras=(), streams={})
     policy = build(BARE, contract)
     policy.set_mode(training=False)
@@ -147,3 +147,19 @@ def test_motions_are_made_with_guidance_and_another_sampler(tmp_path: Path, caps
         positions = made["positions"]
     np.testing.assert_allclose(positions, expected.clip().values, atol=1e-5)
     assert np.abs(positions - without.clip().values).max() > 1e-3
+
+
+def test_samples_of_coordinates_are_tables_for_their_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read again as what they were: the speed of the pelvis, the angle; no picture is drawn of them."""
+    policy = policy_of("coordinates")
+    save_policy(policy, tmp_path / "policy")
+    words = ["sample", str(tmp_path / "policy"), "--text", "walk", "--n", "2", "--seconds", "0.4", "--json"]
+    assert main([*words, "--out", str(tmp_path / "made")]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == ["sample-0000.mot", "sample-0001.mot"]
+    episode = open_folder(tmp_path / "made", Selection(motion=MotionConfig(rate_hz=RATE))).episodes[1]
+    made = policy.sample("walk", 0.4, n=2)[1].rows
+    np.testing.assert_allclose(episode.actions.values[:-1, 0], made[:-1, 0], rtol=0, atol=1e-4)
+    apart = (episode.actions.values[:, 1] - made[:, 1]) / (2 * np.pi)
+    np.testing.assert_allclose(apart - np.rint(apart), 0, atol=1e-4)
+    with pytest.raises(ValueError, match="coordinates do not say where joints are"):
+        policy.sample("walk", 0.4)[0].figure()

@@ -9,6 +9,7 @@ from vla.data.formats.motion.amc import is_amc, read_amc, skeleton_file
 from vla.data.formats.motion.bvh import is_bvh, read_bvh
 from vla.data.formats.motion.deepmimic import is_deepmimic, read_deepmimic
 from vla.data.formats.motion.markers import is_c3d, read_c3d
+from vla.data.formats.motion.opensim import is_opensim, read_opensim
 from vla.data.formats.motion.poselib import is_poselib, read_poselib
 from vla.data.formats.motion.skeleton_npz import (
     is_points_npz,
@@ -16,6 +17,8 @@ from vla.data.formats.motion.skeleton_npz import (
     read_points_npz,
     read_skeleton_npz,
 )
+from vla.data.formats.motion.trc import is_trc, read_trc
+from vla.data.formats.motion.trials import same_trial
 from vla.errors import CorruptData
 from vla.listing import visible
 from vla.motion.clip import Clip
@@ -48,6 +51,10 @@ KINDS: dict[str, Kind] = {
     "BVH": Kind(words="BVH", found=is_bvh, read=read_bvh),
     "AMC": Kind(words="Acclaim's motions and skeletons (AMC, ASF)", found=is_amc, read=read_amc, beside=skeleton_file),
     "c3d": Kind(words="markers (c3d)", found=is_c3d, read=read_c3d),
+    "trc": Kind(words="markers (trc)", found=is_trc, read=read_trc),
+    "OpenSim": Kind(
+        words="OpenSim's coordinates and forces (mot, sto)", found=is_opensim, read=read_opensim, beside=same_trial
+    ),
 }
 """By name, in the order in which a file is tried."""
 
