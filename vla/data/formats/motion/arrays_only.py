@@ -10,7 +10,7 @@ import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -85,9 +85,13 @@ def read_objects(file: Path) -> Any:
         CorruptData: it is damaged.
         ForeignLayout: it holds something else, or would have something called.
     """
+    return objects_in(file.read_bytes(), file)
+
+
+def objects_in(content: bytes, file: Path) -> Any:
+    """As `read_objects`, of an npy file within a file; of an array of objects these, as a list."""
     try:
-        with file.open("rb") as opened:
-            return plain(_content(opened))
+        return plain(_content(io.BytesIO(content)))
     except ForeignLayout as foreign:
         raise ForeignLayout(
             f"{file} holds {foreign}, and only arrays, numbers, texts, lists and dictionaries are read: it was not "
@@ -97,7 +101,7 @@ def read_objects(file: Path) -> Any:
         raise CorruptData(f"{file} cannot be read ({error}): copy it again") from error
 
 
-def _content(opened: BinaryIO) -> Any:
+def _content(opened: io.BytesIO) -> Any:
     """The object behind a file's head."""
     if np.lib.format.read_magic(opened) == (1, 0):
         np.lib.format.read_array_header_1_0(opened)

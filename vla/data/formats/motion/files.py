@@ -8,6 +8,7 @@ from pathlib import Path
 from vla.data.formats.motion.amc import is_amc, read_amc, skeleton_file
 from vla.data.formats.motion.bvh import is_bvh, read_bvh
 from vla.data.formats.motion.deepmimic import is_deepmimic, read_deepmimic
+from vla.data.formats.motion.gait_npz import is_gait_npz, read_gait_npz
 from vla.data.formats.motion.markers import is_c3d, read_c3d
 from vla.data.formats.motion.opensim import is_opensim, read_opensim
 from vla.data.formats.motion.poselib import is_poselib, read_poselib
@@ -52,6 +53,7 @@ KINDS: dict[str, Kind] = {
     "AMC": Kind(words="Acclaim's motions and skeletons (AMC, ASF)", found=is_amc, read=read_amc, beside=skeleton_file),
     "c3d": Kind(words="markers (c3d)", found=is_c3d, read=read_c3d),
     "trc": Kind(words="markers (trc)", found=is_trc, read=read_trc),
+    "gait npz": Kind(words="gait trials (npz)", found=is_gait_npz, read=read_gait_npz),
     "OpenSim": Kind(
         words="OpenSim's coordinates and forces (mot, sto)", found=is_opensim, read=read_opensim, beside=same_trial
     ),
