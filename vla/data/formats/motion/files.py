@@ -9,6 +9,7 @@ from vla.data.formats.motion.amc import is_amc, read_amc, skeleton_file
 from vla.data.formats.motion.bvh import is_bvh, read_bvh
 from vla.data.formats.motion.deepmimic import is_deepmimic, read_deepmimic
 from vla.data.formats.motion.gait_npz import is_gait_npz, read_gait_npz
+from vla.data.formats.motion.humanml import captions_beside, is_humanml, read_humanml
 from vla.data.formats.motion.markers import is_c3d, read_c3d
 from vla.data.formats.motion.opensim import is_opensim, read_opensim
 from vla.data.formats.motion.poselib import is_poselib, read_poselib
@@ -56,6 +57,9 @@ KINDS: dict[str, Kind] = {
     "gait npz": Kind(words="gait trials (npz)", found=is_gait_npz, read=read_gait_npz),
     "OpenSim": Kind(
         words="OpenSim's coordinates and forces (mot, sto)", found=is_opensim, read=read_opensim, beside=same_trial
+    ),
+    "HumanML3D": Kind(
+        words="HumanML3D (new_joints, new_joint_vecs)", found=is_humanml, read=read_humanml, beside=captions_beside
     ),
 }
 """By name, in the order in which a file is tried."""
