@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vla.data.formats.motion.amc import is_amc, read_amc, skeleton_file
 from vla.data.formats.motion.bvh import is_bvh, read_bvh
+from vla.data.formats.motion.clip_list import is_clip_list, read_clip_list
 from vla.data.formats.motion.deepmimic import is_deepmimic, read_deepmimic
 from vla.data.formats.motion.gait_npz import is_gait_npz, read_gait_npz
 from vla.data.formats.motion.humanml import captions_beside, is_humanml, read_humanml
@@ -58,6 +59,7 @@ KINDS: dict[str, Kind] = {
     "OpenSim": Kind(
         words="OpenSim's coordinates and forces (mot, sto)", found=is_opensim, read=read_opensim, beside=same_trial
     ),
+    "clip list": Kind(words="lists of clips (pt)", found=is_clip_list, read=read_clip_list),
     "HumanML3D": Kind(
         words="HumanML3D (new_joints, new_joint_vecs)", found=is_humanml, read=read_humanml, beside=captions_beside
     ),
