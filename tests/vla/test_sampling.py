@@ -122,7 +122,9 @@ def test_samples_are_clips_like_any_other(body: str, tmp_path: Path, capsys: pyt
     again = Moves(rows=np.array(episode.actions.values), body=read, offsets=offsets, rate_hz=RATE).motion()
     apart = [np.linalg.norm(np.diff(motion.positions, axis=1), axis=-1) for motion in (again, made.motion())]
     np.testing.assert_allclose(*apart, atol=1e-3, rtol=1e-4)
-    assert main(["view", str(tmp_path / "made"), "--data.motion.joints", "all", "--out", str(tmp_path / "made.png")]) == 0
+    assert (
+        main(["view", str(tmp_path / "made"), "--data.motion.joints", "all", "--out", str(tmp_path / "made.png")]) == 0
+    )
     assert (tmp_path / "made.png").stat().st_size > 1000
     capsys.readouterr()
     assert main([*words, "--out", str(tmp_path / "made")]) == 78
