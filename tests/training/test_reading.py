@@ -25,6 +25,7 @@ from vla.data.dataset import open_dataset
 from vla.parts.backbone import fingerprint, load_backbone
 from vla.parts.text import TextBackbone
 from vla.policy_folder import load_policy, read_description
+from vla.policy_settings import Sampling
 from vla.settings import BackboneConfig, DataConfig
 
 FLAGS = ["--batch-size", "4", "--micro-batch", "2", "--stage.steps", "2", "--validation-samples", "2", "--seed", "3"]
@@ -255,10 +256,10 @@ def test_an_evaluation_reads_a_file_of_embeddings(
     batch, policy = look(walks, 0, 20), tmp_path / "run" / "policy"
     counted = Counted(monkeypatch)
     plain, told = (
-        open_policy(policy, None, "cpu", embeddings).act(batch.observation, batch.draws.noise)
+        open_policy(policy, None, "cpu", Sampling(), embeddings).act(batch.observation, batch.draws.noise)
         for embeddings in (None, str(tmp_path / "hash.safetensors"))
     )
     assert torch.equal(plain, told)
     assert [len(asked) for asked in counted.texts] == [2, 0]
     with pytest.raises(ValueError, match=r"holds embeddings of bert \(cls, 32 wide,"):
-        open_policy(policy, None, "cpu", str(tmp_path / "bert.safetensors"))
+        open_policy(policy, None, "cpu", Sampling(), str(tmp_path / "bert.safetensors"))

@@ -76,7 +76,7 @@ def test_what_cannot_be_done_is_one_sentence(
         ([str(walks), "--backbone.path", "hash", "--data.without", "9"], 78, "--data.without"),
         ([str(walks)], 2, "--backbone.path must be given"),
         (["--backbone.path", "hash"], 2, "give at least one dataset folder"),
-        (["nowhere", "--backbone.path", "hash"], 78, "nowhere is not a folder"),
+        (["nowhere", "--backbone.path", "hash"], 78, "nowhere is not there"),
         ([str(unwritten), "--backbone.path", "hash"], 78, "unwritten/episode_000000 has an empty instruction"),
     ):
         assert main(["embed", *words]) == code, words

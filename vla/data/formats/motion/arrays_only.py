@@ -23,7 +23,10 @@ PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,5}")
 REMEMBERS = ("PUT", "BINPUT", "LONG_BINPUT")
 """Instructions that remember something under an index."""
 OBJECTS = re.compile(r"O\d?")
-DAMAGED = (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError, RecursionError)
+DAMAGED = (
+    pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError, RecursionError, OverflowError
+)  # fmt: skip
+"""What reading damaged content ends with; the last where a length is more than any memory."""
 
 
 class _Held:
