@@ -30,9 +30,7 @@ HEAVY = {
     *("numpy", "pyarrow", "h5py", "av", "PIL", "matplotlib", "mujoco"),
 }
 ENTRIES: dict[str, Any] = {
-    "training/stage1.py": view_of(recipes.stage1()),
-    "training/stage2.py": view_of(recipes.stage2()),
-    "training/two_stage.py": view_of(recipes.two_stage()),
+    **{f"training/{name}.py": view_of(recipe()) for name, recipe in recipes.RECIPES.items()},
     "training/verify_resume.py": Verification,
 }
 
@@ -87,7 +85,7 @@ def test_a_mistake_is_usage_before_a_heavy_package_is_loaded(entry: str) -> None
     assert loaded.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("recipe", [recipes.stage1, recipes.stage2, recipes.two_stage])
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values())
 def test_help_shows_the_twenty_settings_that_matter(
     recipe: Callable[[], RunConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,14 +95,14 @@ def test_help_shows_the_twenty_settings_that_matter(
     text = capsys.readouterr().out
     listed = re.findall(r"(?m)^  (--[a-z][\w.-]+)", text.partition("usage:")[2])
     stages = tuple(keys_of(recipe()).values())
-    assert sorted(listed) == sorted(essential(stages))
-    assert len(essential(("stage",))) == 20
+    assert sorted(listed) == sorted(essential(recipe().entry, stages))
+    assert len(essential(recipe().entry, ("stage",))) == 20
     more = len(commandline.flags(view_of(recipe()))) - len(listed)
     assert text.endswith(f"--help-all shows {more} more.\n")
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("recipe", [recipes.stage1, recipes.stage2, recipes.two_stage])
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values())
 def test_the_examples_of_an_entry_point_parse(recipe: Callable[[], RunConfig], tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(to_json(recipe())))

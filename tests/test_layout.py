@@ -23,7 +23,8 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 TOP_LEVEL = (
     "pyproject.toml", "accelerate_configs", "ds_configs", "vla", "training", "tests", "runpod", "README.md", "LICENSE",
     "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".ci/run", "training/stage1.py", "training/stage2.py",
-    "training/two_stage.py", "runpod/entrypoint.sh", "examples/needle/meta/info.json",
+    "training/two_stage.py", "training/pretrain.py", "training/sft.py", "runpod/entrypoint.sh",
+    "examples/needle/meta/info.json",
 )  # fmt: skip
 
 
@@ -254,13 +255,14 @@ def test_links_of_the_documents_lead_somewhere(path: Path) -> None:
         assert "://" in target or (path.parent / target).exists(), target
 
 
-def test_readme_flags_exist() -> None:
-    """Each training command of the README parses into a configuration."""
+@pytest.mark.parametrize("page", ["README.md", "docs/motion.md"])
+def test_flags_of_the_documents_exist(page: str) -> None:
+    """Each training command parses into a configuration."""
     from training import recipes
     from training.flags import parse
 
     found = 0
-    for words in commands(ROOT / "README.md"):
+    for words in commands(ROOT / page):
         entry = next((word for word in words if re.fullmatch(r"training/\w+\.py", word)), None)
         if entry is None:
             continue
@@ -268,7 +270,6 @@ def test_readme_flags_exist() -> None:
         stem = Path(entry).stem
         if stem == "verify_resume":  # what stands behind -- are the flags of the entry point it tries
             stem, flags = flags[flags.index("--recipe") + 1], flags[flags.index("--") + 1 :]
-        recipe = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}[stem]
-        parse(recipe(), flags)
+        parse(recipes.RECIPES[stem](), flags)
         found += 1
-    assert found >= 2, "one GPU and eight"
+    assert found >= 2, "one GPU and eight, or pretrain and sft"

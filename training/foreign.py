@@ -27,6 +27,23 @@ INSTEAD = MappingProxyType(
     }
 )
 """Each flag as it is written elsewhere, or was here, with what to give instead."""
+OF_MOTION = MappingProxyType(
+    {
+        "--data_path": "--data.roots",
+        "--checkpoint_dir": "--out",
+        "--num_epochs": "--stage.epochs",
+        "--use_velocity_loss": "--stage.objective.motion.velocity, 0 without it",
+        "--velocity_weight": "--stage.objective.motion.velocity",
+        "--use_acceleration_loss": "--stage.objective.motion.acceleration, 0 without it",
+        "--acceleration_weight": "--stage.objective.motion.acceleration",
+        "--use_geometric_loss": "--stage.objective.motion.bones, 0 without it",
+        "--geometric_weight": "--stage.objective.motion.bones",
+        "--log_every": "nothing: every step is recorded in RUN/metrics.jsonl",
+        "--save_every_e": "--save-every, in steps, or --save-seconds",
+        "--diffusion_steps": "--diffusion.sampling-steps, the calls for a sample: time is continuous in training",
+    }
+)
+"""Those of trainers of human motion."""
 RENAMED = MappingProxyType({("--data.without", name): f"--data.withhold {name}" for name in ("state", "instruction")})
 """A flag with a value that it had here, and what says the same now."""
 
@@ -42,7 +59,7 @@ def refuse_foreign(arguments: Sequence[str], known: Collection[str]) -> None:
         flag, _, value = argument.partition("=") if argument.startswith("--") else (flag, "", argument)
         if (flag, value) in RENAMED:
             raise UsageError(f"{flag} {value} is {RENAMED[flag, value]} now: {flag} names episodes by their indices")
-    by_dashes = {flag.replace("_", "-"): instead for flag, instead in INSTEAD.items()}
+    by_dashes = {flag.replace("_", "-"): instead for flag, instead in (INSTEAD | OF_MOTION).items()}
     for argument in arguments:
         flag = argument.partition("=")[0]
         if flag not in known and (instead := by_dashes.get(flag.replace("_", "-"))) is not None:

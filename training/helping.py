@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from training.presets import PRESETS
+
 ESSENTIAL = (
     *("--data.roots", "--data.weights", "--data.cameras", "--data.state-key", "--data.action-key", "--data.horizon"),
     *("--data.sensor", "--data.validation-share", "--backbone.path", "--out", "--batch-size", "--micro-batch"),
@@ -9,6 +11,13 @@ ESSENTIAL = (
     *("--stage.steps", "--stage.lr.sensor", "--stage.lr.expert", "--stage.lr.lora"),
 )
 """The twenty settings that decide most of what becomes of a training."""
+OF_MOTION = (
+    *("--preset", "--data.roots", "--data.weights", "--data.horizon", "--data.motion.rate-hz", "--data.motion.joints"),
+    *("--data.motion.representation", "--data.validation-share", "--backbone.path", "--diffusion.prediction", "--out"),
+    *("--batch-size", "--micro-batch", "--seed", "--resume-from", "--dry-run", "--init-from"),
+    *("--stage.steps", "--stage.epochs", "--stage.lr.expert"),
+)
+"""As many of a training on human motion."""
 LAUNCH = "accelerate launch --config_file accelerate_configs/single.yaml"
 EXAMPLES: Mapping[str, tuple[str, str]] = {
     "stage1": (
@@ -17,11 +26,19 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "stage2": (
         "--init-from runs/pick/stage1 \\\n    --data.roots /data/pick --backbone.path /models/3B --out runs/pick/s2",
-        "--config runs/pick/stage2/config.json \\\n    --resume-from auto",
+        "--config runs/pick/stage2/config.json \\\n    --init-from None --resume-from auto",
     ),
     "two_stage": (
         "--data.roots /data/pick \\\n    --backbone.path Qwen/Qwen2.5-VL-3B-Instruct --out runs/pick/both",
         "--config runs/pick/both/config.json \\\n    --stage1.steps 4000 --stage2.steps 2000 --out runs/pick/short",
+    ),
+    "pretrain": (
+        "--preset small \\\n    --data.roots /data/walks /data/actions --out runs/motion",
+        "--config runs/motion/config.json \\\n    --resume-from auto",
+    ),
+    "sft": (
+        "--init-from runs/motion \\\n    --data.roots /data/dances --out runs/dances",
+        "--config runs/dances/config.json \\\n    --stage.lr.expert 5e-5 --out runs/slower",
     ),
 }
 """Of each entry point, what stands behind its name."""
@@ -32,6 +49,18 @@ def examples(entry: str) -> tuple[str, ...]:
     return tuple(f"{LAUNCH} \\\n    training/{entry}.py {words}" for words in EXAMPLES[entry])
 
 
-def essential(stages: tuple[str, ...]) -> frozenset[str]:
-    """The flags that `--help` shows, where the stages' flags begin with these names."""
-    return frozenset(flag.replace("--stage.", f"--{stage}.") for flag in ESSENTIAL for stage in (stages or ("stage",)))
+def describe(entry: str) -> str:
+    """What an entry point does."""
+    kind, file = (
+        ("model of human motion", ", or is a file of another trainer")
+        if entry in PRESETS
+        else ("vision-language-action policy", "")
+    )
+    return f"""Train a {kind}; start it with `accelerate launch`.
+--config FILE (JSON or YAML) replays the config.json of a run{file}; flags change it."""
+
+
+def essential(entry: str, stages: tuple[str, ...]) -> frozenset[str]:
+    """The flags that `--help` of an entry point shows, where the stages' flags begin with these names."""
+    shown = OF_MOTION if entry in PRESETS else ESSENTIAL
+    return frozenset(flag.replace("--stage.", f"--{stage}.") for flag in shown for stage in (stages or ("stage",)))

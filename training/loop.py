@@ -79,7 +79,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
         norms = engine.gradient_norms()
         reduced = dict(zip(parts, distributed.sum_over_ranks(accelerator, [*parts.values()]), strict=True))
         skip, spike = session.guard.judge(sum_of(reduced), norms["all"])
-        factor = row.stage.factor(step - row.start, row.end - row.start)
+        factor = row.factor(step)
         engine.step(factor, ema.decay_at(step + 1, config.ema_decay), norms["all"], skip)
         session.step = step + 1
         session.metrics.add(

@@ -122,6 +122,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         CorruptData: a data file or the checkpoint to go on from is damaged.
     """
     resumed = folder.resumed()
+    say_beginning(config, folder, resumed, accelerator)
     data = open_data(config, accelerator)
     normalizers: Mapping[str, Normalizer] = {
         kind: Normalizer.of(
@@ -155,11 +156,6 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
                 f"{config.out} has no checkpoint: it begins with the weights of {origin.place}, as before"
             )
         initial, normalizers = origin.weights, origin.normalizers
-    elif rows[0].stage.begins == "weights":
-        raise ValueError(
-            f"{rows[0].name} goes on from the weights of another run: give --init-from RUN, train both stages with "
-            "training/two_stage.py, or give --stage.begins anew"
-        )
     return Run(
         config=config,
         data=data,
@@ -170,6 +166,25 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         resumed=resumed,
         initial=initial,
     )
+
+
+def say_beginning(config: RunConfig, folder: RunFolder, resumed: Checkpoint | None, accelerator: Accelerator) -> None:
+    """Say, before all else, which weights the run begins with.
+
+    Raises:
+        ValueError: its first stage goes on from other weights, and there are none.
+    """
+    name, first = next(iter(config.stages.items()))
+    if resumed is not None:
+        return
+    if folder.began_from is not None:
+        accelerator.print(f"weights: the averaged ones of {folder.began_from}")
+    elif first.begins == "weights":
+        raise ValueError(
+            f"{name} goes on from the weights of another run: give --init-from RUN, or --stage.begins anew without"
+        )
+    else:
+        accelerator.print(f"weights: fresh, from seed {config.seed}")
 
 
 def sized(
@@ -186,7 +201,8 @@ def sized(
         check_sizes(config, sizes_of(origin.settings), origin.place)
         return with_sizes(config, sizes_of(origin.settings))
     suits = with_suited_sizes(config, data.contract, width_of(config.backbone.path))
-    accelerator.print(*became(config, suits, data.contract), sep="\n")
+    for line in became(config, suits, data.contract):
+        accelerator.print(line)
     return suits
 
 

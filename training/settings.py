@@ -74,6 +74,10 @@ class Stage:
     """Of the matrices; biases, norms, tables and tokens have none."""
     warmup: float = 0.03
     """Share of the steps in which the rate rises to its peak."""
+    warmup_steps: int | None = None
+    """Steps of it, at most one pass over the samples or half the stage; they take the place of the share."""
+    warmup_from: float | None = None
+    """First rate as a share of the peak, which the step after the warm-up has; None: rise from nothing."""
     hold: float = 0.02
     """Share of the steps at the peak after that."""
     floor: float = 0.01
@@ -90,6 +94,10 @@ class Stage:
             raise ValueError(f"--stage.weight-decay is {self.weight_decay}; give a number of at least 0")
         if self.warmup < 0 or self.hold < 0 or self.warmup + self.hold > 1 or not 0 <= self.floor <= 1:
             raise ValueError("warmup, hold and floor are shares in [0, 1], and warmup + hold is at most 1")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"--stage.warmup-steps is {self.warmup_steps}; give at least 0, or None for a share")
+        if self.warmup_from is not None and not 0 <= self.warmup_from <= 1:
+            raise ValueError(f"--stage.warmup-from is {self.warmup_from}; give a share of the peak in [0, 1], or None")
 
     def total(self, num_samples: int, batch_size: int) -> int:
         """Optimizer steps of the stage."""
@@ -97,10 +105,18 @@ class Stage:
             return max(1, math.ceil(self.epochs * num_samples / batch_size))
         return self.steps
 
-    def factor(self, step: int, total: int) -> float:
+    def rising(self, total: int, epoch: float = math.inf) -> int:
+        """Steps of the warm-up of a stage of `total` steps, of which `epoch` are one pass over the samples."""
+        if self.warmup_steps is None:
+            return math.ceil(self.warmup * total)
+        return int(min(self.warmup_steps, epoch, math.ceil(total / 2)))
+
+    def factor(self, step: int, total: int, epoch: float = math.inf) -> float:
         """Share of the peak rate at step `step` of the stage, counted from 0: warm-up, hold, cosine."""
-        warmup = math.ceil(self.warmup * total)
+        warmup = self.rising(total, epoch)
         hold = warmup + math.ceil(self.hold * total)
+        if step < warmup and self.warmup_from is not None:
+            return self.warmup_from + (1 - self.warmup_from) * step / warmup
         if step < warmup:
             return (step + 1) / warmup
         if step < hold:
@@ -145,7 +161,7 @@ class WandbConfig:
 class Verification:
     """What is tried. Flags of the entry point follow after `--`."""
 
-    recipe: Literal["stage1", "stage2", "two_stage"] = "two_stage"
+    recipe: Literal["stage1", "stage2", "two_stage", "pretrain", "sft"] = "two_stage"
     """Entry point."""
     steps: int = 12
     """Optimizer steps of each stage."""

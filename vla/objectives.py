@@ -157,17 +157,18 @@ def objective_of(config: ObjectiveConfig, contract: DataContract) -> Objective:
     if not weights:
         return base
     first = f"--stage.objective.motion.{next(iter(weights))}"
+    off = " ".join(f"--stage.objective.motion.{name} 0" for name in weights)
     if contract.body is None:
-        raise ValueError(f"{first} is of human motion, which these data are not: leave it out")
+        raise ValueError(f"{first} is of human motion, which these data are not: give {off}")
     if contract.body.kind == "coordinates":
-        raise ValueError(f"{first} needs joints in space, which coordinates of a model do not say: leave it out")
+        raise ValueError(f"{first} needs joints in space, which coordinates of a model do not say: give {off}")
     if "bones" in weights and contract.body.kind == "rotations":
         raise ValueError(
-            "--stage.objective.motion.bones has no effect on rotations, whose bones keep their length: leave it out"
+            "--stage.objective.motion.bones has no effect on rotations, whose bones keep their length: set it to 0"
         )
     if "feet" in weights and not (contract.body.feet or feet_of(contract.body.joints)):
         raise ValueError(
-            f"--stage.objective.motion.feet needs joints of feet among {' '.join(contract.body.joints)}: leave it out"
+            f"--stage.objective.motion.feet needs joints of feet among {' '.join(contract.body.joints)}: set it to 0"
         )
     return Kinematic(base=base, weights=weights, body=contract.body, rate_hz=contract.fps)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from training import variables
 
 ENTRYPOINT = Path(__file__).resolve().parents[2] / "runpod" / "entrypoint.sh"
 
@@ -178,10 +179,9 @@ def test_every_variable_becomes_its_flag(pod: Pod) -> None:
 
 
 def test_no_variable_of_the_table_is_untested() -> None:
-    table = re.search(r'TABLE="\n(.*?)"', ENTRYPOINT.read_text(), re.DOTALL)
-    assert table is not None
-    names = {line.split()[0] for line in table[1].splitlines()}
-    assert names == {*FLAGS, *STAGE_2_FLAGS, "EPOCHS", "TRAIN_DATA_WEIGHTS", "TRAIN_DATA_EPISODES"}
+    elsewhere = {"TRAIN_DATA_PATH", "MODEL_VARIANT", "INIT_FROM_CHECKPOINT", "RESUME_FROM_CHECKPOINT"}
+    lists = {"EPOCHS", "TRAIN_DATA_WEIGHTS", "TRAIN_DATA_EPISODES"}
+    assert {row.name for row in variables.TABLE} == {*FLAGS, *STAGE_2_FLAGS, *lists, *elsewhere}
 
 
 def test_training_knows_every_flag_of_the_table() -> None:
@@ -243,6 +243,39 @@ def test_a_folder_that_exists_is_taken_whole(pod: Pod) -> None:
     (pod.volume / "my data").mkdir()
     (command,) = pod.planned(STAGE="1", TRAIN_DATA_PATH="my data", DATA_ROOT=str(pod.volume))
     assert after(command, "--data.roots") == f"{pod.volume}/my data"
+
+
+@pytest.mark.parametrize("entry", ["pretrain", "sft"])
+def test_human_motion(pod: Pod, entry: str) -> None:
+    run = pod.base["CHECKPOINT_DIR"]
+    pod.base |= {"STAGE": entry, "MODEL_VARIANT": "medium", "TRAIN_DATA_PATH": "/data/walks:/data/jumps"}
+    (command,) = pod.planned(INIT_FROM_CHECKPOINT="/runs/first/best")
+    launched = [f"training/{entry}.py" if word == "training/stage1.py" else word for word in head("cpu", 1, 1)]
+    data = ["--data.roots", "/data/walks", "/data/jumps", "--preset", "medium", "--out", run]
+    assert command == [*launched, *data, "--init-from", "/runs/first/best"]
+    settings = {name: setting for name, setting in FLAGS.items() if name != "LR_SENSOR"}
+    (command,) = pod.planned(**{name: value for name, (_, value) in settings.items()}, LR_SENSOR="1")
+    assert all(after(command, flag) == value for flag, value in settings.values())
+    assert "--stage.lr.sensor" not in command, "a motion has no sensor"
+    (command,) = pod.planned(MODEL_VARIANT=None)
+    assert "--preset" not in command and "--backbone.path" not in command
+
+
+def test_what_human_motion_cannot_obey_ends_the_job(pod: Pod) -> None:
+    for name in ("USE_LORA", "LORA_R"):
+        result = pod.start(STAGE="sft", MODEL_VARIANT="small", **{name: "1"})
+        assert result.returncode == 78
+        assert result.stderr == f"error: {name} is set, but adapters of motion are not trained yet; unset it\n"
+    assert pod.start(STAGE="sft", MODEL_VARIANT="small", USE_LORA="false").returncode == 0
+
+
+def test_training_is_told_by_flags_alone(pod: Pod) -> None:
+    """A recipe that read a variable too would take it for another source."""
+    given = {row.name: "1" for row in variables.TABLE if row.name not in variables.BEGINNING}
+    assert pod.start(STAGE="1", **{**given, "MODEL_VARIANT": "tiny", "INIT_FROM_CHECKPOINT": "/a"}).returncode == 0
+    seen = (pod.bin / "env-0").read_text().splitlines()
+    assert not {row.name for row in variables.TABLE} & set(seen)
+    assert {"CHECKPOINT_DIR", "STAGE"} <= set(seen)
 
 
 HARD_VALUES = [

@@ -103,6 +103,25 @@ def test_schedule_is_warm_up_hold_and_cosine() -> None:
     assert all(later <= earlier for earlier, later in pairwise(factors[50:]))
 
 
+@pytest.mark.parametrize(("total", "epoch", "rising"), [(2000, 900, 500), (2000, 300, 300), (100, 900, 50), (9, 4, 4)])
+def test_a_warm_up_in_steps_is_no_longer_than_an_epoch_and_that_of_torch(total: int, epoch: int, rising: int) -> None:
+    row = Stage(steps=total, lr=Rates(expert=1.0), warmup_steps=500, warmup_from=0.1, hold=0.0, floor=0.01)
+    factors = [row.factor(step, total, epoch) for step in range(total)]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=rising)
+    for step in range(rising):
+        assert factors[step] == pytest.approx(linear.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        linear.step()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - rising, eta_min=0.01)
+    for step in range(rising, total):
+        optimizer.step()
+        cosine.step()
+        assert factors[step] == pytest.approx(cosine.get_last_lr()[0], rel=1e-9)
+    assert (factors[0], factors[-1]) == (0.1, pytest.approx(0.01))
+
+
 @given(total=st.integers(1, 500), floor=st.floats(0, 1))
 def test_factors_stay_between_floor_and_peak(total: int, floor: float) -> None:
     row = Stage(steps=total, lr=Rates(expert=1.0), floor=floor)

@@ -1,5 +1,6 @@
 """What a run is: its stages laid end to end, and what a resumed run must share with the one that was stopped."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -25,6 +26,12 @@ class Row:
     stage: Stage
     start: int
     end: int
+    epoch: float = math.inf
+    """Steps of one pass over the samples."""
+
+    def factor(self, step: int) -> float:
+        """Share of the peak rate at a step of the run."""
+        return self.stage.factor(step - self.start, self.end - self.start, self.epoch)
 
 
 def schedule(config: RunConfig, data: Dataset) -> list[Row]:
@@ -34,7 +41,8 @@ def schedule(config: RunConfig, data: Dataset) -> list[Row]:
     for name, row in config.stages.items():
         stage = reduce(stages.without, (group for group in FRESH if group not in has), row)
         end = start + stage.total(data.train.num_samples, config.batch_size)
-        placed.append(Row(name, stage, start, end))
+        epoch = math.ceil(data.train.num_samples / config.batch_size)
+        placed.append(Row(name, stage, start, end, epoch))
         start = end
     return placed
 

@@ -23,7 +23,6 @@ from vla.errors import CorruptData
 
 __all__ = ["Experiment", "Kill", "Start", "TimeUp", "Topology"]
 
-RECIPES = {"stage1": recipes.stage1, "stage2": recipes.stage2, "two_stage": recipes.two_stage}
 OWNED = (
     "--out",
     "--resume-from",
@@ -215,7 +214,7 @@ def shortened(wanted: Verification, argv: Sequence[str]) -> RunConfig:
     """
     if taken := [word for word in argv if word.split("=")[0] in OWNED]:
         raise ValueError(f"{taken[0]} is set by the verification; leave it out (--steps says how long each stage is)")
-    config = parse(RECIPES[wanted.recipe](), argv)
+    config = parse(recipes.RECIPES[wanted.recipe](), argv)
     given = {word.split("=")[0] for word in argv}
     changes: dict[str, Any] = {"resume_from": None, "stop_after": None}
     if "--save-every" not in given:

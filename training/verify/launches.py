@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 import psutil
 
+from training import variables
 from vla.errors import CODE_FILE
 from vla.lines import last_line
 
@@ -59,7 +60,8 @@ def accelerate_launch(
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", f"accelerate_configs/{topology}.yaml", "--num_processes", str(ranks)]
     command += ["--main_process_port", "0", f"training/{recipe}.py", *flags]  # 0: one that is free
-    inherited = {name: value for name, value in os.environ.items() if name != CODE_FILE}
+    said = {CODE_FILE, *(row.name for row in variables.TABLE)}  # by the configuration of all legs already
+    inherited = {name: value for name, value in os.environ.items() if name not in said}
     with log.open("w") as output:
         return subprocess.Popen(
             command,

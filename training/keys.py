@@ -1,0 +1,308 @@
+"""The keys of other trainers' configuration files of human motion, each as a flag of ours or as what it asks in vain.
+
+A rule makes the words of a flag of a key's value, and a remark of what is said at the start; what cannot be obeyed it
+refuses with the reason.
+"""
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.config import flatten
+from vla.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Became:
+    """What became of a key."""
+
+    words: tuple[str, ...] = ()
+    """Of flags."""
+    because: str = ""
+    """Why it became no flag, or how its meaning differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """What a rule may look at beside its own key."""
+
+    entry: str
+    """Entry point that is to train by it."""
+    given: Mapping[str, Any]
+    """All its values by dotted key."""
+
+
+Rule = Callable[[Any, File], Became]
+"""Of a key's value, in a file: ValueError with the reason where it cannot be obeyed."""
+
+
+def takes(flag: str, because: str = "") -> Rule:
+    """The value is that of a flag."""
+
+    def rule(value: Any, _: File) -> Became:
+        values = value if isinstance(value, list) else [value]
+        return Became(words=(flag, *map(str, values)), because=because)
+
+    return rule
+
+
+def nothing(because: str) -> Rule:
+    """It changes nothing of what is learned here."""
+    return lambda _, __: Became(because=because)
+
+
+def off(because: str) -> Rule:
+    """It may only be off: there is nothing here that it could switch on."""
+
+    def rule(value: Any, _: File) -> Became:
+        if value:
+            raise ValueError(because)
+        return Became(because="off")
+
+    return rule
+
+
+def only(expected: str, because: str) -> Rule:
+    """It may have one value."""
+
+    def rule(value: Any, _: File) -> Became:
+        if str(value) != expected and not (expected[0].isdigit() and number(value) == float(expected)):
+            raise ValueError(because)
+        return Became(because="as it is here")
+
+    return rule
+
+
+def never(because: str) -> Rule:
+    """It cannot be obeyed."""
+
+    def rule(_: Any, __: File) -> Became:
+        raise ValueError(because)
+
+    return rule
+
+
+def number(value: Any) -> float:
+    """A value that must be a number (ValueError)."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} is no number") from error
+
+
+def batch(value: Any, file: File) -> Became:
+    """Samples of a forward pass, and with the accumulation those of a step."""
+    steps = file.given.get("training.grad_accum_steps") or 1
+    return Became(words=("--micro-batch", str(value), "--batch-size", str(int(number(value) * number(steps)))))
+
+
+def accumulation(_: Any, file: File) -> Became:
+    """What `batch` counts."""
+    if file.given.get("training.batch_size") is None:
+        raise ValueError("--batch-size counts samples per step: give training.batch_size too")
+    return Became(because="counted by --batch-size")
+
+
+def warmup(value: Any, file: File) -> Became:
+    """Epochs of all epochs."""
+    epochs = file.given.get("training.epochs")
+    if not epochs:
+        raise ValueError("--stage.warmup is a share of the steps: give training.epochs too")
+    share = number(value) / number(epochs)
+    return Became(words=("--stage.warmup", str(share), "--stage.warmup-steps", "None"))
+
+
+def weight(term: str, use: str) -> Rule:
+    """The weight of a term, 0 where it is switched off."""
+
+    def rule(value: Any, file: File) -> Became:
+        chosen = 0.0 if file.given.get(use) is False else value
+        return Became(words=(f"--stage.objective.motion.{term}", str(chosen)))
+
+    return rule
+
+
+def switch(term: str, weight: str, usual: float) -> Rule:
+    """A term that is switched on has its weight, or the usual one."""
+
+    def rule(value: Any, file: File) -> Became:
+        if file.given.get(weight) is not None:
+            return Became(because=f"said by {weight}")
+        return Became(words=(f"--stage.objective.motion.{term}", str(usual if value else 0.0)))
+
+    return rule
+
+
+def older(value: Any, file: File) -> Became:
+    """Data, unless curated ones are named."""
+    if file.given.get(CURATED[file.entry]):
+        return Became(because=f"{CURATED[file.entry]} goes before it")
+    return Became(words=("--data.roots", str(value)))
+
+
+def curated(entry: str) -> Rule:
+    """Data of one entry point."""
+
+    def rule(value: Any, file: File) -> Became:
+        if file.entry != entry:
+            return Became(because=f"of training/{entry}.py")
+        return Became(words=("--data.roots", str(value)))
+
+    return rule
+
+
+def stage(value: Any, file: File) -> Became:
+    """Which entry point."""
+    if value != file.entry:
+        raise ValueError(f"start training/{value}.py with it" if value in CURATED else "give pretrain or sft")
+    return Became(because=f"training/{value}.py is what runs")
+
+
+CURATED: Mapping[str, str] = {"pretrain": "data.curated_pretrain_data", "sft": "data.curated_sft_data"}
+VELOCITY = "here the squared error of velocities, in (m/s)^2, in place of a pull to standing still"
+PICTURES = "pictures beside a motion are not read"
+ADAPTERS = "adapters of motion are not trained yet"
+REFINING = "drafts are not refined yet; what is trained is a diffusion model itself"
+PHYSICS = "motions are not trained for numbers of physics yet"
+PREPARING = "of the preparation of data"
+RECORDS = "every step is recorded in RUN/metrics.jsonl; --save-every counts steps"
+KEYS: Mapping[str, Rule] = {
+    "model.d_model": takes("--expert.width"),
+    "model.num_layers": takes("--expert.depth"),
+    "model.nhead": takes("--expert.heads"),
+    "model.dropout": takes("--dropout"),
+    "model.input_dim": nothing("follows from the data"),
+    "model.output_dim": nothing("follows from the data"),
+    "model.embedding_dim": nothing("follows from --backbone.path"),
+    "model.num_actions": nothing("actions are said by the texts"),
+    "model.image_encoder_arch": nothing(PICTURES),
+    "model.fusion_strategy": nothing(PICTURES),
+    "training.stage": stage,
+    "training.batch_size": batch,
+    "training.grad_accum_steps": accumulation,
+    "training.epochs": takes("--stage.epochs"),
+    "training.learning_rate": takes("--stage.lr.expert"),
+    "training.warmup_epochs": warmup,
+    "training.max_grad_norm": takes("--clip"),
+    "training.resume_from": takes("--resume-from"),
+    "training.init_from": takes("--init-from"),
+    "loss_weights.pose": only("1", "the error of the chunk weighs 1: give the other weights relative to it"),
+    "loss_weights.temporal": takes("--stage.objective.motion.velocity", VELOCITY),
+    "loss_weights.action": off("actions are said by the texts, and not predicted yet"),
+    "loss_weights.physics": off(PHYSICS),
+    "loss_weights.diff_physics": off(PHYSICS),
+    "loss_weights.diffusion": off(REFINING),
+    "physics.*": nothing("weights within loss_weights.physics"),
+    "diffusion.enabled": off(REFINING),
+    "diffusion.learning_rate": nothing("of diffusion.enabled"),
+    "diffusion.timesteps": nothing("of diffusion.enabled"),
+    "diffusion.use_style_conditioning": nothing("of diffusion.enabled"),
+    "diffusion.cfg_dropout_prob": nothing("of diffusion.enabled"),
+    "lora.enabled": off(ADAPTERS),
+    "lora.rank": nothing("of lora.enabled"),
+    "lora.alpha": nothing("of lora.enabled"),
+    "lora.dropout": nothing("of lora.enabled"),
+    "lora.target_modules": nothing("of lora.enabled"),
+    "data.train_data": older,
+    "data.curated_pretrain_data": curated("pretrain"),
+    "data.curated_sft_data": curated("sft"),
+    "data.checkpoint_dir": takes("--out"),
+    "data.log_dir": nothing("the run folder holds its records"),
+    "data.use_parallax_augmentation": off(PICTURES),
+    "data.parallax_root": nothing("of data.use_parallax_augmentation"),
+    "data.parallax_image_size": nothing("of data.use_parallax_augmentation"),
+    "data.image_backend": nothing("of data.use_parallax_augmentation"),
+    "data.use_parallax_sequences": nothing("of data.use_parallax_augmentation"),
+    "data.parallax_sequence_length": nothing("of data.use_parallax_augmentation"),
+    "data.parallax_sequence_stride": nothing("of data.use_parallax_augmentation"),
+    "data.parallax_conditioning_mode": nothing("of data.use_parallax_augmentation"),
+    "data_generation.*": nothing(PREPARING),
+    "data_curation.*": nothing(PREPARING),
+    "metadata.*": nothing("of people"),
+    "device.type": nothing("accelerate launch --config_file accelerate_configs/cpu.yaml says it"),
+    "device.num_workers": takes("--data.workers"),
+    "device.pin_memory": nothing("the loader pins where there is a GPU"),
+    "logging.*": nothing(RECORDS),
+    "optimization.optimizer": only("AdamW", "the optimizer is AdamW"),
+    "optimization.weight_decay": takes("--stage.weight-decay"),
+    "optimization.betas": takes("--betas"),
+    "optimization.eps": only("1e-8", "AdamW's eps is 1e-8"),
+    "cpu.*": nothing("OMP_NUM_THREADS says how many threads"),
+    "lr": takes("--stage.lr.expert"),
+    "num_epochs": takes("--stage.epochs"),
+    "max_grad_norm": takes("--clip"),
+    "use_velocity_loss": switch("velocity", "velocity_weight", 0.1),
+    "velocity_weight": weight("velocity", "use_velocity_loss"),
+    "use_acceleration_loss": switch("acceleration", "acceleration_weight", 0.05),
+    "acceleration_weight": weight("acceleration", "use_acceleration_loss"),
+    "use_geometric_loss": switch("bones", "geometric_weight", 0.01),
+    "geometric_weight": weight("bones", "use_geometric_loss"),
+    "log_every": never(RECORDS),
+    "save_every_e": never("--save-every counts steps, and --save-seconds seconds: give one of them"),
+    "diffusion_steps": never("time is continuous here; --diffusion.sampling-steps says how many calls a sample takes"),
+}
+"""Of the files of a trainer in sections (model, training, ...), and of one whose options have none."""
+SHARED = {"lora.rank", "lora.alpha", "lora.dropout"}
+"""Keys that our own files have, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """What a file of another trainer says here."""
+
+    words: list[str]
+    """Of flags."""
+    own: dict[str, Any]
+    """What stands in it by our own names, flat."""
+    remarks: list[str]
+    """What became of each key."""
+
+
+def rule_of(key: str) -> Rule | None:
+    """The rule of a key or of its whole section; None of one that is not known."""
+    return KEYS.get(key) or KEYS.get(f"{key.partition('.')[0]}.*")
+
+
+def is_foreign(tree: Mapping[str, Any]) -> bool:
+    """Whether settings have keys of another trainer's files."""
+    return any(rule_of(key) is not None and key not in SHARED for key in flatten(tree))
+
+
+def translate(tree: Mapping[str, Any], entry: str, place: str, flags: Collection[str]) -> Translation:
+    """What the settings of another trainer are here; `flags` are ours, and `place` names the file.
+
+    Raises:
+        UsageError: a key is unknown, with the nearest known one.
+        ValueError: keys cannot be obeyed, each with the reason.
+    """
+    file = File(entry=entry, given={str(key): value for key, value in flatten(tree).items()})
+    found, refused = Translation(words=[], own={}, remarks=[]), []
+    for key, value in file.given.items():
+        rule = rule_of(key)
+        if rule is None and f"--{key.replace('_', '-')}" not in flags:
+            raise UsageError(f"{place} has the unknown key {key}; {nearest(key, flags)}")
+        if value is None:
+            continue
+        if rule is None:
+            found.own[key] = value
+            continue
+        try:
+            became = rule(value, file)
+        except ValueError as reason:
+            refused.append(f"{key} {value} ({reason})")
+            continue
+        found.words.extend(became.words)
+        name = key if key in KEYS else f"{key.partition('.')[0]}.*"
+        remark = f"{name}: {', '.join(filter(None, (' '.join(became.words), became.because)))}"
+        found.remarks.extend([] if remark in found.remarks else [remark])
+    if refused:
+        raise ValueError(f"{place} asks for what cannot be had: {'; '.join(refused)}")
+    return found
+
+
+def nearest(key: str, flags: Collection[str]) -> str:
+    """The known key that is most like another one."""
+    known = [*KEYS, *(flag.removeprefix("--").replace("-", "_") for flag in flags)]
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]}?" if close else "no trainer that is known here has it"
