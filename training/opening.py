@@ -33,6 +33,7 @@ from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
 from vla.motion.body import PLACES_M
 from vla.normalize import ANSWERS, INPUTS, Normalizer
+from vla.objectives import objective_of
 from vla.parts.backbone import base_of, fingerprint, width_of
 from vla.parts.demands import check_demands
 from vla.policy import normalized
@@ -131,6 +132,8 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         for kind in normalized(data.contract)
     }
     rows, initial = schedule(config, data), None
+    for row in rows:
+        objective_of(row.stage.objective, data.contract)  # a later stage is refused before the first one has trained
     backbone: str = distributed.share(
         accelerator,
         fingerprint(config.backbone.path, config.backbone.pooling, verify=config.data.verify)

@@ -10,7 +10,7 @@ policy normalises, on its device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -66,6 +66,8 @@ class Sample:
     """Confidence times the sensor weight, where any sensor has measured something."""
     position: int
     """Place in the endless sample stream (or index of the validation sample)."""
+    labels: Mapping[str, Float[np.ndarray, "H _"]] = field(default_factory=dict)
+    """What is said of each step, by name: the number of a class, or the values of a quantity; a target, no input."""
 
     def resized(self, sizes: Sequence[Size]) -> "Sample":
         """The same sample with its frames, which are whole, in these sizes."""
@@ -165,6 +167,8 @@ class Batch:
     weight: Float[Tensor, " B"]
     draws: Draws
     positions: Int64[Tensor, " B"]
+    labels: Mapping[str, Float[Tensor, "B H _"]] = field(default_factory=dict)
+    """As of `Sample`, valid where the actions are."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -179,6 +183,7 @@ class Batch:
             weight=change(self.weight),
             draws=self.draws.map(change),
             positions=change(self.positions),
+            labels={name: change(rows) for name, rows in self.labels.items()},
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -217,4 +222,5 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
         weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
         draws=Draws.of(seed, stream, positions, samples[0].actions.shape),
         positions=torch.tensor(positions, dtype=torch.int64),
+        labels={name: stack([sample.labels[name] for sample in samples]) for name in samples[0].labels},
     )

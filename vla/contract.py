@@ -11,6 +11,8 @@ SENSOR = "sensor"
 """What a policy calls its sensor stream where it has one; where it has several, each has a name after this and `/`."""
 TIMES = "_times_s"
 """What follows the name of a stream in that of its times, where its samples are kept for people to look at."""
+CLASSED = frozenset({"action"})
+"""Labels that number a class; all others are quantities."""
 DECISIVE = {
     "cameras": "the cameras",
     "state_dim": "the width of the state",
@@ -96,6 +98,13 @@ class DataContract:
     """Of the cameras whose pictures are depth, the distances that they show."""
     body: Body | None = None
     """What the actions mean where they are the motion of a body; its skeleton is the state."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """What is predicted of each frame, and never an input: how many classes there are, or values a quantity has."""
+
+    @property
+    def quantities(self) -> dict[str, int]:
+        """The labels that are no classes, and how many values each has."""
+        return {name: width for name, width in self.labels.items() if name not in CLASSED}
 
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""

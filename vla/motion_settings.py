@@ -6,6 +6,8 @@ from typing import Literal
 
 Representation = Literal["auto", "rotations", "positions"]
 Axis = Literal["x", "y", "z"]
+LabelName = Literal["action", "physics"]
+"""What is said of each frame of a motion: the number of the action it shows, and quantities such as velocities."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ over is a sample's valid steps and the action dimensions; the loop weighs the sa
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from vla import diffusion
 from vla.batch import Batch, Losses, Observation
-from vla.contract import DataContract
+from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Coefficients
 from vla.motion.body import Body
-from vla.motion.losses import TERMS, Pair
+from vla.motion.losses import TERMS, Pair, cross_entropy, squared_error
 from vla.motion.representation import Motion, decode, feet_of
-from vla.parts.expert import ContextCache
+from vla.motion_settings import LabelName
+from vla.parts.expert import ContextCache, Labels
 from vla.settings import ObjectiveConfig, PredictionName
 
 
@@ -37,6 +38,8 @@ class Prediction:
     """What the output should have been."""
     valid: Bool[Tensor, "N H"]
     """Steps that are no padding."""
+    labels: Labels
+    """What it says of each step beside its motion."""
 
     @property
     def x0(self) -> Chunk:
@@ -107,10 +110,11 @@ class MinSnr:
 
 @dataclass(frozen=True, kw_only=True)
 class Kinematic:
-    """An error of the expert's output, and how far the motion is that its clean chunk says (vla/motion/losses.py).
+    """An error of the expert's output, how far the motion is that its clean chunk says, and its labels.
 
-    The terms of a time count its signal, alpha^2: at pure noise a clean chunk is a guess, and the one that a noise
-    prediction says is as wrong as its noise is, times sigma / alpha.
+    The terms of a motion (vla/motion/losses.py) count its time's signal, alpha^2: at pure noise a clean chunk is a
+    guess, and the one that a noise prediction says is as wrong as its noise is, times sigma / alpha. Those of labels
+    count alike at all times: a guess of a label is as good as what is known, and costs no more than it should.
     """
 
     base: Denoise | MinSnr
@@ -118,11 +122,20 @@ class Kinematic:
     """By the name of a term, above 0: a term without one is not computed."""
     body: Body
     rate_hz: float
+    labels: Mapping[str, float] = field(default_factory=dict)
+    """Weights of labels by name, above 0; of all that the policy has."""
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The weighted terms beside the error, each the mean over draws."""
+        prediction = noised(policy, batch, self.base.draws)
+        losses = {"diffusion": by_sample(self.base.error(prediction), self.base.draws)}
+        if self.weights:
+            losses |= self.of_motion(policy, prediction, batch)
+        return losses | self.of_labels(policy, prediction, batch)
+
+    def of_motion(self, policy: Predictor, prediction: Prediction, batch: Batch) -> Losses:
+        """The weighted terms of the motion."""
         draws = self.base.draws
-        prediction = noised(policy, batch, draws)
         true = self.motion(batch.actions.float(), batch, 1)
         pair = Pair(
             body=self.body,
@@ -132,9 +145,17 @@ class Kinematic:
             valid=prediction.valid,
         )
         signal = prediction.coefficients.alpha.square()
-        losses = {"diffusion": by_sample(self.base.error(prediction), draws)}
-        for name, weight in self.weights.items():
-            losses[name] = weight * by_sample(signal * TERMS[name](pair), draws)
+        return {name: weight * by_sample(signal * TERMS[name](pair), draws) for name, weight in self.weights.items()}
+
+    def of_labels(self, policy: Predictor, prediction: Prediction, batch: Batch) -> Losses:
+        """The weighted terms of the labels: of classes the cross entropy, of quantities the squared error, unitless."""
+        losses = Losses()
+        for name, weight in self.labels.items():
+            true = batch.labels[name] if name in CLASSED else policy.normalize(name, batch.labels[name])
+            error = cross_entropy if name in CLASSED else squared_error
+            true = true.repeat_interleave(self.base.draws, dim=0)
+            found = error(prediction.labels[name], true, prediction.valid)
+            losses[name] = weight * by_sample(found, self.base.draws)
         return losses
 
     def motion(self, rows: Float[Tensor, "N H A"], batch: Batch, draws: int) -> Motion:
@@ -154,23 +175,52 @@ def objective_of(config: ObjectiveConfig, contract: DataContract) -> Objective:
     """
     base = Denoise(draws=config.draws) if config.kind == "denoise" else MinSnr(gamma=config.gamma, draws=config.draws)
     weights = {name: weight for name, weight in vars(config.motion).items() if weight > 0}
+    check_labelled(weights, contract.labels)
     if not weights:
         return base
-    first = f"--stage.objective.motion.{next(iter(weights))}"
-    off = " ".join(f"--stage.objective.motion.{name} 0" for name in weights)
     if contract.body is None:
+        first, off = f"--stage.objective.motion.{next(iter(weights))}", switched_off(weights)
         raise ValueError(f"{first} is of human motion, which these data are not: give {off}")
-    if contract.body.kind == "coordinates":
-        raise ValueError(f"{first} needs joints in space, which coordinates of a model do not say: give {off}")
-    if "bones" in weights and contract.body.kind == "rotations":
+    labels = {name: weights.pop(name) for name in contract.labels}
+    check_motion(weights, contract.body)
+    return Kinematic(base=base, weights=weights, body=contract.body, rate_hz=contract.fps, labels=labels)
+
+
+def switched_off(weights: Mapping[str, float]) -> str:
+    """The flags that weigh nothing."""
+    return " ".join(f"--stage.objective.motion.{name} 0" for name in weights)
+
+
+def check_motion(weights: Mapping[str, float], body: Body) -> None:
+    """Refuse weights of what a body does not have (ValueError)."""
+    if weights and body.kind == "coordinates":
+        raise ValueError(
+            f"--stage.objective.motion.{next(iter(weights))} needs joints in space, which coordinates of a model do not "
+            f"say: give {switched_off(weights)}"
+        )
+    if "bones" in weights and body.kind == "rotations":
         raise ValueError(
             "--stage.objective.motion.bones has no effect on rotations, whose bones keep their length: set it to 0"
         )
-    if "feet" in weights and not (contract.body.feet or feet_of(contract.body.joints)):
+    if "feet" in weights and not (body.feet or feet_of(body.joints)):
         raise ValueError(
-            f"--stage.objective.motion.feet needs joints of feet among {' '.join(contract.body.joints)}: set it to 0"
+            f"--stage.objective.motion.feet needs joints of feet among {' '.join(body.joints)}: set it to 0"
         )
-    return Kinematic(base=base, weights=weights, body=contract.body, rate_hz=contract.fps)
+
+
+def check_labelled(weights: Mapping[str, float], labels: Mapping[str, int]) -> None:
+    """Refuse labels without a weight, whose head would learn nothing, and weights without their labels (ValueError)."""
+    for name in get_args(LabelName):
+        if name in labels and name not in weights:
+            raise ValueError(
+                f"--data.labels {name} is chosen but not trained: give --stage.objective.motion.{name} 0.1 or another "
+                "weight, or leave it out"
+            )
+        if name in weights and name not in labels:
+            raise ValueError(
+                f"--stage.objective.motion.{name} needs what the data say of it: give --data.labels {name}, or leave "
+                "it out"
+            )
 
 
 def by_sample(errors: Float[Tensor, " N"], draws: int) -> Float[Tensor, " B"]:

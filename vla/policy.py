@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vla import diffusion, sampling
 from vla.batch import Batch, Losses, Observation
-from vla.contract import DataContract
+from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Known, Watch
 from vla.frames import Size
 from vla.motion.moves import Moves
@@ -20,7 +20,7 @@ from vla.objectives import Denoise, Objective, Prediction
 from vla.parts import PARTS, fitting, lora, row_of
 from vla.parts.backbone import load_backbone
 from vla.parts.demands import check_demands
-from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Source, Tokens
+from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Labels, Source, Tokens
 from vla.parts.kind import Backbone
 from vla.parts.qwen import qwen_of
 from vla.parts.sizes import suited
@@ -74,6 +74,7 @@ class Policy(nn.Module):
             config=config.expert,
             seed=seed,
             droppable=config.diffusion.unconditional > 0,
+            labels=contract.labels,
         )
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
@@ -111,7 +112,7 @@ class Policy(nn.Module):
         valid = torch.ones(rows * len(noise), noise.shape[1], dtype=torch.bool, device=noise.device)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            out = self.output(context, x_t.repeat(rows, 1, 1), t.repeat(rows), valid)
+            out, _ = self.answer(context, x_t.repeat(rows, 1, 1), t.repeat(rows), valid)
             return diffusion.guide(out, scale) if guided else out
 
         undo = self.normalizer_of("actions").undo
@@ -139,6 +140,16 @@ class Policy(nn.Module):
     ) -> list[Moves]:
         """Motions that show a text, of a policy of motion (vla/sampling.py); `set_mode(training=False)` first."""
         return sampling.sample(self, text=text, seconds=seconds, n=n, seed=seed, steps=steps, skeleton=skeleton)
+
+    @torch.no_grad()
+    def label(
+        self, observation: Observation, actions: Float[Tensor, "B H A"], valid: Bool[Tensor, "B H"]
+    ) -> dict[str, Tensor]:
+        """The labels of chunks in the data's units, by name: classes, (B, H), or values of a quantity, (B, H, C)."""
+        assert not self.training, "call set_mode(training=False) before label: dropout would disturb the labels"
+        clean = torch.zeros(len(actions), device=actions.device)
+        _, said = self.answer(self.context(observation), self.normalize("actions", actions), clean, valid)
+        return {name: told.argmax(-1) if name in CLASSED else self.open_undo(name, told) for name, told in said.items()}
 
     def usual_state(self) -> Float32[np.ndarray, " P"]:
         """The state in the middle of those that it was trained on."""
@@ -217,22 +228,24 @@ class Policy(nn.Module):
         config = self.config.diffusion
         coefficients = diffusion.coefficients(config.path, time)
         x_t = diffusion.mix(coefficients, x0, noise)
+        out, labels = self.answer(context, x_t, time, valid)
         return Prediction(
             kind=config.prediction,
             coefficients=coefficients,
             x_t=x_t,
-            out=self.output(context, x_t, time, valid),
+            out=out,
             target=diffusion.target(config.prediction, coefficients, x0, noise),
             valid=valid,
+            labels=labels,
         )
 
-    def output(
+    def answer(
         self, context: ContextCache, x_t: Float32[Tensor, "N H A"], t: Float[Tensor, " N"], valid: Bool[Tensor, "N H"]
-    ) -> Float32[Tensor, "N H A"]:
-        """The expert's output for noised chunks, in float32."""
+    ) -> tuple[Float32[Tensor, "N H A"], Labels]:
+        """The expert's output and its labels for noised chunks, in float32."""
         with self.autocast(x_t.device):
-            out: Tensor = self.expert(x_t, t, valid, context)
-        return out.float()
+            out, labels = self.expert(x_t, t, valid, context)
+        return out.float(), {name: said.float() for name, said in labels.items()}
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """bfloat16 where the policy computes in it; otherwise full precision, whatever surrounds the call."""
@@ -331,5 +344,5 @@ def assemble(
 def normalized(contract: DataContract) -> dict[str, int]:
     """What a policy normalises, by name, and how wide it is."""
     widths = {"actions": contract.action_dim, "state": contract.state_dim}
-    widths |= {name: stream.channels for name, stream in contract.streams.items()}
+    widths |= {name: stream.channels for name, stream in contract.streams.items()} | contract.quantities
     return {kind: width for kind, width in widths.items() if width}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from vla.guidance import Guiding
-from vla.motion_settings import MotionConfig
+from vla.motion_settings import LabelName, MotionConfig
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
@@ -65,6 +65,8 @@ class DataConfig:
     """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
     motion: MotionConfig = field(default_factory=MotionConfig)
     """How clips of human motion become episodes."""
+    labels: tuple[LabelName, ...] = ()
+    """What clips say of each frame and the policy predicts beside the motion; it never sees it."""
     normalization: Normalization = "quantile"
     """Of actions, state and sensor streams, fitted on the training episodes."""
     compand: tuple[Literal["actions", "state", "sensor"], ...] = ()
@@ -254,7 +256,7 @@ class DiffusionConfig(Guiding):
 
 @dataclass(frozen=True, kw_only=True)
 class MotionWeights:
-    """Weights of what a motion is trained for beside its numbers: mean squares, in SI units; 0 computes nothing."""
+    """Weights of what a motion is trained for beside its numbers, errors in space in SI units; 0 computes nothing."""
 
     joints: float = 0.0
     """Places of joints around the body, m^2."""
@@ -266,6 +268,10 @@ class MotionWeights:
     """Lengths of bones, m^2; of positions alone, since those of rotations are exact."""
     feet: float = 0.0
     """Speed of feet that should stand, (m/s)^2."""
+    action: float = 0.0
+    """Of --data.labels action: cross entropy of the action of each frame, nat."""
+    physics: float = 0.0
+    """Of --data.labels physics: squared error of its values, normalised."""
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():

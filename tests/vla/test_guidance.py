@@ -111,8 +111,8 @@ def in_turn(policy: Policy, data: Batch, guidance: float, steps: int) -> torch.T
         given, without = (policy.context(data.observation, coin) for coin in (torch.ones(4), torch.zeros(4)))
 
         def denoise(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            null = policy.output(without, x_t, t, valid)
-            return null + guidance * (policy.output(given, x_t, t, valid) - null)
+            null = policy.answer(without, x_t, t, valid)[0]
+            return null + guidance * (policy.answer(given, x_t, t, valid)[0] - null)
 
         x0 = diffusion.sample(denoise, data.draws.noise, policy.config.diffusion, steps=steps)
     return policy.normalizer_of("actions").undo(x0)
@@ -165,7 +165,7 @@ def test_guidance_of_one_is_bitwise_none(policy: Policy) -> None:
     with torch.no_grad():
         context = policy.context(data.observation)
         x0 = diffusion.sample(
-            lambda x_t, t: policy.output(context, x_t, t, valid), data.draws.noise, policy.config.diffusion, steps=3
+            lambda x_t, t: policy.answer(context, x_t, t, valid)[0], data.draws.noise, policy.config.diffusion, steps=3
         )
     expected = policy.normalizer_of("actions").undo(x0)
     for guidance in (None, 1.0):
@@ -193,11 +193,13 @@ def test_guidance_between_two_gaussians_is_a_third_one(kind: PredictionName, mon
     policy.set_mode(training=False)
     given, without = (best_of_gaussian("straight", kind, mean, 0.3) for mean in (0.2, -0.1))
 
-    def stub(_: Policy, __: object, x_t: torch.Tensor, t: torch.Tensor, ___: object) -> torch.Tensor:
+    def stub(
+        _: Policy, __: object, x_t: torch.Tensor, t: torch.Tensor, ___: object
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         (x_given, x_without), (t_given, t_without) = x_t.chunk(2), t.chunk(2)
-        return torch.cat([given(x_given, t_given), without(x_without, t_without)])
+        return torch.cat([given(x_given, t_given), without(x_without, t_without)]), {}
 
-    monkeypatch.setattr(Policy, "output", stub)
+    monkeypatch.setattr(Policy, "answer", stub)
     noise = torch.randn(500, BARE.horizon, BARE.action_dim, generator=torch.Generator().manual_seed(0))
     observation = batch(BARE, size=1).observation.rows([0] * 500)
     actions = policy.act(observation, noise, guidance=3.0)

@@ -230,7 +230,7 @@ def test_loss_is_the_masked_mean_of_the_squared_error(policy: Policy) -> None:
     c = coefficients("cosine", data.draws.time)
     alpha, sigma = c.alpha[:, None, None], c.sigma[:, None, None]
     context = policy.context(data.observation)
-    out = policy.output(context, alpha * x0 + sigma * data.draws.noise, data.draws.time, data.action_valid)
+    out = policy.answer(context, alpha * x0 + sigma * data.draws.noise, data.draws.time, data.action_valid)[0]
     error = (out - (alpha * data.draws.noise - sigma * x0)).square()
     expected = [error[row][data.action_valid[row]].mean() for row in range(4)]
     assert torch.allclose(losses["diffusion"], torch.stack(expected), atol=1e-6)
@@ -407,7 +407,7 @@ def test_a_chunk_reads_its_context_once(policy: Policy) -> None:
     assert seen == [name for name, _ in policy.expert.blocks.named_children()]
     with torch.no_grad():
         anew = diffusion.sample(
-            lambda x_t, t: policy.output(policy.context(data.observation), x_t, t, valid),
+            lambda x_t, t: policy.answer(policy.context(data.observation), x_t, t, valid)[0],
             data.draws.noise,
             policy.config.diffusion,
             steps=4,

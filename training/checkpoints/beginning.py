@@ -77,6 +77,12 @@ def check_origin(origin: Beginning, place: str, data: DataConfig, contract: Data
     """
     if differences := origin.contract.differences(contract):
         raise ValueError(f"{place} expects {'; '.join(differences)}; train on matching data, or without --init-from")
+    if origin.contract.labels != contract.labels:
+        had, given = (told_labels(labels) for labels in (origin.contract.labels, contract.labels))
+        raise ValueError(
+            f"{place} was trained with --data.labels {had}, these data have {given}: give the same, or train without "
+            "--init-from"
+        )
     if origin.normalization != data.normalization:
         raise ValueError(
             f"{place} was trained with --data.normalization {origin.normalization}, and its scales stay: "
@@ -98,6 +104,11 @@ def check_origin(origin: Beginning, place: str, data: DataConfig, contract: Data
             f"{place} was trained on another backbone than --backbone.path, or on one that pools otherwise; "
             "give the one it names"
         )
+
+
+def told_labels(labels: Mapping[str, int]) -> str:
+    """Labels in words: `action (10) physics (6)`."""
+    return " ".join(f"{name} ({size})" for name, size in labels.items()) or "none"
 
 
 def check_unconditional(origin: Beginning, diffusion: DiffusionConfig) -> None:

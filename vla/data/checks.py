@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from vla.batch import Sample
 from vla.contract import SENSOR, DataContract
 from vla.data.episode import Episode, Layout, Stream
+from vla.data.labels import label_of
 from vla.errors import CorruptData
 from vla.instruction import check_instruction
 from vla.names import ranges
@@ -109,7 +110,8 @@ def _check_clock(name: str, kind: str, timestamps: Float64[np.ndarray, " N"]) ->
 def streams(episode: Episode, contract: DataContract) -> dict[str, Stream]:
     """The streams of numbers that an episode has, by the name of their statistics."""
     sensors = {name: episode.streams.get(stream.key) for name, stream in contract.streams.items()}
-    named = {"actions": episode.actions, "state": episode.state, **sensors}
+    quantities = {name: label_of(episode, name) for name in contract.quantities}
+    named = {"actions": episode.actions, "state": episode.state, **sensors, **quantities}
     return {kind: stream for kind, stream in named.items() if stream is not None}
 
 
@@ -142,7 +144,7 @@ def finite_chunks(
 def check_finite(sample: Sample, where: str) -> None:
     """Refuse a sample of episodes whose rows `finite_chunks` passed over (CorruptData)."""
     sensors = {name: reading.values for name, reading in sample.streams.items()}
-    for kind, values in {"actions": sample.actions, "state": sample.state, **sensors}.items():
+    for kind, values in {"actions": sample.actions, "state": sample.state, **sensors, **sample.labels}.items():
         if not np.isfinite(values).all():
             raise CorruptData(f"{where} has {values[~np.isfinite(values)][0]} in {kind}: repair the data")
 
@@ -150,7 +152,7 @@ def check_finite(sample: Sample, where: str) -> None:
 def fit_statistics(
     episodes: Sequence[Episode], contract: DataContract, *, keep_damaged: bool = False, compand: Sequence[str] = ()
 ) -> dict[str, Statistics]:
-    """Statistics of `actions`, `state` and each sensor stream, by name, at their own rates; of width 0 without a state.
+    """Statistics of `actions`, `state`, sensor streams and labels, by name, at their rates; of width 0 without a state.
 
     Those in `compand` are of the streams' signed square roots; `sensor` there stands for every sensor stream.
 
@@ -161,6 +163,7 @@ def fit_statistics(
         "state": (0.0,) * contract.state_dim,
     }
     periods |= {name: (0.0,) * stream.channels for name, stream in contract.streams.items()}
+    periods |= {name: (0.0,) * width for name, width in contract.quantities.items()}
     held = [streams(episode, contract) for episode in episodes]
     chunks = {kind: partial(finite_chunks, episodes, kind, contract, keep_damaged=keep_damaged) for kind in periods}
     rows = {kind: sum(len(stream[kind].values) for stream in held if kind in stream) for kind in periods}

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vla.data.checks import check_episode, check_lengths, check_selected
 from vla.data.emphasis import Condition, parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
+from vla.data.labels import check_labels, sizes_of_labels
 from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, read_numbers
@@ -134,10 +135,12 @@ def agree_on_readers(config: DataConfig, seed: int, open_reader: Callable[[Path,
     for reader in readers:
         check_selected(reader.layout, reader.episodes, config.episodes)
     check_left_out({reader.layout.root: reader.layout.left_out for reader in readers}, config.without)
-    contract = agree([reader.layout for reader in readers], config)
-    for reader in readers:
-        for episode in reader.episodes:
-            check_episode(episode, contract, config.missing_cameras)
+    layouts = [reader.layout for reader in readers]
+    check_labels(layouts, config.labels)
+    episodes = [episode for reader in readers for episode in reader.episodes]
+    contract = replace(agree(layouts, config), labels=sizes_of_labels(episodes, config.labels))
+    for episode in episodes:
+        check_episode(episode, contract, config.missing_cameras)
     held_out = split([len(reader.episodes) for reader in readers], config.validation_share, seed)
     kept = [
         tuple(place for place in range(len(reader.episodes)) if place not in set(places))

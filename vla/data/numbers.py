@@ -81,6 +81,7 @@ def _entry(
         "periods": contract.action_periods,
         "widths": [contract.action_dim, contract.state_dim],
         "streams": {name: [stream.key, stream.channels] for name, stream in contract.streams.items()},
+        "labels": contract.labels,
         "kept": [episode.name for episode in episodes_at(readers, kept)],
         "held out": [episode.name for episode in episodes_at(readers, held_out)],
         "keep damaged": keep_damaged,

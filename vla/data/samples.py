@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from vla.batch import Sample
 from vla.data.checks import check_finite
 from vla.data.episode import Episode, Reader
+from vla.data.labels import label_of
 from vla.data.order import SampleOrder
 from vla.data.reading import read_again
 from vla.data.window import Window
@@ -134,7 +135,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         return sum(len(part) for part in self._parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what stands where: the frames of each pool, and the instruction and confidence of each."""
+        """SHA-256 of what stands where: the frames of each pool, and the instruction, confidence and labels of each."""
         digest = hashlib.sha256()
         for part in self._parts:
             for place, frames in zip(part.places, part.frames, strict=True):
@@ -146,6 +147,8 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
                     digest.update(np.asarray(said.places, dtype="<i8").tobytes())
                 digest.update(np.asarray(frames, dtype="<i8").tobytes())
                 digest.update(np.asarray(episode.confidence, dtype="<f8").tobytes())
+                for name in part.window.contract.labels:
+                    digest.update(np.asarray(label_of(episode, name).values, dtype="<f8").tobytes())
             digest.update(b";")
         return digest.hexdigest()
 

@@ -18,6 +18,7 @@ from vla.contract import DataContract, StreamContract
 from vla.data.cameras import pictures
 from vla.data.clocks import nearest, newest
 from vla.data.episode import Episode, Frames, Stream
+from vla.data.labels import label_of
 from vla.data.video import read_frames
 from vla.errors import CorruptData
 
@@ -52,7 +53,7 @@ class Window:
             StorageFault: the storage does not give it; names the file.
         """
         now = float(episode.timestamps[index])
-        actions, action_valid = self._actions(episode.actions, now)
+        actions, action_valid = self._chunk(episode.actions, now)
         streams = {name: self._reading(episode, stream, now) for name, stream in self.contract.streams.items()}
         felt = any(reading.valid.any() for reading in streams.values())
         images, image_valid = self._images(episode, index)
@@ -66,6 +67,7 @@ class Window:
             action_valid=action_valid,
             weight=float(episode.confidence[index]) * (self.sensor_weight if felt else 1.0),
             position=position,
+            labels={name: self._chunk(label_of(episode, name), now)[0] for name in self.contract.labels},
         )
 
     def void(self, episode: Episode, index: int, position: int) -> Sample:
@@ -81,6 +83,7 @@ class Window:
             action_valid=np.zeros(contract.horizon, dtype=np.bool_),
             weight=0.0,
             position=position,
+            labels={name: nothing_said(contract, name) for name in contract.labels},
         )
 
     def frames(self, episode: Episode) -> range | Int64[np.ndarray, " N"]:
@@ -96,10 +99,10 @@ class Window:
         places, valid = _steps(episode.actions, times, self.contract.fps)
         return np.where(valid[0], _rows(episode.actions, places)[0], np.nan)
 
-    def _actions(self, actions: Stream, now: float) -> tuple[Float[np.ndarray, "H A"], Bool[np.ndarray, " H"]]:
-        """The chunk on the frame clock; where no action is near, the nearest stands and is not valid."""
-        places, valid = _steps(actions, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
-        return _rows(actions, places), valid
+    def _chunk(self, stream: Stream, now: float) -> tuple[Float[np.ndarray, "H _"], Bool[np.ndarray, " H"]]:
+        """The rows of actions or labels on the frame clock; where none is near, the nearest stands and is not valid."""
+        places, valid = _steps(stream, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
+        return _rows(stream, places), valid
 
     def _reading(self, episode: Episode, stream: StreamContract, now: float) -> Reading:
         """The window of a sensor stream; nothing in it is valid where the episode lacks it."""
@@ -133,6 +136,11 @@ class Window:
             for camera, place in zip(self.contract.cameras, places, strict=True)
         )
         return images, np.array([place >= 0 for place in places], dtype=np.bool_)
+
+
+def nothing_said(contract: DataContract, name: str) -> Float[np.ndarray, "H _"]:
+    """A label of a chunk of which nothing is known."""
+    return np.zeros((contract.horizon, contract.quantities.get(name, 1)), dtype=np.float32)
 
 
 def nothing(stream: StreamContract) -> Reading:

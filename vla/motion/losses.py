@@ -1,7 +1,7 @@
 """How far a motion is from another, in SI units: what a policy may be trained for beside the error of its numbers.
 
 Each is the mean, over the frames that are no padding and the joints, of a squared distance. A difference over time
-counts where every frame that it takes is no padding.
+counts where every frame that it takes is no padding. Labels of frames have terms of their own, of which none is in SI.
 """
 
 from collections.abc import Callable, Mapping
@@ -73,6 +73,21 @@ TERMS: Mapping[str, Callable[[Pair], Float[Tensor, " N"]]] = {
     "feet": feet,
 }
 """By the name of their weight."""
+
+
+def cross_entropy(
+    said: Float[Tensor, "N T C"], true: Float[Tensor, "N T 1"], valid: Bool[Tensor, "N T"]
+) -> Float[Tensor, " N"]:
+    """How surprising the class of a frame is, nat; `said` are the logarithms of probabilities, up to a constant."""
+    nats = torch.nn.functional.cross_entropy(said.transpose(1, 2), true[..., 0].long(), reduction="none")
+    return _mean(nats[..., None], valid)
+
+
+def squared_error(
+    said: Float[Tensor, "N T C"], true: Float[Tensor, "N T C"], valid: Bool[Tensor, "N T"]
+) -> Float[Tensor, " N"]:
+    """How far values are from the true ones, squared, in the square of their unit."""
+    return _mean((said - true).square(), valid)
 
 
 def _mean(errors: Float[Tensor, "N T J"], valid: Bool[Tensor, "N T"]) -> Float[Tensor, " N"]:

@@ -16,6 +16,8 @@ Tokens = tuple[Float[Tensor, "B _ _"], Bool[Tensor, "B _"]]
 """Tokens of a part of the policy, and which of them may be looked at."""
 ContextTokens = tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]
 """Those of all parts at the width of the expert."""
+Labels = Mapping[str, Float[Tensor, "N H _"]]
+"""By name, what is said of each step: a number for each class, the larger the likelier, or the values of a quantity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class Block(nn.Module):
 
 
 class ActionExpert(nn.Module):
-    """(x_t, t, context) -> prediction, one token an action step.
+    """(x_t, t, context) -> prediction and labels, one token an action step.
 
     Call `context` and `cache` once for an observation, then this once for each diffusion time, or once for several: N
     is a multiple of B, and the chunks of an observation follow one another.
@@ -162,12 +164,18 @@ class ActionExpert(nn.Module):
         config: ExpertConfig,
         seed: int,
         droppable: bool = False,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
+        """`labels` says how many numbers each label has; fresh values of its head follow from the seed and its name."""
         super().__init__()
         self.horizon, self.action_dim = horizon, action_dim
         self.context = Context(config.sizes.width, sources, seed, droppable=droppable)
         with seeded(seed, "expert"):
             self._build(config)
+        self.heads = nn.ModuleDict()
+        for name, width in (labels or {}).items():
+            with seeded(seed, f"expert/{name}"):
+                self.heads[name] = nn.Linear(config.sizes.width, width)
 
     def _build(self, config: ExpertConfig) -> None:
         """What does not depend on the parts."""
@@ -196,12 +204,12 @@ class ActionExpert(nn.Module):
         t: Float[Tensor, " N"],
         valid: Bool[Tensor, "N H"],
         context: ContextCache,
-    ) -> Float[Tensor, "N H A"]:
+    ) -> tuple[Float[Tensor, "N H A"], Labels]:
         """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
         assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
         time = self.time(t)
         x = self.embed(x_t) + self.positions
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, valid, time, keys_values, context.mask)
-        out: Tensor = self.out(self.norm(x))
-        return out
+        states = self.norm(x)
+        return self.out(states), {name: head(states) for name, head in self.heads.items()}

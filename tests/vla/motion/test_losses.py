@@ -103,13 +103,13 @@ def said_by_oracle(
     clean = policy.normalize("actions", data.actions)
     clean = clean + wrong * torch.sin(torch.arange(clean[0].numel(), dtype=torch.float32)).view(clean.shape[1:])
 
-    def output(_: object, x_t: Tensor, t: Tensor, __: Tensor) -> Tensor:
+    def answer(_: object, x_t: Tensor, t: Tensor, __: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         c = diffusion.coefficients("cosine", t)
         eps = (x_t - c.alpha[:, None, None] * clean) / c.sigma[:, None, None]
-        return diffusion.target(kind, c, clean, eps)
+        return diffusion.target(kind, c, clean, eps), {}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy, "output", output)
+        patch.setattr(policy, "answer", answer)
         return objective(policy, data)
 
 

@@ -53,7 +53,7 @@ def context(model: ActionExpert, batch: int = 2, seed: int = 1) -> tuple[torch.T
 
 
 def answer(model: ActionExpert, noised: Noised, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = model(*noised, model.cache(tokens, mask))
+    out: torch.Tensor = model(*noised, model.cache(tokens, mask))[0]
     return out
 
 
