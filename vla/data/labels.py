@@ -23,15 +23,28 @@ def check_labels(layouts: Sequence[Layout], labels: Sequence[LabelName]) -> None
         raise ValueError(f"--data.labels names {twice[0]} twice: name it once")
 
 
+def columns_of(episode: Episode, name: str) -> list[Float[np.ndarray, "N _"]]:
+    """The columns that are a label side by side: one, or one a number where these have names, such as `physics.vx`.
+
+    Raises:
+        ValueError: the episode does not have it.
+    """
+    for called in COLUMNS[name]:
+        if called in episode.columns:
+            return [episode.columns[called]]
+        if parts := [column for key, column in episode.columns.items() if key.startswith(f"{called}.")]:
+            return parts
+    raise ValueError(
+        f"{episode.name} has no column {' or '.join(COLUMNS[name])} but {', '.join(episode.columns) or 'none'}: "
+        f"leave {name} out of --data.labels, or the episode out with `--data.without {episode.index}`"
+    )
+
+
 def label_of(episode: Episode, name: str) -> Stream:
-    """A label, on the frame clock. ValueError where the episode does not have it."""
-    key = next((key for key in COLUMNS[name] if key in episode.columns), None)
-    if key is None:
-        raise ValueError(
-            f"{episode.name} has no column {' or '.join(COLUMNS[name])} but {', '.join(episode.columns) or 'none'}: "
-            f"leave {name} out of --data.labels, or the episode out with `--data.without {episode.index}`"
-        )
-    return Stream(timestamps=episode.timestamps, values=episode.columns[key])
+    """A label as a whole, on the frame clock. Errors as `columns_of`."""
+    columns = columns_of(episode, name)
+    values = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+    return Stream(timestamps=episode.timestamps, values=values)
 
 
 def sizes_of_labels(episodes: Sequence[Episode], labels: Sequence[LabelName]) -> dict[str, int]:
@@ -68,7 +81,9 @@ def largest_class(values: Float[np.ndarray, " N"], episode: Episode, name: str) 
 
 def num_values(episodes: Sequence[Episode], name: str) -> int:
     """How many values a quantity has at each frame."""
-    widths: dict[int, Episode] = {label_of(episode, name).values.shape[1]: episode for episode in episodes}
+    widths: dict[int, Episode] = {
+        sum(column.shape[1] for column in columns_of(episode, name)): episode for episode in episodes
+    }
     if len(widths) > 1:
         (one, first), (other, second), *_ = widths.items()
         raise ValueError(

@@ -18,7 +18,7 @@ from vla.contract import DataContract, StreamContract
 from vla.data.cameras import pictures
 from vla.data.clocks import nearest, newest
 from vla.data.episode import Episode, Frames, Stream
-from vla.data.labels import label_of
+from vla.data.labels import columns_of
 from vla.data.video import read_frames
 from vla.errors import CorruptData
 
@@ -67,7 +67,7 @@ class Window:
             action_valid=action_valid,
             weight=float(episode.confidence[index]) * (self.sensor_weight if felt else 1.0),
             position=position,
-            labels={name: self._chunk(label_of(episode, name), now)[0] for name in self.contract.labels},
+            labels={name: self._label(episode, name, now) for name in self.contract.labels},
         )
 
     def void(self, episode: Episode, index: int, position: int) -> Sample:
@@ -103,6 +103,11 @@ class Window:
         """The rows of actions or labels on the frame clock; where none is near, the nearest stands and is not valid."""
         places, valid = _steps(stream, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
         return _rows(stream, places), valid
+
+    def _label(self, episode: Episode, name: str, now: float) -> Float[np.ndarray, "H _"]:
+        """A label of the steps of a chunk."""
+        columns = [Stream(timestamps=episode.timestamps, values=column) for column in columns_of(episode, name)]
+        return np.concatenate([self._chunk(column, now)[0] for column in columns], axis=1)
 
     def _reading(self, episode: Episode, stream: StreamContract, now: float) -> Reading:
         """The window of a sensor stream; nothing in it is valid where the episode lacks it."""

@@ -88,11 +88,24 @@ def test_nothing_is_added_that_is_not_chosen() -> None:
     assert data.statistics.keys() == {"actions", "state"}
 
 
-def test_a_list_of_clips_calls_its_actions_otherwise() -> None:
+def as_in_a_list(columns: Columns) -> Columns:
+    """Called as lists of clips call them, a column a number that has a name."""
+    names = ("vx", "vy", "ax", "ay", "mx", "my")
+    split = {f"physics.{name}": columns["physics"][:, [place]] for place, name in enumerate(names)}
+    return {"actions": columns["action"], "camera.x": columns["action"], **split}
+
+
+def test_a_list_of_clips_calls_its_columns_otherwise() -> None:
     root = motion_root()
-    episodes = [replace(episode, columns={"actions": episode.columns["action"]}) for episode in root.episodes]
-    data = opened(replace(root, episodes=episodes), labels=("action",))
-    assert data.contract.labels == {"action": 30}
+    episodes = [replace(episode, columns=as_in_a_list(episode.columns)) for episode in root.episodes]
+    usual, other = opened(root), opened(replace(root, episodes=episodes))
+    assert other.contract == usual.contract
+    assert other.train.fingerprint() == usual.train.fingerprint()
+    np.testing.assert_array_equal(other.statistics["physics"].mean, usual.statistics["physics"].mean)
+    for index in range(0, len(usual.everything), 7):
+        for name in BOTH:
+            given = (data.everything[index].labels[name] for data in (usual, other))
+            np.testing.assert_array_equal(*given)
 
 
 def test_other_labels_are_other_data() -> None:
