@@ -195,8 +195,8 @@ def check_motion(weights: Mapping[str, float], body: Body) -> None:
     """Refuse weights of what a body does not have (ValueError)."""
     if weights and body.kind == "coordinates":
         raise ValueError(
-            f"--stage.objective.motion.{next(iter(weights))} needs joints in space, which coordinates of a model do not "
-            f"say: give {switched_off(weights)}"
+            f"--stage.objective.motion.{next(iter(weights))} needs joints in space, which coordinates of a model do "
+            f"not say: give {switched_off(weights)}"
         )
     if "bones" in weights and body.kind == "rotations":
         raise ValueError(
