@@ -1,4 +1,5 @@
 # make demo   demonstrate, train both stages, evaluate in the closed loop and write the report of the needle benchmark
+# make demo-motion  train human motion on the clips that ship, make motions, judge them beside real ones, write the page
 # make test   what an author runs: style, types, layers, and every kind of promise once; ten minutes on two cores
 # make test-all  all there is: make test, and every fault, topology and real launch; what continuous integration runs
 # make soak   kill a training 200 times on each of two topologies and compare with one that was left alone; 30 minutes
@@ -21,7 +22,7 @@ export PYTHONUNBUFFERED := 1
 # Each of some hundred processes would compile our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all checks soak faults install lock audit clean
+.PHONY: demo demo-motion test test-all checks soak faults install lock audit clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -39,6 +40,9 @@ $(INSTALLED): pyproject.toml requirements.lock
 
 demo: $(INSTALLED)
 	@BIN=$(BIN) RUNS=$(RUNS) bash examples/demo.sh
+
+demo-motion: $(INSTALLED)
+	@BIN=$(BIN) RUNS=$(RUNS)-motion bash examples/demo-motion.sh
 
 # Both say what CPU time they took and fail beyond their budget (tests/budget.py).
 test: $(INSTALLED)

@@ -1,14 +1,17 @@
-"""The demo's script: what it runs, and on how many processes. What comes of it, `make demo` shows."""
+"""The demos' scripts: what they run, and on how many processes. What comes of them, `make demo` shows."""
 
 import os
 import subprocess
 from pathlib import Path
 
-DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo.sh"
+from training import recipes
+from training.flags import parse
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def words_of(folder: Path, *, gpu: bool) -> list[str]:
-    """The commands that the script runs, one a line."""
+def words_of(folder: Path, *, gpu: bool, demo: str = "demo.sh") -> list[str]:
+    """The commands that a script runs, one a line."""
     told = folder / "told"
     for name in ("accelerate", "vla"):
         (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >>"{told}"\n')
@@ -17,7 +20,8 @@ def words_of(folder: Path, *, gpu: bool) -> list[str]:
         (folder / name).chmod(0o755)
     # As the Makefile has it: one thread a process.
     environment = os.environ | {"BIN": str(folder), "RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
-    subprocess.run(["bash", str(DEMO)], env=environment, check=True, capture_output=True, cwd=DEMO.parents[1])
+    script = EXAMPLES / demo
+    subprocess.run(["bash", str(script)], env=environment, check=True, capture_output=True, cwd=EXAMPLES.parent)
     return told.read_text().splitlines()
 
 
@@ -36,3 +40,16 @@ def test_one_gpu_trains_in_one_process(tmp_path: Path) -> None:
     for line in words_of(tmp_path, gpu=True)[1:3]:
         assert "--config_file accelerate_configs/single.yaml" in line
         assert "--num_processes" not in line
+
+
+def test_the_demo_of_motion_trains_on_the_clips_that_ship(tmp_path: Path) -> None:
+    """And is judged by clips that it does not train on."""
+    lines = words_of(tmp_path, gpu=False, demo="demo-motion.sh")
+    commands = [" ".join(line.split()[:2]) for line in lines]
+    assert commands == ["accelerate launch", "vla sample", "vla view", "vla evaluate", "vla report"]
+    words = lines[0].split()
+    place = words.index("training/pretrain.py")
+    config = parse(recipes.pretrain(), words[place + 1 :])
+    assert config.data.roots == ("examples/motion/cmu/train", "examples/motion/amp")
+    assert all((EXAMPLES.parent / root / "labels.csv").is_file() for root in config.data.roots)
+    assert "--data.roots examples/motion/cmu/test --training examples/motion/cmu/train examples/motion/amp" in lines[3]

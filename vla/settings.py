@@ -26,7 +26,7 @@ class DataConfig:
     """What is trained on."""
 
     roots: tuple[str, ...] = ()
-    """Dataset folders: LeRobot v3.0, v2.1 or v2.0, or the insertion recorder's; at least one."""
+    """Dataset folders: LeRobot v3.0, v2.1 or v2.0, the insertion recorder's, or clips of motion; at least one."""
     weights: tuple[float, ...] = ()
     """Share of the samples that comes from each root, in any unit, > 0; none: proportional to the roots' sizes."""
     emphasis: str = ""
