@@ -14,6 +14,7 @@ from vla.data.dataset import agree_on_readers, open_root
 from vla.data.mixture import check_config
 from vla.parts.backbone import NAMED, check_checkpoint, folder_of, kind_of, resolve, width_of
 from vla.parts.demands import check_demands
+from vla.run_folder import BEST
 from vla.settings import DataConfig
 
 
@@ -50,7 +51,8 @@ def check_places(config: RunConfig) -> None:
     if config.resume_from is None and (out / "metrics.jsonl").exists():
         raise ValueError(f"{out} already holds a run; go on with --resume-from auto, or choose another --out")
     for flag, place in (("--init-from", config.init_from), ("--resume-from", config.resume_from)):
-        if place not in (None, "auto") and not Path(str(place)).is_dir():
+        there = place in (None, "auto") or Path(str(place)).is_dir()
+        if not there and not (Path(str(place)).name == BEST and (Path(str(place)).parent / "checkpoints").is_dir()):
             raise ValueError(f"{flag} {place} is not a folder; give a run, a checkpoint or, to begin with, a policy")
 
 

@@ -68,6 +68,8 @@ class RunConfig:
     """Seconds after which a checkpoint is due whatever the step."""
     keep: int = 3
     """Checkpoints to keep."""
+    keep_best: bool = False
+    """Save after each validation, keep the best checkpoint of the stage too, and export it as RUN/best at the end."""
     save_failures: int = 3
     """Saves that may fail in a row, >= 1; then the run ends with exit code 34."""
     grace_seconds: float = 5.0
@@ -162,7 +164,7 @@ class RunConfig:
 
 
 VOLATILE = re.compile(
-    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep"
+    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best"
     r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""

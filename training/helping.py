@@ -37,7 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "--config runs/motion/config.json \\\n    --resume-from auto",
     ),
     "sft": (
-        "--init-from runs/motion \\\n    --data.roots /data/dances --out runs/dances",
+        "--init-from runs/motion/best \\\n    --data.roots /data/dances --out runs/dances",
         "--config runs/dances/config.json \\\n    --stage.lr.expert 5e-5 --out runs/slower",
     ),
 }

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from training import checking, distributed, faults
 from training.config import RunConfig
 from training.engine import ema
+from training.engine.guard import finite_or_none
 from training.engine.sharding import Engine
 from training.ranks import rank
 from training.run.metrics import Step, Stopwatch
@@ -134,5 +135,6 @@ def check(session: Session, engine: Engine) -> None:
         settle=lambda unread: session.leave_out(unread, held_out=True),
     )
     session.folder.records.add_validation({"step": session.step, **result})
+    session.validated = {session.step: finite_or_none(result["loss"])}
     if session.accelerator.is_main_process:
         tqdm.write(f"step {session.step}: validation loss {result['loss']:.4f} on {result['samples']} held-out samples")

@@ -88,6 +88,7 @@ def of_motion(entry: str, stage: Stage) -> RunConfig:
         batch_size=64,
         micro_batch=16,
         clip=0.5,
+        keep_best=True,
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from training.engine import stages
 from training.engine.guard import Guard
 from training.engine.sharding import Engine
 from training.engine.state import State
+from training.exporting import export
 from training.feeding.loading import Restarts, batches
 from training.opening import open_run
 from training.ranks import rank
@@ -33,7 +35,6 @@ from vla import errors
 from vla.batch import Batch, collate
 from vla.objectives import objective_of
 from vla.policy import assemble
-from vla.policy_folder import save_policy
 from vla.redaction import hide
 from vla.run_folder import GuardState
 
@@ -56,6 +57,8 @@ class Session:
         self.step = 0
         self._folder: RunFolder | None = None
         self._save_is_due = False
+        self.validated: dict[int, float | None] = {}
+        """The loss of the last validation, by the step it was after; None where it is not finite."""
         self._restarts = Restarts()
         self._stream: Generator[list[Batch]] | None = None
         self._ended = False
@@ -211,7 +214,7 @@ class Session:
             if self.folder.saver.failures:
                 raise self.folder.give_up()
             self.watchdog.beat("saving", SAVE_ALLOWANCE)
-            self.export(engine)
+            export(self.policy, engine, self.run, self.folder, self.kept)
             self._ended = True
             self.folder.records.close()
         else:
@@ -258,7 +261,8 @@ class Session:
         While steps are being skipped nothing is saved that going back would have to pass over.
         """
         last = self.step == row.end or self.stopped()
-        if not (last or self._save_is_due or self.step % self.config.save_every == 0):
+        validated = self.config.keep_best and self.step in self.validated
+        if not (last or validated or self._save_is_due or self.step % self.config.save_every == 0):
             return
         self.watchdog.beat("saving", SAVE_ALLOWANCE)
         self.metrics.settle()
@@ -272,16 +276,9 @@ class Session:
         manifest = self.run.manifest(
             row, self.step, engine, init_from=began, guard=self.guard.state(), roll_backs=self._roll_backs
         )
+        manifest = replace(manifest, validation_loss=self.validated.get(self.step))
         self.folder.save(engine.pieces(), self._kept_weights, manifest, self.run.meaning(), check=check)
         self._save_is_due = False
-
-    def export(self, engine: Engine) -> None:
-        """Write RUN/policy with the averaged weights."""
-        tensors = engine.gather("ema") | engine.frozen(self.kept)
-        if self.accelerator.is_main_process:
-            save_policy(self.policy, self.out / "policy", tensors, self.run.held_out(), self.run.origin())
-            print(f"policy: {self.out / 'policy'}")
-        self.accelerator.wait_for_everyone()
 
     def _give_way(self, engine: Engine, row: Row) -> NoReturn:
         """End for a signal: save if that fits into what is left of the grace time, and say which it was."""

@@ -3,6 +3,7 @@
 RUN/schedule.json                           the stages as decided
 RUN/checkpoints/step-*/manifest.json        what a checkpoint consists of
 RUN/checkpoints/step-*/policy.json          what its weights mean
+RUN/best                                    the policy of the lowest validation loss, once the run has ended
 """
 
 import contextlib
@@ -22,6 +23,9 @@ SCHEMA = 5
 READERS = {1: "a3da51d", 2: "a3da51d", 3: "31ac386", 4: "afa2e5a"}
 """The last commit that reads checkpoints of each older schema."""
 
+
+BEST = "best"
+"""The name, in a run folder, of the policy with the lowest validation loss; before it is there, of its checkpoint."""
 
 Buffers = Mapping[str, Mapping[str, tuple[float | bool, ...]]]
 """Buffers of normalisers, by stream and name."""
@@ -126,6 +130,8 @@ class Manifest:
     files: tuple[StoredFile, ...] = ()
     versions: Versions | None = None
     """Of rank 0, which wrote it; None in checkpoints from before they were recorded."""
+    validation_loss: float | None = None
+    """On the held-out episodes after this very step; None where none was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,7 @@ def test_what_the_recipes_are() -> None:
         assert 1.9 < config.data.horizon / config.data.motion.rate_hz < 3.1, "seconds"
         weights = stage.objective.motion
         assert min(weights.joints, weights.velocity, weights.feet) > 0 == weights.bones, "rotations have exact bones"
+        assert config.keep_best
 
 
 def test_changes_from_python_are_checked_as_flags_are() -> None:

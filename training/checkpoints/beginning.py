@@ -20,7 +20,7 @@ from vla.normalize import Normalizer
 from vla.parts import row_of
 from vla.policy import normalized
 from vla.policy_folder import load_policy, read_description
-from vla.run_folder import Buffers
+from vla.run_folder import BEST, Buffers
 from vla.settings import DataConfig, DiffusionConfig
 
 
@@ -45,7 +45,9 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginnin
         ValueError: there is none at that place.
     """
     path = Path(place)
-    if (path / "normalizer.safetensors").exists():
+    # Of a run that goes on, RUN/best is of where it ended before; its checkpoints are of now.
+    outdated = path.name == BEST and checkpoint.best_first(path.parent)
+    if (path / "normalizer.safetensors").exists() and not outdated:
         policy = load_policy(path, backbone)
         return Beginning(
             place=place,

@@ -16,7 +16,7 @@ import dataclasses
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from training.checkpoints import storage
 from training.engine.state import KEYS, MOMENTS, State
 from vla import documents
 from vla.errors import CorruptData
-from vla.run_folder import Manifest, Meaning, StoredFile, read_manifest, read_meaning
+from vla.run_folder import BEST, Manifest, Meaning, StoredFile, read_manifest, read_meaning
 
 NAME = re.compile(r"step-\d{8,}")
 FILE = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -138,16 +138,31 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def prune(out: Path, keep: int) -> None:
-    """Delete all but the newest `keep` valid checkpoints; a damaged one counts for nothing and is left alone.
+def prune(out: Path, keep: int, *, keep_best: bool = False) -> None:
+    """Delete all but the newest `keep` valid checkpoints, and the best; a damaged one counts for nothing and stays.
 
     Raises:
         OSError: the storage refuses; what is left is tried again after the next save.
     """
-    valid = [path for path in steps(out) if is_whole(path)]
-    for path in valid[:-keep]:
-        faults.hit("prune.before")
-        discard(path)
+    valid = list(filter(None, map(whole, steps(out))))
+    spared = ranked(valid)[:1] if keep_best else []
+    for found in valid[:-keep]:
+        if found not in spared:
+            faults.hit("prune.before")
+            discard(found.path)
+
+
+def ranked(found: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Of checkpoints in the order of their steps, those of the last one's stage that were validated, the best first.
+
+    Losses of another stage may be of another objective.
+    """
+    validated = [
+        (each.manifest.validation_loss, each)
+        for each in found
+        if each.manifest.validation_loss is not None and each.manifest.stage == found[-1].manifest.stage
+    ]
+    return [each for _, each in sorted(validated, key=lambda pair: pair[0])]
 
 
 def discard(path: Path) -> bool:
@@ -158,12 +173,14 @@ def discard(path: Path) -> bool:
     return storage.remove(doomed)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's manifest can be read and its files have their sizes; digests are not compared."""
+def whole(path: Path) -> Checkpoint | None:
+    """A checkpoint whose manifest can be read and whose files have their sizes; digests are not compared."""
     try:
-        return all((path / entry.name).stat().st_size == entry.bytes for entry in read(path).manifest.files)
+        found = read(path)
+        same = all((path / entry.name).stat().st_size == entry.bytes for entry in found.manifest.files)
     except (ValueError, OSError):
-        return False
+        return None
+    return found if same else None
 
 
 def clean(out: Path) -> None:
@@ -257,9 +274,32 @@ def newest(
     Raises:
         CorruptData: there are checkpoints, and none of them is valid; a fresh start would hide that.
     """
-    paths = distributed.share(
-        accelerator, [str(path) for path in candidates(out)] if accelerator.is_main_process else None
-    )
+    return first_valid(candidates, out, accelerator, accept, damaged)
+
+
+def best(out: Path, accelerator: Accelerator) -> Checkpoint | None:
+    """The valid checkpoint of the lowest validation loss in the stage of the newest one; None when none has any.
+
+    Raises:
+        CorruptData: there are such checkpoints, and none of them is valid.
+    """
+    return first_valid(best_first, out, accelerator)
+
+
+def best_first(out: Path) -> list[Path]:
+    """The validated checkpoint directories of a run's newest stage."""
+    return [found.path for found in ranked(list(filter(None, map(whole, steps(out)))))]
+
+
+def first_valid(
+    listed: Callable[[Path], list[Path]],
+    out: Path,
+    accelerator: Accelerator,
+    accept: Callable[[Checkpoint], bool] = lambda _: True,
+    damaged: list[Path] | None = None,
+) -> Checkpoint | None:
+    """The first valid checkpoint that is accepted, of those that rank 0 lists."""
+    paths = distributed.share(accelerator, [str(path) for path in listed(out)] if accelerator.is_main_process else None)
     problems = []
     for path in map(Path, paths):
         try:
@@ -280,7 +320,7 @@ def newest(
 
 
 def find(place: str, accelerator: Accelerator) -> Checkpoint:
-    """The verified checkpoint that CHECKPOINT or RUN names.
+    """The verified checkpoint that CHECKPOINT, RUN or RUN/best names.
 
     Raises:
         ValueError: there is no checkpoint at that place.
@@ -292,5 +332,7 @@ def find(place: str, accelerator: Accelerator) -> Checkpoint:
         verify(checkpoint, accelerator)
         return checkpoint
     if found := newest(path, accelerator):
+        return found
+    if path.name == BEST and (found := best(path.parent, accelerator)):
         return found
     raise ValueError(f"{place} holds no checkpoint; give a run folder with checkpoints/step-* or one of those")

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,22 @@ class Saver:
     """The saver of one rank. Every method but `busy` and `seconds_needed` is called by all ranks, in the same order."""
 
     def __init__(
-        self, accelerator: Accelerator, out: Path, *, keep: int, rate: float, objection: Callable[[], str | None]
+        self,
+        accelerator: Accelerator,
+        out: Path,
+        *,
+        keep: int,
+        keep_best: bool = False,
+        rate: float,
+        objection: Callable[[], str | None],
     ) -> None:
-        """Save into `out`/checkpoints, `keep` of them; `rate` is the write rate measured so far, in bytes a second.
+        """Save into `out`/checkpoints and keep the newest `keep` of them, and the best.
 
-        `objection` says why no checkpoint may be made now, if there is a reason; rank 0 asks it.
+        `rate` is the write rate measured so far, in bytes a second; `objection` says why no checkpoint may be made now,
+        if there is a reason; rank 0 asks it.
         """
-        self.accelerator, self.out, self.keep, self.rate = accelerator, out, keep, rate
+        self.accelerator, self.out, self.rate = accelerator, out, rate
+        self._prune = partial(checkpoint.prune, out, keep, keep_best=keep_best)
         self._objection = objection
         self.failures = 0
         """Saves that failed in a row."""
@@ -204,7 +214,7 @@ class Saver:
         remark = None
         try:
             checkpoint.point_to(final)
-            checkpoint.prune(self.out, self.keep)
+            self._prune()
         except OSError as error:  # the checkpoint stands; pointer and deletion come again with the next one
             remark = str(error)
         return {"num_bytes": sum(file.bytes for file in files), "error": None, "remark": remark}

@@ -109,7 +109,14 @@ class RunFolder:
             (self.path / "config.json").write_text(json.dumps(hide_tree(settings), indent=1) + "\n")
             (self.path / "schedule.json").write_bytes(documents.to_bytes(schedule))
         self.records = Records(self.path, config.tracker, settings, config.wandb, resumed_at=step, active=main)
-        self.saver = Saver(self.accelerator, self.path, keep=config.keep, rate=rate, objection=self._objection)
+        self.saver = Saver(
+            self.accelerator,
+            self.path,
+            keep=config.keep,
+            keep_best=config.keep_best,
+            rate=rate,
+            objection=self._objection,
+        )
         self.left_out = LeftOut(self.path, config.data.quarantine, data.train, active=main, held_out=data.validation)
         self.accelerator.wait_for_everyone()
         self._opened, self._saved_at = True, time.monotonic()
