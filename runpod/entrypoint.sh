@@ -235,7 +235,7 @@ launch() {
 
 # Run entry point $1 in folder $2 from weights $3; returns its exit code, or ends here where --stop-after did.
 train() {
-    if exported "$2" && ! stopped "$2"; then
+    if exported "$2" && ! stopped "$2" && [[ " ${extra[*]-}" != *" --extend-to"* ]]; then
         say "$1 is finished: $2/policy"
         return 0
     fi

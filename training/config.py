@@ -82,6 +82,8 @@ class RunConfig:
     """Save after this step and end, as if the time were up; the schedule keeps its total."""
     resume_from: str | None = None
     """`auto`, a checkpoint or a run: go on with everything."""
+    extend_to: int | None = None
+    """Step at which the run that is resumed ends instead; its rates go over to the longer schedule without a jump."""
     init_from: str | None = None
     """A checkpoint, a run or a policy folder: take its (averaged) weights and start at step 0."""
     ignore_cluster: bool = False
@@ -95,7 +97,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "micro_batch", "validate_every", "validation_samples")
-        for name in (*counts, "save_every", "save_failures", "keep", "stop_after"):
+        for name in (*counts, "save_every", "save_failures", "keep", "stop_after", "extend_to"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
         for name in ("clip", "save_seconds", "grace_seconds", "hang_seconds"):
@@ -109,6 +111,8 @@ class RunConfig:
             raise ValueError(f"--seed is {self.seed}; it must lie in [0, 2^63)")
         if self.resume_from and self.init_from:
             raise ValueError("--resume-from restores everything and --init-from only weights; give one of them")
+        if self.extend_to is not None and self.resume_from is None:
+            raise ValueError(f"--extend-to {self.extend_to} goes on with a run: give --resume-from too")
 
     def accumulation(self, ranks: int) -> int:
         """Micro-batches per rank and step.
@@ -164,7 +168,7 @@ class RunConfig:
 
 
 VOLATILE = re.compile(
-    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best"
+    r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best|extend_to"
     r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""

@@ -14,7 +14,7 @@ ESSENTIAL = (
 OF_MOTION = (
     *("--preset", "--data.roots", "--data.weights", "--data.horizon", "--data.motion.rate-hz", "--data.motion.joints"),
     *("--data.motion.representation", "--data.validation-share", "--backbone.path", "--diffusion.prediction", "--out"),
-    *("--batch-size", "--micro-batch", "--seed", "--resume-from", "--dry-run", "--init-from"),
+    *("--batch-size", "--micro-batch", "--seed", "--resume-from", "--extend-to", "--init-from"),
     *("--stage.steps", "--stage.epochs", "--stage.lr.expert"),
 )
 """As many of a training on human motion."""
@@ -34,7 +34,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "pretrain": (
         "--preset small \\\n    --data.roots /data/walks /data/actions --out runs/motion",
-        "--config runs/motion/config.json \\\n    --resume-from auto",
+        "--config runs/motion/config.json \\\n    --resume-from auto --extend-to 20000",
     ),
     "sft": (
         "--init-from runs/motion/best \\\n    --data.roots /data/dances --out runs/dances",

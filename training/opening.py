@@ -25,12 +25,13 @@ from training.config import RunConfig, digest, flatten
 from training.engine import stages
 from training.engine.sharding import Engine
 from training.run.folder import RunFolder
-from training.run.resuming import Row, check_resumable, content_of, schedule
+from training.run.resuming import EXTENDED, Row, check_resumable, content_of, extend, schedule
 from training.run.sizes import became, check_sizes, sizes_of, with_sizes, with_suited_sizes
 from vla import cache, provenance
 from vla.contract import DataContract
 from vla.data.dataset import Dataset, open_dataset
 from vla.data.episode import mark_of
+from vla.documents import to_json
 from vla.motion.body import PLACES_M
 from vla.normalize import ANSWERS, INPUTS, Normalizer
 from vla.objectives import objective_of
@@ -102,6 +103,7 @@ class Run:
             roll_backs=roll_backs,
             shapes={name: tuple(shape) for name, shape in engine.shapes.items()},
             versions=provenance.here(),
+            extended=self.rows[-1].extended,
         )
 
     def held_out(self) -> HeldOut:
@@ -149,10 +151,13 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     config = folder.config = sized(config, data, resumed, origin, accelerator)
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:
-        check_resumable(resumed, identity, data.contract, backbone)
+        check_resumable(resumed, identity, data.contract, backbone, rows[-1].end)
         say_other_versions(resumed.manifest.versions, accelerator)
         normalizers = normalizers_from_json(resumed.meaning().normalizer)
-        accelerator.print(f"resuming {resumed.path} at step {resumed.manifest.step} of {rows[-1].end}")
+    rows = extend(rows, resumed, config.extend_to)
+    if resumed is not None:
+        identity |= {EXTENDED: [to_json(extension) for extension in rows[-1].extended]} if rows[-1].extended else {}
+        say_resuming(resumed, rows, accelerator)
     elif origin is not None:
         if config.resume_from is not None:
             accelerator.print(
@@ -188,6 +193,19 @@ def say_beginning(config: RunConfig, folder: RunFolder, resumed: Checkpoint | No
         )
     else:
         accelerator.print(f"weights: fresh, from seed {config.seed}")
+
+
+def say_resuming(resumed: Checkpoint, rows: Sequence[Row], accelerator: Accelerator) -> None:
+    """Say where the run goes on, and what an extension that begins here does to the rates."""
+    step, last = resumed.manifest.step, rows[-1]
+    accelerator.print(f"resuming {resumed.path} at step {step} of {last.end}")
+    if last.extended[len(resumed.manifest.extended) :]:
+        ahead = [last.factor(later) for later in range(max(step, last.start), last.end)]
+        found, peak = last.factor(step - 1) if step > last.start else 0.0, max(ahead)
+        accelerator.print(
+            f"extended from step {last.extended[-1].before} to {last.end}: rates go from {found:.2g} of their peaks to "
+            f"{peak:.2g} at step {max(step, last.start) + ahead.index(peak) + 1}, then down to {ahead[-1]:.2g}"
+        )
 
 
 def sized(

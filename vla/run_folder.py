@@ -101,6 +101,18 @@ class GuardState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extension:
+    """More steps than the run was to have until then."""
+
+    at: int
+    """Step that it was at."""
+    before: int
+    """Step at which it would have ended."""
+    to: int
+    """Step at which it ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """RUN/checkpoints/step-*/manifest.json."""
 
@@ -132,6 +144,8 @@ class Manifest:
     """Of rank 0, which wrote it; None in checkpoints from before they were recorded."""
     validation_loss: float | None = None
     """On the held-out episodes after this very step; None where none was measured."""
+    extended: tuple[Extension, ...] = ()
+    """By --extend-to, the first one first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -278,6 +278,15 @@ def test_training_is_told_by_flags_alone(pod: Pod) -> None:
     assert {"CHECKPOINT_DIR", "STAGE"} <= set(seen)
 
 
+def test_a_finished_run_is_extended(pod: Pod) -> None:
+    finish(Path(pod.base["CHECKPOINT_DIR"]))
+    pod.base |= {"STAGE": "pretrain", "MODEL_VARIANT": "small"}
+    assert pod.planned() == []
+    (command,) = pod.planned(EXTRA_ARGS="--extend-to 20000")
+    assert after(command, "--extend-to") == "20000"
+    assert after(command, "--resume-from") == "auto"
+
+
 HARD_VALUES = [
     "two words", "it's", 'a "b"', "line\nbreak", "tail\n", "größe 数据", "$(id) `id` $HOME *", "back\\slash", "-x",
 ]  # fmt: skip

@@ -87,7 +87,7 @@ class RunFolder:
             return
         config, main = self.config, self.accelerator.is_main_process
         # What the run is, not how this life of it was started: who trains by config.json begins where it began.
-        settings = to_json(config) | {"resume_from": None, "init_from": self.began_from}
+        settings = to_json(config) | {"resume_from": None, "init_from": self.began_from, "extend_to": None}
         missing = [path for path in (self.path, self.checkpoints) if not path.exists()]
         self._take()
         size = sum(group.num_parameters for group in groups) * len(KEYS) * 4 // self.accelerator.num_processes

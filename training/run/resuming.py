@@ -1,8 +1,9 @@
 """What a run is: its stages laid end to end, and what a resumed run must share with the one that was stopped."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -16,6 +17,7 @@ from vla.contract import DataContract
 from vla.data.dataset import Dataset
 from vla.documents import to_json
 from vla.parts import FRESH, PARTS, fitting, row_of
+from vla.run_folder import Extension
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,27 @@ class Row:
     end: int
     epoch: float = math.inf
     """Steps of one pass over the samples."""
+    extended: tuple[Extension, ...] = ()
+    """What moved its end, the first one first."""
 
     def factor(self, step: int) -> float:
-        """Share of the peak rate at a step of the run."""
-        return self.stage.factor(step - self.start, self.end - self.start, self.epoch)
+        """Share of the peak rate at a step of the run.
+
+        An extension goes over to the schedule of the longer stage in a straight line, from the rate that it found,
+        within the steps that the warm-up of as many steps would take: no rate jumps, but in a stage without one.
+        """
+        if not self.extended or self.extended[-1].at <= self.start:
+            return self.stage.factor(step - self.start, self.end - self.start, self.epoch)
+        last = self.extended[-1]
+        before = replace(self, end=last.before, extended=self.extended[:-1])
+        if step < last.at:
+            return before.factor(step)
+        over = last.at + max(1, self.stage.rising(last.to - last.at, self.epoch))
+        if step >= over:
+            return self.stage.factor(step - self.start, self.end - self.start, self.epoch)
+        found = before.factor(last.at - 1)
+        aim = self.stage.factor(over - 1 - self.start, self.end - self.start, self.epoch)
+        return found + (aim - found) * (step - last.at + 1) / (over - last.at)
 
 
 def schedule(config: RunConfig, data: Dataset) -> list[Row]:
@@ -45,6 +64,31 @@ def schedule(config: RunConfig, data: Dataset) -> list[Row]:
         placed.append(Row(name, stage, start, end, epoch))
         start = end
     return placed
+
+
+def extend(rows: Sequence[Row], resumed: Checkpoint | None, to: int | None) -> list[Row]:
+    """The stages with the last one ending where the run was extended to, in earlier lives or now, by --extend-to.
+
+    Raises:
+        ValueError: there is nothing to extend, or it would end no later.
+    """
+    *others, last = rows
+    if resumed is None:
+        if to is not None:
+            raise ValueError(
+                f"--extend-to {to} goes on with a run, and there is no checkpoint of one: leave it out, and say how "
+                "long the run is with --stage.steps"
+            )
+        return list(rows)
+    manifest = resumed.manifest
+    end = manifest.extended[-1].to if manifest.extended else last.end
+    extended = manifest.extended
+    if to is not None and to != end:
+        if to <= end:
+            raise ValueError(f"--extend-to {to} is no extension: the run ends at step {end}; give more")
+        extended = (*extended, Extension(at=manifest.step, before=end, to=to))
+        end = to
+    return [*others, replace(last, end=end, extended=extended)]
 
 
 PLACES = "places of the training samples"
@@ -78,8 +122,16 @@ def content_of(data: Dataset) -> dict[str, Any]:
     }
 
 
-def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], contract: DataContract, fingerprint: str) -> None:
-    """Refuse to go on under settings that change what is learned, or on data of other units.
+LENGTH = re.compile(r"stages\.\w+\.(steps|epochs)")
+"""Settings of how long a stage is."""
+EXTENDED = "extended"
+"""What a checkpoint holds of extensions, beside the settings: a version that knows of none does not go on with it."""
+
+
+def check_resumable(
+    resumed: Checkpoint, identity: Mapping[str, Any], contract: DataContract, fingerprint: str, end: int
+) -> None:
+    """Refuse to go on under settings that change what is learned, or on data of other units; `end` is the last step.
 
     Raises:
         ValueError: names each setting, what the checkpoint has and what was given.
@@ -90,13 +142,16 @@ def check_resumable(resumed: Checkpoint, identity: Mapping[str, Any], contract: 
             f"{resumed.path} cannot be resumed: it expects {'; '.join(differences)}. "
             "Give the data of the training, or convert these to its units"
         )
-    stored = meaning.identity
+    stored = {key: value for key, value in meaning.identity.items() if key != EXTENDED}
     changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
     differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
     if resumed.manifest.backbone.fingerprint != fingerprint:
         differences.append("the backbone's files have another fingerprint")
     if differences:
+        lengths = [key for key in changed if LENGTH.fullmatch(key) and key in stored and key in identity]
+        grown = [key for key in lengths if (identity[key] or 0) > (stored[key] or 0)]
+        longer = f"--extend-to {end} instead of {grown[0]}, " if grown else ""
         raise ValueError(
             f"{resumed.path} cannot be resumed: {'; '.join(differences)}. "
-            "Give the same settings, or start anew from its weights with --init-from"
+            f"Give the same settings, {longer}or start anew from its weights with --init-from"
         )

@@ -26,6 +26,7 @@ __all__ = ["Experiment", "Kill", "Start", "TimeUp", "Topology"]
 OWNED = (
     "--out",
     "--resume-from",
+    "--extend-to",
     "--stop-after",
     "--dry-run",
     *(f"--stage{n}.{k}" for n in ("", 1, 2) for k in ("steps", "epochs")),
