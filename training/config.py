@@ -86,6 +86,8 @@ class RunConfig:
     """Step at which the run that is resumed ends instead; its rates go over to the longer schedule without a jump."""
     init_from: str | None = None
     """A checkpoint, a run or a policy folder: take its (averaged) weights and start at step 0."""
+    allow_missing: tuple[str, ...] = ()
+    """Patterns of tensors, `camera.*`, that those weights may lack, which begin fresh, or have too many."""
     ignore_cluster: bool = False
     """Train as launched though variables of the platform, such as NUM_NODES, describe another cluster."""
     dry_run: bool = False
@@ -169,7 +171,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best|extend_to"
-    r"|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
+    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 ANY_STAGE = re.compile(r"^stages\.[^.]+\.")

@@ -149,7 +149,9 @@ class Session:
             if within:
                 check_moments(self.state, groups)
         elif self.initial is not None:
-            load_weights(policy, self.initial, learned, groups, opening=True)
+            spared = load_weights(policy, self.initial, learned, groups, opening=True, allowed=config.allow_missing)
+            if spared:
+                self.accelerator.print(f"fresh, or left out, by --allow-missing: {', '.join(spared)}")
         self.kept = sorted(set(learned) - trained)
         kept = set(self.kept) if self.accelerator.is_main_process else set()
         self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}

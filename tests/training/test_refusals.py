@@ -221,6 +221,23 @@ class TestAgainstAnEarlierRun:
         run = config(needle, tmp_path / "run", "--init-from", str(out), recipe=recipes.stage2)
         self.refuse(run, earlier, "expects .*the sensor streams to be none, not observation\\.ft")
 
+    def test_a_part_that_the_weights_do_not_have(
+        self, needle: Path, tmp_path: Path, earlier: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = ["--init-from", str(earlier), "--camera.width", "32", "--camera.pixels", "32"]
+        said = r"tensors of the policy are missing \(first camera\..*, or --allow-missing with a pattern"
+        self.refuse(config(needle, tmp_path / "run", *flags), earlier, said)
+        AcceleratorState._reset_state(True)
+        idle = config(needle, tmp_path / "run", *flags, "--allow-missing", "*camera*", "critic.*")
+        self.refuse(idle, earlier, r"--allow-missing critic\.\* names no tensor that is missing or has no place")
+        AcceleratorState._reset_state(True)
+        capsys.readouterr()
+        loop.train(config(needle, tmp_path / "with", *flags, "--allow-missing", "*camera*"))
+        assert "fresh, or left out, by --allow-missing: camera." in capsys.readouterr().out
+        AcceleratorState._reset_state(True)
+        back = ["--init-from", str(tmp_path / "with"), "--allow-missing", "*camera*"]
+        loop.train(config(needle, tmp_path / "without", *back))
+
     def test_another_backbone(self, needle: Path, tmp_path: Path, earlier: Path) -> None:
         from vla.parts.backbone import resolve
 

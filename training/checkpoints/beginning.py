@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,21 @@ def check_unconditional(origin: Beginning, diffusion: DiffusionConfig) -> None:
 
 
 def load_weights(
-    policy: nn.Module, weights: Mapping[str, Tensor], learned: Sequence[str], groups: Sequence[Group], *, opening: bool
-) -> None:
+    policy: nn.Module,
+    weights: Mapping[str, Tensor],
+    learned: Sequence[str],
+    groups: Sequence[Group],
+    *,
+    opening: bool,
+    allowed: Sequence[str] = (),
+) -> list[str]:
     """Copy weights into the policy by name; every learned parameter must be among them, and nothing else.
 
     `opening` says that a stage begins: parameters that it adds or opens (LoRA, the last blocks) may be missing.
+    `allowed` are patterns of names that may be missing, and stay fresh, or have no place; the names found are returned.
 
     Raises:
-        ValueError: missing, unexpected or mis-shaped tensors, by name.
+        ValueError: missing, unexpected or mis-shaped tensors, by name, or a pattern of none.
     """
     parameters = dict(policy.named_parameters())
     opened = {name for group in groups if group.group in ("lora", "backbone") for name in group.parameters}
@@ -144,6 +152,11 @@ def load_weights(
     if opening and opened.isdisjoint(weights):
         missing = [name for name in missing if name not in opened]
     unexpected = sorted(weights.keys() - required)
+    spared = [name for name in (*missing, *unexpected) if any(fnmatchcase(name, pattern) for pattern in allowed)]
+    if idle := [pattern for pattern in allowed if not any(fnmatchcase(name, pattern) for name in spared)]:
+        raise ValueError(f"--allow-missing {idle[0]} names no tensor that is missing or has no place; leave it out")
+    weights = {name: weight for name, weight in weights.items() if name not in spared}
+    missing, unexpected = ([name for name in names if name not in spared] for names in (missing, unexpected))
     if missing or unexpected:
         parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
         said = [
@@ -151,7 +164,8 @@ def load_weights(
             f"{len(unexpected)} tensors have no place in the policy (first {unexpected[0]})" if unexpected else "",
         ]
         raise ValueError(
-            f"the weights do not fit: {' and '.join(filter(None, said))}; give the run that this stage continues"
+            f"the weights do not fit: {' and '.join(filter(None, said))}; give the run that this stage continues, or "
+            "--allow-missing with a pattern of their names"
         )
     for name, weight in weights.items():
         if parameters[name].shape != weight.shape:
@@ -162,6 +176,7 @@ def load_weights(
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
+    return spared
 
 
 def check_moments(state: State, groups: Sequence[Group]) -> None:
