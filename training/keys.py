@@ -123,6 +123,18 @@ def weight(term: str, use: str) -> Rule:
     return rule
 
 
+def label(name: str) -> Rule:
+    """The weight of a label of each frame; labels that weigh something are asked for."""
+
+    def rule(value: Any, file: File) -> Became:
+        if not value:
+            return Became(because="off")
+        asked = [other for other in LABELS if file.given.get(f"loss_weights.{other}")]
+        return Became(words=(f"--stage.objective.motion.{name}", str(value), "--data.labels", *asked))
+
+    return rule
+
+
 def switch(term: str, weight: str, usual: float) -> Rule:
     """A term that is switched on has its weight, or the usual one."""
 
@@ -160,11 +172,12 @@ def stage(value: Any, file: File) -> Became:
 
 
 CURATED: Mapping[str, str] = {"pretrain": "data.curated_pretrain_data", "sft": "data.curated_sft_data"}
+LABELS = ("action", "physics")
 VELOCITY = "here the squared error of velocities, in (m/s)^2, in place of a pull to standing still"
 PICTURES = "pictures beside a motion are not read"
 ADAPTERS = "adapters of motion are not trained yet"
 REFINING = "drafts are not refined yet; what is trained is a diffusion model itself"
-PHYSICS = "motions are not trained for numbers of physics yet"
+SIMULATOR = "no simulator is differentiated here; loss_weights.physics is of physics that the clips say"
 PREPARING = "of the preparation of data"
 RECORDS = "every step is recorded in RUN/metrics.jsonl; --save-every counts steps"
 KEYS: Mapping[str, Rule] = {
@@ -175,7 +188,7 @@ KEYS: Mapping[str, Rule] = {
     "model.input_dim": nothing("follows from the data"),
     "model.output_dim": nothing("follows from the data"),
     "model.embedding_dim": nothing("follows from --backbone.path"),
-    "model.num_actions": nothing("actions are said by the texts"),
+    "model.num_actions": nothing("counted in the data"),
     "model.image_encoder_arch": nothing(PICTURES),
     "model.fusion_strategy": nothing(PICTURES),
     "training.stage": stage,
@@ -189,9 +202,9 @@ KEYS: Mapping[str, Rule] = {
     "training.init_from": takes("--init-from"),
     "loss_weights.pose": only("1", "the error of the chunk weighs 1: give the other weights relative to it"),
     "loss_weights.temporal": takes("--stage.objective.motion.velocity", VELOCITY),
-    "loss_weights.action": off("actions are said by the texts, and not predicted yet"),
-    "loss_weights.physics": off(PHYSICS),
-    "loss_weights.diff_physics": off(PHYSICS),
+    "loss_weights.action": label("action"),
+    "loss_weights.physics": label("physics"),
+    "loss_weights.diff_physics": off(SIMULATOR),
     "loss_weights.diffusion": off(REFINING),
     "physics.*": nothing("weights within loss_weights.physics"),
     "diffusion.enabled": off(REFINING),

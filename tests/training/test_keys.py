@@ -90,9 +90,8 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "loss_weights.pose": 0.5, "loss_weights.action": 0.15, "loss_weights.physics": 0.2,
-    "loss_weights.diff_physics": 0.1, "loss_weights.diffusion": 0.1, "diffusion.enabled": True,
-    "lora.enabled": True, "optimization.optimizer": "SGD",
+    "loss_weights.pose": 0.5, "loss_weights.diff_physics": 0.1, "loss_weights.diffusion": 0.1,
+    "diffusion.enabled": True, "lora.enabled": True, "optimization.optimizer": "SGD",
     "data.use_parallax_augmentation": True, "optimization.eps": 1e-6, "training.stage": "sft", "log_every": 50,
     "save_every_e": 10, "diffusion_steps": 1000, "training.warmup_epochs": "many",
 }  # fmt: skip
@@ -107,8 +106,8 @@ def test_what_cannot_be_had_is_refused_by_name(tmp_path: Path, key: str) -> None
 
 
 def test_all_that_cannot_be_had_is_named_at_once(tmp_path: Path) -> None:
-    trees = [nested(key, REFUSED[key]) for key in ("loss_weights.action", "lora.enabled", "log_every")]
-    with pytest.raises(ValueError, match=r"loss_weights\.action .*; lora\.enabled .*; log_every "):
+    trees = [nested(key, REFUSED[key]) for key in ("loss_weights.pose", "lora.enabled", "log_every")]
+    with pytest.raises(ValueError, match=r"loss_weights\.pose .*; lora\.enabled .*; log_every "):
         read(tmp_path, merged(*trees))
 
 
@@ -170,6 +169,24 @@ def test_terms_that_are_switched_on_have_their_weight(
     assert found.velocity == (usual.velocity if velocity is None else velocity)
     assert found.acceleration == (usual.acceleration if acceleration is None else acceleration)
     assert found.bones == (usual.bones if bones is None else bones)
+
+
+@pytest.mark.parametrize(
+    ("weights", "labels"),
+    [
+        ({"action": 0.15, "physics": 0}, ("action",)),
+        ({"action": 0.0, "physics": 0.2}, ("physics",)),
+        ({"action": 0.15, "physics": 0.2}, ("action", "physics")),
+        ({"action": 0}, ()),
+    ],
+)
+def test_labels_that_weigh_something_are_asked_for(
+    tmp_path: Path, weights: dict[str, float], labels: tuple[str, ...]
+) -> None:
+    config = read(tmp_path, {"loss_weights": weights})
+    found = config.stages["pretrain"].objective.motion
+    assert (found.action, found.physics) == (weights.get("action", 0), weights.get("physics", 0))
+    assert config.data.labels == labels
 
 
 def test_options_without_sections_change_what_they_name(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.book import Book
 from tests.faults import runs
 from tests.forkserver import ForkServer
 from tests.training.test_verify_resume import forked
+from tests.vla.data.motion.test_clip_list import sample
 from training import loop, recipes
 from training.checkpoints import checkpoint
 from training.flags import parse
@@ -186,6 +187,27 @@ class TestOptions:
         places = {"data.motion.representation": "positions", "stage.steps": 1}
         first = self.train(data, tmp_path / "positions", "--config", file, **places)[0]["losses"]
         assert first["bones"] > 0
+
+    def test_another_trainer_s_file_and_list_of_clips_train_here(self, tmp_path: Path) -> None:
+        """Sticks in a plane with an action and physics of each frame; feet are the one thing that they do not say."""
+        clips_of = [sample(frames=30, seed=seed) for seed in range(3)]
+        torch.save(clips_of, tmp_path / "pretrain_data.pt")
+        file = tmp_path / "small.yaml"
+        file.write_text(
+            "model: {input_dim: 48, d_model: 32, nhead: 2, num_layers: 1, num_actions: 64}\n"
+            "training: {batch_size: 2, grad_accum_steps: 2, epochs: 0.1, learning_rate: 0.0002, max_grad_norm: 1.0}\n"
+            "loss_weights: {temporal: 0.1, action: 0.15, physics: 0.2, diffusion: 0.0}\n"
+            f"data: {{curated_pretrain_data: {tmp_path / 'pretrain_data.pt'}, checkpoint_dir: {tmp_path / 'run'}}}\n"
+        )
+        more = ["--data.workers", "0", "--data.horizon", "8", "--data.validation-share", "0", "--tracker", "jsonl"]
+        words = ["--config", str(file), *more, "--diffusion.sampling-steps", "2"]
+        with pytest.raises(ValueError, match=r"--stage\.objective\.motion\.feet needs joints of feet .*: set it to 0"):
+            loop.train(parse(recipes.pretrain(), words, {}))
+        AcceleratorState._reset_state(True)
+        loop.train(parse(recipes.pretrain(), [*words, "--stage.objective.motion.feet", "0"], {}))
+        lines = runs.lines(tmp_path / "run")
+        assert {*lines[0]["losses"]} == {"diffusion", "joints", "velocity", "action", "physics"}
+        assert lines[0]["losses"]["action"] == pytest.approx(0.15 * np.log(46), rel=0.5), "a guess among some 46"
 
     def test_rate_length_and_batch_of_a_file(self, data: Path, tmp_path: Path) -> None:
         file = tmp_path / "options.yaml"
