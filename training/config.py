@@ -181,7 +181,14 @@ def younger() -> dict[str, Any]:
     """Settings that older checkpoints do not know, and what they did: so they count as the same."""
     motion = {f"data.motion.{key}": value for key, value in flatten(to_json(MotionConfig())).items()}
     weights = {f"stages.*.objective.motion.{key}": value for key, value in to_json(MotionWeights()).items()}
-    return {"diffusion.unconditional": 0.0, "diffusion.guidance": 1.0, "data.labels": [], **motion, **weights}
+    return {
+        "diffusion.unconditional": 0.0,
+        "diffusion.guidance": 1.0,
+        "data.labels": [],
+        "expert.positions": "small",
+        **motion,
+        **weights,
+    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from training.flags import parse
 from training.settings import Rates, Stage
 from training.sources import keys_of
 from vla.parts import FRESH
-from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, MotionWeights, ObjectiveConfig
+from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, MotionWeights, ObjectiveConfig
 
 FRESH_RATES = dict.fromkeys(FRESH, 1e-4)
 
@@ -84,6 +84,7 @@ def of_motion(entry: str, stage: Stage) -> RunConfig:
         out=f"runs/{entry}",
         data=DataConfig(horizon=40, normalization="z-score", clamp=False),
         backbone=BackboneConfig(path="hash"),
+        expert=ExpertConfig(positions="waves"),
         diffusion=DiffusionConfig(prediction="data", sampling_steps=20, unconditional=0.1),
         batch_size=64,
         micro_batch=16,

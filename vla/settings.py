@@ -226,6 +226,8 @@ class ExpertConfig(Attending):
     """Attention heads; twice this number divides the width."""
     dropout: float = 0.1
     """Share of activations dropped in training, in [0, 1)."""
+    positions: Literal["small", "waves"] = "small"
+    """What the steps of a chunk are told apart by at first: small numbers, or waves, which suit long chunks."""
 
     def __post_init__(self) -> None:
         self.check("expert", 1)

@@ -55,6 +55,17 @@ class Time(nn.Module):
         return out
 
 
+def waves(steps: int, width: int) -> Float[Tensor, "H D"]:
+    """Sines and cosines of the place of a step, with periods from 2 steps to 4 times as many as there are.
+
+    As large as the numbers that they are added to: who begins with small ones mixes steps without their order, and has
+    to learn the order of a long chunk first.
+    """
+    periods = 2.0 * (2.0 * steps) ** torch.linspace(0, 1, width // 2)
+    angle = torch.arange(steps)[:, None] * (2 * math.pi / periods)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
 class Context(nn.Module):
     """What the expert looks at: the tokens of all parts in one sequence, told apart by a type embedding.
 
@@ -182,7 +193,9 @@ class ActionExpert(nn.Module):
         width = config.sizes.width
         self.time = Time(width)
         self.embed = nn.Linear(self.action_dim, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(self.horizon, width))
+        # Drawn in any case: what is drawn after it stays the same.
+        small = 0.02 * torch.randn(self.horizon, width)
+        self.positions = nn.Parameter(small if config.positions == "small" else waves(self.horizon, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.sizes.depth))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, self.action_dim)

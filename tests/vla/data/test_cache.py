@@ -147,7 +147,7 @@ LOOKED: list[int] = []
 
 
 def bytes_read() -> int:
-    """By this process with read(), and of files mapped into its memory as they are; what is read here does not count."""
+    """By this process with read(), but for what is read here, and of files mapped into its memory as they are."""
     maps = Path("/proc/self/smaps").read_text()
     LOOKED.append(len(maps))
     asked = int(Path("/proc/self/io").read_text().split()[1]) - sum(LOOKED)
