@@ -15,7 +15,7 @@ trained=(examples/motion/cmu/train examples/motion/amp)
 
 echo "== training: an expert learns what texts look like on the skeletons of eight bodies"
 "$BIN/accelerate" launch --config_file "accelerate_configs/$config.yaml" --main_process_port 0 "${ranks[@]}" \
-    training/pretrain.py --config examples/motion.json --data.roots "${trained[@]}" --out "$RUNS/base"
+    training/pretrain.py --config examples/motion.json --data.roots "${trained[@]}" --data.weights 3 1 --out "$RUNS/base"
 
 echo "== samples: a walk of ten seconds, as clips, as a picture and as a video"
 "$BIN/vla" sample "$RUNS/base/policy" --text "a person walks forward" --seconds 10 --n 2 --out "$RUNS/walk"
