@@ -1,6 +1,6 @@
 """A clip as the rows of numbers that a policy learns: one body, one rate, one representation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from vla.motion.representation import (
     feet_of,
 )
 from vla.motion.rotations import matrices
-from vla.motion.skeleton import Skeleton
 
 TURN = 2 * np.pi
 
@@ -67,7 +66,7 @@ def rows_of(clip: Clip, *, rate_hz: float, kind: Kind | None, keep_all: bool, gi
     moved = resampling.poses(reduced.poses, clip.rate_hz, rate_hz)
     skeleton, positions = moved.skeleton, torch.from_numpy(moved.positions())
     if kind == "positions":
-        told, seen = without_aiming(skeleton)
+        told, seen = without_aiming(skeleton.names, skeleton.parents)
         values = encode_positions(told.joints, positions[:, seen], rate_hz, given if keep_all else None)
     else:
         told = Body(kind="rotations", joints=skeleton.names, parents=skeleton.parents, feet=feet_of(skeleton.names))
@@ -85,17 +84,16 @@ def rows_of(clip: Clip, *, rate_hz: float, kind: Kind | None, keep_all: bool, gi
     )
 
 
-def without_aiming(skeleton: Skeleton) -> tuple[Body, list[int]]:
+def without_aiming(names: Sequence[str], parents: Sequence[int]) -> tuple[Body, list[int]]:
     """A skeleton's joints as places, those left out that only aim at another; and where the others stand in it."""
-    seen = [joint for joint, name in enumerate(skeleton.names) if name not in BODY or not BODY[name].aims]
-    parents = []
+    seen = [joint for joint, name in enumerate(names) if name not in BODY or not BODY[name].aims]
+    carried = []
     for joint in seen:
-        parent = skeleton.parents[joint]
+        parent = parents[joint]
         while parent >= 0 and parent not in seen:
-            parent = skeleton.parents[parent]
-        parents.append(seen.index(parent) if parent >= 0 else -1)
-    names = tuple(skeleton.names[joint] for joint in seen)
-    return Body(kind="positions", joints=names, parents=tuple(parents)), seen
+            parent = parents[parent]
+        carried.append(seen.index(parent) if parent >= 0 else -1)
+    return Body(kind="positions", joints=tuple(names[joint] for joint in seen), parents=tuple(carried)), seen
 
 
 def _of_points(

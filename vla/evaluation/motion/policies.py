@@ -13,7 +13,8 @@ from vla.evaluation.motion.judge import train_judge
 from vla.evaluation.motion.measuring import measure
 from vla.evaluation.motion.table import Table
 from vla.motion import body as motion_body
-from vla.motion.joints import BODY, known
+from vla.motion.conversion import without_aiming
+from vla.motion.joints import known
 from vla.motion.moves import Moves
 from vla.policy import Policy
 from vla.randomness import derive
@@ -96,8 +97,8 @@ def landmarks_of(body: motion_body.Body) -> tuple[list[int], Body]:
 
     ValueError where it lacks hips, knees, ankles or shoulders.
     """
-    seen = [joint for joint, name in enumerate(body.joints) if name not in BODY or not BODY[name].aims]
-    names = [body.joints[joint] for joint in seen]
+    places, seen = without_aiming(body.joints, body.parents)
+    names = places.joints
     called = known(names, {})
     wanted = [f"{side}_{joint}" for joint in ("shoulder", "hip", "knee", "ankle") for side in ("left", "right")]
     if missing := [joint for joint in wanted if joint not in called]:
@@ -106,15 +107,9 @@ def landmarks_of(body: motion_body.Body) -> tuple[list[int], Body]:
     def pair(joint: str) -> tuple[str, str]:
         return called[f"left_{joint}"], called[f"right_{joint}"]
 
-    parents = []
-    for joint in seen:
-        parent = body.parents[joint]
-        while parent >= 0 and parent not in seen:
-            parent = body.parents[parent]
-        parents.append(seen.index(parent) if parent >= 0 else -1)
     landmarks = Body.named(
         names,
-        parents,
+        places.parents,
         pelvis=names[0],
         shoulders=pair("shoulder"),
         hips=pair("hip"),
