@@ -63,6 +63,22 @@ def test_a_longer_bone_counts_its_own_error() -> None:
     torch.testing.assert_close(TERMS["bones"](pair(said, still())), torch.full((2,), 0.02))
 
 
+@pytest.mark.parametrize("hz", [0.3, 0.9])
+def test_a_slow_motion_costs_the_same_at_every_rate(hz: float) -> None:
+    """An error of a sine: half its squared amplitude, times its squared angular rate for each derivative."""
+    for rate in (25.0, 30.0, 60.0, 120.0):
+        seconds = torch.arange(round(20 * rate), dtype=torch.float64) / rate
+        true = torch.zeros(1, len(seconds), 3, 3, dtype=torch.float64)
+        true[..., 0] = torch.sin(2 * torch.pi * 0.5 * seconds)[None, :, None]
+        said = true.clone()
+        said[..., 2] += 0.1 * torch.sin(2 * torch.pi * hz * seconds)[None, :, None]
+        valid = torch.ones(said.shape[:2], dtype=torch.bool)
+        both = Pair(body=BODY, rate_hz=rate, said=motion(said), true=motion(true), valid=valid)
+        for order, name in enumerate(("joints", "velocity", "acceleration")):
+            expected = 0.005 * (2 * torch.pi * hz) ** (2 * order)
+            assert TERMS[name](both).item() == pytest.approx(expected, rel=0.02), (name, rate)
+
+
 @pytest.mark.parametrize("name", TERMS)
 def test_padding_counts_nothing(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
