@@ -4,8 +4,8 @@
 
 Samples: 32 motions of 32 frames in 20 steps with guidance, by an expert of the demo's size, in floating-point
 operations a second, beside a product of two 1,024 x 1,024 matrices in float32 on the same threads. Terms: forward and
-backward of one micro-batch of preset small on the clips that ship, with the recipe's terms and without, in turn. Medians
-of rounds; seconds are those that the process had cores for.
+backward of one micro-batch of preset small on the clips that ship, with the recipe's terms and without, in turn.
+Medians of rounds; seconds are those that the process had cores for.
 """
 
 import argparse
