@@ -1,9 +1,11 @@
-"""Rotations as matrices, unit quaternions (x y z w), vectors of axis times angle (rad), and two columns."""
+"""Rotations as matrices, unit quaternions (x y z w), vectors of axis times angle (rad), and two columns.
+
+roma is imported where it is needed: it loads torch's compiler, a second of CPU in every process.
+"""
 
 import math
 from collections.abc import Sequence
 
-import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,18 +13,24 @@ from torch import Tensor
 
 def matrices(quaternions: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
     """Of unit quaternions."""
+    import roma
+
     found: Tensor = roma.unitquat_to_rotmat(quaternions)
     return found
 
 
 def quaternions(matrices: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
     """Of rotation matrices; q and -q are one rotation, either may come."""
+    import roma
+
     found: Tensor = roma.rotmat_to_unitquat(matrices)
     return found
 
 
 def turned_by(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """The rotation about each vector by its length, rad."""
+    import roma
+
     found: Tensor = roma.rotvec_to_rotmat(vectors)
     return found
 
@@ -31,6 +39,8 @@ def between(
     start: Float[Tensor, "*batch 4"], end: Float[Tensor, "*batch 4"], share: Float[Tensor, "*#batch 1"]
 ) -> Float[Tensor, "*batch 4"]:
     """Unit quaternions a share of the shortest way from one to another, at constant speed (slerp)."""
+    import roma
+
     way = roma.unitquat_to_rotvec(roma.quat_product(roma.quat_conjugation(start), end))
     found: Tensor = roma.quat_product(start, roma.rotvec_to_unitquat(way * share))
     return found
@@ -79,6 +89,8 @@ def columns(turns: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 6"]:
 
 def from_columns(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
     """The rotations of two columns each, made orthonormal by Gram-Schmidt."""
+    import roma
+
     # What a network says may vanish: then it is no rotation, but its gradient stays finite.
     found: Tensor = roma.special_gramschmidt(six.unflatten(-1, (2, 3)).transpose(-1, -2), epsilon=1e-6)
     return found
