@@ -61,7 +61,7 @@ def waves(steps: int, width: int) -> Float[Tensor, "H D"]:
     As large as the numbers that they are added to: who begins with small ones mixes steps without their order, and has
     to learn the order of a long chunk first.
     """
-    periods = 2.0 * (2.0 * steps) ** torch.linspace(0, 1, width // 2)
+    periods = 2.0 * torch.exp(math.log(2.0 * steps) * torch.linspace(0, 1, width // 2))
     angle = torch.arange(steps)[:, None] * (2 * math.pi / periods)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
