@@ -62,7 +62,7 @@ def waves(steps: int, width: int) -> Float[Tensor, "H D"]:
     to learn the order of a long chunk first.
     """
     periods = 2.0 * torch.exp(math.log(2.0 * steps) * torch.linspace(0, 1, width // 2))
-    # No arange: once DeepSpeed has put its own in the place of torch's, torch.device("meta") passes it over.
+    # No arange: after DeepSpeed torch.device may pass it over (findings/deepspeed_zero_init_breaks_meta_device.sh).
     angle = torch.linspace(0, steps - 1, steps)[:, None] * (2 * math.pi / periods)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
