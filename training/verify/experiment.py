@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from training.verify.launches import ROOT, Launch, Start, TimeUp, accelerate_lau
 from vla import errors
 from vla.documents import to_json
 from vla.errors import CorruptData
+from vla.randomness import derive
 
 __all__ = ["Experiment", "Kill", "Start", "TimeUp", "Topology"]
 
@@ -264,17 +264,19 @@ def draw_kills(wanted: Verification, total: int) -> list[Kill]:
     Raises:
         ValueError: there are not so many steps.
     """
-    draw = random.Random(wanted.seed)  # noqa: S311  (a test's dice)
+    draw = derive(wanted.seed, "kills")
     steps = sorted(set(wanted.kill_at)) or list(range(1, max(total - LAG, 2)))
     if outside := [step for step in steps if not 0 < step < total]:
         raise ValueError(f"--kill-at {outside[0]} lies outside the run; give steps from 1 to {total - 1}")
     if not wanted.kill_at:
         if not 0 <= wanted.kills <= len(steps):
             raise ValueError(f"--kills {wanted.kills} does not fit {total} steps; give at most {len(steps)}")
-        steps = sorted(draw.sample(steps, wanted.kills))
+        steps = sorted(draw.choice(steps, wanted.kills, replace=False).tolist())
     named: dict[str, Sequence[Literal["SIGKILL", "SIGTERM"]]] = {"kill": ["SIGKILL"], "term": ["SIGTERM"]}
     signals = named.get(wanted.signal, ["SIGKILL", "SIGTERM"])
-    return [Kill(step=step, signal=draw.choice(signals), delay=draw.random()) for step in steps]
+    return [
+        Kill(step=step, signal=signals[int(draw.integers(len(signals)))], delay=float(draw.random())) for step in steps
+    ]
 
 
 def newest_step(out: Path) -> int:

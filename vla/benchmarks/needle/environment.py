@@ -44,6 +44,8 @@ Observation = dict[str, Any]
 
 
 USUAL = NeedleConfig()
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}
+"""What Gymnasium asks of an environment."""
 
 
 class Needle(gymnasium.Env[Observation, np.ndarray]):
@@ -58,7 +60,7 @@ class Needle(gymnasium.Env[Observation, np.ndarray]):
     - "timed out": the tip is within 5 mm of the named hole, still searching or on its way down.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (Gymnasium's own)
+    metadata = METADATA
     render_mode = "rgb_array"
     fps = FPS
     action_names = ACTION_NAMES
