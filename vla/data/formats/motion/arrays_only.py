@@ -23,6 +23,8 @@ PLAIN = re.compile(r"[biuf][1248]|[US]\d{1,5}")
 REMEMBERS = ("PUT", "BINPUT", "LONG_BINPUT")
 """Instructions that remember something under an index."""
 OBJECTS = re.compile(r"O\d?")
+NotPlain = pickle.UnpicklingError
+"""What torch raises of a file that holds more than plain data, too."""
 DAMAGED = (
     pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError, RecursionError, OverflowError
 )  # fmt: skip

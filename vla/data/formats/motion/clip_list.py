@@ -10,7 +10,6 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from vla.data.formats.motion.arrays_only import NotPlain
 from vla.errors import CorruptData
 from vla.motion.clip import Clip, Points
 from vla.motion_settings import MotionConfig
@@ -71,7 +71,7 @@ def load(file: Path) -> list[Any]:
         raise ValueError(f"{file} is no archive of torch.save since PyTorch 1.6, or cut short: save its list again")
     try:
         samples = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except UnpicklingError as error:
+    except NotPlain as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
             f"{file} holds what is no data ({name[1] if name else 'an object'}), which is not loaded: save tensors, "
