@@ -185,6 +185,7 @@ def younger() -> dict[str, Any]:
         "diffusion.unconditional": 0.0,
         "diffusion.guidance": 1.0,
         "data.labels": [],
+        "data.balance": "",
         "expert.positions": "small",
         **motion,
         **weights,

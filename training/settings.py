@@ -61,7 +61,7 @@ class Stage:
     steps: int
     """Optimizer steps."""
     epochs: float | None = None
-    """Passes over the training samples, or with weights or emphasis as many samples; it takes the place of steps."""
+    """Passes over the training samples, or of as many samples where shares are given; it takes the place of steps."""
     lr: Rates = field(default_factory=Rates)
     """Peak learning rate by group."""
     blocks: int = 2

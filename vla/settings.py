@@ -29,6 +29,8 @@ class DataConfig:
     """Dataset folders: LeRobot v3.0, v2.1 or v2.0, the insertion recorder's, or clips of motion; at least one."""
     weights: tuple[float, ...] = ()
     """Share of the samples that comes from each root, in any unit, > 0; none: proportional to the roots' sizes."""
+    balance: str = ""
+    """Whose values are drawn equally often: `instruction`, or a fact such as `action` of labels.csv; empty: nothing."""
     emphasis: str = ""
     """Frames to see more often, e.g. `phase == 1` or `abs(action[2]) > 0.5`: a column, comparison and number."""
     emphasis_share: float = 0.5

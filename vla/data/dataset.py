@@ -6,19 +6,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from vla.contract import DataContract
 from vla.data.cameras import first_picture, oldest_frames, pictures
 from vla.data.checks import check_episode, check_lengths, check_selected
-from vla.data.emphasis import Condition, parse_condition
+from vla.data.emphasis import parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
 from vla.data.labels import check_labels, sizes_of_labels
 from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, read_numbers
-from vla.data.order import BLOCK, SampleOrder, apportion
+from vla.data.order import SampleOrder
+from vla.data.pools import pools_of, rows_of_pools
 from vla.data.reading import read_again
 from vla.data.remarks import on_chunks, on_episodes, on_strays
 from vla.data.samples import Part, TrainSamples, ValidationSamples
@@ -73,7 +72,7 @@ class Dataset:
     recalled: bool
     """Whether the statistics, and that the numbers are sound, are known from an earlier start on the same files."""
     rows: tuple[tuple[str, ...], ...]
-    """The table, with its head; below a root, its emphasised frames."""
+    """The table, with its head; below a root, its pools that have a name."""
     oldest_frames_s: Mapping[str, float]
     """By camera with a clock of its own: how old the frame of a sample is at most."""
     remarks: tuple[str, ...]
@@ -182,16 +181,17 @@ def open_dataset(
     validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
     for part in (*train, *validation):
         _check_usable(part)
-    pools, weights = divided(train, whole, config) if config.emphasis else (train, config.weights)
-    order = SampleOrder([len(pool) for pool in pools], weights, seed)
+    pools, weights = pools_of(train, whole, config)
+    parts = [pool.part for pool in pools]
+    order = SampleOrder([len(part) for part in parts], weights, seed)
     return Dataset(
         contract=contract,
-        train=TrainSamples(pools, order),
+        train=TrainSamples(parts, order),
         validation=ValidationSamples(validation),
         everything=ValidationSamples(train),
         statistics=numbers.statistics,
         recalled=numbers.recalled,
-        rows=_rows(train, validation, pools, order.shares, config.emphasis),
+        rows=rows_of_pools(train, validation, pools, order.shares),
         remarks=tuple(
             f"{reader.layout.root}: {remark}"
             for reader in readers
@@ -205,42 +205,6 @@ def open_dataset(
             [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps
         ),
     )
-
-
-def divided(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> tuple[list[Part], list[float]]:
-    """Two pools a root, the frames of --data.emphasis and the others, and the positions of each in a block.
-
-    The condition is on what the roots record, what is withheld from the policy too.
-    ValueError where a root has no frame of the one or the other, or a block no position for it.
-    """
-    condition, share = parse_condition(config.emphasis), config.emphasis_share
-    pools: list[Part] = []
-    places: list[float] = []
-    totals = apportion(config.weights or [float(len(part)) for part in train], BLOCK)
-    for part, reader, total in zip(train, whole, totals, strict=True):
-        both, counts = part.divide(condition.holds, reader.episodes), apportion((share, 1 - share), total)
-        root = part.reader.layout.root
-        if not all(map(len, both)):
-            raise ValueError(
-                f"--data.emphasis '{condition.sentence}' holds in {len(both[0]):,} of {len(part):,} training frames of "
-                f"{root}, expected some but not all ({_extent(part, reader, condition)}): correct the condition"
-            )
-        if 0 in counts:
-            raise ValueError(
-                f"--data.emphasis-share {share:g} of {root}, which has {total} of {BLOCK:,} positions, leaves no "
-                f"position to {'emphasised' if counts[0] == 0 else 'other'} frames: give a share nearer to 0.5, or the "
-                "root a larger --data.weights"
-            )
-        pools += both
-        places += map(float, counts)
-    return pools, places
-
-
-def _extent(part: Part, whole: Reader, condition: Condition) -> str:
-    """Of the values that a condition compares."""
-    values = np.concatenate([condition.values(whole.episodes[place]) for place in part.places])
-    found = values[~np.isnan(values)]
-    return f"the values are {found.min():g} to {found.max():g}" if len(found) else "no value is a number"
 
 
 def _check_usable(part: Part) -> None:
@@ -281,23 +245,3 @@ def _frame_size(episodes: Sequence[Episode], camera: str, fps: float) -> tuple[i
         else:
             return height, width
     raise problems[0]
-
-
-def _rows(
-    train: Sequence[Part], validation: Sequence[Part], pools: Sequence[Part], shares: Sequence[float], emphasis: str
-) -> tuple[tuple[str, ...], ...]:
-    rows: list[tuple[str, ...]] = [("root", "format", "episodes", "held out", "samples", "held out", "share")]
-    each = len(pools) // len(train)
-    for place, (kept, held_out) in enumerate(zip(train, validation, strict=True)):
-        layout = kept.reader.layout
-        counts = (len(kept.places), len(held_out.places), len(kept), len(held_out))
-        own = slice(each * place, each * place + each)
-        rows.append((layout.root, layout.format, *(f"{count:,}" for count in counts), percent(sum(shares[own]))))
-        if emphasis:
-            rows.append(("", f"  {emphasis}", "", "", f"{len(pools[own][0]):,}", "", percent(shares[own][0])))
-    return tuple(rows)
-
-
-def percent(share: float) -> str:
-    """A share as it is printed."""
-    return f"{100 * share:.1f} %"

@@ -57,6 +57,17 @@ def check_config(config: DataConfig) -> None:
     parse_angles(config.angles)
     parse_depth(config.depth)
     check_emphasis(config)
+    check_balance(config)
+
+
+def check_balance(config: DataConfig) -> None:
+    """Refuse shares that a balance takes the place of (ValueError)."""
+    for flag, given in (("weights", config.weights), ("emphasis", config.emphasis)):
+        if config.balance and given:
+            raise ValueError(
+                f"--data.balance {config.balance} decides how often each sample is drawn, and so does --data.{flag}: "
+                "leave one of them out"
+            )
 
 
 def check_emphasis(config: DataConfig) -> None:

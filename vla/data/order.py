@@ -24,7 +24,7 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
 
 
 class SampleOrder:
-    """Position -> (pool, index in the pool), for ever. A pool is a root, or the emphasised or other frames of one.
+    """Position -> (pool, index in the pool), for ever. A pool is a root, or some frames of one.
 
     Without weights, an epoch is one shuffle of all samples of all pools: each stands in it exactly once. With weights,
     each block of 1,000 positions holds every pool exactly its share of times, in shuffled order, and each pool is gone

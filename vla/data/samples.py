@@ -131,7 +131,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
 
     @property
     def num_samples(self) -> int:
-        """Samples of all roots: the positions of an epoch. Without weights and emphasis each stands in it once."""
+        """Samples of all roots: the positions of an epoch. Where no shares are given each stands in it once."""
         return sum(len(part) for part in self._parts)
 
     def fingerprint(self) -> str:

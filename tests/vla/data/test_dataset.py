@@ -218,6 +218,65 @@ def test_emphasis_may_name_what_is_withheld() -> None:
         opened(ROOT, emphasis="observation.state[0] < 1e9", withhold=("state",))
 
 
+def with_facts(root: FakeRoot, *facts: dict[str, object]) -> FakeReader:
+    """The root whose episodes have these facts, in their order."""
+    reader = root.open()
+    for place, own in enumerate(facts):
+        reader = edited(reader, place, facts=own)
+    return reader
+
+
+def test_each_value_of_a_fact_has_the_same_share_in_every_block() -> None:
+    ups = with_facts(ROOT, *({"action": action} for action in ("up", "down", "up", "up")))
+    left = with_facts(replace(ROOT, name="other", lengths=(200, 40)), {"action": "left"}, {"action": "up"})
+    dataset = opened(ups, left, balance="action", validation_share=0.0)
+    lengths = {"up": 20 + 30 + 20 + 40, "down": 25, "left": 200}
+    facts = {episode.name: episode.facts["action"] for reader in (ups, left) for episode in reader.episodes}
+    assert len(facts) == 6
+    for block in (0, 3):
+        drawn = Counter(dataset.train.locate(1000 * block + place) for place in range(1000))
+        shares = Counter[object]()
+        for (name, _), times in drawn.items():
+            shares[facts[name]] += times
+        assert set(shares) == set(lengths)
+        assert all(333 <= share <= 334 for share in shares.values())
+        # Of one value, the roots have shares as their samples are, and each sample is drawn as often as any other.
+        ups_of_other = sum(name == left.episodes[1].name for name, _ in drawn.elements())
+        assert abs(ups_of_other / 333 - 40 / lengths["up"]) < 0.005
+    named = [(row[1], row[4], row[-1]) for row in dataset.rows if not row[0]]
+    assert [name for name, _, _ in named] == ["  action down", "  action up", "  action left", "  action up"]
+    assert [row[-1] for row in dataset.rows[1:] if row[0]] == ["54.6 %", "45.4 %"]
+
+
+def test_tasks_are_balanced_by_their_instruction() -> None:
+    reader = edited(ROOT.open(), 2, instructions=Texts.of(["another task"] * 30))
+    dataset = opened(reader, balance="instruction", validation_share=0.0)
+    drawn = Counter(dataset.train.locate(place)[0] for place in range(1000))
+    assert drawn[reader.episodes[2].name] == 500
+
+
+@pytest.mark.parametrize(
+    ("facts", "config", "said"),
+    [
+        ({"action": "up"}, {"balance": "acton"}, r"no acton \(nearest: action\): let --data.balance name one of instr"),
+        ({"action": "up", "subject": ""}, {"balance": "subject"}, r"has no subject.*one of instruction, action$"),
+        ({}, {"balance": "action"}, r"has no action, as it has no facts: let --data.balance name its instruction"),
+        ({"action": "up"}, {"balance": "action", "weights": (1.0,)}, "and so does --data.weights: leave one of them"),
+        ({"action": "up"}, {"balance": "action", "emphasis": "action[0] > 0"}, "and so does --data.emphasis: leave"),
+    ],
+)
+def test_balance_that_no_data_satisfies(facts: dict[str, object], config: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refusal:
+        opened(with_facts(ROOT, *[facts] * 4), **config)
+    assert "\n" not in str(refusal.value)
+
+
+def test_balance_of_several_instructions_in_an_episode_is_refused() -> None:
+    reader = edited(ROOT.open(), 1, instructions=Texts.of(["reach", *["push"] * 24]))
+    with pytest.raises(ValueError, match=r"has 2 instructions, so --data.balance instruction cannot"):
+        opened(reader, balance="instruction")
+
+
 def test_emphasis_on_the_shipped_data(needle: Path) -> None:
     config = DataConfig(roots=(str(needle),), emphasis="abs(action[2]) > 0.5", emphasis_share=0.2)
     train = open_dataset(config, 0).train
