@@ -39,6 +39,12 @@ class Counterexamples:
     """What moves the legs by less, root mean square, is left out: it is still the real motion."""
 
 
+UNSEEN = Counterexamples(
+    speeds_mps=(0.7, 1.3), kept=(0.06, 0.2), poses=(0.5, 0.8), averages_s=(0.55, 1.0), blends=(0.42,)
+)
+"""Settings that no judge is trained with: by what these make it is itself examined."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Course:
     """A clip taken apart: how the body moves in itself, and where it goes."""

@@ -8,13 +8,13 @@ from jaxtyping import Float, Float64
 from vla.evaluation.motion import feet, smoothness
 from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import Clip, Windows, floor_height, prepare, stack
-from vla.evaluation.motion.counterexamples import NOT_HUMAN
+from vla.evaluation.motion.counterexamples import NOT_HUMAN, UNSEEN, counterexamples
 from vla.evaluation.motion.figure import NOTHING, Figure, mean, means, share
 from vla.evaluation.motion.frechet import compare
 from vla.evaluation.motion.gait import gait_amplitude, steps
 from vla.evaluation.motion.heading import Scale
 from vla.evaluation.motion.judge import Judge
-from vla.evaluation.motion.nearest import memorised, nearest
+from vla.evaluation.motion.nearest import COPIED, memorised, nearest
 from vla.evaluation.motion.resampling import CUTOFF_HZ, RATE_HZ
 from vla.evaluation.motion.table import Row, Table
 from vla.randomness import derive
@@ -112,7 +112,7 @@ def _judged_rows(sets: Sets, body: Body, judge: Judge, seed: int) -> tuple[list[
     sources = [[clip.source for clip in clips] for clips in sets]
     rejected = [np.array([said == NOT_HUMAN for said in names]) for names in named]
     shares = [share(some, of, seed=seed) for some, of in zip(rejected, sources, strict=True)]
-    rows = [_row("judged not human", "", *shares)]
+    rows = [_row("judged not human", "", *shares), _examined(sets, body, judge, seed)]
     for label in sorted({clip.label for clip in sets[0]}):
         rows += _label_rows(label, sets, named, body, seed)
     described = [judge.features(some) for some in windows]
@@ -124,6 +124,16 @@ def _judged_rows(sets: Sets, body: Body, judge: Judge, seed: int) -> tuple[list[
     own, copied = (compare(described[1], described[place][:count], seed=seed) for place in (0, 2))
     rows.append(_row("Frechet distance", "", own.distance, own.floor, copied.distance))
     return rows, [own.remark] if own.remark else []
+
+
+def _examined(sets: Sets, body: Body, judge: Judge, seed: int) -> Row:
+    """How many counter-examples the judge rejects that are made of real motions by settings it was not trained with."""
+    figures = []
+    for clips in sets[1:]:
+        made = [clip for some in counterexamples(clips, body, UNSEEN, seed=seed).values() for clip in some]
+        rejected = np.array([said == NOT_HUMAN for said in judge.classify(stack(made))] if made else [], dtype=bool)
+        figures.append(share(rejected, [clip.source for clip in made], seed=seed))
+    return _row("counter-examples rejected", "", NOTHING, *figures)
 
 
 def _label_rows(label: str, sets: Sets, named: Sequence[Sequence[str]], body: Body, seed: int) -> list[Row]:
@@ -171,17 +181,34 @@ def _distance_rows(sets: Sets, training: Sequence[Clip], body: Body, seed: int) 
     rows = [
         _row("nearest training motion", "", *(mean(d, of, seed=seed) for d, of in zip(distances, sources, strict=True)))
     ]
-    copied = [memorised(distances[place], distances[1], sources[place], seed=seed) for place in (0, 2)]
+    copied = memorised(distances[0], distances[1], sources[0], seed=seed)
+    rows.append(_nearer_row("nearer than real ones", distances, sources, seed))
+    for label in sorted({clip.label for clip in full[0]}):
+        own = [[place for place, clip in enumerate(clips) if clip.label == label] for clips in full[:3]]
+        if len(own[1]) >= 1 / COPIED:
+            chosen = [values[places] for values, places in zip(distances, own, strict=True)]
+            names = [[some[place] for place in places] for some, places in zip(sources, own, strict=True)]
+            rows.append(_nearer_row(f"nearer than real ones, {label}", chosen, names, seed))
+    if copied.copies:
+        remarks.append("More samples are near to a training motion than real ones are: some are copies.")
+    return rows, remarks
+
+
+def _nearer_row(
+    name: str, distances: Sequence[Float64[np.ndarray, " _"]], sources: Sequence[Sequence[str]], seed: int
+) -> Row:
+    """How many are nearer than 5 % of the real motions are; of these, one half beside the other."""
+    samples, copies = (
+        memorised(distances[place], distances[1], sources[place], seed=seed).share if len(distances[place]) else NOTHING
+        for place in (0, 2)
+    )
     order = derive(seed, "motion/halves").permutation(len(distances[1]))
     first, second = order[::2], order[1::2]
     half = NOTHING
     if len(second):
         of_half = [sources[1][place] for place in first]
         half = memorised(distances[1][first], distances[1][second], of_half, seed=seed).share
-    rows.append(_row("nearer than real ones", "", copied[0].share, half, copied[1].share))
-    if copied[0].copies:
-        remarks.append("More samples are near to a training motion than real ones are: some are copies.")
-    return rows, remarks
+    return _row(name, "", samples, half, copies)
 
 
 def _blocks(clips: Sequence[Clip]) -> Iterator[Windows]:

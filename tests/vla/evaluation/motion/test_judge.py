@@ -8,14 +8,10 @@ import pytest
 
 from tests.vla.evaluation.motion.bodies import BODY, clip, recordings, standing, walker
 from vla.evaluation.motion.clips import Clip, cut, prepare, stack, varied
-from vla.evaluation.motion.counterexamples import KINDS, NOT_HUMAN, Counterexamples, counterexamples
+from vla.evaluation.motion.counterexamples import KINDS, NOT_HUMAN, UNSEEN, counterexamples
 from vla.evaluation.motion.judge import ConvolutionalJudge, Judge, JudgeSettings, _shares, train_judge
 
 QUICK = JudgeSettings(width=16, features=8, steps=150, batch=32, learning_rate=1e-2)
-OTHERS = Counterexamples(
-    speeds_mps=(0.7, 1.3), kept=(0.06, 0.2), poses=(0.5, 0.8), averages_s=(0.55, 1.0), blends=(0.42,)
-)
-"""Settings that no judge was trained with."""
 WINDOW_S, STRIDE_S = 1.55, 0.5
 """32 frames at 20 Hz."""
 
@@ -47,7 +43,7 @@ def test_it_tells_actions_apart_that_it_has_not_seen(judge: ConvolutionalJudge) 
 
 
 def test_it_rejects_what_no_human_does_by_other_settings_than_it_knows(judge: ConvolutionalJudge) -> None:
-    made = counterexamples(motions(1, 20), BODY, OTHERS, seed=5)
+    made = counterexamples(motions(1, 20), BODY, UNSEEN, seed=5)
     assert len(made["glide"]) == 40
     for kind in ("glide", "frozen legs"):
         assert np.mean([said == NOT_HUMAN for said in judge.classify(stack(made[kind]))]) >= 0.9, kind
@@ -105,7 +101,7 @@ def test_real_motions_are_told_from_what_is_made_of_them(shared: Path) -> None:
     walks = np.array([motion.label == "walking" for motion in new])
     assert right[walks].mean() >= 0.95
     assert right.mean() >= 0.8
-    made = counterexamples(new, BODY, OTHERS, seed=7)
+    made = counterexamples(new, BODY, UNSEEN, seed=7)
     rejected = {kind: [said == NOT_HUMAN for said in trained.classify(stack(clips))] for kind, clips in made.items()}
     assert np.mean([said for some in rejected.values() for said in some]) >= 0.95
     for kind in ("glide", "frozen legs", "averaged"):

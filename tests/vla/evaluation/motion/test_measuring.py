@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.vla.evaluation.motion.bodies import BODY, clip, standing, walker
-from vla.evaluation.motion.clips import Clip, Windows
-from vla.evaluation.motion.counterexamples import NOT_HUMAN
+from vla.evaluation.motion.clips import Clip, Windows, prepare, stack
+from vla.evaluation.motion.counterexamples import NOT_HUMAN, UNSEEN, counterexamples
 from vla.evaluation.motion.heading import window_features
 from vla.evaluation.motion.measuring import measure
 from vla.evaluation.motion.table import WIDTH, Table
@@ -56,6 +56,9 @@ def test_gliding_shows_beside_real_walks(table: Table) -> None:
 
 def test_every_figure_has_three_columns_with_n_and_interval(table: Table) -> None:
     for row in table.rows:
+        if row.name == "counter-examples rejected":
+            assert row.samples.n == 0
+            continue
         assert (row.samples.n, row.replay.n) in ((30, 30), (20, 20)), row.name
         assert row.real.n in (40, 20), row.name
         for figure in (row.samples, row.real, row.replay):
@@ -73,6 +76,28 @@ def test_real_halves_and_copies_stand_beside_a_distance(table: Table) -> None:
     assert table.row("nearest training motion").samples.value > table.row("nearest training motion").real.value
     assert table.row("nearer than real ones").replay.value == 1.0
     assert float(table.row("nearer than real ones").real.value or 0) <= 0.3
+    own, everything = table.row("nearer than real ones, walking"), table.row("nearer than real ones")
+    assert replace(own, name=everything.name) == everything, "all motions walk here"
+
+
+def test_a_judge_is_examined_by_what_it_was_not_trained_with(table: Table) -> None:
+    row = table.row("counter-examples rejected")
+    real = [prepare(some) for some in walks(2, 40)]
+    made = [some for of_kind in counterexamples(real, BODY, UNSEEN).values() for some in of_kind]
+    rejected = sum(said == NOT_HUMAN for said in Stub().classify(stack(made)))
+    assert 0 < rejected < len(made) == row.real.n
+    assert row.real.value == rejected / len(made)
+
+
+def test_nearest_motions_are_compared_within_an_action() -> None:
+    """Standing is nearer to standing than any walk is to another: by all motions it would be called a copy."""
+    still = [clip(standing(1.5, 30.0) + 1e-3 * place, 30.0, f"still {place}", "standing") for place in range(50)]
+    found = measure(
+        [*walks(0, 10), *still[:10]], [*walks(2, 40), *still[10:30]], [*walks(3, 99), *still[30:]], BODY, Stub()
+    )
+    walking, standing_row = found.row("nearer than real ones, walking"), found.row("nearer than real ones, standing")
+    assert (walking.samples.n, standing_row.samples.n) == (10, 10)
+    assert walking.samples.value == 0.0
 
 
 def test_samples_that_have_sunk_are_seen_where_the_floor_is_known() -> None:
