@@ -81,8 +81,6 @@ class Episode:
     """Further values a frame, on the frame clock, by feature key: phase, contact force, ..."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is known of the whole episode, as JSON: action, subject, ..."""
-    embedding: Float[np.ndarray, " W"] | None = None
-    """Of its text, where the data give one; what it is of stands in the layout."""
     carried: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
     """Columns that nobody looks at, a row a frame, as they are stored; for a copy alone."""
 
@@ -125,8 +123,6 @@ class Layout:
     """Of the cameras that are read as depth, what their pictures show."""
     body: Body | None = None
     """What the actions mean where they are the motion of a body."""
-    encoder: str = ""
-    """What embeddings of texts that come with the data are of, as they say; empty where they do not."""
     remarks: tuple[str, ...] = ()
     """What was chosen by itself and what is not read, a sentence each."""
     carried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

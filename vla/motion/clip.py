@@ -91,10 +91,6 @@ class Clip:
     was not measured; integers number something, and a flag holds between two frames of which it holds."""
     column_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of a column's numbers, where they have names: `vx`, ..."""
-    embedding: Float[np.ndarray, " W"] | None = None
-    """Of its text, as the source gives it."""
-    encoder: str = ""
-    """What the embedding is of, as the source calls it; empty where it does not say."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the source says of the whole clip, as JSON: action, split, subject, height_m, weight_kg, ..."""
     remarks: tuple[str, ...] = ()

@@ -53,8 +53,9 @@ def measure(
 ) -> Table:
     """All figures of samples, of held-out real motions and of training motions, as they came, cut to one length.
 
-    Real motions should show the samples' actions about as often as these. The rate is that of the judge. Each clip has
-    a floor of its own, into which it hardly sinks, unless the height of one floor for all is known.
+    Figures of no action in particular are of as many samples as real motions of each action, and what that leaves out
+    is said. The rate is that of the judge. Each clip has a floor of its own, into which it hardly sinks, unless the
+    height of one floor for all is known.
 
     Raises:
         ValueError: a set is empty, or a clip cannot be prepared.
@@ -69,10 +70,53 @@ def measure(
     copies, remarks = _copies(samples, training, seed)
     came: Sets = (samples, real, copies)
     sets: Sets = (ready(samples), ready(real), ready(copies))
-    rows = _clip_rows(came, sets, body, seed)
-    for more, said in (_judged_rows(sets, body, judge, seed), _distance_rows(sets, ready(training), body, seed)):
+    places, left_out = _alike(came)
+    alike = _chosen(sets, places)
+    rows = [*_clip_rows(_chosen(came, places), alike, body, seed), *_judged_rows(sets, body, judge, seed)]
+    for more, said in (_frechet_rows(alike, judge, seed), _distance_rows(sets, ready(training), body, seed)):
         rows, remarks = rows + more, remarks + said
+    remarks = left_out + remarks
     return Table(rows=tuple(rows), rate_hz=rate_hz, cutoff_hz=cutoff_hz, remarks=tuple(remarks))
+
+
+def _chosen(sets: Sets, places: Sequence[Sequence[int]]) -> Sets:
+    samples, real, copies = ([clips[place] for place in some] for clips, some in zip(sets, places, strict=True))
+    return samples, real, copies
+
+
+def _alike(sets: Sets) -> tuple[list[list[int]], list[str]]:
+    """Of each set the places of as many motions of each action as both samples and real ones have, and what is left.
+
+    Otherwise a share of runs among walks would be taken for what a policy does differently. All places where samples
+    and real motions show no action in common.
+    """
+    by_label = [
+        {label: [place for place, clip in enumerate(clips) if clip.label == label] for label in _labels(clips)}
+        for clips in sets
+    ]
+    common = sorted(by_label[0].keys() & by_label[1].keys())
+    if not common:
+        return [list(range(len(clips))) for clips in sets], ["Samples and real motions show no action in common."]
+    counts = {label: min(len(by_label[0][label]), len(by_label[1][label])) for label in common}
+    places = []
+    for of_set in by_label:
+        evenly = [
+            np.linspace(0, len(of_set[label]) - 1, min(count, len(of_set[label]))).round().astype(int)
+            for label, count in counts.items()
+            if label in of_set
+        ]
+        own = [of_set[label] for label in counts if label in of_set]
+        places.append(sorted(some[place] for some, rows in zip(own, evenly, strict=True) for place in rows))
+    missing = sorted(by_label[0].keys() - by_label[1].keys())
+    said = [f"{label} {count}" for label, count in counts.items()]
+    return places, [
+        f"Figures of no action in particular are of {', '.join(said)} samples and as many real motions"
+        + (f"; no real motion shows {', '.join(missing)}." if missing else ".")
+    ]
+
+
+def _labels(clips: Sequence[Clip]) -> set[str]:
+    return {clip.label for clip in clips}
 
 
 def _copies(samples: Sequence[Clip], training: Sequence[Clip], seed: int) -> tuple[list[Clip], list[str]]:
@@ -105,7 +149,7 @@ def _row(name: str, unit: str, samples: Figure, real: Figure, replay: Figure) ->
     return Row(name=name, unit=unit, samples=samples, real=real, replay=replay)
 
 
-def _judged_rows(sets: Sets, body: Body, judge: Judge, seed: int) -> tuple[list[Row], list[str]]:
+def _judged_rows(sets: Sets, body: Body, judge: Judge, seed: int) -> list[Row]:
     """What a judge says, and what each action has of its own; of actions that are among the samples."""
     windows = [stack(clips) for clips in sets]
     named = [judge.classify(some) for some in windows]
@@ -115,15 +159,18 @@ def _judged_rows(sets: Sets, body: Body, judge: Judge, seed: int) -> tuple[list[
     rows = [_row("judged not human", "", *shares), _examined(sets, body, judge, seed)]
     for label in sorted({clip.label for clip in sets[0]}):
         rows += _label_rows(label, sets, named, body, seed)
-    described = [judge.features(some) for some in windows]
+    return rows
+
+
+def _frechet_rows(sets: Sets, judge: Judge, seed: int) -> tuple[list[Row], list[str]]:
+    """How far apart a judge sees two sets; nothing where they are too small to say."""
+    described = [judge.features(stack(clips)) if clips else np.zeros((0, 0)) for clips in sets]
     count, features = min(len(described[0]), len(described[1]) // 2, len(described[2])), described[0].shape[1]
     if count < features:
-        return rows, [
-            f"No Frechet distance: {features} features take {features} motions a side, and there are {count}."
-        ]
-    own, copied = (compare(described[1], described[place][:count], seed=seed) for place in (0, 2))
-    rows.append(_row("Frechet distance", "", own.distance, own.floor, copied.distance))
-    return rows, [own.remark] if own.remark else []
+        return [], [f"No Frechet distance: {features} features take {features} motions a side, and there are {count}."]
+    own, copied = (compare(described[1], described[place], seed=seed) for place in (0, 2))
+    row = _row("Frechet distance", "", own.distance, own.floor, copied.distance)
+    return [row], [own.remark] if own.remark else []
 
 
 def _examined(sets: Sets, body: Body, judge: Judge, seed: int) -> Row:

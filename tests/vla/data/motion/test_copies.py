@@ -58,7 +58,7 @@ def skeletons(shared: Path, root: Path) -> None:
 
 MADE: dict[str, tuple[Made, str, list[str]]] = {
     "gait npz": (gait, "coordinates", ["the names of the clips", "condition, height_m, subject, weight_kg"]),
-    "clip list": (figures, "plane", ["enhanced_meta, meta, source", "the embeddings of their texts"]),
+    "clip list": (figures, "plane", ["enhanced_meta, meta, source"]),
     "humanml3d": (described, "positions", ["the names of the clips"]),
     "opensim": (trials, "coordinates", ["what is said of whole clips (style)"]),
     "markers": (markers, "positions", ["the names of the clips"]),

@@ -100,6 +100,11 @@ def clips_of(sample: Mapping[str, Any], name: str, place: str) -> Iterator[Clip]
     embedding = sample.get("embedding")
     if not isinstance(text, str) or not (embedding is None or (isinstance(embedding, Tensor) and embedding.ndim == 1)):
         raise CorruptData(f"{place}, has a description that is no text, or an embedding that is no row of numbers")
+    if embedding is not None:
+        of = sample.get("embedding_model")
+        remarks += (
+            f"the embedding of its text{f' by {of}' if of else ''} is not used: --backbone.path embeds each text once",
+        )
     given = {key: value for key in COLUMNS if (value := sample.get(key)) is not None}
     for key, value in given.items():
         if not isinstance(value, Tensor) or value.shape[:1] != motion.shape[:1]:
@@ -116,8 +121,6 @@ def clips_of(sample: Mapping[str, Any], name: str, place: str) -> Iterator[Clip]
             valid=np.isfinite(points).all(axis=(1, 2)),
             columns=columns,
             column_names={key: COLUMNS[key] for key, own in columns.items() if own.shape[1] == len(COLUMNS[key])},
-            embedding=None if embedding is None else embedding.float().numpy(),
-            encoder=str(sample.get("embedding_model") or ""),
             facts=facts,
             remarks=remarks,
         )

@@ -24,9 +24,6 @@ class Converted:
     moved_m: float
     columns: tuple[str, ...]
     """Those kept beside its rows, in this order."""
-    embedded: bool
-    """Whether the embedding of its text is kept behind them."""
-    encoder: str
 
 
 @dataclass(frozen=True, kw_only=True)

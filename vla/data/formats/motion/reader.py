@@ -106,7 +106,7 @@ def convert(
     labels: Mapping[str, Sequence[Mapping[str, str]]],
     asked: MotionConfig,
 ) -> Iterator[tuple[Converted | Unread, list[Float32[np.ndarray, "..."]]] | ValueError]:
-    """What is kept of each clip of some files: its rows, its columns, the embedding of its text; or what is wrong.
+    """What is kept of each clip of some files: its rows and columns; or what is wrong.
 
     MissingPackage where a package is not installed.
     """
@@ -121,9 +121,8 @@ def convert(
                     continue
                 rows = rows_of(clip, rate_hz=asked.rate_hz, kind=kind, keep_all=keep_all, given=given)
                 columns = columns_of(clip, asked.rate_hz)
-                embedding = [] if clip.embedding is None else [clip.embedding.astype(np.float32)]
                 fact = converted(clip, rows, tuple(columns), labels.get(place, ()), place)
-                yield fact, [rows.values, *columns.values(), *embedding]
+                yield fact, [rows.values, *columns.values()]
         except MissingPackage:
             raise
         except ValueError as problem:
@@ -150,8 +149,6 @@ def converted(
         left_out=rows.left_out,
         moved_m=rows.moved_m,
         columns=columns,
-        embedded=clip.embedding is not None,
-        encoder=clip.encoder,
     )
 
 
@@ -183,18 +180,11 @@ def body_of_all(root: Path, clips: Sequence[Converted], *, keep_all: bool) -> Bo
 
 
 def check_columns(root: Path, clips: Sequence[Converted], asked: Sequence[str]) -> None:
-    """Refuse columns that a clip does not have (ValueError), and embeddings of several encoders."""
+    """Refuse columns that a clip does not have (ValueError)."""
     for key in asked:
         if lacking := next((clip for clip in clips if key not in clip.columns), None):
             have = ", ".join(lacking.columns) or "none"
             raise ValueError(f"{root} has no column {key} in {lacking.name}, which has {have}: correct --data.emphasis")
-    encoders = {clip.encoder: clip for clip in clips if clip.embedded}
-    if len(encoders) > 1:
-        (one, first), (other, second), *_ = encoders.items()
-        raise ValueError(
-            f"{root} has embeddings of {one or 'an encoder without a name'} in {first.name} and of "
-            f"{other or 'one without a name'} in {second.name}: give each its own folder"
-        )
 
 
 def episode_of(
@@ -209,7 +199,7 @@ def episode_of(
     """One clip as an episode; captions take turns from frame to frame, so that samples see them all."""
     measured = np.setdiff1d(np.arange(clip.frames), clip.invalid)
     times = np.arange(clip.frames) / rate_hz
-    values, *columns = (array[measured] if clip.invalid else array for array in arrays[: 1 + len(clip.columns)])
+    values, *columns = (array[measured] if clip.invalid else array for array in arrays)
     if clip.body != body:
         values = values[:, [clip.body.joints.index(joint) for joint in body.joints]]
     # A row a frame, as a copy has it: so both have the same statistics.
@@ -226,7 +216,6 @@ def episode_of(
         cameras={},
         facts=clip.facts,
         columns=dict(zip(clip.columns, columns, strict=True)),
-        embedding=arrays[-1] if clip.embedded else None,
     )
 
 
@@ -255,7 +244,6 @@ def layout_of(
         action_units=body.units,
         action_periods=(0.0,) * len(body.names),
         body=body,
-        encoder=next((clip.encoder for clip in clips if clip.embedded), ""),
         facts=body_facts(body),
         remarks=(*remarks, *remark_left_out(left_out)),
         left_out=left_out,

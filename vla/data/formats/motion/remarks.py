@@ -38,8 +38,6 @@ def remarks_of_a_copy(clips: Sequence[Converted]) -> list[str]:
     lost = ["the names of the clips"]
     if facts := sorted({key for clip in clips for key in clip.facts}):
         lost.append(f"what is said of whole clips ({', '.join(facts)})")
-    if any(clip.embedded for clip in clips):
-        lost.append("the embeddings of their texts")
     return [f"a copy does not hold {', '.join(lost)}"]
 
 
