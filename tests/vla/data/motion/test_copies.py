@@ -1,22 +1,29 @@
 """`vla import motion`: what a LeRobot data set of each kind of clips keeps, and what it says that it does not."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from tests.vla.data.motion import test_clip_list, test_gait_npz, test_humanml, test_opensim
+from tests.vla.data.motion import test_amc, test_clip_list, test_gait_npz, test_humanml, test_opensim
+from tests.vla.data.motion.clips import body_of_sticks, some_motion
 from vla.__main__ import main
 from vla.data.dataset import open_dataset
 from vla.data.episode import Episode
 from vla.data.formats import open_folder
+from vla.data.formats.motion.bvh import write_bvh
+from vla.data.formats.motion.files import KINDS, find_files
+from vla.data.formats.motion.writing import write_npz
 from vla.data.selection import Selection
 from vla.errors import CorruptData
-from vla.motion_settings import MotionConfig
+from vla.motion.clip import Points
+from vla.motion_settings import MotionConfig, MotionFiles
 from vla.settings import DataConfig
 
 Made = Callable[[Path, Path], None]
@@ -64,6 +71,59 @@ MADE: dict[str, tuple[Made, str, list[str]]] = {
     "markers": (markers, "positions", ["the names of the clips"]),
     "skeleton npz": (skeletons, "rotations", ["the names of the clips"]),
 }
+
+
+def acclaims(_: Path, root: Path) -> None:
+    root.mkdir(parents=True)
+    test_amc.written(root)
+
+
+def others(shared: Path, root: Path) -> None:
+    """Of the kinds that need no further word in a copy."""
+    skeletons(shared, root)
+    write_bvh(root / "a.bvh", some_motion(body_of_sticks()), 20.0)
+    write_npz(root / "b.npz", Points(names=("a", "b"), parents=(-1, 0), values=np.zeros((5, 2, 3))), 20.0)
+    shutil.copy(shared / "data/deepmimic_motions/humanoid3d_walk.txt", root)
+
+
+class Watched(MotionConfig):
+    """Settings that note which of their fields are asked for."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        Watched.asked.add(name)
+        return super().__getattribute__(name)
+
+
+def test_the_table_of_kinds_says_which_settings_each_reads(shared: Path, tmp_path: Path) -> None:
+    """So that the others can be told to change nothing: of each kind that the tests have a file of."""
+    names = {field.name for field in fields(MotionFiles)}
+    found: dict[str, set[str]] = {}
+    for place, make in enumerate([gait, figures, described, trials, markers, acclaims, others]):
+        root = tmp_path / str(place)
+        make(shared, root)
+        for file, kind in find_files(root).items():
+            given = Watched(up="y", unit="m", angles="deg", source_rate_hz=30.0)
+            Watched.asked.clear()
+            list(KINDS[kind].read(file, given))
+            found.setdefault(kind, set()).update(Watched.asked & names)
+    for kind, said in {"trc": {"unit"}, "OpenSim": {"angles"}, "AMC": {"unit", "angles"}}.items():
+        found[kind] |= said  # by these files themselves
+    found["skeleton npz"] &= {"up"}  # copies all of them, with the axis that the file says
+    assert found == {kind: set(KINDS[kind].unsaid) for kind in found}
+    assert set(KINDS) - set(found) == {"c3d", "poselib"}
+
+
+def test_a_setting_that_changes_nothing_is_told(shared: Path, tmp_path: Path) -> None:
+    figures(shared, tmp_path / "a")
+    given = Selection(motion=MotionConfig(up="z", unit="cm"))
+    told = [remark for remark in open_folder(tmp_path / "a", given).layout.remarks if "changes nothing" in remark]
+    assert [remark.partition(" changes")[0] for remark in told] == ["--data.motion.up z", "--data.motion.unit cm"]
+    assert all(remark.endswith("of clip list files, which leave nothing of it open") for remark in told)
+    skeletons(shared, tmp_path / "b")
+    said = open_folder(tmp_path / "b", Selection(motion=MotionConfig(up="y"))).layout.remarks
+    assert not any("changes nothing" in remark for remark in said)
 
 
 def opened(root: Path) -> list[Episode]:

@@ -44,20 +44,36 @@ class Kind:
     not say what has to be known (an axis, a unit), naming the flag that does, MissingPackage where one is needed."""
     beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
     """Files that it is read with, such as those of its skeleton, forces or captions, as far as they are there."""
+    unsaid: frozenset[str] = frozenset()
+    """The fields of MotionFiles that it may leave unsaid; the others change nothing of how it is read."""
 
 
 KINDS: dict[str, Kind] = {
-    "skeleton npz": Kind(words="poses of a skeleton (npz)", found=is_skeleton_npz, read=read_skeleton_npz),
+    "skeleton npz": Kind(
+        words="poses of a skeleton (npz)", found=is_skeleton_npz, read=read_skeleton_npz, unsaid=frozenset({"up"})
+    ),
     "points npz": Kind(words="places of joints (npz)", found=is_points_npz, read=read_points_npz),
-    "poselib": Kind(words="poselib's motions (npy)", found=is_poselib, read=read_poselib),
-    "DeepMimic": Kind(words="DeepMimic's motions (JSON)", found=is_deepmimic, read=read_deepmimic),
-    "BVH": Kind(words="BVH", found=is_bvh, read=read_bvh),
-    "AMC": Kind(words="Acclaim's motions and skeletons (AMC, ASF)", found=is_amc, read=read_amc, beside=skeleton_file),
-    "c3d": Kind(words="markers (c3d)", found=is_c3d, read=read_c3d),
-    "trc": Kind(words="markers (trc)", found=is_trc, read=read_trc),
+    "poselib": Kind(words="poselib's motions (npy)", found=is_poselib, read=read_poselib, unsaid=frozenset({"up"})),
+    "DeepMimic": Kind(
+        words="DeepMimic's motions (JSON)", found=is_deepmimic, read=read_deepmimic, unsaid=frozenset({"up"})
+    ),
+    "BVH": Kind(words="BVH", found=is_bvh, read=read_bvh, unsaid=frozenset({"up", "unit"})),
+    "AMC": Kind(
+        words="Acclaim's motions and skeletons (AMC, ASF)",
+        found=is_amc,
+        read=read_amc,
+        beside=skeleton_file,
+        unsaid=frozenset({"up", "unit", "angles", "source_rate_hz"}),
+    ),
+    "c3d": Kind(words="markers (c3d)", found=is_c3d, read=read_c3d, unsaid=frozenset({"up", "unit"})),
+    "trc": Kind(words="markers (trc)", found=is_trc, read=read_trc, unsaid=frozenset({"up", "unit"})),
     "gait npz": Kind(words="gait trials (npz)", found=is_gait_npz, read=read_gait_npz),
     "OpenSim": Kind(
-        words="OpenSim's coordinates and forces (mot, sto)", found=is_opensim, read=read_opensim, beside=same_trial
+        words="OpenSim's coordinates and forces (mot, sto)",
+        found=is_opensim,
+        read=read_opensim,
+        beside=same_trial,
+        unsaid=frozenset({"angles"}),
     ),
     "clip list": Kind(words="lists of clips (pt)", found=is_clip_list, read=read_clip_list),
     "HumanML3D": Kind(

@@ -18,7 +18,7 @@ from vla.data.episode import Episode, Layout, Stream
 from vla.data.formats.motion.converted import Converted, Unread
 from vla.data.formats.motion.files import KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.kept import keep
-from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy
+from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy, remarks_on_settings
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.texts import Texts
 from vla.errors import CorruptData, MissingPackage
@@ -230,7 +230,8 @@ def layout_of(
     left_out: tuple[int, ...],
 ) -> Layout:
     """The layout of the folder."""
-    remarks = remarks_of(clips, body, unread) + (remarks_of_a_copy(clips) if selection.carry else [])
+    remarks = remarks_of(clips, body, unread) + remarks_on_settings(selection.motion, kinds)
+    remarks += remarks_of_a_copy(clips) if selection.carry else []
     return Layout(
         root=str(root),
         format=f"human motion ({', '.join(sorted(kinds))})",

@@ -1,10 +1,12 @@
 """What is said of a folder of clips: what was chosen by itself, what is not read, and what a copy does not hold."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import fields
 
 from vla.data.formats.motion.converted import Converted, Unread
-from vla.data.formats.motion.files import LABELS
+from vla.data.formats.motion.files import KINDS, LABELS
 from vla.motion.body import Body
+from vla.motion_settings import MotionFiles
 
 
 def remarks_of(clips: Sequence[Converted], body: Body, unread: Sequence[Unread]) -> list[str]:
@@ -30,6 +32,18 @@ def remarks_of(clips: Sequence[Converted], body: Body, unread: Sequence[Unread])
         remarks.append(f"{invalid:,} of {sum(clip.frames for clip in clips):,} frames were not measured and are masked")
     if nameless := sum(not clip.texts for clip in clips):
         remarks.append(f"{nameless:,} of {len(clips):,} clips have no caption; {LABELS} gives one a file")
+    return remarks
+
+
+def remarks_on_settings(asked: MotionFiles, kinds: Collection[str]) -> list[str]:
+    """Which settings change nothing of the files of some kinds, though they are given."""
+    remarks = []
+    for field in fields(MotionFiles):
+        value = getattr(asked, field.name)
+        deaf = [kind for kind in sorted(kinds) if field.name not in KINDS[kind].unsaid]
+        if value is not None and deaf:
+            flag = f"--data.motion.{field.name.replace('_', '-')} {value}"
+            remarks.append(f"{flag} changes nothing of {', '.join(deaf)} files, which leave nothing of it open")
     return remarks
 
 
