@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from vla.evaluation.motion.body import Body
+from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.resampling import CUTOFF_HZ, RATE_HZ, resample
 
 FLOOR_QUANTILE = 0.05
@@ -86,7 +86,7 @@ def cut(clip: Clip, seconds: float, every_s: float) -> list[Clip]:
     ]
 
 
-def varied(clip: Clip, body: Body, paces: Sequence[float] = PACES) -> list[Clip]:
+def varied(clip: Clip, body: Landmarks, paces: Sequence[float] = PACES) -> list[Clip]:
     """A clip at several paces, each also mirrored left for right: more real motions, to train a judge of few.
 
     Vary before cutting and preparing.

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Float64
 
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import Clip, floor_height
 from vla.evaluation.motion.heading import heading, level, local, turn
+from vla.evaluation.motion.landmarks import Landmarks
 from vla.randomness import derive
 
 NOT_HUMAN = "not human"
@@ -55,7 +55,7 @@ class _Course:
     path: Float64[np.ndarray, "T 3"]
 
     @staticmethod
-    def of(positions: Float[np.ndarray, "T J 3"], body: Body) -> "_Course":
+    def of(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> "_Course":
         return _Course(
             pose=local(positions, body), heading=np.unwrap(heading(positions, body)), path=level(positions, body)
         )
@@ -65,11 +65,11 @@ class _Course:
         return positions
 
 
-Maker = Callable[[Clip, Body, Counterexamples, np.random.Generator, Sequence[Clip]], _Course]
+Maker = Callable[[Clip, Landmarks, Counterexamples, np.random.Generator, Sequence[Clip]], _Course]
 
 
 def frozen_legs(
-    clip: Clip, body: Body, settings: Counterexamples, draw: np.random.Generator, _others: Sequence[Clip]
+    clip: Clip, body: Landmarks, settings: Counterexamples, draw: np.random.Generator, _others: Sequence[Clip]
 ) -> _Course:
     """The legs held in one pose below the pelvis, all else as it was."""
     course = _Course.of(clip.positions, body)
@@ -81,7 +81,7 @@ def frozen_legs(
 
 
 def glide(
-    clip: Clip, body: Body, settings: Counterexamples, draw: np.random.Generator, _others: Sequence[Clip]
+    clip: Clip, body: Landmarks, settings: Counterexamples, draw: np.random.Generator, _others: Sequence[Clip]
 ) -> _Course:
     """The legs held in one pose while the body moves along its heading at one speed."""
     course = frozen_legs(clip, body, settings, draw, ())
@@ -91,7 +91,7 @@ def glide(
 
 
 def averaged(
-    clip: Clip, body: Body, settings: Counterexamples, draw: np.random.Generator, _others: Sequence[Clip]
+    clip: Clip, body: Landmarks, settings: Counterexamples, draw: np.random.Generator, _others: Sequence[Clip]
 ) -> _Course:
     """A running mean over time of the body's pose, along the way that it went."""
     course = _Course.of(clip.positions, body)
@@ -102,7 +102,7 @@ def averaged(
 
 
 def blend(
-    clip: Clip, body: Body, settings: Counterexamples, draw: np.random.Generator, others: Sequence[Clip]
+    clip: Clip, body: Landmarks, settings: Counterexamples, draw: np.random.Generator, others: Sequence[Clip]
 ) -> _Course:
     """The mean of two clips' poses, along the way of the first."""
     course, other = _Course.of(clip.positions, body), others[int(draw.integers(len(others)))]
@@ -116,7 +116,7 @@ KINDS: dict[str, Maker] = {"glide": glide, "frozen legs": frozen_legs, "averaged
 
 
 def counterexamples(
-    clips: Sequence[Clip], body: Body, settings: Counterexamples | None = None, *, seed: int = 0
+    clips: Sequence[Clip], body: Landmarks, settings: Counterexamples | None = None, *, seed: int = 0
 ) -> dict[str, list[Clip]]:
     """Of prepared clips, the counter-examples of each kind, at most one a clip; each keeps the label of its clip."""
     settings = Counterexamples() if settings is None else settings
@@ -134,13 +134,13 @@ def counterexamples(
     return found
 
 
-def _moved(before: Float[np.ndarray, "T J 3"], after: Float[np.ndarray, "T J 3"], body: Body) -> float:
+def _moved(before: Float[np.ndarray, "T J 3"], after: Float[np.ndarray, "T J 3"], body: Landmarks) -> float:
     """By how much the legs are elsewhere, root mean square, in m."""
     return float(np.sqrt(((before - after)[:, body.legs] ** 2).sum(axis=-1).mean()))
 
 
 def with_bones(
-    positions: Float[np.ndarray, "T J 3"], body: Body, lengths: Float[np.ndarray, " bones"]
+    positions: Float[np.ndarray, "T J 3"], body: Landmarks, lengths: Float[np.ndarray, " bones"]
 ) -> Float64[np.ndarray, "T J 3"]:
     """The same directions of all bones at other lengths, from the root on; a bone of no length has none to keep."""
     given = iter(lengths)

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import speeds
+from vla.evaluation.motion.landmarks import Landmarks
 
 CONTACT_M = 0.05
 """Below this height a foot is on the ground."""
@@ -24,7 +24,7 @@ GROUND = [0, 2]
 """Axes."""
 
 
-def skating_ratio(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: float) -> float:
+def skating_ratio(positions: Float[np.ndarray, "T J 3"], body: Landmarks, rate_hz: float) -> float:
     """The share of steps in which a foot slides: less than 5 cm above the floor before and after, and over 0.5 m/s.
 
     Over 0.5 m/s along the ground both in this step and in the mean of the five round it, of which those beyond the ends
@@ -40,7 +40,7 @@ def skating_ratio(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: fl
     return float(slides.any(axis=1).mean())
 
 
-def contact_speed(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: float) -> float:
+def contact_speed(positions: Float[np.ndarray, "T J 3"], body: Landmarks, rate_hz: float) -> float:
     """The mean speed with which a foot leaves a place less than 5 cm above the floor, in m/s; NaN where none is there.
 
     In all directions: "foot skate from height" of Kimodo (2026).
@@ -49,7 +49,7 @@ def contact_speed(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: fl
     return _mean(speeds(feet, rate_hz), feet[:-1, :, 1] < CONTACT_M)
 
 
-def ground_speed(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: float) -> float:
+def ground_speed(positions: Float[np.ndarray, "T J 3"], body: Landmarks, rate_hz: float) -> float:
     """The mean speed along the ground of a foot less than 12 cm above it before and after, in m/s; NaN of none."""
     feet = positions[:, body.tips]
     low = feet[..., 1] < NEAR_M
@@ -60,7 +60,7 @@ def _mean(values: Float[np.ndarray, "steps feet"], counted: Bool[np.ndarray, "st
     return float(values[counted].mean()) if counted.any() else math.nan
 
 
-def airborne_share(positions: Float[np.ndarray, "T J 3"], body: Body, height_m: float = AIRBORNE_M) -> float:
+def airborne_share(positions: Float[np.ndarray, "T J 3"], body: Landmarks, height_m: float = AIRBORNE_M) -> float:
     """The share of frames in which every joint of both feet is above a height."""
     return float((positions[:, sum(body.feet, ()), 1] > height_m).all(axis=1).mean())
 
@@ -75,7 +75,7 @@ def floating(positions: Float[np.ndarray, "T J 3"]) -> float:
     return float(np.maximum(positions[..., 1].min(axis=1), 0.0).mean())
 
 
-def contact_score(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: float) -> float:
+def contact_score(positions: Float[np.ndarray, "T J 3"], body: Landmarks, rate_hz: float) -> float:
     """The physical foot contact score: how much the pelvis accelerates while no foot stands; 0 where it never does.
 
     1e4 times the mean of |s_left| |s_right| |a| / max |a|, with the slowest joint's step along the ground of each foot

@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.heading import local
+from vla.evaluation.motion.landmarks import Landmarks
 
 
-def ankle_distance(positions: Float[np.ndarray, "T J 3"], body: Body) -> Float64[np.ndarray, " T"]:
+def ankle_distance(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> Float64[np.ndarray, " T"]:
     """By how far the left ankle is ahead of the right one along the body's heading, in m."""
     left, right = body.ankles
     ahead = local(positions, body)[..., 2]
@@ -15,7 +15,7 @@ def ankle_distance(positions: Float[np.ndarray, "T J 3"], body: Body) -> Float64
     return distance
 
 
-def gait_amplitude(positions: Float[np.ndarray, "T J 3"], body: Body) -> float:
+def gait_amplitude(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> float:
     """The standard deviation over time of the ankles' distance along the heading, in m: near 0 where a body glides."""
     return float(ankle_distance(positions, body).std())
 

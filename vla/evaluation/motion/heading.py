@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64
 
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import Windows
+from vla.evaluation.motion.landmarks import Landmarks
 
 SMALLEST_SPREAD = 0.05
 
 
-def heading(positions: Float[np.ndarray, "T J 3"], body: Body) -> Float64[np.ndarray, " T"]:
+def heading(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> Float64[np.ndarray, " T"]:
     """Where the body faces, in radians about the vertical: 0 along z, a quarter turn along x.
 
     Level and square to what leads from the left hip and shoulder to the right ones.
@@ -33,17 +33,17 @@ def turn(
     return np.stack([cosine * x + sine * z, y, cosine * z - sine * x], axis=-1)
 
 
-def level(positions: Float[np.ndarray, "T J 3"], body: Body) -> Float64[np.ndarray, "T 3"]:
+def level(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> Float64[np.ndarray, "T 3"]:
     """Where the pelvis is above, on the level of 0."""
     return positions[:, body.pelvis].astype(np.float64) * (1.0, 0.0, 1.0)
 
 
-def local(positions: Float[np.ndarray, "T J 3"], body: Body) -> Float64[np.ndarray, "T J 3"]:
+def local(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> Float64[np.ndarray, "T J 3"]:
     """Positions from below the pelvis, along the heading: (left, up, ahead)."""
     return turn(positions - level(positions, body)[:, None], -heading(positions, body))
 
 
-def features(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: float) -> Float64[np.ndarray, "T F"]:
+def features(positions: Float[np.ndarray, "T J 3"], body: Landmarks, rate_hz: float) -> Float64[np.ndarray, "T F"]:
     """Of each frame: local positions in metres, and the velocities over ground along the heading in m/s.
 
     A foot that stands has no velocity, whatever the body does; in a glide nothing stands.
@@ -53,7 +53,7 @@ def features(positions: Float[np.ndarray, "T J 3"], body: Body, rate_hz: float) 
     return np.concatenate([part.reshape(len(positions), -1) for part in both], axis=1)
 
 
-def window_features(windows: Windows, body: Body) -> Float64[np.ndarray, "N T F"]:
+def window_features(windows: Windows, body: Landmarks) -> Float64[np.ndarray, "N T F"]:
     """The features of each window; 0 where it has ended."""
     described = np.zeros((*windows.positions.shape[:2], 6 * len(body.names)))
     for place, (positions, length) in enumerate(zip(windows.positions, windows.lengths, strict=True)):
@@ -69,7 +69,7 @@ class Scale:
     spread: Float64[np.ndarray, " F"]
 
     @staticmethod
-    def of(blocks: Iterable[Windows], body: Body) -> "Scale":
+    def of(blocks: Iterable[Windows], body: Landmarks) -> "Scale":
         """Of the windows' own frames; what hardly varies counts as varying by 5 cm, or 5 cm/s."""
         count, total, squares = 0, np.zeros(1), np.zeros(1)
         for windows in blocks:
@@ -79,7 +79,7 @@ class Scale:
         spread = np.sqrt(np.maximum(squares / count - mean**2, SMALLEST_SPREAD**2))
         return Scale(mean=mean, spread=spread)
 
-    def normalised(self, windows: Windows, body: Body) -> Float64[np.ndarray, "N T F"]:
+    def normalised(self, windows: Windows, body: Landmarks) -> Float64[np.ndarray, "N T F"]:
         """Features of mean 0 and spread 1; 0 where a window has ended."""
         described = (window_features(windows, body) - self.mean) / self.spread
         return np.where(windows.valid[..., None], described, 0.0)

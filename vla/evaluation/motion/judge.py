@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import Clip, Windows, stack
 from vla.evaluation.motion.counterexamples import KINDS, NOT_HUMAN, Counterexamples, counterexamples
 from vla.evaluation.motion.heading import Scale
+from vla.evaluation.motion.landmarks import Landmarks
 from vla.randomness import derive, seeded
 
 
@@ -81,7 +81,9 @@ class Network(nn.Module):
 class ConvolutionalJudge:
     """A judge that `train_judge` has trained."""
 
-    def __init__(self, network: Network, labels: tuple[str, ...], body: Body, scale: Scale, rate_hz: float) -> None:
+    def __init__(
+        self, network: Network, labels: tuple[str, ...], body: Landmarks, scale: Scale, rate_hz: float
+    ) -> None:
         self.network, self.labels, self.body, self.scale, self.rate_hz = network, labels, body, scale, rate_hz
 
     @torch.no_grad()
@@ -105,14 +107,14 @@ class ConvolutionalJudge:
         return _seen(windows, self.body, self.scale)
 
 
-def _seen(windows: Windows, body: Body, scale: Scale) -> tuple[Float32[Tensor, "N T C"], Bool[Tensor, "N T"]]:
+def _seen(windows: Windows, body: Landmarks, scale: Scale) -> tuple[Float32[Tensor, "N T C"], Bool[Tensor, "N T"]]:
     """Windows as a network sees them."""
     normalised = scale.normalised(windows, body).astype(np.float32)
     return torch.from_numpy(normalised), torch.from_numpy(windows.valid)
 
 
 def train_judge(
-    clips: Sequence[Clip], body: Body, settings: JudgeSettings | None = None, *, seed: int = 0
+    clips: Sequence[Clip], body: Landmarks, settings: JudgeSettings | None = None, *, seed: int = 0
 ) -> ConvolutionalJudge:
     """A judge of the labels of some prepared clips, and of what is made of them that no human does.
 

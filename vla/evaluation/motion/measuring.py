@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from vla.evaluation.motion import feet, smoothness
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import Clip, Windows, floor_height, prepare, stack
 from vla.evaluation.motion.counterexamples import NOT_HUMAN, UNSEEN, counterexamples
 from vla.evaluation.motion.figure import NOTHING, Figure, mean, means, share
@@ -14,6 +13,7 @@ from vla.evaluation.motion.frechet import compare
 from vla.evaluation.motion.gait import gait_amplitude, steps
 from vla.evaluation.motion.heading import Scale
 from vla.evaluation.motion.judge import Judge
+from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.nearest import COPIED, memorised, nearest
 from vla.evaluation.motion.resampling import CUTOFF_HZ, RATE_HZ
 from vla.evaluation.motion.table import Row, Table
@@ -26,7 +26,7 @@ STEPPING_M = 0.15
 
 Sets = tuple[Sequence[Clip], Sequence[Clip], Sequence[Clip]]
 """Samples, held-out real motions, and training motions that stand in for the samples."""
-MEASURES: dict[tuple[str, str], Callable[[Float[np.ndarray, "T J 3"], Body, float], float]] = {
+MEASURES: dict[tuple[str, str], Callable[[Float[np.ndarray, "T J 3"], Landmarks, float], float]] = {
     ("foot skating ratio", ""): feet.skating_ratio,
     ("foot speed below 5 cm", "m/s"): feet.contact_speed,
     ("foot speed below 12 cm", "m/s"): feet.ground_speed,
@@ -43,7 +43,7 @@ def measure(
     samples: Sequence[Clip],
     real: Sequence[Clip],
     training: Sequence[Clip],
-    body: Body,
+    body: Landmarks,
     judge: Judge,
     *,
     rate_hz: float = RATE_HZ,
@@ -128,7 +128,7 @@ def _copies(samples: Sequence[Clip], training: Sequence[Clip], seed: int) -> tup
     return copies, [f"No training motion shows {', '.join(missing)}: replay has none."] if missing else []
 
 
-def _clip_rows(came: Sets, sets: Sets, body: Body, seed: int) -> list[Row]:
+def _clip_rows(came: Sets, sets: Sets, body: Landmarks, seed: int) -> list[Row]:
     """What is measured of each clip alone, in the mean."""
     columns = []
     for raw, prepared in zip(came, sets, strict=True):
@@ -149,7 +149,7 @@ def _row(name: str, unit: str, samples: Figure, real: Figure, replay: Figure) ->
     return Row(name=name, unit=unit, samples=samples, real=real, replay=replay)
 
 
-def _judged_rows(sets: Sets, body: Body, judge: Judge, seed: int) -> list[Row]:
+def _judged_rows(sets: Sets, body: Landmarks, judge: Judge, seed: int) -> list[Row]:
     """What a judge says, and what each action has of its own; of actions that are among the samples."""
     windows = [stack(clips) for clips in sets]
     named = [judge.classify(some) for some in windows]
@@ -173,7 +173,7 @@ def _frechet_rows(sets: Sets, judge: Judge, seed: int) -> tuple[list[Row], list[
     return [row], [own.remark] if own.remark else []
 
 
-def _examined(sets: Sets, body: Body, judge: Judge, seed: int) -> Row:
+def _examined(sets: Sets, body: Landmarks, judge: Judge, seed: int) -> Row:
     """How many counter-examples the judge rejects that are made of real motions by settings it was not trained with."""
     figures = []
     for clips in sets[1:]:
@@ -183,7 +183,7 @@ def _examined(sets: Sets, body: Body, judge: Judge, seed: int) -> Row:
     return _row("counter-examples rejected", "", NOTHING, *figures)
 
 
-def _label_rows(label: str, sets: Sets, named: Sequence[Sequence[str]], body: Body, seed: int) -> list[Row]:
+def _label_rows(label: str, sets: Sets, named: Sequence[Sequence[str]], body: Landmarks, seed: int) -> list[Row]:
     """Recall, gait amplitude, airborne share, and steps where the real motions take any."""
     chosen = [
         [(clip, said) for clip, said in zip(clips, names, strict=True) if clip.label == label]
@@ -207,7 +207,7 @@ def _label_rows(label: str, sets: Sets, named: Sequence[Sequence[str]], body: Bo
     return rows
 
 
-def _distance_rows(sets: Sets, training: Sequence[Clip], body: Body, seed: int) -> tuple[list[Row], list[str]]:
+def _distance_rows(sets: Sets, training: Sequence[Clip], body: Landmarks, seed: int) -> tuple[list[Row], list[str]]:
     """How far the nearest training motion is, and how many motions are copies; of motions of full length."""
     everything = [*sets, training]
     frames = max(len(clip.positions) for clips in everything for clip in clips)

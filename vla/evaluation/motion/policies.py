@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.data.episode import Episode, Reader
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import FEWEST_FRAMES, Clip, cut, prepare, varied
 from vla.evaluation.motion.judge import train_judge
+from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.measuring import measure
 from vla.evaluation.motion.table import Table
-from vla.motion import body as motion_body
+from vla.motion.body import Body
 from vla.motion.conversion import without_aiming
 from vla.motion.joints import known
 from vla.motion.moves import Moves
@@ -92,7 +92,7 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
     return Judged(table=table, made=made)
 
 
-def landmarks_of(body: motion_body.Body) -> tuple[list[int], Body]:
+def landmarks_of(body: Body) -> tuple[list[int], Landmarks]:
     """Which joints of a policy's body are judged, those left out that only aim at another; and what they are.
 
     ValueError where it lacks hips, knees, ankles or shoulders.
@@ -107,7 +107,7 @@ def landmarks_of(body: motion_body.Body) -> tuple[list[int], Body]:
     def pair(joint: str) -> tuple[str, str]:
         return called[f"left_{joint}"], called[f"right_{joint}"]
 
-    landmarks = Body.named(
+    landmarks = Landmarks.named(
         names,
         places.parents,
         pelvis=names[0],

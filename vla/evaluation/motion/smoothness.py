@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from vla.evaluation.motion.body import Body
+from vla.evaluation.motion.landmarks import Landmarks
 
 
 def acceleration(positions: Float[np.ndarray, "T J 3"], rate_hz: float) -> float:
@@ -21,7 +21,7 @@ def _mean_derivative(positions: Float[np.ndarray, "T J 3"], rate_hz: float, orde
     return float(np.linalg.norm(differences, axis=-1).mean())
 
 
-def bone_variation(positions: Float[np.ndarray, "T J 3"], body: Body) -> float:
+def bone_variation(positions: Float[np.ndarray, "T J 3"], body: Landmarks) -> float:
     """The standard deviation of a bone's length over time as a share of its mean, in the mean over bones.
 
     Of positions as they came: it knows no rate, and a low-pass shortens what turns fast. Bones of no length do not

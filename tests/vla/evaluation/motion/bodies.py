@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64
 
-from vla.evaluation.motion.body import Body
 from vla.evaluation.motion.clips import Clip
+from vla.evaluation.motion.landmarks import Landmarks
 
 NAMES = (
     "pelvis", "chest", "head", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow",
@@ -21,8 +21,8 @@ PAIRS = {
     "knees": ("left knee", "right knee"),
     "ankles": ("left ankle", "right ankle"),
 }
-BODY = Body.named(NAMES, PARENTS, pelvis="pelvis", **PAIRS)
-TOED = Body.named(
+BODY = Landmarks.named(NAMES, PARENTS, pelvis="pelvis", **PAIRS)
+TOED = Landmarks.named(
     (*NAMES, "right toe", "left toe"), (*PARENTS, 11, 14), pelvis="pelvis", toes=("left toe", "right toe"), **PAIRS
 )
 UPRIGHT = np.array(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.vla.evaluation.motion.bodies import BODY, NAMES, PAIRS, PARENTS, TOED, UPRIGHT
-from vla.evaluation.motion.body import Body
+from vla.evaluation.motion.landmarks import Landmarks
 
 
 def test_joints_are_found_by_name_left_before_right() -> None:
@@ -20,18 +20,18 @@ def test_joints_are_found_by_name_left_before_right() -> None:
 def test_a_wrong_name_is_refused_with_the_nearest_one() -> None:
     pairs = PAIRS | {"ankles": ("left ankle", "right ancle")}
     with pytest.raises(ValueError, match="no joint right ancle; did you mean right ankle"):
-        Body.named(NAMES, PARENTS, pelvis="pelvis", **pairs)
+        Landmarks.named(NAMES, PARENTS, pelvis="pelvis", **pairs)
 
 
 def test_a_skeleton_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="15 names were given for 14 joints"):
-        Body.named(NAMES, PARENTS[:-1], pelvis="pelvis", **PAIRS)
+        Landmarks.named(NAMES, PARENTS[:-1], pelvis="pelvis", **PAIRS)
     with pytest.raises(ValueError, match="chest comes before the joint that carries it"):
-        Body.named(NAMES, (-1, 2, *PARENTS[2:]), pelvis="pelvis", **PAIRS)
+        Landmarks.named(NAMES, (-1, 2, *PARENTS[2:]), pelvis="pelvis", **PAIRS)
 
 
 @pytest.mark.parametrize("body", [BODY, TOED])
-def test_the_mirror_swaps_left_and_right_by_their_names(body: Body) -> None:
+def test_the_mirror_swaps_left_and_right_by_their_names(body: Landmarks) -> None:
     swapped = {"left": "right", "right": "left"}
     for place, name in enumerate(body.names):
         side, _, joint = name.partition(" ")
@@ -44,7 +44,7 @@ def test_the_mirror_reaches_joints_that_no_pair_names() -> None:
     names = ("root", "lclav", "rclav", "lsho", "rsho", "lthumb", "lfinger", "rthumb", "rfinger", "tail",
              "lhip", "lknee", "lank", "rhip", "rknee", "rank")  # fmt: skip
     parents = (-1, 0, 0, 1, 2, 3, 3, 4, 4, 0, 0, 10, 11, 0, 13, 14)
-    body = Body(
+    body = Landmarks(
         names=names, parents=parents, pelvis=0, shoulders=(3, 4), hips=(10, 13), knees=(11, 14), ankles=(12, 15)
     )
     assert body.mirrored == (0, 2, 1, 4, 3, 7, 8, 5, 6, 9, 13, 14, 15, 10, 11, 12)

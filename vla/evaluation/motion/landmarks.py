@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Body:
+class Landmarks:
     """The joints by which a motion is judged, as places among all joints."""
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Body:
         knees: tuple[str, str],
         ankles: tuple[str, str],
         toes: tuple[str, str] | None = None,
-    ) -> "Body":
+    ) -> "Landmarks":
         """A body whose joints are given by name, the left one of a pair first.
 
         Raises:
@@ -60,7 +60,7 @@ class Body:
         def pair(joints: tuple[str, str]) -> Pair:
             return place(joints[0]), place(joints[1])
 
-        return Body(
+        return Landmarks(
             names=tuple(names),
             parents=tuple(parents),
             pelvis=place(pelvis),
