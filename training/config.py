@@ -186,6 +186,7 @@ def younger() -> dict[str, Any]:
         "diffusion.guidance": 1.0,
         "data.labels": [],
         "data.balance": "",
+        "data.retarget": 0.0,
         "expert.positions": "small",
         **motion,
         **weights,

@@ -82,7 +82,7 @@ def of_motion(entry: str, stage: Stage) -> RunConfig:
         entry=entry,
         stages={entry: stage},
         out=f"runs/{entry}",
-        data=DataConfig(horizon=40, normalization="z-score", clamp=False),
+        data=DataConfig(horizon=40, normalization="z-score", clamp=False, retarget=0.5),
         backbone=BackboneConfig(path="hash"),
         expert=ExpertConfig(positions="waves"),
         diffusion=DiffusionConfig(prediction="data", sampling_steps=20, unconditional=0.1),

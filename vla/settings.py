@@ -67,6 +67,8 @@ class DataConfig:
     """Of rows and video frames. time: the nearest in time; number: row k has frame k; auto: time, unless they drift."""
     motion: MotionConfig = field(default_factory=MotionConfig)
     """How clips of human motion become episodes."""
+    retarget: float = 0.0
+    """Share of the samples of motion shown on another skeleton of the data, 0 to 1; what has no skeleton stays."""
     labels: tuple[LabelName, ...] = ()
     """What clips say of each frame and the policy predicts beside the motion; it never sees it."""
     normalization: Normalization = "quantile"

@@ -17,9 +17,10 @@ from vla.data.mixture import agree, check_config, split
 from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, read_numbers
 from vla.data.order import SampleOrder
-from vla.data.pools import pools_of, rows_of_pools
+from vla.data.pools import percent, pools_of, rows_of_pools
 from vla.data.reading import read_again
 from vla.data.remarks import on_chunks, on_episodes, on_strays
+from vla.data.retargeting import Skeletons
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection, check_left_out
 from vla.data.tables import forget_numbers
@@ -184,15 +185,17 @@ def open_dataset(
     pools, weights = pools_of(train, whole, config)
     parts = [pool.part for pool in pools]
     order = SampleOrder([len(part) for part in parts], weights, seed)
+    retargeting = retargeted(config, contract, episodes_at(readers, agreed.kept), seed)
     return Dataset(
         contract=contract,
-        train=TrainSamples(parts, order),
+        train=TrainSamples(parts, order, change=retargeting),
         validation=ValidationSamples(validation),
         everything=ValidationSamples(train),
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=rows_of_pools(train, validation, pools, order.shares),
-        remarks=tuple(
+        remarks=on_retargeting(config, contract, retargeting)
+        + tuple(
             f"{reader.layout.root}: {remark}"
             for reader in readers
             for remark in (
@@ -205,6 +208,33 @@ def open_dataset(
             [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps
         ),
     )
+
+
+def retargeted(config: DataConfig, contract: DataContract, episodes: Sequence[Episode], seed: int) -> Skeletons | None:
+    """What shows samples on other skeletons; None where that is not asked for, or there is but one, or none.
+
+    ValueError where labels are told of the body that was recorded.
+    """
+    body = contract.body
+    if not config.retarget or body is None or body.kind != "rotations" or "state" in config.withhold:
+        return None
+    if "physics" in config.labels:
+        raise ValueError(
+            "--data.labels physics is measured of the body that moved, and --data.retarget shows samples on others: "
+            "leave one of them out"
+        )
+    skeletons = Skeletons.of(episodes, body, config.retarget, seed)
+    return skeletons if len(skeletons.offsets) > 1 else None
+
+
+def on_retargeting(config: DataConfig, contract: DataContract, skeletons: Skeletons | None) -> tuple[str, ...]:
+    """How many samples are shown on other skeletons, and on how many; or that none is, though it was asked for."""
+    if not config.retarget or contract.body is None:
+        return ()
+    if skeletons is None:
+        return (f"--data.retarget {config.retarget:g} changes nothing: there are no two skeletons",)
+    told = f"{percent(config.retarget)} of the samples are shown on one of the {len(skeletons.offsets)} skeletons"
+    return (f"{told} of the data, lengths scaled to its legs (--data.retarget)",)
 
 
 def _check_usable(part: Part) -> None:

@@ -48,6 +48,8 @@ def check_config(config: DataConfig) -> None:
     ):
         if not 0 < number < float("inf"):
             raise ValueError(f"--data.{name} has {number:g}, expected a finite number > 0")
+    if not 0 <= config.retarget <= 1:
+        raise ValueError(f"--data.retarget is {config.retarget:g}, expected a share from 0 to 1")
     if not 0 <= config.validation_share < 1:
         raise ValueError(f"--data.validation-share is {config.validation_share:g}, expected 0 <= share < 1")
     check_asked(config.sensor)

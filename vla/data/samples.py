@@ -121,13 +121,19 @@ def ends_of(frames: Sequence[range | Int64[np.ndarray, " _"]]) -> Int64[np.ndarr
 class TrainSamples(torch.utils.data.Dataset[Sample]):
     """The endless shuffled stream: position -> Sample, a pure function of (data, configuration, seed, position)."""
 
-    def __init__(self, parts: Sequence[Part], order: SampleOrder, sizes: Sequence[Size] | None = None) -> None:
-        """Frames come in these sizes, and whole where none are given."""
-        self._parts, self._order, self._sizes = tuple(parts), order, sizes
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        order: SampleOrder,
+        sizes: Sequence[Size] | None = None,
+        change: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        """Frames come in these sizes, and whole where none are given; `change` follows from a sample alone."""
+        self._parts, self._order, self._sizes, self._change = tuple(parts), order, sizes, change
 
     def resized(self, sizes: Sequence[Size]) -> "TrainSamples":
         """The same stream with its frames in these sizes, those that a policy looks at."""
-        return TrainSamples(self._parts, self._order, sizes)
+        return TrainSamples(self._parts, self._order, sizes, self._change)
 
     @property
     def num_samples(self) -> int:
@@ -170,6 +176,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         """
         pool, index = self._order(position)
         sample = self._parts[pool].read(index, position)
+        sample = sample if self._change is None else self._change(sample)
         return sample if self._sizes is None else sample.resized(self._sizes)
 
     def fault(self, position: int) -> str | None:

@@ -1,0 +1,75 @@
+"""Motions shown on other skeletons of the data, so that what is done is not tied to who was recorded doing it.
+
+An action that one body alone shows is otherwise learned as a matter of that skeleton: asked for on another one, a
+policy does something else. Turns are kept and lengths grow with the legs, as retargeting usually begins (Gleicher
+1998): a step is then as long as the leg that takes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
+
+from vla.batch import Sample
+from vla.data.episode import Episode
+from vla.motion.body import Body
+from vla.randomness import derive
+
+LENGTHS = ("m", "mps")
+"""Units of the numbers that grow with a body."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeletons:
+    """Those of the data, and how often a sample is shown on one of them."""
+
+    offsets: Float32[np.ndarray, "S P"]
+    """As a policy sees them, each once."""
+    legs: Float64[np.ndarray, " S"]
+    """From root to foot, m."""
+    lengths: Bool[np.ndarray, " A"]
+    """Which numbers of a row are lengths, or lengths a second."""
+    body: Body
+    share: float
+    seed: int
+
+    @staticmethod
+    def of(episodes: Sequence[Episode], body: Body, share: float, seed: int) -> "Skeletons":
+        """Those of some clips, of the kind rotations."""
+        states = [episode.state.values[0] for episode in episodes if episode.state is not None]
+        offsets = np.unique(np.asarray(states, dtype=np.float32), axis=0)
+        return Skeletons(
+            offsets=offsets,
+            legs=np.array([leg_m(body, own) for own in offsets]),
+            lengths=np.isin(body.units, LENGTHS),
+            body=body,
+            share=share,
+            seed=seed,
+        )
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample, on a skeleton that follows from the seed and its position."""
+        draw = derive(self.seed, "data/retarget", sample.position)
+        if sample.weight == 0 or draw.random() >= self.share:
+            return sample
+        chosen = int(draw.integers(len(self.offsets)))
+        scale = np.where(self.lengths, self.legs[chosen] / leg_m(self.body, sample.state), 1.0)
+        return replace(
+            sample, state=self.offsets[chosen].copy(), actions=(sample.actions * scale).astype(sample.actions.dtype)
+        )
+
+
+def leg_m(body: Body, offsets: Float[np.ndarray, " P"]) -> float:
+    """How long a skeleton is from its root to a foot, in the mean of its feet, m; all its bones where it has none.
+
+    `offsets` are those of all joints but the root, as a policy sees them.
+    """
+    bones = np.linalg.norm(np.asarray(offsets, dtype=np.float64).reshape(-1, 3), axis=1)
+    found = []
+    for foot in body.feet:
+        joint, length = body.joints.index(foot), 0.0
+        while joint > 0:
+            length, joint = length + float(bones[joint - 1]), body.parents[joint]
+        found.append(length)
+    return float(np.mean(found)) if found else float(bones.sum())
