@@ -8,6 +8,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from training import launching
 from training.config import RunConfig
+from training.rehearsal import rehearse
 from training.run.sizes import with_suited_sizes
 from vla.contract import DataContract
 from vla.data.dataset import agree_on_readers, open_root
@@ -33,12 +34,16 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     kind = backbone(config, contract)
     if config.init_from is None and is_here(config.backbone.path):
         with_suited_sizes(config, contract, width_of(config.backbone.path))
+    rehearsed = rehearse(config) if contract.body is not None and is_here(config.backbone.path) else []
     shares = f"{config.micro_batch} x {launching.counted(ranks, 'rank', 's')} x {accumulation} accumulated"
     return [
         f"batch: {config.batch_size} samples = {shares}",
         *lines,
         f"backbone: {kind}",
-        "not checked: the numbers and videos of the data, and the weights; a start reads them",
+        *rehearsed,
+        "not checked: the weights; a start reads them"
+        if rehearsed
+        else "not checked: the numbers and videos of the data, and the weights; a start reads them",
     ]
 
 

@@ -127,12 +127,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     resumed = folder.resumed()
     say_beginning(config, folder, resumed, accelerator)
     data = open_data(config, accelerator)
-    normalizers: Mapping[str, Normalizer] = {
-        kind: Normalizer.of(
-            data.statistics[kind], config.data.normalization, reach(kind, config.data), finest(kind, data.contract)
-        )
-        for kind in normalized(data.contract)
-    }
+    normalizers = normalizers_of(data, config.data)
     rows, initial = schedule(config, data), None
     for row in rows:
         objective_of(row.stage.objective, data.contract)  # a later stage is refused before the first one has trained
@@ -225,6 +220,16 @@ def sized(
     for line in became(config, suits, data.contract):
         accelerator.print(line)
     return suits
+
+
+def normalizers_of(data: Dataset, config: DataConfig) -> Mapping[str, Normalizer]:
+    """Of each stream that a policy is given or answers in."""
+    return {
+        kind: Normalizer.of(
+            data.statistics[kind], config.normalization, reach(kind, config), finest(kind, data.contract)
+        )
+        for kind in normalized(data.contract)
+    }
 
 
 def finest(kind: str, contract: DataContract) -> Sequence[float] | float:

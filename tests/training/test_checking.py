@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from tests.faults import runs
+from tests.training.launch import ROOT
 from tests.vla.data.recordings import write_v2
 from training import loop, recipes
 from training.flags import parse
@@ -94,3 +95,36 @@ def test_the_kind_of_a_backbone_is_told_by_its_folder_or_the_cache(
     for path in ("someone/model", str(snapshot)):
         with pytest.raises(ValueError, match="is of type 'llama'"):
             look(needle, tmp_path / "run", **{"backbone.path": path})
+
+
+def motion(run: Path, *flags: str) -> None:
+    words = ["--data.roots", str(ROOT / "examples/motion/amp"), "--out", str(run), "--preset", "small", *flags]
+    words += ["--expert.width", "24", "--expert.depth", "1", "--batch-size", "8", "--micro-batch", "8"]
+    loop.train(parse(recipes.pretrain(), [*words, "--data.workers", "0", "--data.validation-share", "0"]))
+
+
+def test_a_model_of_motion_is_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The loss of the first batch by part is what the first step of the run then has; what outweighs it is told."""
+    motion(tmp_path / "run", "--dropout", "0", "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in lines if line.startswith("rehearsed:")]
+    assert "not checked: the weights; a start reads them" in lines
+    assert not any("would be most of what is learned" in line for line in lines)
+    motion(tmp_path / "run", "--stage.objective.motion.acceleration", "1.0", "--dry-run")
+    warned = [line for line in capsys.readouterr().out.splitlines() if "would be most of what is learned" in line]
+    assert [line.partition(" is ")[0] for line in warned] == ["acceleration"]
+    assert warned[0].endswith("give it a smaller --stage.objective.motion.acceleration")
+    assert list(tmp_path.iterdir()) == []
+
+    motion(tmp_path / "run", "--dropout", "0", "--stage.steps", "1")
+    (step,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    parts = told.removeprefix("rehearsed: ").partition(", gradient")[0].split(", ")
+    found = {part: float(loss) for part, _, loss in (each.partition(" ") for each in parts)}
+    assert found == pytest.approx(step["losses"], rel=5e-3)
+    assert set(found) == {"diffusion", "joints", "velocity", "feet"}
+
+
+def test_a_rehearsal_refuses_what_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"joints of the first 8 samples is not a finite number.*leave that term out"):
+        motion(tmp_path / "run", "--stage.objective.motion.joints", "1e39", "--dry-run")
+    assert list(tmp_path.iterdir()) == []
