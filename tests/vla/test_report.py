@@ -351,6 +351,23 @@ def test_stages_are_told_as_they_were_decided(made: Path) -> None:
     ]
 
 
+def test_each_part_of_a_loss_of_several_has_a_plot(made: Path, tmp_path: Path) -> None:
+    """With the held-out episodes' where they were measured; a loss of one part is that of the first plot."""
+    assert "Part of the loss" not in shown(made)
+    run = shutil.copytree(made, tmp_path / "run")
+    for name, factor in (("metrics.jsonl", 1.0), ("validation.jsonl", 3.0)):
+        lines = list(map(json.loads, (run / name).read_text().splitlines()))
+        for place, line in enumerate(lines):
+            line["losses"] = {"diffusion": factor * (1 + place), "feet": factor / (1 + place)}
+        (run / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    last, checks = len((run / "metrics.jsonl").read_text().splitlines()), len(lines)
+    said = shown(run)
+    assert f"From 1 to {last} in training. On held-out episodes: from 3 to {3 * checks}." in said
+    assert "Part of the loss: feet" in said and "On held-out episodes: from 3 to " in said
+    (run / "validation.jsonl").write_text("")
+    assert f"From 1 to {last} in training. " in shown(run) and "On held-out episodes: from 3" not in shown(run)
+
+
 def test_an_instruction_that_is_withheld_is_no_input() -> None:
     assert "camera wrist; instruction; state of 3 numbers" in interface(CONTRACT)
     assert "camera wrist; state of 3 numbers" in interface(replace(CONTRACT, instructed=False))

@@ -105,11 +105,31 @@ def validation_points(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def part_cards(run: Run) -> list[Html]:
-    """The parts of the loss, where there is more than one."""
-    metrics = run.metrics
-    if len(metrics.groups("losses")) < 2:
-        return []
-    return group_card(metrics, "losses", "Parts of the loss", "loss", "The parts that the loss is the sum of.")
+    """Each part of the loss as it is weighed, where there are several: a small one would not show beside others."""
+    parts = run.metrics.groups("losses")
+    return [part_card(run, part) for part in sorted(parts)] if len(parts) > 1 else []
+
+
+def part_card(run: Run, part: str) -> Html:
+    """One part of the loss in training and on held-out episodes."""
+    metrics, values = run.metrics, run.metrics.columns[f"losses.{part}"]
+    lines, key = curve(metrics.columns["step"], values, 0), [("training", 0)]
+    caption = f"From {words.number(first_of(values))} to {words.number(metrics.last(f'losses.{part}'))} in training."
+    found = [(line["step"], (line.get("losses") or {}).get(part)) for line in run.validations]
+    if points := [(step, value) for step, value in found if isinstance(value, int | float)]:
+        places, held_out = np.array(points, float).T
+        lines.append(Line(x=places, y=held_out, color=1, style="points"))
+        key.append(("held-out episodes", 1))
+        ends = words.number(float(held_out[0])), words.number(float(held_out[-1]))
+        caption += f" On held-out episodes: from {ends[0]} to {ends[1]}."
+    frame = Frame(
+        label=f"The part {part} of the loss by optimizer step. {caption}",
+        x=STEP,
+        y=part,
+        log=wants_log(np.concatenate([line.y for line in lines])),
+        marks=marks(metrics),
+    )
+    return card(f"Part of the loss: {part}", plot(lines, frame), caption, legend(key))
 
 
 def action_error_cards(run: Run) -> list[Html]:
