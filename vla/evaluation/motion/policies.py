@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.data.episode import Episode, Reader
-from vla.evaluation.motion.clips import FEWEST_FRAMES, Clip, cut, prepare, varied
+from vla.evaluation.motion.clips import FEWEST_FRAMES, Clip, cut, on_other_bones, prepare, varied
 from vla.evaluation.motion.judge import train_judge
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.measuring import measure
@@ -64,7 +64,7 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
     """All figures of motions that a policy makes of each action, and the motions; `set_mode(training=False)` first.
 
     Real motions are windows of held-out clips as long as a chunk, of the actions asked for; the judge is trained on
-    windows of the training clips.
+    windows of the training clips, half of them with the bones of others.
 
     Raises:
         ValueError: the policy is none of motion, its body cannot be judged, or no held-out clip shows an action.
@@ -85,7 +85,8 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
     unseen = [clip for clip in unseen if clip.label in asked.texts]
     if not unseen:
         raise ValueError(f"no held-out clip shows {', '.join(asked.texts)}: give others with --data.roots")
-    lessons = windows_of([other for clip in trained for other in varied(clip, landmarks)], seconds)
+    more = [other for clip in trained for other in varied(clip, landmarks)]
+    lessons = windows_of(on_other_bones(more, landmarks, seed=asked.seed), seconds)
     judge = train_judge([prepare(clip) for clip in lessons], landmarks, seed=asked.seed)
     real = evenly(windows_of(unseen, seconds), asked)
     table = measure(samples, real, windows_of(trained, seconds), landmarks, judge, seed=asked.seed)
