@@ -1,6 +1,7 @@
 """The training loop against a bare PyTorch loop over the same policy and the same batches, on one process and one core.
 
-    python tests/benchmarks/loop_overhead.py [DATA] [--json]
+    python tests/benchmarks/loop_overhead.py [DATA] [--recipe stage1] [--json]
+    python tests/benchmarks/loop_overhead.py examples/motion/cmu/train --recipe pretrain
 
 The bare loop is what one would write in a notebook: next batch, loss, backward, clip, AdamW, zero. Ours adds the
 averaged weights, the gradient norm of every group, the schedule, the metrics and the seeded dropout. Both read the same
@@ -38,22 +39,27 @@ class Clock:
         return statistics.median(b - a for a, b in zip(self.ticks[WARM_UP:], self.ticks[WARM_UP + 1 :], strict=False))
 
 
-def session(root: str, out: str, steps: int, batch_size: int) -> Any:
-    """A run of stage 1 on the tiny backbone, not yet begun."""
+POLICIES = {"stage1": ("--backbone.path", "tiny"), "pretrain": ("--preset", "small")}
+"""What is trained, by recipe: a robot's policy on the tiny backbone, human motion of preset small."""
+
+
+def session(asked: argparse.Namespace, out: str) -> Any:
+    """A run, not yet begun."""
     from training import recipes
     from training.flags import parse
     from training.session import Session
 
-    flags = ["--data.roots", root, "--data.workers", "0", "--backbone.path", "tiny", "--out", out, "--tracker", "jsonl"]
-    flags += ["--stage.steps", str(steps), "--batch-size", str(batch_size), "--micro-batch", str(batch_size)]
-    return Session(parse(recipes.stage1(), [*flags, "--data.validation-share", "0"]))
+    flags = ["--data.roots", asked.root, "--data.workers", "0", "--out", out, "--tracker", "jsonl"]
+    flags += ["--stage.steps", str(asked.steps), "--batch-size", str(asked.batch), "--micro-batch", str(asked.batch)]
+    flags += [*POLICIES[asked.recipe], "--data.validation-share", "0"]
+    return Session(parse(recipes.RECIPES[asked.recipe](), flags))
 
 
-def ours(root: str, out: str, steps: int, batch_size: int) -> float:
+def ours(asked: argparse.Namespace, out: str) -> float:
     """Seconds of a step of `training.loop`."""
     from training import loop
 
-    with session(root, out, steps, batch_size) as run:
+    with session(asked, out) as run:
         (row,) = run.run.rows
         engine = run.enter(row)
         clock = Clock()
@@ -68,11 +74,11 @@ def ours(root: str, out: str, steps: int, batch_size: int) -> float:
     return clock.median()
 
 
-def bare(root: str, out: str, steps: int, batch_size: int) -> float:
+def bare(asked: argparse.Namespace, out: str) -> float:
     """Seconds of a step of the bare loop."""
     import torch
 
-    with session(root, out, steps, batch_size) as run:
+    with session(asked, out) as run:
         (row,) = run.run.rows
         run.enter(row)
         policy = run.policy
@@ -81,7 +87,7 @@ def bare(root: str, out: str, steps: int, batch_size: int) -> float:
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95))
         batches = run.batches(row)
         clock = Clock()
-        for _ in range(steps):
+        for _ in range(asked.steps):
             (batch,) = next(batches)
             loss = (
                 torch.stack([(part * batch.weight).sum() for part in policy(batch).values()]).sum() / batch.weight.sum()
@@ -101,6 +107,7 @@ def run_one(name: str, arguments: argparse.Namespace) -> float:
     """One contender in a process of its own, on one core."""
     core = min(os.sched_getaffinity(0))
     flags = [arguments.root, "--contender", name, "--steps", str(arguments.steps), "--batch", str(arguments.batch)]
+    flags += ["--recipe", arguments.recipe]
     result = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -118,6 +125,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", default=str(REPOSITORY / "examples" / "needle"), help="a data set")
+    parser.add_argument("--recipe", choices=POLICIES, default="stage1", help="what is trained")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps a round")
     parser.add_argument("--batch", type=int, default=16, help="samples a step")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; the median counts")
@@ -127,7 +135,7 @@ def main() -> None:
     if arguments.contender:
         sys.path[0] = str(REPOSITORY)
         with tempfile.TemporaryDirectory() as folder:
-            print(CONTENDERS[arguments.contender](arguments.root, f"{folder}/run", arguments.steps, arguments.batch))
+            print(CONTENDERS[arguments.contender](arguments, f"{folder}/run"))
         return
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for _ in range(arguments.rounds):

@@ -3,15 +3,17 @@
     python tests/benchmarks/motion_speed.py [--json FILE]
 
 Samples: 32 motions of 32 frames in 20 steps with guidance, by an expert of the demo's size, in floating-point
-operations a second, beside a product of two 1,024 x 1,024 matrices in float32 on the same threads. Terms: forward and
-backward of one micro-batch of preset small on the clips that ship, with the recipe's terms and without, in turn.
-Medians of rounds; seconds are those that the process had cores for.
+operations a second, beside a product of two 1,024 x 1,024 matrices in float32 on the same threads, and beside the
+products of its own linear layers alone, the most that samples could reach. Terms: forward and backward of one
+micro-batch of preset small on the clips that ship, with the recipe's terms and without, in turn. Medians of rounds;
+seconds are those that the process had cores for.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,9 +69,34 @@ def sampling(rounds: int) -> dict[str, float]:
         made()
     matrix = torch.randn(SIZE, SIZE)
     samples_s, product_s = seconds(made, rounds), seconds(lambda: matrix @ matrix, 10 * rounds)
+    alone = products(policy, made, rounds)
     rates = counter.get_total_flops() / samples_s, 2 * SIZE**3 / product_s
     return {"samples_s": samples_s, "samples_gflops": rates[0] / 1e9, "product_gflops": rates[1] / 1e9,
-            "ratio": rates[0] / rates[1]}  # fmt: skip
+            "ratio": rates[0] / rates[1], "own_products_gflops": alone / 1e9,
+            "own_products_ratio": alone / rates[1]}  # fmt: skip
+
+
+def products(policy: Policy, work: Callable[[], object], rounds: int) -> float:
+    """Operations a second of the linear layers alone: of every product that `work` asks of them, by itself."""
+    asked = Counter[tuple[torch.nn.Linear, torch.Size]]()
+    layers = [module for module in policy.expert.modules() if isinstance(module, torch.nn.Linear)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: asked.update([(layer, inputs[0].shape)]))
+        for layer in layers
+    ]
+    work()
+    for hook in hooks:
+        hook.remove()
+    given = {shape: torch.randn(shape) for _, shape in asked}
+    operations = sum(2 * shape.numel() * layer.out_features * count for (layer, shape), count in asked.items())
+
+    @torch.no_grad()
+    def all_of_them() -> None:
+        for (layer, shape), count in asked.items():
+            for _ in range(count):
+                torch.nn.functional.linear(given[shape], layer.weight, layer.bias)
+
+    return operations / seconds(all_of_them, rounds)
 
 
 def terms(rounds: int) -> dict[str, float]:

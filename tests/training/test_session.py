@@ -317,6 +317,33 @@ def test_a_resumed_run_keeps_where_it_began(needle: Path, tmp_path: Path, capsys
     assert losses(tmp_path / "again") == losses(straight)
 
 
+def test_a_run_that_goes_back_keeps_its_own_steps(
+    needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an earlier step the later checkpoints are another life's: they must not be kept, or gone on from, instead."""
+    flags = ["--stage.steps", "6", "--save-every", "1", "--keep", "2", "--data.workers", "0"]
+    flags += ["--batch-size", "2", "--micro-batch", "2", "--ema-decay", "0.5"]
+    run, before = tmp_path / "run", tmp_path / "before"
+    loop.train(config(needle, run, *flags, "--stop-after", "3"))
+    shutil.copytree(run / "checkpoints/step-00000002", before)
+    loop.train(config(needle, run, *flags, "--resume-from", "auto"))
+    whole = losses(run)
+    first, last = run / "checkpoints/step-00000005", run / "checkpoints/step-00000006"
+    shutil.copytree(before, run / "checkpoints/step-00000002")
+    held = {path.name: sorted((file.name, file.read_bytes()) for file in path.iterdir()) for path in (first, last)}
+    capsys.readouterr()
+    back = str(run / "checkpoints/step-00000002")
+    loop.train(config(needle, run, *flags, "--resume-from", back, "--stop-after", "4"))
+    said = capsys.readouterr().out
+    assert "step-00000005 is after step 2, which the run goes on from: set aside as .later-step-00000005-" in said
+    assert sorted(path.name for path in (run / "checkpoints").glob("step-*")) == ["step-00000003", "step-00000004"]
+    aside = {path.name[7:20]: path for path in (run / "checkpoints").glob(".later-*")}
+    for name, files in held.items():
+        assert sorted((file.name, file.read_bytes()) for file in aside[name].iterdir()) == files, "whole"
+    loop.train(config(needle, run, *flags, "--resume-from", "auto"))
+    assert losses(run) == whole
+
+
 def test_every_sampler_is_validated_with_the_same_noise_each_time(needle: Path, tmp_path: Path) -> None:
     flags = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--diffusion.sampler", "ddpm"]
     errors = []

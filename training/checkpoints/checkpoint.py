@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -131,9 +132,12 @@ def point_to(path: Path) -> None:
     storage.synchronize(path.parent)
 
 
-def set_aside(path: Path) -> Path:
-    """Set a damaged checkpoint aside, whole, under a name that nothing resumes from; returns the new place."""
-    aside = path.with_name(f".bad-{path.name}-{uuid.uuid4().hex[:8]}")
+def set_aside(path: Path, why: Literal["bad", "later"] = "bad") -> Path:
+    """Set a checkpoint aside, whole, under a name that nothing resumes from; returns the new place.
+
+    bad: it is damaged. later: the run went back to an earlier step, and will come by its step again.
+    """
+    aside = path.with_name(f".{why}-{path.name}-{uuid.uuid4().hex[:8]}")
     storage.move(path, aside)
     return aside
 
@@ -198,6 +202,11 @@ def path_of(out: Path, step: int) -> Path:
 def steps(out: Path) -> list[Path]:
     """The checkpoint directories of a run, oldest first."""
     return sorted(path for path in (out / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def later(out: Path, step: int) -> list[Path]:
+    """The checkpoint directories of a run after a step, oldest first."""
+    return [path for path in steps(out) if path.name > path_of(out, step).name]
 
 
 def read(path: Path) -> Checkpoint:

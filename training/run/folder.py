@@ -106,6 +106,10 @@ class RunFolder:
             checkpoint.clean(self.path)
             for path in self._damaged:
                 self.say(f"{path.name} is damaged and set aside as {checkpoint.set_aside(path).name}")
+            # The newest steps are kept, and gone on from: beside these, what is saved from now on would be neither.
+            for path in checkpoint.later(self.path, step):
+                aside = checkpoint.set_aside(path, "later")
+                self.say(f"{path.name} is after step {step}, which the run goes on from: set aside as {aside.name}")
             (self.path / "config.json").write_text(json.dumps(hide_tree(settings), indent=1) + "\n")
             (self.path / "schedule.json").write_bytes(documents.to_bytes(schedule))
         self.records = Records(self.path, config.tracker, settings, config.wandb, resumed_at=step, active=main)
