@@ -31,6 +31,14 @@ class MotionFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedMotionFiles(MotionFiles):
+    """The same of files that are to become a body which is decided already."""
+
+    joints: tuple[str, ...] = ()
+    """Joints that no rule finds by name: `left_hip=j2`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MotionConfig(MotionFiles):
     """How clips of human motion become episodes; of other data it says nothing."""
 

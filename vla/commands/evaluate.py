@@ -2,12 +2,21 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla.commandline import progress
-from vla.commands.measuring import Measuring, check_consumers, check_numbers, check_results, choose_arena, processes_of
+from vla.commands.measuring import (
+    OF_RECORDINGS,
+    Measuring,
+    changed,
+    check_consumers,
+    check_numbers,
+    check_results,
+    choose_arena,
+    processes_of,
+)
 from vla.commands.motions import against_clips
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
 from vla.errors import UsageError
@@ -170,6 +179,13 @@ def check_settings(command: Evaluate) -> None:
         raise UsageError(
             "--training compares motions with clips: give held-out ones with --data.roots DIR, and no --env"
         )
+    if command.training:
+        of_data = [entry.name for entry in fields(command.data) if entry.name not in ("roots", "motion")]
+        if idle := changed(command, OF_RECORDINGS) + changed(command.data, of_data, "--data."):
+            raise ValueError(
+                f"{' and '.join(idle)} would have no effect with --training, which takes whole folders of clips: leave "
+                "that out"
+            )
     if command.motions != Evaluate.motions and not command.training:
         raise ValueError("--motions has no effect without --training, the clips that a policy of motion was trained on")
     if not command.data.roots and command.env is None:

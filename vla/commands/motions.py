@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla.commands.measuring import Measuring
-from vla.commands.recordings import open_policy
+from vla.commands.recordings import as_body_of, open_policy
+from vla.motion_settings import MotionConfig
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
@@ -24,8 +25,9 @@ def against_clips(
     from vla.evaluation.motion.policies import Asked, captions, judge_policy
     from vla.motion.drawing import strip
 
-    known = [open_clips(root, contract) for root in training]
-    held_out = [open_clips(root, contract) for root in command.data.roots]
+    motion = as_body_of(contract, command.data.motion)
+    known = [open_clips(root, contract, motion) for root in training]
+    held_out = [open_clips(root, contract, motion) for root in command.data.roots]
     policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings).to(device)
     policy.set_mode(training=False)
     asked = Asked(texts=captions(known), n=motions, seed=command.seed or 0, steps=command.steps)
@@ -40,22 +42,12 @@ def against_clips(
     return found.table
 
 
-def open_clips(root: str, contract: "DataContract") -> "Reader":
+def open_clips(root: str, contract: "DataContract", motion: MotionConfig) -> "Reader":
     """The clips of a folder as the body of a policy. ValueError where they cannot be."""
     from vla.data.formats import open_folder
     from vla.data.selection import Selection
-    from vla.motion.joints import BODY
-    from vla.motion_settings import MotionConfig, Representation
 
-    body = contract.body
-    assert body is not None, "asked of a policy of motion"
-    places = tuple(joint for joint, row in BODY.items() if not row.aims)
-    joints = () if body.joints in (tuple(BODY), places) else ("all",)
-    kind: Representation = (
-        "rotations" if body.kind == "rotations" else "positions" if body.kind == "positions" else "auto"
-    )
-    asked = MotionConfig(rate_hz=contract.fps, representation=kind, joints=joints)
-    reader = open_folder(Path(root), Selection(motion=asked))
-    if reader.layout.body != body:
+    reader = open_folder(Path(root), Selection(motion=motion))
+    if reader.layout.body != contract.body:
         raise ValueError(f"{root} holds clips of another body than the policy's: give clips of its joints")
     return reader

@@ -1,13 +1,12 @@
 """The recordings that a policy is measured on."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vla.motion_settings import MotionConfig
+from vla.motion_settings import MotionConfig, NamedMotionFiles, Representation
 from vla.policy_settings import Sampling
 from vla.settings import Pairing
 
@@ -70,6 +69,8 @@ class EvaluationData:
     """Loader processes, >= 0."""
     verify: bool = False
     """Read and check every number, whatever earlier starts found in the same files."""
+    motion: NamedMotionFiles = field(default_factory=NamedMotionFiles)
+    """What clips of human motion leave unsaid; they become the policy's body."""
 
 
 def choose_device(wanted: Device) -> str:
@@ -116,6 +117,22 @@ def open_policy(
     return policy
 
 
+def as_body_of(contract: "DataContract", files: NamedMotionFiles) -> MotionConfig:
+    """How clips become the body of a policy of human motion, at its rate."""
+    from vla.motion.joints import BODY
+
+    body = contract.body
+    assert body is not None, "asked of a policy of motion"
+    places = tuple(joint for joint, row in BODY.items() if not row.aims)
+    own = () if body.joints in (tuple(BODY), places) else ("all",)
+    kinds: dict[str, Representation] = {"rotations": "rotations", "positions": "positions"}
+    return MotionConfig(
+        **vars(files) | {"joints": (*own, *files.joints)},
+        rate_hz=contract.fps,
+        representation=kinds.get(body.kind, "auto"),
+    )
+
+
 def open_recordings(
     data: EvaluationData, contract: "DataContract", split: "HeldOut", *, remark: bool = True
 ) -> "ValidationSamples":
@@ -130,7 +147,9 @@ def open_recordings(
     from vla.evaluation import open_loop
     from vla.settings import DataConfig
 
-    given = {key: value for key, value in dataclasses.asdict(data).items() if value is not None}
+    given = {key: value for key, value in vars(data).items() if value is not None and key != "motion"}
+    if contract.body is not None:
+        given["motion"] = as_body_of(contract, data.motion)
     streams = contract.streams.values()
     trained = {key: getattr(contract, key) for key in ("state_key", "action_key", "dims")}
     dataset = open_dataset(

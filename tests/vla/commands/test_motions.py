@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 
 from tests.policies import build_policy
 from vla.__main__ import main
+from vla.commands.motions import open_clips
+from vla.commands.recordings import as_body_of
 from vla.contract import DataContract
 from vla.data.dataset import open_dataset
+from vla.motion_settings import MotionConfig, NamedMotionFiles
 from vla.policy_folder import save_policy
 from vla.policy_settings import PolicyConfig
 from vla.report.motions import motion_section
@@ -38,11 +42,10 @@ def clips(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def untrained(clips: Path, folder: Path) -> DataContract:
+def untrained(clips: Path, folder: Path, rate_hz: float = 20.0) -> DataContract:
     """A policy of what these clips offer."""
-    data = open_dataset(
-        DataConfig(roots=(str(clips / "train"),), horizon=24, normalization="z-score", validation_share=0.0), 0
-    )
+    settings = DataConfig(roots=(str(clips / "train"),), horizon=24, normalization="z-score", validation_share=0.0)
+    data = open_dataset(replace(settings, motion=MotionConfig(rate_hz=rate_hz)), 0)
     config = PolicyConfig(backbone=BackboneConfig(path="hash"), expert=ExpertConfig(width=32, depth=1, heads=2))
     policy = build_policy(config, data.contract, data.statistics, torch.float32, 0)
     save_policy(policy, folder)
@@ -68,10 +71,41 @@ def test_motions_are_judged_beside_real_ones(clips: Path, tmp_path: Path, capsys
     assert "recall, walking" in section
 
 
+def test_clips_of_any_format_become_the_body_of_a_policy(clips: Path, tmp_path: Path) -> None:
+    """BVH says neither its unit nor its axis: both are told to vla evaluate as to any other command."""
+    contract = untrained(clips, tmp_path / "policy")
+    assert main(["export", str(clips / "test"), str(tmp_path / "bvh")]) == 0
+    with pytest.raises(ValueError, match=r"--data.motion.unit"):
+        open_clips(str(tmp_path / "bvh"), contract, as_body_of(contract, NamedMotionFiles()))
+    told = as_body_of(contract, NamedMotionFiles(unit="cm", up="y"))
+    given, exported = (open_clips(str(root), contract, told) for root in (clips / "test", tmp_path / "bvh"))
+    for own, other in zip(given.episodes, exported.episodes, strict=True):
+        assert other.actions.values == pytest.approx(own.actions.values, abs=1e-3)
+
+
+def test_a_policy_of_another_rate_is_measured_at_its_own(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained(clips, tmp_path / "policy", rate_hz=25.0)
+    words = ["evaluate", str(tmp_path / "policy"), "--data.roots", str(clips / "test"), "--data.workers", "0", "--json"]
+    assert main([*words, "--samples", "4", "--steps", "2", "--data.validation-share", "0"]) == 0, (
+        capsys.readouterr().err
+    )
+    assert json.loads(capsys.readouterr().out)["samples"] == 4
+
+
 REFUSED = {
     "give held-out ones with --data.roots": (["--training", "TRAIN"], 2),
     "--motions has no effect without --training": (["--data.roots", "TEST", "--motions", "3"], 78),
     "--motions is 0; give 1 or more": (["--data.roots", "TEST", "--training", "TEST", "--motions", "0"], 78),
+    "--data.episodes would have no effect with --training": (
+        ["--data.roots", "TEST", "--training", "TRAIN", "--data.episodes", "0"],
+        78,
+    ),
+    "--samples would have no effect with --training": (
+        ["--data.roots", "TEST", "--training", "TRAIN", "--samples", "9"],
+        78,
+    ),
     "holds no data that can be read": (["--data.roots", "EMPTY", "--training", "TRAIN"], 78),
 }
 
