@@ -20,7 +20,7 @@ from vla.data.order import SampleOrder
 from vla.data.pools import percent, pools_of, rows_of_pools
 from vla.data.reading import read_again
 from vla.data.remarks import on_chunks, on_episodes, on_strays
-from vla.data.retargeting import Skeletons
+from vla.data.retargeting import Retargeting, Skeletons
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection, check_left_out
 from vla.data.tables import forget_numbers
@@ -210,7 +210,9 @@ def open_dataset(
     )
 
 
-def retargeted(config: DataConfig, contract: DataContract, episodes: Sequence[Episode], seed: int) -> Skeletons | None:
+def retargeted(
+    config: DataConfig, contract: DataContract, episodes: Sequence[Episode], seed: int
+) -> Retargeting | None:
     """What shows samples on other skeletons; None where that is not asked for, or there is but one, or none.
 
     ValueError where labels are told of the body that was recorded.
@@ -223,17 +225,17 @@ def retargeted(config: DataConfig, contract: DataContract, episodes: Sequence[Ep
             "--data.labels physics is measured of the body that moved, and --data.retarget shows samples on others: "
             "leave one of them out"
         )
-    skeletons = Skeletons.of(episodes, body, config.retarget, seed)
-    return skeletons if len(skeletons.offsets) > 1 else None
+    skeletons = Skeletons.of(episodes, body)
+    return Retargeting(skeletons=skeletons, share=config.retarget, seed=seed) if len(skeletons) > 1 else None
 
 
-def on_retargeting(config: DataConfig, contract: DataContract, skeletons: Skeletons | None) -> tuple[str, ...]:
+def on_retargeting(config: DataConfig, contract: DataContract, retargeting: Retargeting | None) -> tuple[str, ...]:
     """How many samples are shown on other skeletons, and on how many; or that none is, though it was asked for."""
     if not config.retarget or contract.body is None:
         return ()
-    if skeletons is None:
+    if retargeting is None:
         return (f"--data.retarget {config.retarget:g} changes nothing: there are no two skeletons",)
-    told = f"{percent(config.retarget)} of the samples are shown on one of the {len(skeletons.offsets)} skeletons"
+    told = f"{percent(config.retarget)} of the samples are shown on one of the {len(retargeting.skeletons)} skeletons"
     return (f"{told} of the data, lengths scaled to its legs (--data.retarget)",)
 
 

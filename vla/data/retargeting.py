@@ -22,7 +22,7 @@ LENGTHS = ("m", "mps")
 
 @dataclass(frozen=True, kw_only=True)
 class Skeletons:
-    """Those of the data, and how often a sample is shown on one of them."""
+    """Those of some clips whose rows are turns."""
 
     offsets: Float32[np.ndarray, "S P"]
     """As a policy sees them, each once."""
@@ -31,33 +31,41 @@ class Skeletons:
     lengths: Bool[np.ndarray, " A"]
     """Which numbers of a row are lengths, or lengths a second."""
     body: Body
-    share: float
-    seed: int
 
     @staticmethod
-    def of(episodes: Sequence[Episode], body: Body, share: float, seed: int) -> "Skeletons":
+    def of(episodes: Sequence[Episode], body: Body) -> "Skeletons":
         """Those of some clips, of the kind rotations."""
         states = [episode.state.values[0] for episode in episodes if episode.state is not None]
         offsets = np.unique(np.asarray(states, dtype=np.float32), axis=0)
-        return Skeletons(
-            offsets=offsets,
-            legs=np.array([leg_m(body, own) for own in offsets]),
-            lengths=np.isin(body.units, LENGTHS),
-            body=body,
-            share=share,
-            seed=seed,
-        )
+        legs = np.array([leg_m(body, own) for own in offsets])
+        return Skeletons(offsets=offsets, legs=legs, lengths=np.isin(body.units, LENGTHS), body=body)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def shown(
+        self, rows: Float[np.ndarray, "T A"], offsets: Float[np.ndarray, " P"], chosen: int
+    ) -> tuple[Float[np.ndarray, "T A"], Float32[np.ndarray, " P"]]:
+        """The rows of a motion on one of these instead of the skeleton that it has, and that one's offsets."""
+        scale = np.where(self.lengths, self.legs[chosen] / leg_m(self.body, offsets), 1.0)
+        return (rows * scale).astype(rows.dtype), self.offsets[chosen].copy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retargeting:
+    """A share of the samples is shown on a skeleton that follows from the seed and the sample's position."""
+
+    skeletons: Skeletons
+    share: float
+    seed: int
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample, on a skeleton that follows from the seed and its position."""
+        """The sample, or the same one on another skeleton."""
         draw = derive(self.seed, "data/retarget", sample.position)
         if sample.weight == 0 or draw.random() >= self.share:
             return sample
-        chosen = int(draw.integers(len(self.offsets)))
-        scale = np.where(self.lengths, self.legs[chosen] / leg_m(self.body, sample.state), 1.0)
-        return replace(
-            sample, state=self.offsets[chosen].copy(), actions=(sample.actions * scale).astype(sample.actions.dtype)
-        )
+        rows, offsets = self.skeletons.shown(sample.actions, sample.state, int(draw.integers(len(self.skeletons))))
+        return replace(sample, state=offsets, actions=rows)
 
 
 def leg_m(body: Body, offsets: Float[np.ndarray, " P"]) -> float:

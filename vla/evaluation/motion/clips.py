@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.resampling import CUTOFF_HZ, RATE_HZ, resample
-from vla.randomness import derive
 
 FLOOR_QUANTILE = 0.05
 PACES = (0.85, 1.0, 1.18)
+VARIATIONS = 2 * len(PACES)
 FEWEST_FRAMES = 4
 """A third derivative takes four."""
 
@@ -98,37 +98,6 @@ def varied(clip: Clip, body: Landmarks, paces: Sequence[float] = PACES) -> list[
         for pace in paces
         for positions in (clip.positions, other)
     ]
-
-
-def with_bones(
-    positions: Float[np.ndarray, "T J 3"], body: Landmarks, lengths: Float[np.ndarray, " bones"]
-) -> Float64[np.ndarray, "T J 3"]:
-    """The same directions of all bones at other lengths, from the root on; a bone of no length has none to keep."""
-    given = iter(lengths)
-    changed = positions.astype(np.float64)
-    for place, parent in enumerate(body.parents):
-        if parent >= 0:
-            bone = positions[:, place] - positions[:, parent]
-            size = np.maximum(np.linalg.norm(bone, axis=-1, keepdims=True), 1e-9)
-            changed[:, place] = changed[:, parent] + bone / size * next(given)
-    return changed
-
-
-def on_other_bones(clips: Sequence[Clip], body: Landmarks, *, seed: int) -> list[Clip]:
-    """Every second clip with the bones of another one, and ways that grow with its legs; the others as they are.
-
-    So a judge learns what is done and not who was recorded doing it. Vary before, cut and prepare after.
-    """
-    lengths = [body.bones(clip.positions).mean(axis=0) for clip in clips]
-    carried = [place for place, parent in enumerate(body.parents) if parent >= 0]
-    legs = [row for row, place in enumerate(carried) if place in (*body.knees, *body.ankles)]
-    found = list(clips)
-    for place in range(0, len(clips), 2):
-        other = lengths[int(derive(seed, "motion/bones", place).integers(len(clips)))]
-        larger = other[legs].sum() / lengths[place][legs].sum()
-        positions = with_bones(clips[place].positions * larger, body, other)
-        found[place] = replace(clips[place], positions=positions)
-    return found
 
 
 def stack(clips: Sequence[Clip], frames: int | None = None) -> Windows:

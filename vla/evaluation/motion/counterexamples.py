@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Float64
 
-from vla.evaluation.motion.clips import Clip, floor_height, with_bones
+from vla.evaluation.motion.clips import Clip, floor_height
 from vla.evaluation.motion.heading import heading, level, local, turn
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.randomness import derive
@@ -137,3 +137,17 @@ def counterexamples(
 def _moved(before: Float[np.ndarray, "T J 3"], after: Float[np.ndarray, "T J 3"], body: Landmarks) -> float:
     """By how much the legs are elsewhere, root mean square, in m."""
     return float(np.sqrt(((before - after)[:, body.legs] ** 2).sum(axis=-1).mean()))
+
+
+def with_bones(
+    positions: Float[np.ndarray, "T J 3"], body: Landmarks, lengths: Float[np.ndarray, " bones"]
+) -> Float64[np.ndarray, "T J 3"]:
+    """The same directions of all bones at other lengths, from the root on; a bone of no length has none to keep."""
+    given = iter(lengths)
+    changed = positions.astype(np.float64)
+    for place, parent in enumerate(body.parents):
+        if parent >= 0:
+            bone = positions[:, place] - positions[:, parent]
+            size = np.maximum(np.linalg.norm(bone, axis=-1, keepdims=True), 1e-9)
+            changed[:, place] = changed[:, parent] + bone / size * next(given)
+    return changed

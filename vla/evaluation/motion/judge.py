@@ -35,7 +35,7 @@ class JudgeSettings:
 
     width: int = 64
     features: int = 64
-    steps: int = 800
+    steps: int = 1600
     batch: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

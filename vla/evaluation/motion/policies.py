@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.data.episode import Episode, Reader
-from vla.evaluation.motion.clips import FEWEST_FRAMES, Clip, cut, on_other_bones, prepare, varied
+from vla.data.retargeting import Skeletons
+from vla.evaluation.motion.clips import FEWEST_FRAMES, VARIATIONS, Clip, cut, prepare, varied
 from vla.evaluation.motion.judge import train_judge
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.measuring import measure
@@ -64,7 +65,7 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
     """All figures of motions that a policy makes of each action, and the motions; `set_mode(training=False)` first.
 
     Real motions are windows of held-out clips as long as a chunk, of the actions asked for; the judge is trained on
-    windows of the training clips, half of them with the bones of others.
+    windows of the training clips, half of them on another's skeleton.
 
     Raises:
         ValueError: the policy is none of motion, its body cannot be judged, or no held-out clip shows an action.
@@ -85,8 +86,7 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
     unseen = [clip for clip in unseen if clip.label in asked.texts]
     if not unseen:
         raise ValueError(f"no held-out clip shows {', '.join(asked.texts)}: give others with --data.roots")
-    more = [other for clip in trained for other in varied(clip, landmarks)]
-    lessons = windows_of(on_other_bones(more, landmarks, seed=asked.seed), seconds)
+    lessons = windows_of(lessons_of(training, seen, landmarks, asked.seed), seconds)
     judge = train_judge([prepare(clip) for clip in lessons], landmarks, seed=asked.seed)
     real = evenly(windows_of(unseen, seconds), asked)
     table = measure(samples, real, windows_of(trained, seconds), landmarks, judge, seed=asked.seed)
@@ -122,19 +122,45 @@ def landmarks_of(body: Body) -> tuple[list[int], Landmarks]:
 
 def clips_of(readers: Sequence[Reader], seen: Sequence[int]) -> list[Clip]:
     """The clips of some folders as they are judged; those that are too short are left out."""
+    return [
+        clip_of(moves_of(reader, episode), seen, episode.name, action_of(episode))
+        for reader in readers
+        for episode in reader.episodes
+        if len(episode.actions.values) >= FEWEST_FRAMES
+    ]
+
+
+def lessons_of(readers: Sequence[Reader], seen: Sequence[int], landmarks: Landmarks, seed: int) -> list[Clip]:
+    """The same clips at several paces and mirrored, half of them, by chance, on a skeleton of another clip.
+
+    So a judge learns what is done and not who was recorded doing it.
+    """
     found = []
+    episodes = [episode for reader in readers for episode in reader.episodes]
     for reader in readers:
         body = reader.layout.body
-        assert body is not None, "clips of motion have a body"
+        skeletons = None if body is None or body.kind != "rotations" else Skeletons.of(episodes, body)
         for episode in reader.episodes:
-            offsets = None
-            if episode.state is not None:
-                offsets = np.concatenate([np.zeros((1, 3), np.float32), episode.state.values[0].reshape(-1, 3)])
-            rows = np.asarray(episode.actions.values)
-            motion = Moves(rows=rows, body=body, offsets=offsets, rate_hz=reader.layout.fps)
-            if len(rows) >= FEWEST_FRAMES:
-                found.append(clip_of(motion, seen, episode.name, action_of(episode)))
+            if len(episode.actions.values) < FEWEST_FRAMES:
+                continue
+            for number in range(VARIATIONS):
+                draw = derive(seed, f"motion/lessons/{episode.name}", number)
+                chosen = None if skeletons is None or draw.random() < 0.5 else int(draw.integers(len(skeletons)))
+                motion = moves_of(reader, episode, skeletons, chosen)
+                found.append(varied(clip_of(motion, seen, episode.name, action_of(episode)), landmarks)[number])
     return found
+
+
+def moves_of(reader: Reader, episode: Episode, skeletons: Skeletons | None = None, chosen: int | None = None) -> Moves:
+    """A clip as a motion, on its own skeleton or on a chosen one."""
+    body, rows = reader.layout.body, np.asarray(episode.actions.values)
+    assert body is not None, "clips of motion have a body"
+    offsets = None if episode.state is None else episode.state.values[0]
+    if skeletons is not None and chosen is not None and offsets is not None:
+        rows, offsets = skeletons.shown(rows, offsets, chosen)
+    if offsets is not None:
+        offsets = np.concatenate([np.zeros((1, 3), np.float32), offsets.reshape(-1, 3)])
+    return Moves(rows=rows, body=body, offsets=offsets, rate_hz=reader.layout.fps)
 
 
 def clip_of(motion: Moves, seen: Sequence[int], source: str, label: str) -> Clip:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.vla.evaluation.motion.bodies import BODY, NAMES, clip, standing, walker
-from vla.evaluation.motion.clips import Clip, prepare, with_bones
-from vla.evaluation.motion.counterexamples import Counterexamples, counterexamples
+from vla.evaluation.motion.clips import Clip, prepare
+from vla.evaluation.motion.counterexamples import Counterexamples, counterexamples, with_bones
 from vla.evaluation.motion.gait import gait_amplitude
 from vla.evaluation.motion.heading import features, local, turn
 from vla.evaluation.motion.smoothness import bone_variation
