@@ -3,17 +3,7 @@
 # on two cores, by the benchmark's own recipe (examples/needle.json) on less data, from one camera, for fewer steps.
 set -euo pipefail
 
-launch() {
-    "$BIN/accelerate" launch --config_file "accelerate_configs/$config.yaml" --main_process_port 0 "${ranks[@]}" "$@"
-}
-
-config=cpu
-cores=$(env -u OMP_NUM_THREADS nproc)  # which otherwise counts the threads of one process
-ranks=(--num_processes $((cores > 1 ? 2 : 1)))
-if "$BIN/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    config=single
-    ranks=()
-fi
+source examples/launch.sh
 rm -rf -- "$RUNS"
 common=(--config examples/needle.json --data.roots "$RUNS/demonstrations" --batch-size 32 --micro-batch 16)
 

@@ -51,5 +51,6 @@ def test_the_demo_of_motion_trains_on_the_clips_that_ship(tmp_path: Path) -> Non
     place = words.index("training/pretrain.py")
     config = parse(recipes.pretrain(), words[place + 1 :])
     assert config.data.roots == ("examples/motion/cmu/train", "examples/motion/amp")
+    assert config.data.balance == "action", "else four actions of one clip each are lost among the walks"
     assert all((EXAMPLES.parent / root / "labels.csv").is_file() for root in config.data.roots)
     assert "--data.roots examples/motion/cmu/test --training examples/motion/cmu/train examples/motion/amp" in lines[3]
