@@ -77,7 +77,10 @@ RECIPES: Mapping[str, Callable[..., RunConfig]] = {
 
 
 def of_motion(entry: str, stage: Stage) -> RunConfig:
-    """What both trainings on human motion have: 2 s at 20 Hz, z-scores without a limit, predictions of clean chunks."""
+    """What both trainings on human motion have: 2 s at 20 Hz, z-scores without a limit, predictions of clean chunks.
+
+    Most of the linear path is noise, where it is decided what a motion shows.
+    """
     return RunConfig(
         entry=entry,
         stages={entry: stage},
@@ -85,7 +88,7 @@ def of_motion(entry: str, stage: Stage) -> RunConfig:
         data=DataConfig(horizon=40, normalization="z-score", clamp=False, retarget=0.5),
         backbone=BackboneConfig(path="hash"),
         expert=ExpertConfig(positions="waves"),
-        diffusion=DiffusionConfig(prediction="data", sampling_steps=20, unconditional=0.1),
+        diffusion=DiffusionConfig(path="linear", prediction="data", sampling_steps=20, unconditional=0.1),
         batch_size=64,
         micro_batch=16,
         clip=0.5,
