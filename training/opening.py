@@ -177,17 +177,22 @@ def say_beginning(config: RunConfig, folder: RunFolder, resumed: Checkpoint | No
     Raises:
         ValueError: its first stage goes on from other weights, and there are none.
     """
-    name, first = next(iter(config.stages.items()))
     if resumed is not None:
         return
-    if folder.began_from is not None:
-        accelerator.print(f"weights: the averaged ones of {folder.began_from}")
-    elif first.begins == "weights":
+    check_begins(config, folder.began_from)
+    fresh = folder.began_from is None
+    accelerator.print(
+        f"weights: fresh, from seed {config.seed}" if fresh else f"weights: the averaged ones of {folder.began_from}"
+    )
+
+
+def check_begins(config: RunConfig, weights: str | None) -> None:
+    """Refuse a first stage that goes on from weights where there are none (ValueError)."""
+    name, first = next(iter(config.stages.items()))
+    if weights is None and config.resume_from is None and first.begins == "weights":
         raise ValueError(
             f"{name} goes on from the weights of another run: give --init-from RUN, or --stage.begins anew without"
         )
-    else:
-        accelerator.print(f"weights: fresh, from seed {config.seed}")
 
 
 def say_resuming(resumed: Checkpoint, rows: Sequence[Row], accelerator: Accelerator) -> None:

@@ -68,6 +68,8 @@ def sample(
     """
     body, contract = body_of(policy), policy.contract
     check_instruction(text, "a sample", "--text")
+    if seed < 0:
+        raise ValueError(f"the seed is {seed}; give 0 or more")
     if not 0 < seconds < math.inf or n < 1:
         raise ValueError(f"{n} motions of {seconds:g} s were asked for; give at least 1, of a positive length")
     frames = max(1, round(seconds * contract.fps))

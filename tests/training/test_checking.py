@@ -17,7 +17,7 @@ from vla.parts.backbone import resolve
 
 def look(data: Path, run: Path, **changes: object) -> None:
     words = runs.flags(data, **({"out": run} | changes))
-    loop.train(parse(recipes.stage2(), [*words, "--dry-run"]))
+    loop.train(parse(recipes.stage1(), [*words, "--dry-run"]))
 
 
 def test_what_can_be_trained_is_described(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,3 +128,10 @@ def test_a_rehearsal_refuses_what_is_no_number(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"joints of the first 8 samples is not a finite number.*leave that term out"):
         motion(tmp_path / "run", "--stage.objective.motion.joints", "1e39", "--dry-run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_goes_on_from_weights_is_refused_without_any(tmp_path: Path) -> None:
+    words = ["--data.roots", str(ROOT / "examples/motion/amp"), "--out", str(tmp_path / "run"), "--dry-run"]
+    with pytest.raises(ValueError, match=r"sft goes on from the weights of another run: give --init-from RUN"):
+        loop.train(parse(recipes.sft(), words))
+    loop.train(parse(recipes.sft(), [*words, "--stage.begins", "anew", "--preset", "small", "--micro-batch", "8"]))

@@ -46,7 +46,7 @@ class Sample:
     guidance: float | None = None
     """How many times as far as the text takes them motions are from those without a text; None: the policy's."""
     skeleton: Path | None = None
-    """A clip whose skeleton the motions have (npz); None: the middle of those that were trained on."""
+    """A clip whose skeleton the motions have, as npz; None: the middle of those that were trained on."""
     backbone: str | None = None
     """Where the policy's backbone lies here, when it is not where it was trained."""
     device: Device = "auto"
@@ -104,7 +104,15 @@ def offsets_of(file: Path, policy: "Policy") -> "Float[np.ndarray, 'J 3']":
     body = body_of(policy)
     joints = () if body.joints == tuple(BODY) else ("all",)
     asked = MotionConfig(rate_hz=policy.contract.fps, representation="rotations", joints=joints)
-    episode = open_folder(file, Selection(motion=asked)).episodes[0]
+    if not file.is_file():
+        raise ValueError(f"--skeleton {file} is no file; give one clip")
+    try:
+        episode = open_folder(file, Selection(motion=asked)).episodes[0]
+    except ValueError as error:
+        raise ValueError(
+            f"--skeleton {file} cannot be read as it is ({error}): make it an npz file by `vla export`, which takes "
+            "such flags"
+        ) from error
     assert episode.state is not None, "rotations have a skeleton"
     return np.concatenate([np.zeros((1, 3)), episode.state.values[0].reshape(-1, 3)])
 

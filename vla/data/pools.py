@@ -88,7 +88,7 @@ def value_of(episode: Episode, fact: str) -> str:
             )
         return said[0]
     if not (value := str(episode.facts.get(fact, ""))):
-        near = difflib.get_close_matches(fact, episode.facts, 1)
+        near = difflib.get_close_matches(fact, [key for key, own in episode.facts.items() if own != ""], 1)
         hint = f" (nearest: {near[0]})" if near else ""
         raise ValueError(
             f"{episode.name} has no {fact}{hint}: let --data.balance name one of {INSTRUCTION}, {_known(episode)}"

@@ -49,7 +49,7 @@ def rows_of(clip: Clip, *, rate_hz: float, kind: Kind | None, keep_all: bool, gi
     """
     body = clip.body
     if body is None or len(body) == 0:
-        raise ValueError("there is no frame of a body in it; leave it out with --data.without")
+        raise ValueError("there is no frame of a body in it; take it out of the folder, or of the list that holds it")
     valid = np.ones(len(body), np.bool_) if clip.valid is None else clip.valid
     if not valid.any():
         raise ValueError("no frame of it was measured; leave it out with --data.without")

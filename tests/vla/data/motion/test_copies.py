@@ -108,9 +108,11 @@ def test_the_table_of_kinds_says_which_settings_each_reads(shared: Path, tmp_pat
             Watched.asked.clear()
             list(KINDS[kind].read(file, given))
             found.setdefault(kind, set()).update(Watched.asked & names)
-    for kind, said in {"trc": {"unit"}, "OpenSim": {"angles"}, "AMC": {"unit", "angles"}}.items():
-        found[kind] |= said  # by these files themselves
     found["skeleton npz"] &= {"up"}  # copies all of them, with the axis that the file says
+    said = {"trc": {"unit"}, "OpenSim": {"angles"}, "AMC": {"unit", "angles"}}
+    said |= {kind: {"source_rate_hz"} for kind in ("skeleton npz", "points npz")}
+    for kind, own in said.items():
+        found[kind] |= own  # by these files themselves
     assert found == {kind: set(KINDS[kind].unsaid) for kind in found}
     assert set(KINDS) - set(found) == {"c3d", "poselib"}
 

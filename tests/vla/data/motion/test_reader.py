@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,79 @@ def test_one_clip_is_held_at_a_time(tmp_path: Path, ending: str) -> None:
 
 def test_every_kind_says_what_it_holds() -> None:
     assert len({kind.words for kind in KINDS.values()}) == len(KINDS)
+
+
+LABELS: dict[str, tuple[bytes, str]] = {
+    "another encoding": (
+        "file,text\n0.npz,gr\u00fc\u00dfe\n".encode("latin-1"),
+        r"is no UTF-8 text \(.*save it as UTF-8",
+    ),
+    "a quote that is not closed": (b'file,text\n0.npz,"walks\n1.npz,runs\n', "is no table .*close its quotes"),
+    "semicolons": (b"file;text\n0.npz;walks\n", "has the columns file;text, and needs one called file, separated by"),
+    "no column file": (b"name,text\n0.npz,walks\n", "has the columns name, text, and needs one called file"),
+    "a column twice": (b"file,text,text\n0.npz,walks,runs\n", "has two columns text: rename or delete one"),
+}
+
+
+@pytest.mark.parametrize("what", LABELS)
+def test_labels_that_are_no_table_are_refused(sticks: Path, what: str) -> None:
+    content, said = LABELS[what]
+    (sticks / "labels.csv").write_bytes(content)
+    with pytest.raises(CorruptData, match=rf"labels\.csv {said}"):
+        opened(sticks)
+
+
+def test_labels_of_files_that_are_not_there_are_named(sticks: Path) -> None:
+    rows = ["0.npz, walks slowly,walking", "1.npz,,waving", "ghost.npz,runs,running", "2.npz," + "x" * 200_000 + ",a"]
+    (sticks / "labels.csv").write_text("\n".join(["file, text,action", *rows]))
+    reader = opened(sticks)
+    ghosts, silent = [remark for remark in reader.layout.remarks if remark.startswith("labels.csv")]
+    assert ghosts.startswith("labels.csv has rows of files that are not there (ghost.npz): write their places below")
+    assert silent == "labels.csv has no text of 1 of 3 files: the action is their caption"
+    texts = [episode.instructions.different[0] for episode in reader.episodes]
+    assert texts == ["walks slowly", "waving", "x" * 200_000]
+
+
+def test_a_clip_that_does_not_say_its_rate_is_asked_for_it(sticks: Path) -> None:
+    """It was no clip at all, and nobody said so."""
+    with np.load(sticks / "1.npz") as content:
+        without = {key: content[key] for key in content.files if key != "fps"}
+    np.savez(sticks / "1.npz", **without)
+    with pytest.raises(ValueError, match=r"1\.npz has no `fps`.*give --data\.motion\.source-rate-hz"):
+        opened(sticks)
+    lengths = [len(episode.timestamps) for episode in opened(sticks, source_rate_hz=10.0).episodes]
+    assert lengths == [7, 13, 7], "of the file alone that does not say it"
+
+
+def test_an_axis_that_is_none_is_refused(sticks: Path) -> None:
+    with np.load(sticks / "1.npz") as content:
+        np.savez(sticks / "1.npz", **({key: content[key] for key in content.files} | {"up": np.array("w")}))
+    with pytest.raises(ValueError, match="`up` is w, which is no axis: write x, y or z, or leave it out"):
+        opened(sticks)
+
+
+@pytest.mark.parametrize("episode", [-1, 3])
+def test_clips_are_counted_from_0(sticks: Path, episode: int) -> None:
+    with pytest.raises(ValueError, match=rf"has no clip {episode}; it has 0 to 2"):
+        open_motion(sticks, Selection(episodes=(episode,)))
+
+
+def test_a_body_of_another_axis_or_size_is_told(tmp_path: Path, repository: Path) -> None:
+    """Of the clips that ship nothing is: flips, cartwheels and jumps are no reason."""
+    odd = ("legs are", "hips are hardly")
+    for folder in ("cmu/train", "cmu/test", "amp"):
+        remarks = opened(repository / "examples/motion" / folder).layout.remarks
+        assert not [remark for remark in remarks if any(words in remark for words in odd)]
+    still = some_motion(body_of_sticks(), frames=20)
+    upright = np.zeros_like(still.turns)
+    upright[..., 3] = 1.0
+    standing = replace(still, turns=upright)
+    for name, legs, up in (("fine", 1.0, "y"), ("inches", 1 / 0.0254, "y"), ("askew", 1.0, "z")):
+        (tmp_path / name).mkdir()
+        body = replace(standing, skeleton=replace(standing.skeleton, offsets=legs * standing.skeleton.offsets))
+        write_npz(tmp_path / name / "a.npz", body, 20.0)
+        with np.load(tmp_path / name / "a.npz") as content:
+            arrays = {key: content[key] for key in content.files}
+        np.savez(tmp_path / name / "a.npz", **(arrays | {"up": np.array(up)}))
+        told = [words for words in odd for remark in opened(tmp_path / name).layout.remarks if words in remark]
+        assert told == {"fine": [], "inches": ["legs are"], "askew": ["hips are hardly"]}[name]

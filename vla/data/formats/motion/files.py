@@ -29,6 +29,8 @@ from vla.motion_settings import MotionConfig
 
 LABELS = "labels.csv"
 """What clips show, beside them: columns `file` and `text`, a row a caption, and others, such as `action`, `subject`."""
+LONGEST_CELL = 2**24
+"""Characters of a cell of it: a caption of any length is read, and refused where texts are, with its reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,14 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "skeleton npz": Kind(
-        words="poses of a skeleton (npz)", found=is_skeleton_npz, read=read_skeleton_npz, unsaid=frozenset({"up"})
+        words="poses of a skeleton (npz)",
+        found=is_skeleton_npz,
+        read=read_skeleton_npz,
+        unsaid=frozenset({"up", "source_rate_hz"}),
     ),
-    "points npz": Kind(words="places of joints (npz)", found=is_points_npz, read=read_points_npz),
+    "points npz": Kind(
+        words="places of joints (npz)", found=is_points_npz, read=read_points_npz, unsaid=frozenset({"source_rate_hz"})
+    ),
     "poselib": Kind(words="poselib's motions (npy)", found=is_poselib, read=read_poselib, unsaid=frozenset({"up"})),
     "DeepMimic": Kind(
         words="DeepMimic's motions (JSON)", found=is_deepmimic, read=read_deepmimic, unsaid=frozenset({"up"})
@@ -117,8 +124,23 @@ def read_labels(root: Path) -> dict[str, list[dict[str, str]]]:
     path = root / LABELS
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True, strict=True)
+            names, rows = list(table.fieldnames or ()), list(table)
+    except UnicodeDecodeError as error:
+        raise CorruptData(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise CorruptData(
+            f"{path} is no table ({error}): close its quotes, and separate its columns by commas"
+        ) from error
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise CorruptData(f"{path} has two columns {twice[0]}: rename or delete one")
+    if "file" not in names:
+        raise CorruptData(f"{path} has the columns {', '.join(names)}, and needs one called file, separated by commas")
     for number, row in enumerate(rows, start=2):
         if not row.get("file") or None in row or None in row.values():
             raise CorruptData(f"{path}, line {number}, has no file or another number of columns than its head")

@@ -12,6 +12,7 @@ from vla.data.formats.motion.axes import upright
 from vla.errors import CorruptData
 from vla.motion import resampling
 from vla.motion.clip import Clip, Poses
+from vla.motion.joints import FEET, words_of
 from vla.motion.skeleton import sorted_joints
 from vla.motion_settings import MotionConfig
 
@@ -23,6 +24,10 @@ UNEVEN = 1e-3
 """Share by which frames may last longer or shorter than most before the clock counts as uneven."""
 PAUSE = 10.0
 """How many times as long as most a frame may last: what moved meanwhile, nobody knows."""
+LEGS_M = (0.3, 2.0)
+"""Between which lengths legs are of a person, from the root to a foot."""
+LYING = 0.25
+"""Share of its legs' length by which the hips of a body that lies are above its feet at most."""
 END = "_end"
 """What is put behind a joint's name for the end of its bone, which turns nothing: a toe's or finger's tip."""
 
@@ -73,8 +78,33 @@ def clip_of_poses(
         valid=np.isfinite(poses.root).all(axis=1) & np.isfinite(poses.turns).all(axis=(1, 2)),
         texts=texts,
         facts=facts or {},
-        remarks=tuple(remark for remark in (*remarks, uneven, turned) if remark),
+        remarks=tuple(remark for remark in (*remarks, uneven, turned, *posture(poses)) if remark),
     )
+
+
+def posture(poses: Poses) -> list[str]:
+    """What is odd of a body that is y up and in metres: legs of a length that nobody has, or hips at its feet.
+
+    Nothing of a skeleton whose feet no rule finds by name.
+    """
+    feet = [joint for joint, name in enumerate(poses.skeleton.names) if words_of(name)[0] and words_of(name)[1] in FEET]
+    if not feet:
+        return []
+    bones, found = np.linalg.norm(poses.skeleton.offsets, axis=1), []
+    for foot in feet:
+        length, joint = 0.0, foot
+        while joint > 0:
+            length, joint = length + bones[joint], poses.skeleton.parents[joint]
+        found.append(length)
+    legs_m = float(np.mean(found))
+    heights = poses.positions()[..., 1]
+    above_m = float(np.nanmedian(heights[:, 0] - heights[:, feet].min(axis=1)))
+    remarks = []
+    if not LEGS_M[0] < legs_m < LEGS_M[1]:
+        remarks.append(f"its legs are {legs_m:.3g} m long: is that the unit of its lengths?")
+    if above_m < LYING * legs_m:
+        remarks.append("its hips are hardly above its feet in most frames: unless it lies, give --data.motion.up")
+    return remarks
 
 
 def evened(poses: Poses, spans_s: Float64[np.ndarray, " S"]) -> tuple[Poses, float, str]:

@@ -18,7 +18,7 @@ from vla.data.episode import Episode, Layout, Stream
 from vla.data.formats.motion.converted import Converted, Unread
 from vla.data.formats.motion.files import KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.kept import keep
-from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy, remarks_on_settings
+from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy, remarks_on_labels, remarks_on_settings
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.texts import Texts
 from vla.errors import CorruptData, MissingPackage
@@ -54,7 +54,11 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
         ValueError: what was selected is not there, or the clips are not of one body.
     """
     check_selection(root, selection)
+    if not root.exists():
+        raise ValueError(f"{root} is not there; give a folder of clips, or a file of them")
     files = find_files(root)
+    if not files:
+        raise ValueError(f"{root} holds no clip of a kind that is read; give a folder of clips, or a file of them")
     labels = read_labels(root) if root.is_dir() else {}
     beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
     sources = [*dict.fromkeys([*files, *sorted(beside)]), *([root / LABELS] if labels else [])]
@@ -73,12 +77,15 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     check_columns(root, clips, selection.columns)
     left_out = tuple(sorted(set(selection.without) & set(range(len(clips)))))
     chosen = [index for index in sorted(set(selection.episodes)) or range(len(clips)) if index not in left_out]
-    if unknown := [index for index in chosen if index >= len(clips)]:
+    if unknown := [index for index in chosen if not 0 <= index < len(clips)]:
         raise ValueError(f"{root} has no clip {unknown[0]}; it has 0 to {len(clips) - 1}")
+    said = remarks_on_labels(labels, {place_of(root, file) for file in files}) if root.is_dir() else []
     build_episode = partial(episode_of, root, body, rate_hz=selection.motion.rate_hz)
     episodes = [build_episode(clips[index], kept.arrays(places[index]), index=index) for index in chosen]
     return MotionReader(
-        layout=layout_of(root, body, clips, selection, kinds=set(files.values()), unread=unread, left_out=left_out),
+        layout=layout_of(
+            root, body, clips, selection, kinds=set(files.values()), unread=unread, left_out=left_out, said=said
+        ),
         episodes=tuple(episodes),
         sources=sources,
         reopen=partial(open_motion, root, selection),
@@ -228,9 +235,10 @@ def layout_of(
     kinds: Collection[str],
     unread: Sequence[Unread],
     left_out: tuple[int, ...],
+    said: Sequence[str],
 ) -> Layout:
     """The layout of the folder."""
-    remarks = remarks_of(clips, body, unread) + remarks_on_settings(selection.motion, kinds)
+    remarks = [*remarks_of(clips, body, unread), *said, *remarks_on_settings(selection.motion, kinds)]
     remarks += remarks_of_a_copy(clips) if selection.carry else []
     return Layout(
         root=str(root),

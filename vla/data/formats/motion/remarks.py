@@ -1,6 +1,6 @@
 """What is said of a folder of clips: what was chosen by itself, what is not read, and what a copy does not hold."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
 from vla.data.formats.motion.converted import Converted, Unread
@@ -32,6 +32,21 @@ def remarks_of(clips: Sequence[Converted], body: Body, unread: Sequence[Unread])
         remarks.append(f"{invalid:,} of {sum(clip.frames for clip in clips):,} frames were not measured and are masked")
     if nameless := sum(not clip.texts for clip in clips):
         remarks.append(f"{nameless:,} of {len(clips):,} clips have no caption; {LABELS} gives one a file")
+    return remarks
+
+
+def remarks_on_labels(labels: Mapping[str, Sequence[Mapping[str, str]]], places: Collection[str]) -> list[str]:
+    """Which rows of the labels are of no file that is there, and where the action stands in for a caption."""
+    remarks = []
+    if strange := [place for place in labels if place not in places]:
+        remarks.append(
+            f"{LABELS} has rows of files that are not there ({', '.join(strange[:4])}"
+            f"{f' and {len(strange) - 4:,} more' if len(strange) > 4 else ''}): write their places below the folder, "
+            f"such as {min(places)}"
+        )
+    silent = [place for place in places if place in labels and not any(row.get("text") for row in labels[place])]
+    if named := [place for place in silent if any(row.get("action") for row in labels[place])]:
+        remarks.append(f"{LABELS} has no text of {len(named):,} of {len(places):,} files: the action is their caption")
     return remarks
 
 

@@ -13,10 +13,11 @@ from vla.errors import CorruptData
 from vla.motion.clip import Clip, Points
 from vla.motion_settings import Axis, MotionConfig
 
-KEYS = {"rotation_xyzw", "root_translation", "local_translation", "parent_indices", "node_names", "fps"}
-"""What such a file holds, `up` (x, y or z) where it says its axis; further scalars, such as `action`, are facts."""
-POINTS = {"positions", "parent_indices", "node_names", "fps"}
-"""What such a file of places of joints holds."""
+KEYS = {"rotation_xyzw", "root_translation", "local_translation", "parent_indices", "node_names"}
+"""What such a file holds, with `fps`, and `up` (x, y or z) where it says its axis; other scalars are facts."""
+POINTS = {"positions", "parent_indices", "node_names"}
+"""What such a file of places of joints holds, with `fps`."""
+FPS = "fps"
 
 
 def is_skeleton_npz(file: Path) -> bool:
@@ -39,7 +40,7 @@ def is_points_npz(file: Path) -> bool:
     return file.suffix == ".npz" and {f"{key}.npy" for key in POINTS} <= set(entries(file))
 
 
-def read_points_npz(file: Path, _: MotionConfig) -> Iterator[Clip]:
+def read_points_npz(file: Path, asked: MotionConfig) -> Iterator[Clip]:
     """The one clip of a file: y up, in m."""
     content = read_arrays(file)
     values = np.asarray(content["positions"], dtype=np.float64)
@@ -47,9 +48,11 @@ def read_points_npz(file: Path, _: MotionConfig) -> Iterator[Clip]:
     if values.ndim != 3 or values.shape[1] != len(names) or values.shape[2] not in (2, 3):
         raise CorruptData(f"{file} has positions of shape {values.shape} for {len(names)} names; write (T, J, 2 or 3)")
     points = Points(names=names, parents=tuple(content["parent_indices"].tolist()), values=values)
-    texts, facts = told(content, POINTS)
+    texts, facts = told(content, POINTS | {FPS})
     valid = np.asarray(np.isfinite(values).all(axis=(1, 2)))
-    yield Clip(name=file.stem, rate_hz=float(content["fps"]), body=points, texts=texts, valid=valid, facts=facts)
+    yield Clip(
+        name=file.stem, rate_hz=rate_of(file, asked, content), body=points, texts=texts, valid=valid, facts=facts
+    )
 
 
 def read_skeleton_npz(file: Path, asked: MotionConfig) -> Iterator[Clip]:
@@ -57,7 +60,7 @@ def read_skeleton_npz(file: Path, asked: MotionConfig) -> Iterator[Clip]:
     content = read_arrays(file)
     if "is_local" in content and not bool(content["is_local"]):
         raise ValueError(f"{file} holds turns against the world (is_local is false); write those against the parents")
-    texts, facts = told(content, KEYS | {"is_local", "up"})
+    texts, facts = told(content, KEYS | {FPS, "is_local", "up"})
     yield clip_of_poses(
         file,
         with_axis(asked, content),
@@ -66,7 +69,7 @@ def read_skeleton_npz(file: Path, asked: MotionConfig) -> Iterator[Clip]:
         offsets=content["local_translation"],
         root=content["root_translation"],
         turns=content["rotation_xyzw"],
-        clock=float(content["fps"]),
+        clock=rate_of(file, asked, content),
         texts=texts,
         facts=facts,
     )
@@ -78,9 +81,22 @@ def told(content: Mapping[str, np.ndarray], known: Collection[str]) -> tuple[tup
     return (str(facts.pop("text")),) if "text" in facts else (), facts
 
 
+def rate_of(file: Path, asked: MotionConfig, content: Mapping[str, np.ndarray]) -> float:
+    """Frames a second, as the file says or as it is told. ValueError where neither is."""
+    if FPS in content:
+        return float(content[FPS])
+    if asked.source_rate_hz is None:
+        raise ValueError(
+            f"{file} has no `{FPS}`, its frames a second: give --data.motion.source-rate-hz 30, or write it into it"
+        )
+    return asked.source_rate_hz
+
+
 def with_axis(asked: MotionConfig, content: Mapping[str, np.ndarray]) -> MotionConfig:
     """What was asked, with the axis that a file says points up. ValueError where both say one, and not the same."""
     said = str(content["up"]) if "up" in content else None
+    if said not in (None, *get_args(Axis)):
+        raise ValueError(f"its `up` is {said}, which is no axis: write x, y or z, or leave it out")
     if said is not None and asked.up not in (None, said):
         raise ValueError(f"its `up` is {said}, --data.motion.up is {asked.up}: leave that out")
     axis = next((axis for axis in get_args(Axis) if axis == said), asked.up)
