@@ -228,6 +228,8 @@ def read_description(folder: Path) -> Description:
         raise ValueError(
             f"{folder} is no policy folder: it has no config.json; give one written by training (RUN/policy)"
         )
+    if (folder / "policy" / "config.json").is_file():
+        raise ValueError(f"{folder} is a run and no policy folder: give its policy, {folder / 'policy'}")
     text = file.read_bytes()
     schema = documents.schema_of(text)
     if schema in READERS:

@@ -319,3 +319,13 @@ def test_only_a_policy_is_replaced(policy: Policy, folder: Path, tmp_path: Path)
     save_policy(policy, folder)
     assert not (folder / "stale").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["policy", "precious"]
+
+
+def test_a_run_is_told_from_its_policy(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    for folder in (tmp_path, tmp_path / "policy"):
+        (folder / "config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=f"{tmp_path} is a run and no policy folder: give its policy, {tmp_path}/policy"
+    ):
+        load_policy(tmp_path)

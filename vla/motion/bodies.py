@@ -103,7 +103,8 @@ def facing_of(skeleton: Skeleton, given: Mapping[str, str]) -> Float64[np.ndarra
     if not {"left_hip", "right_hip", "chest"} <= found.keys():
         return None
     places = {joint: skeleton.rest[skeleton.names.index(name)] for joint, name in found.items()}
-    return _facing(places["left_hip"] - places["right_hip"], places["chest"] - skeleton.rest[0])
+    across, up = places["left_hip"] - places["right_hip"], places["chest"] - skeleton.rest[0]
+    return _facing(across, up) if np.any(across) and np.any(up) else None
 
 
 def _facing(left: Float64[np.ndarray, " 3"], up: Float64[np.ndarray, " 3"]) -> Float64[np.ndarray, "3 3"]:
