@@ -26,6 +26,8 @@ from vla import errors
 RANKS = {"cpu": 1, "ddp": 2, "zero2": 2, "zero3": 2}
 """Of each topology; cpu is the one that the others are compared with."""
 STEPS = 4
+WEIGHTS = {"joints": 20.0, "velocity": 0.2, "feet": 0.1, "acceleration": 5e-4, "bones": 10.0}
+"""Of terms, so that none drowns the others."""
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +223,24 @@ class TestOptions:
         assert len(lines) == int(np.ceil(0.1 * 120 / 8))
         assert [line["positions"] for line in lines] == [[0, 7], [8, 15]]
         assert lines[0]["lr"]["expert"] == pytest.approx(0.1 * 2e-4)
+
+
+@pytest.mark.deep
+def test_every_term_of_the_loss_falls_on_real_clips(tmp_path: Path, repository: Path) -> None:
+    """Numbers, places, velocities, feet and accelerations of rotations; bones where they can differ."""
+    root = str(repository / "examples/motion/cmu/train")
+    sizes = ["--expert.width", "48", "--expert.depth", "2", "--batch-size", "32", "--micro-batch", "32"]
+    words = ["--data.roots", root, *sizes, "--stage.lr.expert", "2e-3", "--stage.warmup-steps", "5", "--dropout", "0"]
+    words += ["--data.workers", "0", "--data.validation-share", "0", "--stage.steps", "80", "--data.horizon", "16"]
+    weighed = {
+        "rotations": ("joints", "velocity", "feet", "acceleration"),
+        "positions": ("joints", "velocity", "bones"),
+    }
+    for kind, terms in weighed.items():
+        given = [f"--stage.objective.motion.{term}={WEIGHTS[term] if term in terms else 0.0}" for term in WEIGHTS]
+        run = tmp_path / kind
+        loop.train(parse(recipes.pretrain(), [*words, *given, "--data.motion.representation", kind, "--out", str(run)]))
+        lines = runs.lines(run)
+        for part in ("diffusion", *terms):
+            losses = [line["losses"][part] for line in lines]
+            assert np.mean(losses[-15:]) < 0.85 * np.mean(losses[:15]), (kind, part)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import distributed, loop, recipes
 from training.checkpoints import checkpoint
 from training.config import RunConfig
+from training.ending import exits
 from training.engine import guard
 from training.engine.state import MOMENTS
 from training.flags import parse
@@ -27,7 +28,7 @@ from vla.batch import Batch, Sample
 from vla.data.dataset import TrainSamples, open_dataset
 from vla.data.episode import Episode
 from vla.data.window import Window
-from vla.errors import CorruptData
+from vla.errors import REFUSED, CorruptData
 from vla.objectives import Prediction
 from vla.policy import Policy
 from vla.policy_folder import load_policy
@@ -382,6 +383,20 @@ def test_what_stands_where_in_the_stream_is_part_of_a_run(needle: Path, tmp_path
 
 POISONED = ["--batch-size", "2", "--micro-batch", "2", "--data.workers", "0", "--save-every", "1", "--keep", "99"]
 POISONED += ["--data.no-clamp"]  # which would keep the poison within the range of the data
+
+
+def test_a_step_that_memory_does_not_hold_names_the_flags(
+    needle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch raises of a tensor that is too large, in a step of a training; a restart would meet it again."""
+    monkeypatch.setattr(Policy, "forward", lambda *_: torch.empty(2**50))
+    with pytest.raises(RuntimeError) as failed:
+        loop.train(config(needle, tmp_path / "run", "--batch-size", "2", "--micro-batch", "2", "--data.workers", "0"))
+    for error in (failed.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")):
+        code, sentence = exits.told(error)
+        assert code == REFUSED
+        assert sentence is not None
+        assert "a smaller --micro-batch" in sentence and "\n" not in sentence
 
 
 def test_a_step_that_is_not_finite_changes_nothing(

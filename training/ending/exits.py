@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from training.ranks import rank
 from vla import errors, printing
-from vla.errors import CODE_FILE, DONE, HUNG
+from vla.errors import CODE_FILE, DONE, HUNG, REFUSED
 
 FLUSH_S = 1.0
 """How long a process that ends waits for its output to be taken."""
@@ -79,10 +79,22 @@ def main(entry: Callable[[], None]) -> NoReturn:
 
 
 def told(error: BaseException) -> tuple[int, str | None]:
-    """As `errors.told`; a rank that only finds another one gone says so."""
+    """As `errors.told`; a rank that only finds another one gone says so, and what takes less memory is named."""
+    if isinstance(error, RuntimeError) and out_of_memory(error):
+        return REFUSED, (
+            f"the memory does not hold a step ({str(error).splitlines()[0][:200]}): go on with a smaller "
+            "--micro-batch, which changes nothing that is learned, or with --backbone.gradient-checkpointing"
+        )
     if isinstance(error, RuntimeError) and lost_peer(error):
         return HUNG, f"another rank is gone, or does not answer ({str(error).splitlines()[0][:200]})"
     return errors.told(error)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left for a tensor."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def lost_peer(error: BaseException) -> bool:
