@@ -223,7 +223,7 @@ def retargeted(
     if "physics" in config.labels:
         raise ValueError(
             "--data.labels physics is measured of the body that moved, and --data.retarget shows samples on others: "
-            "leave one of them out"
+            "give --data.retarget 0, or leave that label out"
         )
     skeletons = Skeletons.of(episodes, body)
     return Retargeting(skeletons=skeletons, share=config.retarget, seed=seed) if len(skeletons) > 1 else None

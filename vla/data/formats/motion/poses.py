@@ -26,8 +26,8 @@ PAUSE = 10.0
 """How many times as long as most a frame may last: what moved meanwhile, nobody knows."""
 LEGS_M = (0.3, 2.0)
 """Between which lengths legs are of a person, from the root to a foot."""
-LYING = 0.25
-"""Share of its legs' length by which the hips of a body that lies are above its feet at most."""
+LYING = 0.4
+"""Share of its legs' length by which the hips of a body that lies or sits are above its feet at most."""
 END = "_end"
 """What is put behind a joint's name for the end of its bone, which turns nothing: a toe's or finger's tip."""
 
@@ -103,7 +103,9 @@ def posture(poses: Poses) -> list[str]:
     if not LEGS_M[0] < legs_m < LEGS_M[1]:
         remarks.append(f"its legs are {legs_m:.3g} m long: is that the unit of its lengths?")
     if above_m < LYING * legs_m:
-        remarks.append("its hips are hardly above its feet in most frames: unless it lies, give --data.motion.up")
+        remarks.append(
+            "its hips are hardly above its feet in most frames: unless it lies or sits, give --data.motion.up"
+        )
     return remarks
 
 
