@@ -59,7 +59,7 @@ class Line:
         bounds = [f">= {self.at_least:g}"] * (self.at_least > float("-inf"))
         bounds += [f"<= {self.at_most:g}"] * (self.at_most < float("inf"))
         told = f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
-        return f"{self.what:<44}{told:<30}{' and '.join(bounds):<18}{'held' if self.held else 'missed'}"
+        return f"{self.what:<44}{told:<32}{' and '.join(bounds):<20}{'held' if self.held else 'missed'}"
 
 
 def run(words: Sequence[str], environment: Mapping[str, str]) -> None:
