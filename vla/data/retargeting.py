@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from vla.batch import Sample
 from vla.data.episode import Episode
 from vla.motion.body import Body
+from vla.motion.skeleton import reach
 from vla.randomness import derive
 
 LENGTHS = ("m", "mps")
@@ -74,10 +75,6 @@ def leg_m(body: Body, offsets: Float[np.ndarray, " P"]) -> float:
     `offsets` are those of all joints but the root, as a policy sees them.
     """
     bones = np.linalg.norm(np.asarray(offsets, dtype=np.float64).reshape(-1, 3), axis=1)
-    found = []
-    for foot in body.feet:
-        joint, length = body.joints.index(foot), 0.0
-        while joint > 0:
-            length, joint = length + float(bones[joint - 1]), body.parents[joint]
-        found.append(length)
+    whole = np.concatenate([[0.0], bones])  # the root has none
+    found = [reach(body.parents, whole, body.joints.index(foot)) for foot in body.feet]
     return float(np.mean(found)) if found else float(bones.sum())

@@ -96,6 +96,14 @@ def sorted_joints(
     return skeleton, order
 
 
+def reach(parents: Sequence[int], bones: Float[np.ndarray, " J"], joint: int) -> float:
+    """How long the way is from the root to a joint; `bones` are the distances of the joints from their parents."""
+    length = 0.0
+    while joint > 0:
+        length, joint = length + float(bones[joint]), parents[joint]
+    return length
+
+
 def levels(parents: Sequence[int]) -> list[list[int]]:
     """The joints by how many others lie between them and the root, the root left out: each level is placed at once."""
     depth = [0]

@@ -13,7 +13,7 @@ from vla.errors import CorruptData
 from vla.motion import resampling
 from vla.motion.clip import Clip, Poses
 from vla.motion.joints import FEET, words_of
-from vla.motion.skeleton import sorted_joints
+from vla.motion.skeleton import reach, sorted_joints
 from vla.motion_settings import MotionConfig
 
 UNIT = 1e-3
@@ -90,13 +90,8 @@ def posture(poses: Poses) -> list[str]:
     feet = [joint for joint, name in enumerate(poses.skeleton.names) if words_of(name)[0] and words_of(name)[1] in FEET]
     if not feet:
         return []
-    bones, found = np.linalg.norm(poses.skeleton.offsets, axis=1), []
-    for foot in feet:
-        length, joint = 0.0, foot
-        while joint > 0:
-            length, joint = length + bones[joint], poses.skeleton.parents[joint]
-        found.append(length)
-    legs_m = float(np.mean(found))
+    bones = np.linalg.norm(poses.skeleton.offsets, axis=1)
+    legs_m = float(np.mean([reach(poses.skeleton.parents, bones, foot) for foot in feet]))
     heights = poses.positions()[..., 1]
     above_m = float(np.nanmedian(heights[:, 0] - heights[:, feet].min(axis=1)))
     remarks = []
