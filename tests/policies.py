@@ -7,7 +7,7 @@ import torch
 
 from vla.contract import DataContract
 from vla.normalize import Normalizer
-from vla.policy import Policy, assemble, normalized
+from vla.policy import Policy, assemble
 from vla.policy_settings import PolicyConfig
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest
 from vla.statistics import Statistics
@@ -17,7 +17,7 @@ def build_policy(
     config: PolicyConfig, contract: DataContract, statistics: Mapping[str, Statistics], dtype: torch.dtype, seed: int
 ) -> Policy:
     """A policy with fresh weights, for data of these statistics."""
-    normalizers = {kind: Normalizer.of(statistics[kind], config.normalization) for kind in normalized(contract)}
+    normalizers = {kind: Normalizer.of(statistics[kind], config.normalization) for kind in contract.normalized}
     return assemble(config, contract, normalizers, dtype, seed)
 
 

@@ -37,7 +37,6 @@ from vla.normalize import ANSWERS, INPUTS, Normalizer
 from vla.objectives import objective_of
 from vla.parts.backbone import base_of, fingerprint, width_of
 from vla.parts.demands import check_demands
-from vla.policy import normalized
 from vla.policy_folder import HeldOut
 from vla.provenance import Origin, Versions
 from vla.redaction import hide, hide_tree
@@ -233,7 +232,7 @@ def normalizers_of(data: Dataset, config: DataConfig) -> Mapping[str, Normalizer
         kind: Normalizer.of(
             data.statistics[kind], config.normalization, reach(kind, config), finest(kind, data.contract)
         )
-        for kind in normalized(data.contract)
+        for kind in data.contract.normalized
     }
 
 

@@ -106,6 +106,13 @@ class DataContract:
         """The labels that are no classes, and how many values each has."""
         return {name: width for name, width in self.labels.items() if name not in CLASSED}
 
+    @property
+    def normalized(self) -> dict[str, int]:
+        """What a policy normalises, by name, and how wide it is."""
+        widths = {"actions": self.action_dim, "state": self.state_dim}
+        widths |= {name: stream.channels for name, stream in self.streams.items()} | self.quantities
+        return {kind: width for kind, width in widths.items() if width}
+
     def differences(self, given: "DataContract") -> list[str]:
         """What of this contract another one does not keep, in words: `the frame rate to be 10.0, not 30.0`."""
         pairs = [(words, getattr(self, key), getattr(given, key)) for key, words in DECISIVE.items()]

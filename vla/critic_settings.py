@@ -18,7 +18,7 @@ class CriticConfig:
     """How far a stretch may be from three times the same, as a share of how much it moves, >= 0."""
     jitter_share: float = 0.3
     """Share of the frames in which accelerations may turn back at once, 0 to 1."""
-    jitter_mps2: float = 11.5
+    jitter_mps2: float = 7.5
     """Acceleration from which on one that turns back within 50 ms counts, m/s2, >= 0."""
     speed_mps: float = 15.0
     """Of the root, m/s, >= 0."""

@@ -212,9 +212,9 @@ def sample(
     denoise: Denoise,
     noise: Chunk,
     config: DiffusionConfig,
-    *,
     steps: int | None = None,
     generator: torch.Generator | None = None,
+    *,
     watch: Watch | None = None,
     known: Known | None = None,
 ) -> Chunk:

@@ -26,6 +26,7 @@ from vla.parts.qwen import qwen_of
 from vla.parts.sizes import suited
 from vla.policy_settings import PolicyConfig, Sampling
 from vla.randomness import seeded
+from vla.rejection import Guard
 
 NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""
@@ -93,13 +94,14 @@ class Policy(nn.Module):
         *,
         known: Known | None = None,
         guidance: float | None = None,
+        guard: Guard | None = None,
     ) -> Float64[Tensor, "B H A"]:
         """A chunk of actions in the data's units; `set_mode(training=False)` first.
 
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
-        generator. `steps` and `guidance` override those of the configuration; with a guidance other than 1 the expert
-        answers twice as many rows. `watch` is shown the noised and the predicted chunk of each step, in the data's
-        units, in which is what is `known` of it, too.
+        generator. `steps` and `guidance` override the configuration's; with a guidance other than 1 the expert answers
+        twice as many rows. `watch` is shown the noised and the predicted chunk of each step, in the data's units, as is
+        what is `known` of it. A `guard` has unsafe chunks drawn again, of the same context.
 
         Raises:
             ValueError: guidance of a policy that was not trained for it.
@@ -121,12 +123,14 @@ class Policy(nn.Module):
             if watch is not None:
                 watch(undo(x_t), undo(x0))
 
-        if known is not None:
-            known = replace(known, values=self.normalize("actions", known.values))
-        x0 = diffusion.sample(
-            denoise, noise.float(), self.config.diffusion, steps=steps, generator=generator, watch=show, known=known
-        )
-        return undo(x0)
+        given = known and replace(known, values=self.normalize("actions", known.values))
+
+        def draw(noise: Tensor) -> Tensor:
+            own = self.config.diffusion
+            return undo(diffusion.sample(denoise, noise.float(), own, steps, generator, watch=show, known=given))
+
+        actions = draw(noise)
+        return actions if guard is None else guard.choose(observation, actions, draw)
 
     def sample(
         self,
@@ -327,7 +331,7 @@ def assemble(
         ValueError: the backbone cannot be loaded or does not do for the data, or the adapter does not fit it.
         CorruptData: the file of the backbone's embeddings is damaged.
     """
-    for kind, width in normalized(contract).items():
+    for kind, width in contract.normalized.items():
         actual = normalizers[kind].offset.shape[0]
         assert actual == width, f"the normaliser of {kind} is {actual} wide, the contract says {width}"
     check_demands(config.backbone, config.encoders, contract, () if config.lora is None else ("lora",))
@@ -339,10 +343,3 @@ def assemble(
     return Policy(
         config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype, seed=seed
     )
-
-
-def normalized(contract: DataContract) -> dict[str, int]:
-    """What a policy normalises, by name, and how wide it is."""
-    widths = {"actions": contract.action_dim, "state": contract.state_dim}
-    widths |= {name: stream.channels for name, stream in contract.streams.items()} | contract.quantities
-    return {kind: width for kind, width in widths.items() if width}

@@ -34,7 +34,7 @@ from vla.normalize import Normalizer
 from vla.parts import EXPERT_FILE, file_of, lora
 from vla.parts.backbone import fingerprint, resolve
 from vla.parts.qwen import qwen_of
-from vla.policy import Policy, assemble, normalized
+from vla.policy import Policy, assemble
 from vla.policy_settings import PolicyConfig
 from vla.provenance import Origin
 from vla.run_folder import BackboneName
@@ -163,7 +163,7 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
             "give the folder of the same backbone"
         )
     config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, path=path))
-    normalizers = {kind: Normalizer(width) for kind, width in normalized(contract).items()}
+    normalizers = {kind: Normalizer(width) for kind, width in contract.normalized.items()}
     policy = assemble(config, contract, normalizers, dtype, seed=0)
     fill(policy.normalizer, read(folder / "normalizer.safetensors"), folder / "normalizer.safetensors")
     for part, module in policy.fresh_parts().items():

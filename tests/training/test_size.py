@@ -9,7 +9,7 @@ from training.engine.stages import enter, without
 from vla.contract import DataContract, StreamContract
 from vla.normalize import Normalizer
 from vla.parts import Encoders, lora
-from vla.policy import Policy, normalized
+from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
 from vla.settings import ExpertConfig, LoraConfig, SensorConfig
 
@@ -36,7 +36,7 @@ def policy_3b() -> Policy:
     backbone = large()
     with torch.device("meta"):
         lora.add(backbone, LoraConfig(), 0)
-        normalizers = {kind: Normalizer(width) for kind, width in normalized(CONTRACT).items()}
+        normalizers = {kind: Normalizer(width) for kind, width in CONTRACT.normalized.items()}
         return Policy(
             config=settings,
             contract=CONTRACT,

@@ -19,7 +19,6 @@ from vla.documents import to_json
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.parts import row_of
-from vla.policy import normalized
 from vla.policy_folder import load_policy, read_description
 from vla.run_folder import BEST, Buffers
 from vla.settings import DataConfig, DiffusionConfig
@@ -55,7 +54,7 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginnin
             weights=policy.learned(),
             contract=policy.contract,
             normalization=policy.config.normalization,
-            normalizers={kind: policy.normalizer_of(kind) for kind in normalized(policy.contract)},
+            normalizers={kind: policy.normalizer_of(kind) for kind in policy.contract.normalized},
             fingerprint=read_description(path).backbone.fingerprint,
             settings=flatten(to_json(policy.config)),
         )

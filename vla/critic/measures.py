@@ -19,6 +19,8 @@ FIGURE_M = 1.7
 """Height of a figure that was drawn in a plane, which has no unit."""
 FEWEST_FRAMES = 5
 """At RATE_HZ; accelerations that turn back take four."""
+TURN_BACK = -0.5
+"""Cosine of the angle from which on an acceleration turns back."""
 BURST_MPS = 20.0
 """Speed of a joint that no human reaches."""
 CONTACT_M, SLIDE_MPS = 0.05, 0.5
@@ -125,15 +127,15 @@ def rates(values: Float[np.ndarray, "T *D 3"], order: int) -> Float64[np.ndarray
 
 
 def turning_back(accelerations: Float[np.ndarray, "T J 3"]) -> Float64[np.ndarray, " N"]:
-    """At each frame the largest acceleration of a joint of which the next one points the other way, m/s2.
+    """At each frame the largest acceleration of a joint from which the next one turns by more than 120 degrees, m/s2.
 
     The smaller one of both: a stop does not turn back. Bodies accelerate by muscles for a tenth of a second and
     longer, noise for one frame; the acceleration alone does not tell a somersault from it.
     """
     before, after = accelerations[:-1], accelerations[1:]
-    against = (before * after).sum(axis=-1) < 0
-    least = np.minimum(np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1))
-    found: Float64[np.ndarray, N] = np.where(against, least, 0.0).max(axis=1)
+    sizes = np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1)
+    against = (before * after).sum(axis=-1) < TURN_BACK * sizes[0] * sizes[1]
+    found: Float64[np.ndarray, N] = np.where(against, np.minimum(*sizes), 0.0).max(axis=1)
     return found
 
 

@@ -1,10 +1,15 @@
-"""The critic of motions: seven checks, in SI units, of any skeleton."""
+"""The critic: seven checks of a motion of any skeleton, in SI units, and a robot's limits."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
 
 from vla.critic.measures import FIGURE_M, RATE_HZ, Measures, measure
 from vla.critic.quality import Quality, quality_of
+from vla.critic.robot import Limits, issues_of
 from vla.critic.verdict import Issue, Verdict
 from vla.critic_settings import CriticConfig
 from vla.motion.moves import Moves
@@ -32,9 +37,11 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Critic:
-    """Says what is wrong with a motion; the same object curates, samples, evaluates and guards."""
+    """Says what is wrong with motions, and with a robot's actions; the same object curates, samples and evaluates."""
 
     config: CriticConfig = field(default_factory=CriticConfig)
+    limits: Limits | None = None
+    """Of the robot whose actions are judged."""
 
     def judge(
         self, motion: Moves, text: str | None = None, *, source: str = "", camera_stability: float | None = None
@@ -61,6 +68,27 @@ class Critic:
             unjudged=unjudged(motion),
         )
         return Judgement(measures=measures, quality=quality, verdict=verdict)
+
+    def judge_actions(
+        self,
+        actions: Float[np.ndarray, "H A"],
+        *,
+        last: Float[np.ndarray, " A"] | None = None,
+        streams: Mapping[str, tuple[Float[np.ndarray, "S C"], Bool[np.ndarray, " S"]]] | None = None,
+    ) -> Verdict:
+        """What is wrong with a chunk of a robot's actions, before it is executed.
+
+        `last` is the action that was executed before, None at the beginning; `streams` are the windows that sensors
+        show, and which of their samples were measured.
+        """
+        assert self.limits is not None, "a critic of actions has the limits of their robot"
+        issues = tuple(issues_of(actions, self.limits, self.config, last=last, streams=streams or {}))
+        return Verdict(
+            issues=issues,
+            unsafe_severity=self.config.unsafe_severity,
+            values={issue.check: issue.value for issue in issues},
+            unjudged=("step: nothing was executed before",) if last is None else (),
+        )
 
     def issues(self, measures: Measures, quality: Quality, text: str) -> tuple[Issue, ...]:
         """What of that is wrong, of a motion that is to show a text; what cannot be measured is not."""
