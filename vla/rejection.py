@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from vla.batch import Observation
@@ -60,8 +60,8 @@ class Guard:
     """Stands between a robot's policy and what executes its actions; `Policy.act` calls it, a row an episode."""
 
     critic: Critic
-    noise: Callable[[int], Float[Tensor, "B H A"]]
-    """Of a try, from 1 on: that of the first is given to `Policy.act`."""
+    noise: Callable[[int], Float32[np.ndarray, "B H A"]]
+    """Of a try, from 1 on: that of the first, 0, is given to `Policy.act`."""
     tries: int = 4
     """Chunks that are drawn for one, at least 1."""
     last: Float[np.ndarray, "B A"] | None = None
@@ -87,7 +87,7 @@ class Guard:
             waiting = [row for row, verdict in enumerate(chosen) if self.may_change(verdict)]
             if not waiting:
                 break
-            again = draw(self.noise(attempt))
+            again = draw(torch.from_numpy(self.noise(attempt)).to(actions.device))
             found = self.judge(observation, again)
             for row in waiting:
                 self.drawn[row] += 1
@@ -117,8 +117,3 @@ class Guard:
             )
             for row in rows
         ]
-
-
-def noises(first: Float[Tensor, "B H A"], draw: Callable[[int], Float[np.ndarray, "B H A"]]) -> Callable[[int], Tensor]:
-    """Noise of a try as `Guard` asks for it, where the first one lies."""
-    return lambda attempt: torch.from_numpy(draw(attempt)).to(first)

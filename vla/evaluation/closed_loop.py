@@ -3,15 +3,18 @@
 Episodes run in groups, in lockstep, so that one forward pass serves those of a group that are under way.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from vla.batch import Observation
+from vla.contract import DataContract
+from vla.critic.motion import Critic
 from vla.environment import Environment, Observed, observe
 from vla.evaluation.alteration import Alter
 from vla.evaluation.environments import parse_settings
@@ -20,7 +23,9 @@ from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.randomness import derive, torch_seed
 from vla.redaction import hide_tree
+from vla.rejection import Guard
 
+Unsafe = Literal["execute", "stop"]
 STEPS_AN_EPISODE = 2**20
 """Noise of episode e at step s stands at position e * this + s of its stream."""
 
@@ -43,9 +48,15 @@ class RolloutConfig:
     """Episodes in lockstep, >= 1: one forward pass for all of them."""
     record: int = 0
     """Episodes, from the first, of which a video and the traces are kept."""
+    critic: Critic | None = None
+    """Judges each chunk before it is executed, by the robot's limits; None: nobody does."""
+    tries: int = 4
+    """Chunks that are drawn at most where one is unsafe, >= 1."""
+    unsafe: Unsafe = "execute"
+    """What becomes of the best chunk where none was safe: executed and counted, or the end of its episode."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "execute", "max_steps", "group"):
+        for name in ("episodes", "execute", "max_steps", "group", "tries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
 
@@ -206,6 +217,14 @@ def roll_out(
     rollouts: dict[int, Rollout] = {}
     said: list[dict[str, None]] = [{} for _ in episodes]
     chunks = np.zeros((len(episodes), policy.contract.horizon, policy.contract.action_dim))
+    before = np.full((len(episodes), policy.contract.action_dim), np.nan)
+    counts: list[Counter[str]] = [Counter() for _ in episodes]
+    infos: list[dict[str, Any]] = [{} for _ in episodes]
+
+    def end(row: int, steps: int, info: dict[str, Any]) -> None:
+        told = "; ".join(said[row])
+        rollouts[row] = outcome(episodes[row], seeds[row], told, steps, info, counts=counts[row])
+
     for step in range(config.max_steps):
         under_way = [row for row in range(len(episodes)) if row not in rollouts]
         if not under_way:
@@ -215,37 +234,91 @@ def roll_out(
             observation = alter(observation)
         if step % config.execute == 0:
             acting = [episodes[row] for row in under_way]
-            chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config)
+            guard = guarding(config, acting, step, before[under_way], policy.contract)
+            chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config, guard=guard)
+            for row, check in count(guard, under_way, counts).items():
+                if config.unsafe == "stop":
+                    end(row, step, infos[row] | {"success": False, "failure": f"stopped: {check}"})
+            under_way = [row for row in under_way if row not in rollouts]
         for row in under_way:
             said[row][str(observed[row]["task"])] = None
             action = chunks[row, step % config.execute].astype(np.float32)
-            observed[row], _, ended, cut_off, info = environments[row].step(action)
+            before[row] = action
+            observed[row], _, ended, cut_off, infos[row] = environments[row].step(action)
             if (watcher := watchers[row]) is not None:
                 watcher.add(action, observed[row], environments[row])
             if ended or cut_off or step + 1 == config.max_steps:
-                rollouts[row] = outcome(episodes[row], seeds[row], "; ".join(said[row]), step + 1, info)
+                end(row, step + 1, infos[row])
     return [rollouts[row] for row in range(len(episodes))]
 
 
 def act(
-    policy: Policy, observation: Observation, episodes: Sequence[int], step: int, config: RolloutConfig
+    policy: Policy,
+    observation: Observation,
+    episodes: Sequence[int],
+    step: int,
+    config: RolloutConfig,
+    *,
+    guard: Guard | None = None,
 ) -> Float[np.ndarray, "B H A"]:
     """The chunks of some episodes; their noise follows from the seed, the episode and the step."""
     device = next(policy.parameters()).device
-    shape = (policy.contract.horizon, policy.contract.action_dim)
-    positions = [episode * STEPS_AN_EPISODE + step for episode in episodes]
-    noise = np.stack(
-        [derive(config.seed, "closed loop", at).standard_normal(shape, dtype=np.float32) for at in positions]
-    )
-    generator = torch.Generator().manual_seed(torch_seed(config.seed, "closed loop", positions[0]))
+    noise = noise_of(config, episodes, step, policy.contract)
+    generator = torch.Generator().manual_seed(torch_seed(config.seed, "closed loop", position(episodes[0], step)))
     there = observation.resized(policy.sizes).to(device)
-    actions = policy.act(there, torch.from_numpy(noise).to(device), config.sampling_steps, generator)
+    given = torch.from_numpy(noise).to(device)
+    actions = policy.act(there, given, config.sampling_steps, generator, guard=guard)
     chunks: Float[np.ndarray, "B H A"] = actions.cpu().numpy()
     return chunks
 
 
-def outcome(episode: int, seed: int, instruction: str, steps: int, info: dict[str, Any]) -> Rollout:
-    """What the last `info` of an episode says."""
+def position(episode: int, step: int) -> int:
+    """Where the noise of a step stands in its stream."""
+    return episode * STEPS_AN_EPISODE + step
+
+
+def noise_of(
+    config: RolloutConfig, episodes: Sequence[int], step: int, contract: DataContract, attempt: int = 0
+) -> Float32[np.ndarray, "B H A"]:
+    """Of a try at the chunks of some episodes."""
+    shape, purpose = (contract.horizon, contract.action_dim), f"closed loop/{attempt}" if attempt else "closed loop"
+    draws = [derive(config.seed, purpose, position(episode, step)) for episode in episodes]
+    return np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws])
+
+
+def guarding(
+    config: RolloutConfig,
+    episodes: Sequence[int],
+    step: int,
+    before: Float[np.ndarray, "B A"],
+    contract: DataContract,
+) -> Guard | None:
+    """What judges the chunks of some episodes that follow the actions `before`; None where nobody does."""
+    if config.critic is None:
+        return None
+    return Guard(
+        critic=config.critic,
+        noise=lambda attempt: noise_of(config, episodes, step, contract, attempt),
+        tries=config.tries,
+        last=before,
+    )
+
+
+def count(guard: Guard | None, rows: Sequence[int], counts: Sequence[Counter[str]]) -> dict[int, str]:
+    """Add what a guard has found to the numbers of its episodes; why a row is unsafe, of those that are."""
+    unsafe = dict[int, str]()
+    for row, verdict, drawn in zip(rows, guard.verdicts, guard.drawn, strict=True) if guard is not None else ():
+        found = {f"unsafe_{issue.check}": 1 for issue in verdict.rejections}
+        counts[row].update({"chunks_drawn_again": drawn - 1, "chunks_unsafe": int(not verdict.is_safe)} | found)
+        if not verdict.is_safe:
+            unsafe[row] = verdict.rejections[0].check
+    return unsafe
+
+
+def outcome(
+    episode: int, seed: int, instruction: str, steps: int, info: dict[str, Any], *, counts: Mapping[str, int]
+) -> Rollout:
+    """What the last `info` of an episode says, and what a critic has counted in it."""
     success = bool(info["success"])
     return Rollout(
         episode=episode,
@@ -254,5 +327,5 @@ def outcome(episode: int, seed: int, instruction: str, steps: int, info: dict[st
         success=success,
         steps=steps,
         failure=None if success else str(info.get("failure") or "timed out"),
-        metrics={name: float(value) for name, value in info.get("metrics", {}).items()},
+        metrics={name: float(value) for name, value in {**info.get("metrics", {}), **counts}.items()},
     )

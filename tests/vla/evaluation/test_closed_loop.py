@@ -19,14 +19,17 @@ from tests.vla.test_policy import BARE, CONFIG, CONTRACT, statistics
 from vla.__main__ import main
 from vla.batch import Observation
 from vla.contract import DataContract
+from vla.critic.motion import Critic
+from vla.critic.robot import Limits
 from vla.environment import check_observed, observe
 from vla.evaluation.alteration import Alteration
 from vla.evaluation.arena import Arena, processes, run
-from vla.evaluation.closed_loop import Rollout, RolloutConfig, episode_seed, roll_out, summarize
+from vla.evaluation.closed_loop import Rollout, RolloutConfig, Unsafe, episode_seed, roll_out, summarize
 from vla.evaluation.environments import open_environment, parse_settings
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.policy_folder import save_policy
+from vla.rejection import Guard
 
 LINE = dataclasses.replace(BARE, state_dim=2)
 """What a policy looks at that must come to a goal: the state alone."""
@@ -44,9 +47,7 @@ def chunks(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[Observation]
     """What the policy was asked; it answers half the way to the goal, then 1/10, 2/10, ... of a step."""
     seen: list[Observation] = []
 
-    def act(
-        observation: Observation, noise: Tensor, steps: int | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def act(observation: Observation, noise: Tensor, *_: object, **__: object) -> Tensor:
         seen.append(observation)
         answer = torch.zeros_like(noise)
         answer[:, 0, 0] = (observation.state[:, 1] - observation.state[:, 0]) / 2
@@ -106,6 +107,44 @@ def test_so_many_actions_of_a_chunk_are_carried_out(policy: Policy, chunks: list
     assert len(chunks) == 10 // execute
     later = [action[0] for step, action in enumerate(world.taken) if step % execute]
     assert later == pytest.approx([place / 10 for place in range(1, execute)] * (10 // execute))
+
+
+@pytest.mark.parametrize("unsafe", ["execute", "stop"])
+def test_a_critic_counts_what_is_unsafe_or_ends_the_episode(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, unsafe: Unsafe
+) -> None:
+    """The first world's third action jumps, in every try; the second's only where it is not drawn again."""
+    tries: list[int] = []
+
+    def act(observation: Observation, noise: Tensor, *_: object, guard: Guard | None = None) -> Tensor:
+        assert guard is not None
+        third = observation.state[:, 0] > 1.5
+        answer = torch.full_like(noise, 0.6, dtype=torch.float64)
+        answer[third & (observation.state[:, 1] == 50)] = 9.0
+        again = answer.clone()
+        answer[third & (observation.state[:, 1] == 60)] = 9.0
+
+        def draw(_: Tensor) -> Tensor:
+            tries.append(1)
+            return again
+
+        return guard.choose(observation, answer, draw)
+
+    monkeypatch.setattr(policy, "act", act)
+    width = LINE.action_dim
+    limits = Limits(fps=10.0, step=(1.0,) * width, speed=(100.0,) * width)
+    config = RolloutConfig(max_steps=4, critic=Critic(limits=limits), tries=3, unsafe=unsafe)
+    steady, mended = roll_out(policy, [Line(LINE, goal="50"), Line(LINE, goal="60")], [0, 1], config)
+    assert mended.metrics["chunks_drawn_again"] >= 1
+    assert (mended.metrics["chunks_unsafe"], mended.steps, mended.failure) == (0, 4, "timed out")
+    assert steady.metrics["chunks_unsafe"] >= 1
+    assert steady.metrics["unsafe_step"] == steady.metrics["chunks_unsafe"]
+    if unsafe == "stop":
+        assert steady.failure == "stopped: step"
+        assert steady.steps < 4
+        assert steady.metrics["place"] < 3
+    else:
+        assert steady.metrics["place"] > 9
 
 
 def test_what_is_seen_can_be_changed_and_every_step_is_told(policy: Policy, chunks: list[Observation]) -> None:
