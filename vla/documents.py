@@ -1,11 +1,15 @@
 """JSON files of ours, written from dataclasses and read as the same dataclasses."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vla.errors import CorruptData
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Document = TypeVar("Document")
 
@@ -27,10 +31,10 @@ def from_json(kind: type[Document], text: str | bytes, file: Path | str, *, exac
         CorruptData: it is no JSON, or lacks something, or holds a value of another type; names the first such place.
         ValueError: with `exact`, it holds a key that is unknown.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        document: Document = TypeAdapter(kind).validate_json(text, strict=True)
+        document: Document = _adapter(cast("Any", kind)).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -39,6 +43,14 @@ def from_json(kind: type[Document], text: str | bytes, file: Path | str, *, exac
     if exact and (unknown := _unknown(json.loads(text), to_json(document))):
         raise ValueError(f"{file} has the unknown key {unknown[0]!r}; use the version that wrote it")
     return document
+
+
+@functools.cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    """What reads documents of a kind; to make one takes longer than to read a short document."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _unknown(given: Any, known: Any, place: str = "") -> list[str]:
