@@ -36,6 +36,8 @@ class NamedMotionFiles(MotionFiles):
 
     joints: tuple[str, ...] = ()
     """Joints that no rule finds by name: `left_hip=j2`."""
+    pictures: str | None = None
+    """Folder of pictures of the clips of a list, sample_000000/actor_0/metadata.json and so on; None: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class MotionConfig(MotionFiles):
     """rotations: turns of joints, bones keep their length. positions: places. auto: rotations where all have them."""
     joints: tuple[str, ...] = ()
     """none: the 15 joints that most skeletons share; `left_hip=j2` names one of them. all: the skeleton's own."""
+    pictures: str | None = None
+    """Folder of pictures of the clips of a list, sample_000000/actor_0/metadata.json and so on; None: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,7 +60,8 @@ class DataConfig:
     sensor_weight: float = 2.0
     """Weight in the loss of a sample that has data of any sensor, against 1 for one without, > 0."""
     missing_cameras: Literal["refuse", "mask"] = "refuse"
-    """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see."""
+    """An episode without one of the cameras: refuse it, or train on a black frame that the policy does not see; clips
+    of motion without pictures are never refused."""
     angles: tuple[str, ...] = ()
     """Dimensions of the action that are angles which wrap, `yaw=rad 5=deg`, beside those whose name and unit say so."""
     pairing: Pairing = "auto"

@@ -215,7 +215,7 @@ def retargeted(
 ) -> Retargeting | None:
     """What shows samples on other skeletons; None where that is not asked for, or there is but one, or none.
 
-    ValueError where labels are told of the body that was recorded.
+    ValueError where labels are told of the body that was recorded, or pictures show it.
     """
     body = contract.body
     if not config.retarget or body is None or body.kind != "rotations" or "state" in config.withhold:
@@ -226,7 +226,14 @@ def retargeted(
             "give --data.retarget 0, or leave that label out"
         )
     skeletons = Skeletons.of(episodes, body)
-    return Retargeting(skeletons=skeletons, share=config.retarget, seed=seed) if len(skeletons) > 1 else None
+    if len(skeletons) < 2:
+        return None
+    if contract.cameras:
+        raise ValueError(
+            "pictures show the body that was recorded, and --data.retarget shows samples on others: give "
+            "--data.retarget 0, or data without pictures"
+        )
+    return Retargeting(skeletons=skeletons, share=config.retarget, seed=seed)
 
 
 def on_retargeting(config: DataConfig, contract: DataContract, retargeting: Retargeting | None) -> tuple[str, ...]:

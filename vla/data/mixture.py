@@ -30,6 +30,10 @@ def check_config(config: DataConfig) -> None:
                 f"{root} is given twice in --data.roots (as {seen[path]}): give it once, with --data.weights"
             )
         seen[path] = root
+    if config.motion.pictures and len(config.roots) > 1:
+        raise ValueError(
+            "--data.motion.pictures numbers the clips of one list, and several --data.roots were given: give one list"
+        )
     if config.weights and len(config.weights) != len(config.roots):
         raise ValueError(
             f"{len(config.weights)} weights were given for {len(config.roots)} roots: "

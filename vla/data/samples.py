@@ -141,7 +141,10 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         return sum(len(part) for part in self._parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what stands where: the frames of each pool, and the instruction, confidence and labels of each."""
+        """SHA-256 of what stands where: the frames of each pool, and the instruction, confidence and labels of each.
+
+        Of a motion also when its pictures stand, whose folder may have moved.
+        """
         digest = hashlib.sha256()
         for part in self._parts:
             for place, frames in zip(part.places, part.frames, strict=True):
@@ -153,6 +156,9 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
                     digest.update(np.asarray(said.places, dtype="<i8").tobytes())
                 digest.update(np.asarray(frames, dtype="<i8").tobytes())
                 digest.update(np.asarray(episode.confidence, dtype="<f8").tobytes())
+                if part.window.contract.body is not None:
+                    for camera, shown in sorted(episode.cameras.items()):
+                        digest.update(camera.encode() + np.asarray(shown.timestamps, dtype="<f8").tobytes())
                 for name in part.window.contract.labels:
                     digest.update(np.asarray(label_of(episode, name).values, dtype="<f8").tobytes())
             digest.update(b";")

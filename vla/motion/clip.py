@@ -73,6 +73,19 @@ class Coordinates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Which clip of a list it is, where lists number scenes and those who act in them."""
+
+    sample: int
+    """Its place in the list."""
+    actor: int
+    """Its place in the sample."""
+    frames: int
+    """Of the clip, as the list has it."""
+    rate_hz: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clip:
     """One motion of one body, on one clock."""
 
@@ -95,3 +108,5 @@ class Clip:
     """What the source says of the whole clip, as JSON: action, split, subject, height_m, weight_kg, ..."""
     remarks: tuple[str, ...] = ()
     """What was chosen by itself and what is not read, a sentence each."""
+    scene: Scene | None = None
+    """None where it is of no list."""

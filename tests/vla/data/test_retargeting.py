@@ -115,3 +115,13 @@ def test_what_was_measured_of_a_body_is_not_told_of_another(bodies: Path) -> Non
         ValueError, match="--data.labels physics is measured of the body that moved, and --data.retarget"
     ):
         retargeted(config, dataset.contract, episodes, 0)
+
+
+def test_samples_whose_pictures_show_another_body_are_refused(bodies: Path) -> None:
+    plain = opened(bodies)
+    episodes = [episode for root in plain.everything.episodes() for episode in root]
+    contract = replace(plain.contract, cameras=("observation.images.front",))
+    with pytest.raises(ValueError, match=r"^pictures show the body that was recorded.*: give --data\.retarget 0, or"):
+        retargeted(DataConfig(retarget=0.5), contract, episodes, 0)
+    assert retargeted(DataConfig(), contract, episodes, 0) is None
+    assert retargeted(DataConfig(retarget=0.5), contract, episodes[:1], 0) is None, "no other body to be shown on"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vla.data.formats.motion.arrays_only import NotPlain
 from vla.errors import CorruptData
-from vla.motion.clip import Clip, Points
+from vla.motion.clip import Clip, Points, Scene
 from vla.motion_settings import MotionConfig
 
 RATE_HZ = 25.0
@@ -57,7 +57,7 @@ def read_clip_list(file: Path, _asked: MotionConfig) -> Iterator[Clip]:
         place = f"{file}, sample {number}"
         if not isinstance(sample, dict) or not isinstance(sample.get("motion"), Tensor):
             raise CorruptData(f"{place}, is no dictionary with a tensor `motion`: write the list again")
-        yield from clips_of(sample, f"clip_{number:0{digits}}", place)
+        yield from clips_of(sample, number, f"clip_{number:0{digits}}", place)
 
 
 def load(file: Path) -> list[Any]:
@@ -84,8 +84,8 @@ def load(file: Path) -> list[Any]:
     return samples
 
 
-def clips_of(sample: Mapping[str, Any], name: str, place: str) -> Iterator[Clip]:
-    """A clip for each actor of a sample.
+def clips_of(sample: Mapping[str, Any], number: int, name: str, place: str) -> Iterator[Clip]:
+    """A clip for each actor of a sample, which has this number in its list.
 
     Raises:
         CorruptData: a tensor is of another shape than its kind.
@@ -123,6 +123,7 @@ def clips_of(sample: Mapping[str, Any], name: str, place: str) -> Iterator[Clip]
             column_names={key: COLUMNS[key] for key, own in columns.items() if own.shape[1] == len(COLUMNS[key])},
             facts=facts,
             remarks=remarks,
+            scene=Scene(sample=number, actor=actor, frames=len(motion), rate_hz=RATE_HZ),
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vla.motion.body import Body
+from vla.motion.clip import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Converted:
     moved_m: float
     columns: tuple[str, ...]
     """Those kept beside its rows, in this order."""
+    scene: Scene | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ from vla.motion_settings import MotionConfig
 
 LABELS = "labels.csv"
 """What clips show, beside them: columns `file` and `text`, a row a caption, and others, such as `action`, `subject`."""
+CLIP_LIST = "clip list"
+"""The kind whose clips are numbered, so that pictures can be of them."""
 LONGEST_CELL = 2**24
 """Characters of a cell of it: a caption of any length is read, and refused where texts are, with its reason."""
 
@@ -82,7 +84,7 @@ KINDS: dict[str, Kind] = {
         beside=same_trial,
         unsaid=frozenset({"angles"}),
     ),
-    "clip list": Kind(words="lists of clips (pt)", found=is_clip_list, read=read_clip_list),
+    CLIP_LIST: Kind(words="lists of clips (pt)", found=is_clip_list, read=read_clip_list),
     "HumanML3D": Kind(
         words="HumanML3D (new_joints, new_joint_vecs)", found=is_humanml, read=read_humanml, beside=captions_beside
     ),

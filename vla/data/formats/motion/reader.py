@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 from vla.data.bodies import body_facts
 from vla.data.episode import Episode, Layout, Stream
 from vla.data.formats.motion.converted import Converted, Unread
-from vla.data.formats.motion.files import KINDS, LABELS, find_files, name_of, place_of, read_labels
+from vla.data.formats.motion.files import CLIP_LIST, KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.kept import keep
+from vla.data.formats.motion.pictures import Shown, show
 from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy, remarks_on_labels, remarks_on_settings
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.texts import Texts
@@ -63,7 +64,8 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
     sources = [*dict.fromkeys([*files, *sorted(beside)]), *([root / LABELS] if labels else [])]
     build = partial(convert, root, files, labels, selection.motion)
-    kept = keep(root, sources, f"clips {selection.motion}", FACTS.validate_python, build)
+    purpose = f"clips {replace(selection.motion, pictures=None)}"
+    kept = keep(root, sources, purpose, FACTS.validate_python, build)
     for problem in kept.problems:
         report(problem)
     unread = [fact for fact in kept.facts if isinstance(fact, Unread)]
@@ -79,12 +81,15 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     chosen = [index for index in sorted(set(selection.episodes)) or range(len(clips)) if index not in left_out]
     if unknown := [index for index in chosen if not 0 <= index < len(clips)]:
         raise ValueError(f"{root} has no clip {unknown[0]}; it has 0 to {len(clips) - 1}")
+    lists = [file for file, kind in files.items() if kind == CLIP_LIST]
+    asked = selection.motion.pictures
+    shown = show(root, lists, clips, asked=asked, cameras=selection.cameras, report=report)
     said = remarks_on_labels(labels, {place_of(root, file) for file in files}) if root.is_dir() else []
-    build_episode = partial(episode_of, root, body, rate_hz=selection.motion.rate_hz)
+    build_episode = partial(episode_of, root, body, shown, rate_hz=selection.motion.rate_hz)
     episodes = [build_episode(clips[index], kept.arrays(places[index]), index=index) for index in chosen]
     return MotionReader(
         layout=layout_of(
-            root, body, clips, selection, kinds=set(files.values()), unread=unread, left_out=left_out, said=said
+            root, body, clips, selection, shown, kinds=set(files.values()), unread=unread, left_out=left_out, said=said
         ),
         episodes=tuple(episodes),
         sources=sources,
@@ -94,8 +99,12 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
 
 def check_selection(root: Path, selection: Selection) -> None:
     """Refuse what no motion has (ValueError)."""
+    if selection.cameras and selection.motion.pictures is None:
+        raise ValueError(
+            f"{root} holds clips of human motion, which have no {selection.cameras[0]} without pictures: give "
+            "--data.motion.pictures, or leave --data.cameras out"
+        )
     given = {
-        "--data.cameras": selection.cameras,
         "--data.depth": selection.depth,
         "--data.angles": selection.angles,
         "--data.dims": selection.dims,
@@ -156,6 +165,7 @@ def converted(
         left_out=rows.left_out,
         moved_m=rows.moved_m,
         columns=columns,
+        scene=clip.scene,
     )
 
 
@@ -197,6 +207,7 @@ def check_columns(root: Path, clips: Sequence[Converted], asked: Sequence[str]) 
 def episode_of(
     root: Path,
     body: Body,
+    shown: Shown,
     clip: Converted,
     arrays: Sequence[Float32[np.ndarray, "..."]],
     *,
@@ -212,6 +223,7 @@ def episode_of(
     # A row a frame, as a copy has it: so both have the same statistics.
     skeleton = np.broadcast_to(np.array(clip.offsets, np.float32), (len(measured), len(clip.offsets)))
     texts = clip.texts or ("",)
+    cameras, seen = shown.of(clip.scene, times[measured])
     return Episode(
         name=f"{root.stem if root.is_file() else root.name}/{clip.name}",
         index=index,
@@ -220,7 +232,8 @@ def episode_of(
         confidence=np.ones(len(measured)),
         actions=Stream(timestamps=times[measured], values=values),
         state=Stream(timestamps=times[measured], values=skeleton) if clip.offsets else None,
-        cameras={},
+        cameras=cameras,
+        seen=seen,
         facts=clip.facts,
         columns=dict(zip(clip.columns, columns, strict=True)),
     )
@@ -231,6 +244,7 @@ def layout_of(
     body: Body,
     clips: Sequence[Converted],
     selection: Selection,
+    shown: Shown,
     *,
     kinds: Collection[str],
     unread: Sequence[Unread],
@@ -238,13 +252,13 @@ def layout_of(
     said: Sequence[str],
 ) -> Layout:
     """The layout of the folder."""
-    remarks = [*remarks_of(clips, body, unread), *said, *remarks_on_settings(selection.motion, kinds)]
+    remarks = [*remarks_of(clips, body, unread), *said, *remarks_on_settings(selection.motion, kinds), *shown.remarks]
     remarks += remarks_of_a_copy(clips) if selection.carry else []
     return Layout(
         root=str(root),
         format=f"human motion ({', '.join(sorted(kinds))})",
         fps=selection.motion.rate_hz,
-        cameras=(),
+        cameras=shown.cameras,
         state_dim=len(body.offset_names),
         action_dim=len(body.names),
         state_names=body.offset_names,
