@@ -171,7 +171,7 @@ class RunConfig:
 
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best|extend_to"
-    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
+    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|motion\.pictures|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 ANY_STAGE = re.compile(r"^stages\.[^.]+\.")

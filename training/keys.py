@@ -171,10 +171,36 @@ def stage(value: Any, file: File) -> Became:
     return Became(because=f"training/{value}.py is what runs")
 
 
+def pictures(value: Any, file: File) -> Became:
+    """Pictures of the clips, and a small network beside the text encoder that looks at them, as there."""
+    if not value:
+        return Became(because="off")
+    if not (root := file.given.get("data.parallax_root")):
+        raise ValueError("--data.motion.pictures needs a folder: give data.parallax_root too")
+    rate = file.given.get("training.learning_rate") or file.given.get("lr") or 1e-4
+    encoder = ("--camera.width", "64", "--stage.lr.camera", str(rate))
+    return Became(
+        words=("--data.motion.pictures", str(root), *encoder),
+        because="the camera encoder, which --camera.width 0 leaves out",
+    )
+
+
+def picture_size(value: Any, file: File) -> Became:
+    """Height and width that a camera encoder looks at pictures in."""
+    if not file.given.get("data.use_parallax_augmentation"):
+        return Became(because=PICTURES)
+    sides = {int(number(side)) for side in (value if isinstance(value, list) else [value])}
+    if len(sides) != 1:
+        raise ValueError("the camera encoder looks at squares: give one size for both sides, a multiple of 8")
+    because = "of the camera encoder; --backbone.max-pixels says how large a Qwen2.5-VL sees them"
+    return Became(words=("--camera.pixels", str(*sides)), because=because)
+
+
 CURATED: Mapping[str, str] = {"pretrain": "data.curated_pretrain_data", "sft": "data.curated_sft_data"}
 LABELS = ("action", "physics")
 VELOCITY = "here the squared error of velocities, in (m/s)^2, in place of a pull to standing still"
-PICTURES = "pictures beside a motion are not read"
+LOOKING = "the camera encoder beside the text encoder, or a Qwen2.5-VL as --backbone.path, looks at pictures"
+PICTURES = "of data.use_parallax_augmentation"
 ADAPTERS = "adapters of motion are not trained yet"
 REFINING = "drafts are not refined yet; what is trained is a diffusion model itself"
 SIMULATOR = "no simulator is differentiated here; loss_weights.physics is of physics that the clips say"
@@ -189,8 +215,8 @@ KEYS: Mapping[str, Rule] = {
     "model.output_dim": nothing("follows from the data"),
     "model.embedding_dim": nothing("follows from --backbone.path"),
     "model.num_actions": nothing("counted in the data"),
-    "model.image_encoder_arch": nothing(PICTURES),
-    "model.fusion_strategy": nothing(PICTURES),
+    "model.image_encoder_arch": nothing(LOOKING),
+    "model.fusion_strategy": nothing("the expert attends to what is seen and what is read"),
     "training.stage": stage,
     "training.batch_size": batch,
     "training.grad_accum_steps": accumulation,
@@ -222,14 +248,14 @@ KEYS: Mapping[str, Rule] = {
     "data.curated_sft_data": curated("sft"),
     "data.checkpoint_dir": takes("--out"),
     "data.log_dir": nothing("the run folder holds its records"),
-    "data.use_parallax_augmentation": off(PICTURES),
-    "data.parallax_root": nothing("of data.use_parallax_augmentation"),
-    "data.parallax_image_size": nothing("of data.use_parallax_augmentation"),
-    "data.image_backend": nothing("of data.use_parallax_augmentation"),
-    "data.use_parallax_sequences": nothing("of data.use_parallax_augmentation"),
-    "data.parallax_sequence_length": nothing("of data.use_parallax_augmentation"),
-    "data.parallax_sequence_stride": nothing("of data.use_parallax_augmentation"),
-    "data.parallax_conditioning_mode": nothing("of data.use_parallax_augmentation"),
+    "data.use_parallax_augmentation": pictures,
+    "data.parallax_root": nothing(PICTURES),
+    "data.parallax_image_size": picture_size,
+    "data.image_backend": nothing("Pillow decodes pictures"),
+    "data.use_parallax_sequences": nothing("each sample is a chunk of --data.horizon frames"),
+    "data.parallax_sequence_length": nothing("--data.horizon says how long a chunk is"),
+    "data.parallax_sequence_stride": nothing("a chunk begins at every frame"),
+    "data.parallax_conditioning_mode": nothing("a sample sees the newest picture of its clip, or its one still"),
     "data_generation.*": nothing(PREPARING),
     "data_curation.*": nothing(PREPARING),
     "metadata.*": nothing("of people"),

@@ -111,6 +111,19 @@ def test_all_that_cannot_be_had_is_named_at_once(tmp_path: Path) -> None:
         read(tmp_path, merged(*trees))
 
 
+def test_pictures_become_flags(tmp_path: Path) -> None:
+    data = {"use_parallax_augmentation": True, "parallax_root": "seen", "parallax_image_size": [256, 256]}
+    said = "--data.motion.pictures seen --camera.width 64 --camera.pixels 256 --stage.lr.camera"
+    config = read(tmp_path, {"data": data})
+    assert config == parse(recipes.pretrain(), [*said.split(), "1e-4"], {})
+    config = read(tmp_path, {"data": data, "training": {"learning_rate": 2e-4}}, "--camera.width", "0")
+    assert (config.data.motion.pictures, config.encoders.camera.width) == ("seen", 0)
+    assert config.stages["pretrain"].lr.camera == 2e-4
+    for size in ([256, 128], 250):
+        with pytest.raises(ValueError, match="give one size for both sides|give a multiple of 8"):
+            read(tmp_path, {"data": data | {"parallax_image_size": size}})
+
+
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
