@@ -8,7 +8,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from training import launching
 from training.config import RunConfig
-from training.opening import check_begins
+from training.opening import check_begins, check_fresh
 from training.rehearsal import rehearse
 from training.run.sizes import with_suited_sizes
 from vla.contract import DataContract
@@ -34,6 +34,8 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     check_begins(config, config.init_from)
     lines, contract = data(config.data, config.seed)
     kind = backbone(config, contract)
+    if config.init_from is None and config.resume_from is None:
+        check_fresh(config, contract)
     if config.init_from is None and is_here(config.backbone.path):
         with_suited_sizes(config, contract, width_of(config.backbone.path))
     rehearsed = rehearse(config) if contract.body is not None and is_here(config.backbone.path) else []

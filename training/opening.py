@@ -35,6 +35,7 @@ from vla.documents import to_json
 from vla.motion.body import PLACES_M
 from vla.normalize import ANSWERS, INPUTS, Normalizer
 from vla.objectives import objective_of
+from vla.parts import PARTS, fitting, row_of
 from vla.parts.backbone import base_of, fingerprint, width_of
 from vla.parts.demands import check_demands
 from vla.policy_folder import HeldOut
@@ -142,6 +143,8 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         origin = read_origin(place, config.backbone.path, accelerator)
         check_origin(origin, place, config.data, data.contract, backbone)
         check_unconditional(origin, config.diffusion)
+    if resumed is None and origin is None:
+        check_fresh(config, data.contract)
     config = folder.config = sized(config, data, resumed, origin, accelerator)
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:
@@ -191,6 +194,17 @@ def check_begins(config: RunConfig, weights: str | None) -> None:
     if weights is None and config.resume_from is None and first.begins == "weights":
         raise ValueError(
             f"{name} goes on from the weights of another run: give --init-from RUN, or --stage.begins anew without"
+        )
+
+
+def check_fresh(config: RunConfig, contract: DataContract) -> None:
+    """Refuse fresh weights of a policy of motion, whose recipes train the expert alone, that stay so (ValueError)."""
+    trained = {group for stage in config.stages.values() for group in stage.lr.by_group()}
+    has = {PARTS[row_of(name)].group for name in fitting(config.encoders, contract)}
+    if contract.body is not None and (idle := sorted(has - trained)):
+        raise ValueError(
+            f"nothing trains the {idle[0]} encoder, whose weights are fresh: give --stage.lr.{idle[0]} 3e-4, or leave "
+            "that encoder out"
         )
 
 

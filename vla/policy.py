@@ -1,6 +1,6 @@
 """The policy: observation -> context -> diffusion expert; a batch becomes losses, an observation actions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from vla import diffusion, sampling
 from vla.batch import Batch, Losses, Observation
 from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Known, Watch
-from vla.frames import Size
+from vla.frames import Picture, Size
 from vla.motion.moves import Moves
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
@@ -101,10 +101,8 @@ class Policy(nn.Module):
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
         generator. `steps` and `guidance` override the configuration's; with a guidance other than 1 the expert answers
         twice as many rows. `watch` is shown the noised and the predicted chunk of each step, in the data's units, as is
-        what is `known` of it. A `guard` has unsafe chunks drawn again, of the same context.
-
-        Raises:
-            ValueError: guidance of a policy that was not trained for it.
+        what is `known` of it. A `guard` has unsafe chunks drawn again, of the same context. ValueError where it was not
+        trained for guidance.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         scale = Sampling(guidance=guidance).of(self.config.diffusion).guidance
@@ -141,9 +139,12 @@ class Policy(nn.Module):
         seed: int = 0,
         steps: int | None = None,
         skeleton: Float[np.ndarray, "J 3"] | None = None,
+        pictures: Sequence[Picture] = (),
     ) -> list[Moves]:
         """Motions that show a text, of a policy of motion (vla/sampling.py); `set_mode(training=False)` first."""
-        return sampling.sample(self, text=text, seconds=seconds, n=n, seed=seed, steps=steps, skeleton=skeleton)
+        return sampling.sample(
+            self, text=text, seconds=seconds, n=n, seed=seed, steps=steps, skeleton=skeleton, pictures=pictures
+        )
 
     @torch.no_grad()
     def label(

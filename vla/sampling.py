@@ -12,6 +12,7 @@ from torch import Tensor
 from vla.batch import Observation
 from vla.contract import DataContract
 from vla.diffusion import Known
+from vla.frames import Picture
 from vla.instruction import check_instruction
 from vla.motion.body import Body
 from vla.motion.moves import Moves
@@ -21,6 +22,8 @@ OVERLAP = 0.25
 """Share of a chunk that a longer motion's next chunk is made to begin with: the end of the one before it."""
 TOGETHER = 32
 """Motions that are made at once."""
+UNSEEN = (3, 224, 224)
+"""Of the black picture in the place of one that there is none of: as many tokens as the backbone has of a large one."""
 
 
 @runtime_checkable
@@ -56,12 +59,14 @@ def sample(
     seed: int = 0,
     steps: int | None = None,
     skeleton: Float[np.ndarray, "J 3"] | None = None,
+    pictures: Sequence[Picture] = (),
 ) -> list[Moves]:
     """Some motions that show a text. Motion k follows from (seed, k), whatever their number.
 
     A motion longer than a chunk is made chunk by chunk: each begins with the end of the one before it, which is put in
     its place at every step of the sampling (inpainting by replacement; Lugmayr et al. 2022, without repetition).
-    `skeleton` gives the offsets of the joints, m; None: those in the middle of the training data.
+    `skeleton` gives the offsets of the joints, m; None: those in the middle of the training data. `pictures` are of the
+    policy's first views, in their order; of the others nothing is seen.
 
     Raises:
         ValueError: it is no policy of motion, or there is nothing to be made.
@@ -74,10 +79,11 @@ def sample(
         raise ValueError(f"{n} motions of {seconds:g} s were asked for; give at least 1, of a positive length")
     frames = max(1, round(seconds * contract.fps))
     state = state_of(policy, body, skeleton)
+    check_pictures(contract, len(pictures))
     made: list[Moves] = []
     for first in range(0, n, TOGETHER):
         numbers = range(first, min(n, first + TOGETHER))
-        seen = observation(text, state, len(numbers)).to(policy.device)
+        seen = observation(text, state, pictures, len(contract.cameras), len(numbers)).to(policy.device)
         rows = chunks(policy, seen, numbers, frames, seed=seed, steps=steps)
         offsets = None if body.kind != "rotations" else np.concatenate([np.zeros((1, 3)), state.reshape(-1, 3)])
         made += [
@@ -146,11 +152,22 @@ def state_of(policy: Mover, body: Body, skeleton: Float[np.ndarray, "J 3"] | Non
     return np.asarray(skeleton[1:], dtype=np.float32).ravel()
 
 
-def observation(text: str, state: Float32[np.ndarray, " P"], count: int) -> Observation:
-    """What a policy sees that is to make some motions."""
+def check_pictures(contract: DataContract, count: int) -> None:
+    """Refuse more pictures than a policy looks at (ValueError)."""
+    if count > len(contract.cameras):
+        views = ", ".join(contract.cameras) or "none"
+        raise ValueError(f"{count} pictures were given to a policy that looks at {views}: leave out what is too many")
+
+
+def observation(
+    text: str, state: Float32[np.ndarray, " P"], pictures: Sequence[Picture], views: int, count: int
+) -> Observation:
+    """What a policy of some views sees that is to make some motions; views without a picture are masked."""
+    unseen = np.zeros(UNSEEN, np.uint8)
+    row = tuple(torch.from_numpy(pictures[view] if view < len(pictures) else unseen) for view in range(views))
     return Observation(
-        images=((),) * count,
-        image_valid=torch.zeros(count, 0, dtype=torch.bool),
+        images=(row,) * count,
+        image_valid=(torch.arange(views) < len(pictures)).expand(count, -1),
         instructions=(text,) * count,
         state=torch.from_numpy(state).expand(count, -1),
         streams={},

@@ -186,6 +186,10 @@ def check_settings(command: Evaluate) -> None:
                 f"{' and '.join(idle)} would have no effect with --training, which takes whole folders of clips: leave "
                 "that out"
             )
+    if command.training and command.data.motion.pictures:
+        raise ValueError(
+            "--data.motion.pictures has no effect with --training, where motions are made of texts alone: leave it out"
+        )
     if command.motions != Evaluate.motions and not command.training:
         raise ValueError("--motions has no effect without --training, the clips that a policy of motion was trained on")
     if not command.data.roots and command.env is None:

@@ -1,6 +1,7 @@
 """What `vla evaluate` does with a policy of human motion."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ def against_clips(
     held_out = [open_clips(root, contract, motion) for root in command.data.roots]
     policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings).to(device)
     policy.set_mode(training=False)
+    if contract.cameras:
+        print(f"motions are made of texts alone: nothing is seen of {', '.join(contract.cameras)}", file=sys.stderr)
     asked = Asked(texts=captions(known), n=motions, seed=command.seed or 0, steps=command.steps)
     found = judge_policy(policy, known, held_out, asked)
     out = command.results

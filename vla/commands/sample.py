@@ -47,6 +47,8 @@ class Sample:
     """How many times as far as the text takes them motions are from those without a text; None: the policy's."""
     skeleton: Path | None = None
     """A clip whose skeleton the motions have, as npz; None: the middle of those that were trained on."""
+    pictures: tuple[Path, ...] = ()
+    """Of the policy's first views, where it was trained with pictures: a file each; of the other views it sees none."""
     backbone: str | None = None
     """Where the policy's backbone lies here, when it is not where it was trained."""
     device: Device = "auto"
@@ -57,6 +59,8 @@ class Sample:
 
 def sample(command: Sample) -> None:
     """`vla sample`."""
+    from vla.data.images import decode_image
+
     if command.out.exists():
         raise ValueError(f"{command.out} exists; give a folder that does not")
     device = choose_device(command.device)
@@ -65,8 +69,15 @@ def sample(command: Sample) -> None:
     policy.set_mode(training=False)
     skeleton = None if command.skeleton is None else offsets_of(command.skeleton, policy)
     motions = policy.sample(
-        command.text, command.seconds, n=command.n, seed=command.seed, steps=command.steps, skeleton=skeleton
+        command.text,
+        command.seconds,
+        n=command.n,
+        seed=command.seed,
+        steps=command.steps,
+        skeleton=skeleton,
+        pictures=[decode_image(file, str(file)) for file in command.pictures],
     )
+    unseen = policy.contract.cameras[len(command.pictures) :]
     beside = command.out.parent / f".{command.out.name}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -83,7 +94,10 @@ def sample(command: Sample) -> None:
         "frames": len(first.rows),
         "rate_hz": first.rate_hz,
         "files": files,
+        "unseen": list(unseen),
     }
+    if unseen and not command.json:
+        print(f"nothing is seen of {', '.join(unseen)}: --pictures shows the views that the policy was trained with")
     print(
         json.dumps(told)
         if command.json

@@ -26,7 +26,8 @@ def check_demands(config: BackboneConfig, encoders: Encoders, contract: DataCont
     if "backbone" in opened:
         raise ValueError(f"{stays}, so none of its blocks can be trained; give --finetune-vl none, or a Qwen2.5-VL")
     if contract.cameras and not any(PARTS[row_of(name)].size for name in fitting(encoders, contract)):
+        without = "data without cameras" if contract.body is None else "leave --data.motion.pictures out"
         raise ValueError(
             f"{config.path} is {kind.words} and sees nothing of {', '.join(contract.cameras)}; give --camera.width 64 "
-            "for a camera encoder beside it, a Qwen2.5-VL as --backbone.path, or data without cameras"
+            f"for a camera encoder beside it, a Qwen2.5-VL as --backbone.path, or {without}"
         )
