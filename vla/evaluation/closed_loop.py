@@ -236,9 +236,8 @@ def roll_out(
             acting = [episodes[row] for row in under_way]
             guard = guarding(config, acting, step, before[under_way], policy.contract)
             chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config, guard=guard)
-            for row, check in count(guard, under_way, counts).items():
-                if config.unsafe == "stop":
-                    end(row, step, infos[row] | {"success": False, "failure": f"stopped: {check}"})
+            for row, check in count(guard, under_way, counts, config.unsafe).items():
+                end(row, step, infos[row] | {"success": False, "failure": f"stopped: {check}"})
             under_way = [row for row in under_way if row not in rollouts]
         for row in under_way:
             said[row][str(observed[row]["task"])] = None
@@ -304,15 +303,15 @@ def guarding(
     )
 
 
-def count(guard: Guard | None, rows: Sequence[int], counts: Sequence[Counter[str]]) -> dict[int, str]:
-    """Add what a guard has found to the numbers of its episodes; why a row is unsafe, of those that are."""
-    unsafe = dict[int, str]()
+def count(guard: Guard | None, rows: Sequence[int], counts: Sequence[Counter[str]], unsafe: Unsafe) -> dict[int, str]:
+    """Add what a guard has found to the numbers of its episodes; the rows that are to stop for it, and why."""
+    stopped = dict[int, str]()
     for row, verdict, drawn in zip(rows, guard.verdicts, guard.drawn, strict=True) if guard is not None else ():
         found = {f"unsafe_{issue.check}": 1 for issue in verdict.rejections}
         counts[row].update({"chunks_drawn_again": drawn - 1, "chunks_unsafe": int(not verdict.is_safe)} | found)
-        if not verdict.is_safe:
-            unsafe[row] = verdict.rejections[0].check
-    return unsafe
+        if not verdict.is_safe and unsafe == "stop":
+            stopped[row] = verdict.rejections[0].check
+    return stopped
 
 
 def outcome(
