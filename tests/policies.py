@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from vla.assembling import assemble
 from vla.contract import DataContract
 from vla.normalize import Normalizer
-from vla.policy import Policy, assemble
+from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
 from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest
 from vla.statistics import Statistics

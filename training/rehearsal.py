@@ -11,11 +11,11 @@ from training.config import RunConfig
 from training.engine import stages
 from training.opening import normalizers_of
 from training.run.sizes import with_suited_sizes
+from vla.assembling import assemble
 from vla.batch import collate
 from vla.data.dataset import open_dataset
 from vla.objectives import objective_of
 from vla.parts.backbone import width_of
-from vla.policy import assemble
 
 MAIN = "diffusion"
 """The part of the loss that the others stand beside."""

@@ -32,9 +32,9 @@ from training.run.metrics import Metrics
 from training.run.resuming import Row
 from training.run.tracking import check_tracker
 from vla import errors
+from vla.assembling import assemble
 from vla.batch import Batch, collate
 from vla.objectives import objective_of
-from vla.policy import assemble
 from vla.redaction import hide
 from vla.run_folder import GuardState
 

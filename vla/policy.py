@@ -17,13 +17,9 @@ from vla.frames import Picture, Size
 from vla.motion.moves import Moves
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
-from vla.parts import PARTS, fitting, lora, row_of
-from vla.parts.backbone import load_backbone
-from vla.parts.demands import check_demands
+from vla.parts import PARTS, fitting, row_of
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Labels, Source, Tokens
 from vla.parts.kind import Backbone
-from vla.parts.qwen import qwen_of
-from vla.parts.sizes import suited
 from vla.policy_settings import PolicyConfig, Sampling
 from vla.randomness import seeded
 from vla.rejection import Guard
@@ -313,34 +309,3 @@ def enter_mode(module: nn.Module, *, training: bool, parent: bool) -> bool:
     for child in module.children():
         enter_mode(child, training=training, parent=mode)
     return mode
-
-
-def assemble(
-    config: PolicyConfig,
-    contract: DataContract,
-    normalizers: Mapping[str, Normalizer],
-    dtype: torch.dtype,
-    seed: int,
-) -> Policy:
-    """A policy whose trained parts are fresh and follow from the seed alone, around given normalisers.
-
-    Sizes that the configuration leaves open become those that suit.
-
-    `dtype` is that of the frozen backbone and of the arithmetic.
-
-    Raises:
-        ValueError: the backbone cannot be loaded or does not do for the data, or the adapter does not fit it.
-        CorruptData: the file of the backbone's embeddings is damaged.
-    """
-    for kind, width in contract.normalized.items():
-        actual = normalizers[kind].offset.shape[0]
-        assert actual == width, f"the normaliser of {kind} is {actual} wide, the contract says {width}"
-    check_demands(config.backbone, config.encoders, contract, () if config.lora is None else ("lora",))
-    backbone = load_backbone(config.backbone, dtype)
-    encoders, expert = suited(config.encoders, config.expert, contract, backbone.width)
-    config = replace(config, encoders=encoders, expert=expert)
-    if config.lora is not None:
-        lora.add(qwen_of(backbone), config.lora, seed)
-    return Policy(
-        config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype, seed=seed
-    )

@@ -3,7 +3,7 @@
 POLICY/config.json                    settings, data contract, backbone and its fingerprint, digests of the other files
 POLICY/normalizer.safetensors         of actions, state and sensor streams
 POLICY/sensor_encoder.safetensors     where the data has a sensor; of several sensor_encoder.NAME.safetensors each
-POLICY/state_encoder.safetensors      where the data has a state
+POLICY/state_encoder.safetensors      where the data has a state; style_encoder.safetensors where it hears a style
 POLICY/camera_encoder.safetensors     where the policy has one
 POLICY/action_expert.safetensors
 POLICY/adapter/                       LoRA, as plain peft loads it; where the policy has one
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla import documents, redaction
+from vla.assembling import assemble
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.listing import visible
@@ -34,7 +35,7 @@ from vla.normalize import Normalizer
 from vla.parts import EXPERT_FILE, file_of, lora
 from vla.parts.backbone import fingerprint, resolve
 from vla.parts.qwen import qwen_of
-from vla.policy import Policy, assemble
+from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
 from vla.provenance import Origin
 from vla.run_folder import BackboneName
@@ -152,10 +153,9 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     folder = Path(folder)
     description = read_description(folder)
     check_files(folder, description.files)
-    contract, trained_on = description.contract, description.backbone
+    contract, config, trained_on = description.contract, description.policy, description.backbone
     path = backbone_path or trained_on.id
     path = str(folder / path) if path == MERGED and (folder / path).is_dir() else path
-    config = description.policy
     if (found := fingerprint(path, config.backbone.pooling)) != trained_on.fingerprint:
         raise ValueError(
             f"policy {folder} was trained on backbone {trained_on.id!r} "

@@ -23,11 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import recipes
 from training.config import RunConfig
 from training.flags import parse
+from vla.assembling import assemble
 from vla.batch import Batch, collate
 from vla.data.dataset import Dataset, open_dataset
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, objective_of
-from vla.policy import Policy, assemble, normalized
+from vla.policy import Policy
 
 CLIPS = Path(__file__).resolve().parents[2] / "examples" / "motion" / "cmu" / "train"
 MOTIONS, FRAMES, STEPS, SIZE = 32, 32, 20, 1024
@@ -45,7 +46,7 @@ def seconds(work: Callable[[], object], rounds: int) -> float:
 
 def policy_of(config: RunConfig, data: Dataset) -> Policy:
     """A fresh policy of a recipe."""
-    normalizers = {kind: Normalizer.of(data.statistics[kind], "z-score") for kind in normalized(data.contract)}
+    normalizers = {kind: Normalizer.of(data.statistics[kind], "z-score") for kind in data.contract.normalized}
     return assemble(config.policy(config.stages["pretrain"]), data.contract, normalizers, torch.float32, 0)
 
 

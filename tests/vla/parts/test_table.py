@@ -118,13 +118,13 @@ import torch
 from vla.data.dataset import open_dataset
 from vla.normalize import Normalizer
 from vla.parts import Encoders
-from vla.policy import assemble, normalized
+from vla.assembling import assemble
 from vla.policy_settings import PolicyConfig
 from vla.settings import BackboneConfig, CameraConfig, DataConfig
 
 data = open_dataset(DataConfig(roots=({str(needle)!r},), workers=0), 0)
 config = PolicyConfig(backbone=BackboneConfig(path="tiny"), encoders=Encoders(camera=CameraConfig(width=8)))
-normalizers = {{name: Normalizer.of(data.statistics[name], "quantile") for name in normalized(data.contract)}}
+normalizers = {{name: Normalizer.of(data.statistics[name], "quantile") for name in data.contract.normalized}}
 policy = assemble(config, data.contract, normalizers, torch.float32, 3)
 digest = hashlib.sha256()
 for name, parameter in sorted(policy.named_parameters()):

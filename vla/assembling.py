@@ -1,0 +1,47 @@
+"""Policies of fresh weights around given statistics."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from vla.contract import DataContract
+from vla.normalize import Normalizer
+from vla.parts import lora
+from vla.parts.backbone import load_backbone
+from vla.parts.demands import check_demands
+from vla.parts.qwen import qwen_of
+from vla.parts.sizes import suited
+from vla.policy import Policy
+from vla.policy_settings import PolicyConfig
+
+
+def assemble(
+    config: PolicyConfig,
+    contract: DataContract,
+    normalizers: Mapping[str, Normalizer],
+    dtype: torch.dtype,
+    seed: int,
+) -> Policy:
+    """A policy whose trained parts are fresh and follow from the seed alone, around given normalisers.
+
+    Sizes that the configuration leaves open become those that suit.
+
+    `dtype` is that of the frozen backbone and of the arithmetic.
+
+    Raises:
+        ValueError: the backbone cannot be loaded or does not do for the data, or the adapter does not fit it.
+        CorruptData: the file of the backbone's embeddings is damaged.
+    """
+    for kind, width in contract.normalized.items():
+        actual = normalizers[kind].offset.shape[0]
+        assert actual == width, f"the normaliser of {kind} is {actual} wide, the contract says {width}"
+    check_demands(config.backbone, config.encoders, contract, () if config.lora is None else ("lora",))
+    backbone = load_backbone(config.backbone, dtype)
+    encoders, expert = suited(config.encoders, config.expert, contract, backbone.width)
+    config = replace(config, encoders=encoders, expert=expert)
+    if config.lora is not None:
+        lora.add(qwen_of(backbone), config.lora, seed)
+    return Policy(
+        config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype, seed=seed
+    )
