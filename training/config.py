@@ -185,6 +185,8 @@ def younger() -> dict[str, Any]:
         "diffusion.unconditional": 0.0,
         "diffusion.guidance": 1.0,
         "data.labels": [],
+        "data.style": [],
+        "data.style_dropout": 0.1,
         "data.balance": "",
         "data.retarget": 0.0,
         "expert.positions": "small",

@@ -66,6 +66,8 @@ class Sample:
     """Confidence times the sensor weight, where any sensor has measured something."""
     position: int
     """Place in the endless sample stream (or index of the validation sample)."""
+    style: Float[np.ndarray, "K 2"] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    """What is known of its style: a value and 1, or twice 0 where it is not known."""
     labels: Mapping[str, Float[np.ndarray, "H _"]] = field(default_factory=dict)
     """What is said of each step, by name: the number of a class, or the values of a quantity; a target, no input."""
 
@@ -86,6 +88,8 @@ class Observation:
     state: Float[Tensor, "B P"]
     streams: Mapping[str, Readings]
     """By the names of the contract and in their order."""
+    style: Float[Tensor, "B K 2"] | None = None
+    """As of `Sample`; None: nothing is known of it, or a policy hears none."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Observation":
         """The same observation with every tensor changed, always in this order."""
@@ -95,6 +99,7 @@ class Observation:
             image_valid=change(self.image_valid),
             state=change(self.state),
             streams={name: readings.map(change) for name, readings in self.streams.items()},
+            style=None if self.style is None else change(self.style),
         )
 
     def frames(self, size: Size) -> tuple[tuple[Frame, ...], ...]:
@@ -119,6 +124,7 @@ class Observation:
             instructions=tuple(self.instructions[row] for row in rows),
             state=self.state[chosen],
             streams={name: readings.map(lambda tensor: tensor[chosen]) for name, readings in self.streams.items()},
+            style=None if self.style is None else self.style[chosen],
         )
 
 
@@ -216,6 +222,7 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
                 )
                 for name in samples[0].streams
             },
+            style=stack([sample.style for sample in samples]) if len(samples[0].style) else None,
         ),
         actions=stack([sample.actions for sample in samples]),
         action_valid=stack([sample.action_valid for sample in samples]),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vla.motion.body import Body
+from vla.motion_settings import StyleName
 from vla.units import disagreeing, told
 
 SENSOR = "sensor"
@@ -98,6 +99,8 @@ class DataContract:
     """Of the cameras whose pictures are depth, the distances that they show."""
     body: Body | None = None
     """What the actions mean where they are the motion of a body; its skeleton is the state."""
+    style: tuple[StyleName, ...] = ()
+    """What a policy hears of the style of a motion, each where it is known."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """What is predicted of each frame, and never an input: how many classes there are, or values a quantity has."""
 
@@ -125,6 +128,7 @@ class DataContract:
             for camera in self.cameras
         ]
         pairs.append(("the body", told_body(self.body), told_body(given.body)))
+        pairs.append(("the style", " ".join(self.style) or "none", " ".join(given.style) or "none"))
         shared = [name for name in self.streams if name in given.streams]
         for name in shared:
             own, other = self.streams[name], given.streams[name]

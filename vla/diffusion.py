@@ -37,6 +37,31 @@ class Known:
     """Steps that are; what the others hold counts nothing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """Clean chunks to begin with, in place of noise alone (SDEdit; Meng et al. 2022)."""
+
+    values: Float[Tensor, "B H A"]
+    strength: float
+    """The time to which they are noised, and from which on the path is walked, in (0, 1]; 1 leaves nothing of them."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"a draft is to be noised to {self.strength:g}; give a time above 0, at most 1")
+
+    def begin(self, path: PathName, noise: Chunk) -> Chunk:
+        """Where the path is entered; at 1 with the noise itself, also of a path that ends beside it."""
+        if self.strength == 1:
+            return noise
+        t = torch.full((len(noise),), self.strength, dtype=torch.float32, device=noise.device)
+        return mix(coefficients(path, t), self.values.float(), noise)
+
+
+def calls_of(strength: float, steps: int) -> int:
+    """Network calls from a time down to 0, of steps that are no wider than so many from 1 on; at least 1."""
+    return max(1, math.ceil(round(strength * steps, 9)))
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """A path at some times: the weights of data and noise, their derivatives by the clock, and the clock."""
@@ -217,12 +242,14 @@ def sample(
     *,
     watch: Watch | None = None,
     known: Known | None = None,
+    draft: Draft | None = None,
 ) -> Chunk:
-    """Walk from noise at t = 1 to a clean chunk at t = 0.
+    """Walk from noise at t = 1, or from a noised draft at its t, to a clean chunk at t = 0.
 
     Each predicted x0 is clipped and eps is made to agree with it, so that both always explain the present x_t.
     What is `known` of the clean chunk takes the place of what is predicted, in every step (inpainting by replacement).
     `watch` is shown where every step starts and what it takes for the clean chunk, and changes nothing.
+    A draft takes its share of the steps (`calls_of`): they are as wide as those of a whole walk, or narrower.
     `generator` gives ddpm its fresh noise, drawn on the generator's device; the global one is never used.
 
     Raises:
@@ -232,8 +259,10 @@ def sample(
     check_steps(steps)
     if config.sampler == "ddpm" and generator is None:
         raise ValueError("the ddpm sampler draws fresh noise: give it a generator, or sample with ddim, dpm++ or euler")
-    grid = torch.linspace(1, 0, steps + 1, dtype=torch.float32, device=noise.device)
-    x_t = noise.float()
+    x_t, start = noise.float(), 1.0
+    if draft is not None:
+        steps, start, x_t = calls_of(draft.strength, steps), draft.strength, draft.begin(config.path, x_t)
+    grid = torch.linspace(start, 0, steps + 1, dtype=torch.float32, device=noise.device)
     earlier: tuple[Coefficients, Chunk] | None = None
     for step, (now, after) in enumerate(itertools.pairwise(grid), start=1):
         t = now.expand(len(noise))

@@ -8,6 +8,13 @@ Representation = Literal["auto", "rotations", "positions"]
 Axis = Literal["x", "y", "z"]
 LabelName = Literal["action", "physics"]
 """What is said of each frame of a motion: the number of the action it shows, and quantities such as velocities."""
+StyleName = Literal["tempo", "energy_level", "smoothness", "valence", "arousal"]
+"""Numbers that are said of a whole clip (vla/motion/style.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleConfig:
+    """The style encoder has no settings: its token is as wide as the expert."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vla import diffusion, sampling
 from vla.batch import Batch, Losses, Observation
 from vla.contract import CLASSED, DataContract
-from vla.diffusion import Chunk, Known, Watch
+from vla.diffusion import Chunk, Draft, Known, Watch
 from vla.frames import Picture, Size
 from vla.motion.moves import Moves
 from vla.normalize import Normalizer
@@ -89,6 +89,7 @@ class Policy(nn.Module):
         watch: Watch | None = None,
         *,
         known: Known | None = None,
+        draft: Draft | None = None,
         guidance: float | None = None,
         guard: Guard | None = None,
     ) -> Float64[Tensor, "B H A"]:
@@ -97,8 +98,8 @@ class Policy(nn.Module):
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
         generator. `steps` and `guidance` override the configuration's; with a guidance other than 1 the expert answers
         twice as many rows. `watch` is shown the noised and the predicted chunk of each step, in the data's units, as is
-        what is `known` of it. A `guard` has unsafe chunks drawn again, of the same context. ValueError where it was not
-        trained for guidance.
+        what is `known` of it and a `draft` to begin with. A `guard` has unsafe chunks drawn again, of the same context.
+        ValueError where it was not trained for guidance.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         scale = Sampling(guidance=guidance).of(self.config.diffusion).guidance
@@ -118,13 +119,20 @@ class Policy(nn.Module):
                 watch(undo(x_t), undo(x0))
 
         given = known and replace(known, values=self.normalize("actions", known.values))
+        begun = draft and replace(draft, values=self.normalize("actions", draft.values))
 
         def draw(noise: Tensor) -> Tensor:
             own = self.config.diffusion
-            return undo(diffusion.sample(denoise, noise.float(), own, steps, generator, watch=show, known=given))
+            x0 = diffusion.sample(denoise, noise.float(), own, steps, generator, watch=show, known=given, draft=begun)
+            return undo(x0)
 
         actions = draw(noise)
         return actions if guard is None else guard.choose(observation, actions, draw)
+
+    def nearest(self, actions: Float[Tensor, "*batch A"]) -> Float64[Tensor, "*batch A"]:
+        """What it can answer that is nearest to some actions, in the data's units."""
+        clip = self.config.diffusion.clip
+        return self.normalizer_of("actions").undo(self.normalize("actions", actions).clamp(-clip, clip))
 
     def sample(
         self,
@@ -135,11 +143,37 @@ class Policy(nn.Module):
         seed: int = 0,
         steps: int | None = None,
         skeleton: Float[np.ndarray, "J 3"] | None = None,
+        style: Mapping[str, float] | None = None,
         pictures: Sequence[Picture] = (),
     ) -> list[Moves]:
         """Motions that show a text, of a policy of motion (vla/sampling.py); `set_mode(training=False)` first."""
         return sampling.sample(
-            self, text=text, seconds=seconds, n=n, seed=seed, steps=steps, skeleton=skeleton, pictures=pictures
+            self,
+            text=text,
+            seconds=seconds,
+            n=n,
+            seed=seed,
+            steps=steps,
+            skeleton=skeleton,
+            style=style,
+            pictures=pictures,
+        )
+
+    def refine(
+        self,
+        draft: Moves,
+        strength: float,
+        text: str,
+        *,
+        n: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        style: Mapping[str, float] | None = None,
+        pictures: Sequence[Picture] = (),
+    ) -> list[Moves]:
+        """A motion made anew from a time of the diffusion on (vla/sampling.py); `set_mode(training=False)` first."""
+        return sampling.refine(
+            self, draft=draft, strength=strength, text=text, n=n, seed=seed, steps=steps, style=style, pictures=pictures
         )
 
     @torch.no_grad()

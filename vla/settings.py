@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from vla.guidance import Guiding
-from vla.motion_settings import LabelName, MotionConfig
+from vla.motion_settings import LabelName, MotionConfig, StyleName
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
@@ -72,6 +72,10 @@ class DataConfig:
     """Share of the samples of motion shown on another skeleton of the data, 0 to 1; what has no skeleton stays."""
     labels: tuple[LabelName, ...] = ()
     """What clips say of each frame and the policy predicts beside the motion; it never sees it."""
+    style: tuple[StyleName, ...] = ()
+    """What clips say of their style, `tempo valence`, and the policy hears where it is known."""
+    style_dropout: float = 0.1
+    """Share of the training samples without it, each number by itself, 0 <= share < 1."""
     normalization: Normalization = "quantile"
     """Of actions, state and sensor streams, fitted on the training episodes."""
     compand: tuple[Literal["actions", "state", "sensor"], ...] = ()

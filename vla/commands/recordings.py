@@ -158,6 +158,7 @@ def open_recordings(
             cameras=contract.cameras,
             depth=tuple(shown.flag(camera) for camera, shown in contract.depth.items()),
             horizon=contract.horizon,
+            style=contract.style,
             sensor=tuple(stream.key for stream in streams) or ("none",),
             sensor_samples=tuple(f"{stream.key}={stream.samples}" for stream in streams),
             sensor_rate_hz=tuple(f"{stream.key}={stream.rate_hz!r}" for stream in streams),

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vla.commands.recordings import Device, choose_device, open_policy
+from vla.commands.recordings import Device, as_body_of, choose_device, open_policy
+from vla.errors import CorruptData, MissingPackage
 from vla.policy_settings import Sampling
 from vla.settings import Sampler
 
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
 SHOWN = 8
 """Motions in the picture, at most."""
+SECONDS, HALF = 2.0, 0.5
+"""Length of a motion and strength of a draft, where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Make motions from a text: a clip each, and a picture of the first."""
+    """Make motions from a text, or from a text and a draft: a clip each, and a picture of the first."""
 
     policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
     """Policy folder of a human motion (RUN/policy)."""
@@ -33,20 +36,28 @@ class Sample:
     """What the motion shows."""
     out: Path
     """Folder to write; it must not exist."""
-    seconds: float = 2.0
-    """Length of a motion, > 0; one longer than the policy's chunk is put together of several."""
+    seconds: float | None = None
+    """Length of a motion, > 0; one longer than the policy's chunk is put together of several. None: 2, or the
+    draft's."""
     n: int = 1
     """Motions, at least 1; motion k follows from the seed and k alone."""
     seed: int = 0
     """Of the noise they begin with."""
     steps: int | None = None
-    """Network calls for one chunk; None: the policy's."""
+    """Network calls for one chunk; None: the policy's. A draft takes as much of them as its strength says."""
     sampler: Sampler | None = None
     """How chunks come out of noise; None: the policy's way."""
     guidance: float | None = None
     """How many times as far as the text takes them motions are from those without a text; None: the policy's."""
     skeleton: Path | None = None
     """A clip whose skeleton the motions have, as npz; None: the middle of those that were trained on."""
+    refine: Path | None = None
+    """A clip to begin with, as a draft: the motions are as long as it is and have its skeleton."""
+    strength: float | None = None
+    """How much of the draft is made anew: 0 none of it, 1 all of it; None: 0.5."""
+    style: tuple[str, ...] = ()
+    """What is told of its style, of those that the policy was trained to hear, `tempo=0.8 valence=-1`; others are not
+    known."""
     pictures: tuple[Path, ...] = ()
     """Of the policy's first views, where it was trained with pictures: a file each; of the other views it sees none."""
     backbone: str | None = None
@@ -56,53 +67,133 @@ class Sample:
     json: bool = False
     """Print what was written as JSON."""
 
+    def __post_init__(self) -> None:
+        if self.refine is None and self.strength is not None:
+            raise ValueError(f"--strength {self.strength:g} was given without a draft; name one with --refine CLIP")
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise ValueError(
+                f"--strength is {self.strength:g}; give 0, which keeps the draft, to 1, which keeps nothing"
+            )
+        given = {"--seconds": self.seconds, "--skeleton": self.skeleton}
+        if self.refine is not None and (both := [flag for flag, value in given.items() if value is not None]):
+            raise ValueError(f"{both[0]} was given beside --refine, whose clip says it; leave one of them out")
+
 
 def sample(command: Sample) -> None:
     """`vla sample`."""
-    from vla.data.images import decode_image
-
     if command.out.exists():
         raise ValueError(f"{command.out} exists; give a folder that does not")
     device = choose_device(command.device)
     sampling = Sampling(sampler=command.sampler, guidance=command.guidance)
     policy = open_policy(command.policy, command.backbone, device, sampling).to(device)
     policy.set_mode(training=False)
-    skeleton = None if command.skeleton is None else offsets_of(command.skeleton, policy)
-    motions = policy.sample(
-        command.text,
-        command.seconds,
-        n=command.n,
-        seed=command.seed,
-        steps=command.steps,
-        skeleton=skeleton,
-        pictures=[decode_image(file, str(file)) for file in command.pictures],
-    )
+    draft = None if command.refine is None else draft_of(command.refine, policy)
+    made = motions(command, policy, draft)
     unseen = policy.contract.cameras[len(command.pictures) :]
     beside = command.out.parent / f".{command.out.name}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        files = write(beside, motions)
+        files = write(beside, made, draft)
         beside.replace(command.out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    first = motions[0]
+    first = made[0]
     told = {
         "out": str(command.out),
         "text": command.text,
-        "motions": len(motions),
+        "motions": len(made),
         "frames": len(first.rows),
         "rate_hz": first.rate_hz,
         "files": files,
         "unseen": list(unseen),
     }
+    if command.style:
+        told["style"] = style_told(command.style)
     if unseen and not command.json:
         print(f"nothing is seen of {', '.join(unseen)}: --pictures shows the views that the policy was trained with")
+    how = ""
+    if command.refine is not None:
+        strength, calls, steps = calls_for(command, policy)
+        told |= {"draft": str(command.refine), "strength": strength, "calls": calls}
+        how = f", {command.refine} at strength {strength:g} in {calls} of {steps} calls a chunk"
     print(
         json.dumps(told)
         if command.json
-        else f"{len(motions)} motions of {len(first.rows)} frames at {first.rate_hz:g} Hz in {command.out}"
+        else f"{len(made)} motions of {len(first.rows)} frames at {first.rate_hz:g} Hz in {command.out}{how}"
     )
+
+
+def motions(command: Sample, policy: "Policy", draft: "Moves | None") -> "list[Moves]":
+    """What is made, with or without a draft."""
+    from vla.data.images import decode_image
+
+    style = style_told(command.style)
+    pictures = [decode_image(file, str(file)) for file in command.pictures]
+    if draft is not None:
+        return policy.refine(
+            draft,
+            HALF if command.strength is None else command.strength,
+            command.text,
+            n=command.n,
+            seed=command.seed,
+            steps=command.steps,
+            style=style,
+            pictures=pictures,
+        )
+    return policy.sample(
+        command.text,
+        SECONDS if command.seconds is None else command.seconds,
+        n=command.n,
+        seed=command.seed,
+        steps=command.steps,
+        skeleton=None if command.skeleton is None else offsets_of(command.skeleton, policy),
+        style=style,
+        pictures=pictures,
+    )
+
+
+def style_told(words: tuple[str, ...]) -> dict[str, float]:
+    """A style by name. ValueError where a word is none, or a name comes twice."""
+    told: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise ValueError(f"--style has {word!r}; write a name and a number, `valence=-1`") from error
+        if name in told:
+            raise ValueError(f"--style names {name} twice; name it once")
+        told[name] = number
+    return told
+
+
+def calls_for(command: Sample, policy: "Policy") -> tuple[float, int, int]:
+    """The strength of a draft, the network calls for a chunk, and those of a chunk out of noise."""
+    from vla.diffusion import calls_of
+
+    strength = HALF if command.strength is None else command.strength
+    steps = policy.config.diffusion.sampling_steps if command.steps is None else command.steps
+    return strength, calls_of(strength, steps) if strength else 0, steps
+
+
+def draft_of(file: Path, policy: "Policy") -> "Moves":
+    """A clip as the numbers of a policy; what is left out of it is told."""
+    from vla.data.formats.motion.single import read_one
+    from vla.motion_settings import NamedMotionFiles
+    from vla.sampling import body_of, remark
+
+    body_of(policy)
+    asked = as_body_of(policy.contract, NamedMotionFiles())
+    if asked.representation == "rotations":  # so that a clip without a skeleton is refused with what it is
+        asked = replace(asked, representation="auto")
+    try:
+        return read_one(file, asked, remark)
+    except (CorruptData, MissingPackage):
+        raise
+    except ValueError as error:
+        elsewhere = "; `vla sample` takes no such flag: make it an npz file by `vla export`" * ("--data." in str(error))
+        raise ValueError(f"--refine: {error}{elsewhere}") from error
 
 
 def offsets_of(file: Path, policy: "Policy") -> "Float[np.ndarray, 'J 3']":
@@ -131,8 +222,11 @@ def offsets_of(file: Path, policy: "Policy") -> "Float[np.ndarray, 'J 3']":
     return np.concatenate([np.zeros((1, 3)), episode.state.values[0].reshape(-1, 3)])
 
 
-def write(folder: Path, motions: "list[Moves]") -> list[str]:
-    """A clip a motion and a picture of the first ones, where it is known where joints are; the names of the files."""
+def write(folder: Path, motions: "list[Moves]", draft: "Moves | None" = None) -> list[str]:
+    """A clip a motion and a picture of the first ones, below their draft, where it is known where joints are.
+
+    The names of the files are given back.
+    """
     from vla.data.formats.motion.storage import write_mot
     from vla.data.formats.motion.writing import write_npz
     from vla.motion.clip import Coordinates
@@ -148,5 +242,6 @@ def write(folder: Path, motions: "list[Moves]") -> list[str]:
             write_npz(folder / files[-1], clip, motion.rate_hz, text=motion.text)
     if motions[0].body.kind == "coordinates":
         return files
-    strip([motion.figure() for motion in motions[:SHOWN]]).save(folder / "samples.png")
+    above = [] if draft is None else [draft.figure("draft")]
+    strip([*above, *(motion.figure() for motion in motions[:SHOWN])]).save(folder / "samples.png")
     return [*files, "samples.png"]

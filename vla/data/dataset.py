@@ -23,6 +23,7 @@ from vla.data.remarks import on_chunks, on_episodes, on_strays
 from vla.data.retargeting import Retargeting, Skeletons
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection, check_left_out
+from vla.data.style import Untold, check_style, on_style
 from vla.data.tables import forget_numbers
 from vla.data.window import Window
 from vla.data.withheld import WithoutState
@@ -138,7 +139,8 @@ def agree_on_readers(config: DataConfig, seed: int, open_reader: Callable[[Path,
     layouts = [reader.layout for reader in readers]
     check_labels(layouts, config.labels)
     episodes = [episode for reader in readers for episode in reader.episodes]
-    contract = replace(agree(layouts, config), labels=sizes_of_labels(episodes, config.labels))
+    check_style(layouts, episodes, config.style, config.style_dropout)
+    contract = replace(agree(layouts, config), labels=sizes_of_labels(episodes, config.labels), style=config.style)
     for episode in episodes:
         check_episode(episode, contract, config.missing_cameras)
     held_out = split([len(reader.episodes) for reader in readers], config.validation_share, seed)
@@ -186,15 +188,17 @@ def open_dataset(
     parts = [pool.part for pool in pools]
     order = SampleOrder([len(part) for part in parts], weights, seed)
     retargeting = retargeted(config, contract, episodes_at(readers, agreed.kept), seed)
+    untold = Untold(share=config.style_dropout, seed=seed) if config.style and config.style_dropout else None
     return Dataset(
         contract=contract,
-        train=TrainSamples(parts, order, change=retargeting),
+        train=TrainSamples(parts, order, changes=[change for change in (retargeting, untold) if change is not None]),
         validation=ValidationSamples(validation),
         everything=ValidationSamples(train),
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=rows_of_pools(train, validation, pools, order.shares),
         remarks=on_retargeting(config, contract, retargeting)
+        + on_style(episodes_at(readers, agreed.kept), contract.style)
         + tuple(
             f"{reader.layout.root}: {remark}"
             for reader in readers

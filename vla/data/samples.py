@@ -20,6 +20,7 @@ from vla.data.episode import Episode, Reader
 from vla.data.labels import label_of
 from vla.data.order import SampleOrder
 from vla.data.reading import read_again
+from vla.data.style import style_of
 from vla.data.window import Window
 from vla.errors import CorruptData
 from vla.frames import Size
@@ -126,14 +127,14 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         parts: Sequence[Part],
         order: SampleOrder,
         sizes: Sequence[Size] | None = None,
-        change: Callable[[Sample], Sample] | None = None,
+        changes: Sequence[Callable[[Sample], Sample]] = (),
     ) -> None:
-        """Frames come in these sizes, and whole where none are given; `change` follows from a sample alone."""
-        self._parts, self._order, self._sizes, self._change = tuple(parts), order, sizes, change
+        """Frames come in these sizes, and whole where none are given; `changes` follow from a sample alone."""
+        self._parts, self._order, self._sizes, self._changes = tuple(parts), order, sizes, tuple(changes)
 
     def resized(self, sizes: Sequence[Size]) -> "TrainSamples":
         """The same stream with its frames in these sizes, those that a policy looks at."""
-        return TrainSamples(self._parts, self._order, sizes, self._change)
+        return TrainSamples(self._parts, self._order, sizes, self._changes)
 
     @property
     def num_samples(self) -> int:
@@ -141,7 +142,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         return sum(len(part) for part in self._parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what stands where: the frames of each pool, and the instruction, confidence and labels of each.
+        """SHA-256 of what stands where: the frames of each pool, and what is said of each, with its confidence.
 
         Of a motion also when its pictures stand, whose folder may have moved.
         """
@@ -161,6 +162,7 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
                         digest.update(camera.encode() + np.asarray(shown.timestamps, dtype="<f8").tobytes())
                 for name in part.window.contract.labels:
                     digest.update(np.asarray(label_of(episode, name).values, dtype="<f8").tobytes())
+                digest.update(style_of(episode, part.window.contract.style).astype("<f4").tobytes())
             digest.update(b";")
         return digest.hexdigest()
 
@@ -182,7 +184,8 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         """
         pool, index = self._order(position)
         sample = self._parts[pool].read(index, position)
-        sample = sample if self._change is None else self._change(sample)
+        for change in self._changes:
+            sample = change(sample)
         return sample if self._sizes is None else sample.resized(self._sizes)
 
     def fault(self, position: int) -> str | None:

@@ -19,6 +19,7 @@ from vla.data.cameras import pictures
 from vla.data.clocks import nearest, newest
 from vla.data.episode import Episode, Frames, Stream
 from vla.data.labels import columns_of
+from vla.data.style import style_of
 from vla.data.video import read_frames
 from vla.errors import CorruptData
 
@@ -67,6 +68,7 @@ class Window:
             action_valid=action_valid,
             weight=float(episode.confidence[index]) * (self.sensor_weight if felt else 1.0),
             position=position,
+            style=style_of(episode, self.contract.style),
             labels={name: self._label(episode, name, now) for name in self.contract.labels},
         )
 
@@ -83,6 +85,7 @@ class Window:
             action_valid=np.zeros(contract.horizon, dtype=np.bool_),
             weight=0.0,
             position=position,
+            style=np.zeros((len(contract.style), 2), np.float32),
             labels={name: nothing_said(contract, name) for name in contract.labels},
         )
 

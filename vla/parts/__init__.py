@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from vla.contract import SENSOR, DataContract
+from vla.motion_settings import StyleConfig
 from vla.settings import CameraConfig, SensorConfig, StateConfig, suited
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ def _state(_: str, __: StateConfig, contract: DataContract, widths: Widths) -> "
     return StateEncoder(contract.state_dim, widths["expert"])
 
 
+def _style(_: str, __: StyleConfig, contract: DataContract, widths: Widths) -> "nn.Module":
+    from vla.parts.style import StyleEncoder
+
+    return StyleEncoder(len(contract.style), widths["expert"])
+
+
+def _style_seen(_: str, module: Any, seen: "Observation", __: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
+    told = seen.state.new_zeros(len(seen.instructions), module.count, 2) if seen.style is None else seen.style
+    tokens: tuple[Tensor, Tensor] = module(told)
+    return tokens
+
+
 def _camera(_: str, config: CameraConfig, contract: DataContract, widths: Widths) -> "nn.Module":
     from vla.parts.camera import CameraEncoder
 
@@ -104,6 +117,17 @@ PARTS: dict[str, Part] = {
         see=lambda _, module, seen, __: module(seen.state),
         describe=lambda _, __, contract: f"{contract.state_dim} numbers",
         rate="Diffusion action expert, and the state's first layer.",
+    ),
+    "style": Part(
+        label="Style encoder",
+        group="expert",
+        file="style_encoder.safetensors",
+        config=StyleConfig,
+        names=lambda _, contract: ("style",) if contract.style else (),
+        build=_style,
+        see=_style_seen,
+        describe=lambda _, __, contract: f"{', '.join(contract.style)}, each where it is known",
+        rate="Diffusion action expert, and the first layers of state and style.",
     ),
     "camera": Part(
         label="Camera encoder",
