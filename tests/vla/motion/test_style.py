@@ -25,9 +25,11 @@ from vla.settings import DataConfig, DiffusionConfig
 
 NAMES: tuple[StyleName, ...] = ("tempo", "valence")
 CONTRACT = dataclasses.replace(of_body(PLACES), horizon=4, cameras=(), streams={}, style=NAMES)
-STEPS = 60
+STEPS = 80
 CONFIG: PolicyConfig = dataclasses.replace(
-    BARE, diffusion=DiffusionConfig(path="straight", prediction="data", sampling_steps=5)
+    BARE,
+    expert=dataclasses.replace(BARE.expert, dropout=0.0),
+    diffusion=DiffusionConfig(path="straight", prediction="data", sampling_steps=5),
 )
 
 
@@ -131,7 +133,7 @@ def test_a_policy_that_was_trained_with_it_moves_as_it_is_told() -> None:
         part.requires_grad_()
     learner.set_mode(training=True)
     fresh = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(fresh, lr=1e-2)
+    optimizer = torch.optim.Adam(fresh, lr=3e-3)
     data, generator = batch(CONTRACT, size=16), np.random.default_rng(0)
     normalizer = learner.normalizer_of("actions")
     valence = torch.tensor([-1.0, 1.0] * 8)
@@ -140,7 +142,12 @@ def test_a_policy_that_was_trained_with_it_moves_as_it_is_told() -> None:
     style[:, 1] = torch.stack([valence * known, known], dim=-1)
     actions = ((0.8 * valence)[:, None, None] * normalizer.scale + normalizer.offset).float()
     observation = dataclasses.replace(data.observation, style=style, instructions=("walk",) * 16)
-    data = dataclasses.replace(data, actions=actions.expand_as(data.actions).clone(), observation=observation)
+    data = dataclasses.replace(
+        data,
+        actions=actions.expand_as(data.actions).clone(),
+        action_valid=torch.ones_like(data.action_valid),
+        observation=observation,
+    )
     for _ in range(STEPS):  # at pure noise, where nothing else tells the sign
         noise = torch.from_numpy(generator.standard_normal(data.actions.shape, dtype=np.float32))
         optimizer.zero_grad()
@@ -152,9 +159,9 @@ def test_a_policy_that_was_trained_with_it_moves_as_it_is_told() -> None:
         made = np.stack([one.rows for one in learner.sample("walk", 0.2, n=8, steps=1, style=style)])
         return ((made - normalizer.offset.numpy()) / normalizer.scale.numpy()).mean(axis=(1, 2))
 
-    sad, glad = signs(valence=-1.0), signs(valence=1.0)
-    assert sad.max() < 0 < glad.min()
-    np.testing.assert_allclose([sad.mean(), glad.mean(), signs().mean()], [-0.8, 0.8, 0.0], atol=0.25)
+    np.testing.assert_allclose(signs(valence=-1.0), -0.8, atol=0.15)
+    np.testing.assert_allclose(signs(valence=1.0), 0.8, atol=0.15)
+    np.testing.assert_allclose(signs(), 0.0, atol=0.25)
 
 
 def test_a_style_is_told_on_the_command_line(
