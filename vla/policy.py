@@ -1,19 +1,19 @@
 """The policy: observation -> context -> diffusion expert; a batch becomes losses, an observation actions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
-from vla import diffusion, sampling
+from vla import diffusion, refining, sampling
 from vla.batch import Batch, Losses, Observation
 from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Draft, Known, Watch
-from vla.frames import Picture, Size
+from vla.frames import Size
 from vla.motion.moves import Moves
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Objective, Prediction
@@ -23,6 +23,7 @@ from vla.parts.kind import Backbone
 from vla.policy_settings import PolicyConfig, Sampling
 from vla.randomness import seeded
 from vla.rejection import Guard
+from vla.sampling import How
 
 NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""
@@ -139,42 +140,15 @@ class Policy(nn.Module):
         text: str,
         seconds: float,
         *,
-        n: int = 1,
-        seed: int = 0,
-        steps: int | None = None,
         skeleton: Float[np.ndarray, "J 3"] | None = None,
-        style: Mapping[str, float] | None = None,
-        pictures: Sequence[Picture] = (),
+        **how: Unpack[How],
     ) -> list[Moves]:
         """Motions that show a text, of a policy of motion (vla/sampling.py); `set_mode(training=False)` first."""
-        return sampling.sample(
-            self,
-            text=text,
-            seconds=seconds,
-            n=n,
-            seed=seed,
-            steps=steps,
-            skeleton=skeleton,
-            style=style,
-            pictures=pictures,
-        )
+        return sampling.sample(self, text=text, seconds=seconds, skeleton=skeleton, **how)
 
-    def refine(
-        self,
-        draft: Moves,
-        strength: float,
-        text: str,
-        *,
-        n: int = 1,
-        seed: int = 0,
-        steps: int | None = None,
-        style: Mapping[str, float] | None = None,
-        pictures: Sequence[Picture] = (),
-    ) -> list[Moves]:
-        """A motion made anew from a time of the diffusion on (vla/sampling.py); `set_mode(training=False)` first."""
-        return sampling.refine(
-            self, draft=draft, strength=strength, text=text, n=n, seed=seed, steps=steps, style=style, pictures=pictures
-        )
+    def refine(self, draft: Moves, strength: float, text: str, **how: Unpack[How]) -> list[Moves]:
+        """A motion made anew from a time of the diffusion on (vla/refining.py); `set_mode(training=False)` first."""
+        return refining.refine(self, draft=draft, strength=strength, text=text, **how)
 
     @torch.no_grad()
     def label(

@@ -33,26 +33,39 @@ def better(first: Verdict, second: Verdict) -> bool:
     return (first.is_safe, first.score) > (second.is_safe, second.score)
 
 
-def choose(critic: Critic, make: Make, numbers: Sequence[int], text: str, *, tries: int) -> list[Chosen]:
-    """For each number the first safe motion of so many tries, at least 1, else the best of them.
+@dataclass(kw_only=True)
+class Rejection:
+    """Stands between a policy of motion and who asks it: what is unsafe is made again."""
 
-    Raises:
-        ValueError: a motion cannot be judged.
-    """
-    found: dict[int, Chosen] = {}
-    waiting = list(numbers)
-    for attempt in range(tries):
-        for number, motion in zip(waiting, make(waiting, attempt), strict=True):
-            made = Chosen(motion=motion, verdict=critic.judge(motion, text), tries=attempt + 1)
-            before = found.get(number)
-            if before is None or better(made.verdict, before.verdict):
-                found[number] = made
-            else:
-                found[number] = replace(before, tries=attempt + 1)
-        waiting = [number for number in waiting if not found[number].verdict.is_safe]
-        if not waiting:
-            break
-    return [found[number] for number in numbers]
+    critic: Critic = field(default_factory=Critic)
+    tries: int = 4
+    """Motions that are made for one, at least 1."""
+    results: list[Chosen] = field(default_factory=list)
+    """Of the motions that were given last."""
+
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise ValueError(f"{self.tries} tries at a motion were asked for; give at least 1")
+
+    def choose(self, make: Make, numbers: Sequence[int], text: str, *, again: bool = True) -> list[Moves]:
+        """For each number the first safe motion, else the best of all tries; of one try where `again` changes nothing.
+
+        Raises:
+            ValueError: a motion cannot be judged.
+        """
+        found: dict[int, Chosen] = {}
+        waiting = list(numbers)
+        for attempt in range(self.tries if again else 1):
+            for number, motion in zip(waiting, make(waiting, attempt), strict=True):
+                made = Chosen(motion=motion, verdict=self.critic.judge(motion, text), tries=attempt + 1)
+                before = found.get(number)
+                worse = before is not None and not better(made.verdict, before.verdict)
+                found[number] = replace(before, tries=attempt + 1) if before is not None and worse else made
+            waiting = [number for number in waiting if not found[number].verdict.is_safe]
+            if not waiting:
+                break
+        self.results = [found[number] for number in numbers]
+        return [chosen.motion for chosen in self.results]
 
 
 @dataclass(kw_only=True)

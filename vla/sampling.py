@@ -1,10 +1,9 @@
 """Motions out of a policy: of any length, on any skeleton, from a text, or from a draft and a text."""
 
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from vla.batch import Observation
-from vla.contract import DataContract, told_body
+from vla.contract import DataContract
 from vla.diffusion import Draft, Known
 from vla.frames import Picture
 from vla.instruction import check_instruction
@@ -21,13 +20,12 @@ from vla.motion.moves import Moves
 from vla.motion.style import style_row
 from vla.names import hint
 from vla.randomness import derive
+from vla.rejection import Make, Rejection
 
 OVERLAP = 0.25
 """Share of a chunk that a longer motion's next chunk is made to begin with: the end of the one before it."""
 TOGETHER = 32
 """Motions that are made at once."""
-WEAKEST = 1e-3
-"""Strength below which so little noise is added that its share is rounding."""
 UNSEEN = (3, 224, 224)
 """Of the black picture in the place of one that there is none of: as many tokens as the backbone has of a large one."""
 
@@ -42,6 +40,17 @@ class Asked:
     style: Float32[np.ndarray, "K 2"]
     pictures: Sequence[Picture]
     """Of the policy's first views."""
+
+
+class How(TypedDict, total=False):
+    """How `Policy.sample` and `Policy.refine` are asked, as `sample` and `refine` below say."""
+
+    n: int
+    seed: int
+    steps: int | None
+    style: Mapping[str, float] | None
+    pictures: Sequence[Picture]
+    rejection: Rejection | None
 
 
 @runtime_checkable
@@ -83,6 +92,7 @@ def sample(
     skeleton: Float[np.ndarray, "J 3"] | None = None,
     style: Mapping[str, float] | None = None,
     pictures: Sequence[Picture] = (),
+    rejection: Rejection | None = None,
 ) -> list[Moves]:
     """Some motions that show a text. Motion k follows from (seed, k), whatever their number.
 
@@ -90,10 +100,10 @@ def sample(
     its place at every step of the sampling (inpainting by replacement; Lugmayr et al. 2022, without repetition).
     `skeleton` gives the offsets of the joints, m; None: those in the middle of the training data. `style` tells what is
     to be heard of it, by name; what it leaves out is not known. `pictures` are of the policy's first views, in their
-    order; of the others nothing is seen.
+    order; of the others nothing is seen. A `rejection` has those made again that are unsafe, and keeps what it found.
 
     Raises:
-        ValueError: it is no policy of motion, or there is nothing to be made.
+        ValueError: it is no policy of motion, there is nothing to be made, or what is made cannot be judged.
     """
     body, contract = body_of(policy), policy.contract
     check_asked(text, seed)
@@ -103,7 +113,13 @@ def sample(
     state = state_of(policy, body, skeleton)
     check_pictures(policy.contract, len(pictures))
     asked = Asked(text=text, state=state, style=style_for(policy, style), pictures=pictures)
-    return moves(policy, asked, frames, n=n, seed=seed, steps=steps)
+    return chosen(rejection, moves(policy, asked, frames, seed=seed, steps=steps), n, text)
+
+
+def chosen(rejection: Rejection | None, make: Make, n: int, text: str, *, again: bool = True) -> list[Moves]:
+    """So many motions, as a rejection leaves them; the first of each where there is none."""
+    numbers = range(n)
+    return list(make(numbers, 0)) if rejection is None else rejection.choose(make, numbers, text, again=again)
 
 
 def style_for(policy: Mover, told: Mapping[str, float] | None) -> Float32[np.ndarray, "K 2"]:
@@ -117,53 +133,6 @@ def style_for(policy: Mover, told: Mapping[str, float] | None) -> Float32[np.nda
     return style_row(known, told or {}, "--style")
 
 
-def remark(sentence: str) -> None:
-    """Say something on standard error."""
-    print(sentence, file=sys.stderr)
-
-
-def refine(
-    policy: Mover,
-    *,
-    draft: Moves,
-    strength: float,
-    text: str,
-    n: int = 1,
-    seed: int = 0,
-    steps: int | None = None,
-    style: Mapping[str, float] | None = None,
-    pictures: Sequence[Picture] = (),
-    say: Callable[[str], None] = remark,
-) -> list[Moves]:
-    """A draft noised to time `strength` and denoised from there, on its own skeleton and as long as it is.
-
-    At 0 it comes back bit by bit, at 1 the motions are those of `sample`, bit by bit, with the same seed, skeleton and
-    length. In between a chunk takes as much of the steps as the strength says. Chunks lie as in `sample`; past the end
-    of the draft its last frame is held, and cut off again. What the policy cannot answer of the draft is said.
-
-    Raises:
-        ValueError: it is no policy of motion, the draft is of another body or rate or is not measured everywhere, or
-            there is nothing to be made.
-    """
-    body = body_of(policy)
-    check_asked(text, seed)
-    if n < 1:
-        raise ValueError(f"{n} motions were asked for; give at least 1")
-    if not (strength == 0 or WEAKEST <= strength <= 1):
-        raise ValueError(f"the strength is {strength:g}; give 0, which returns the draft, or {WEAKEST:g} to 1")
-    check_draft(policy, body, draft)
-    state = policy.usual_state() if draft.offsets is None else draft.offsets[1:].astype(np.float32).ravel()
-    check_pictures(policy.contract, len(pictures))
-    asked = Asked(text=text, state=state, style=style_for(policy, style), pictures=pictures)
-    if strength == 0:
-        return [replace(draft, rows=draft.rows.copy(), text=text) for _ in range(n)]
-    if strength < 1 and (limited := limits_met(policy, body, draft)):
-        say(limited)
-    rows = torch.tensor(draft.rows, device=policy.device)
-    begin = Draft(values=rows[None], strength=strength)
-    return moves(policy, asked, len(rows), n=n, seed=seed, steps=steps, draft=begin)
-
-
 def check_asked(text: str, seed: int) -> None:
     """Refuse a text or a seed that is none (ValueError)."""
     check_instruction(text, "a sample", "--text")
@@ -171,82 +140,60 @@ def check_asked(text: str, seed: int) -> None:
         raise ValueError(f"the seed is {seed}; give 0 or more")
 
 
-def check_draft(policy: Mover, body: Body, draft: Moves) -> None:
-    """Refuse a draft that is not of a policy's numbers (ValueError)."""
-    if (draft.body.kind, draft.body.names) != (body.kind, body.names):
-        lacking = [joint for joint in body.joints if joint not in draft.body.joints]
-        apart = f", of which it has no {lacking[0]}" if lacking else ""
-        raise ValueError(
-            f"the draft is {told_body(draft.body)}, the policy moves {told_body(body)}{apart}; give a clip of "
-            f"{' '.join(body.joints)}"
-        )
-    if body.kind == "rotations" and (draft.body.parents != body.parents or draft.offsets is None):
-        raise ValueError("the draft's joints hang together otherwise than the policy's; give a clip of its skeleton")
-    if draft.rate_hz != policy.contract.fps:
-        raise ValueError(
-            f"the draft has {draft.rate_hz:g} frames a second, the policy {policy.contract.fps:g}; bring it to its rate"
-        )
-    if not len(draft.rows):
-        raise ValueError("the draft has no frame; give a clip that has some")
-    if wrong := np.flatnonzero(~np.isfinite(draft.rows).all(axis=1)).tolist():
-        raise ValueError(
-            f"{len(wrong)} of {len(draft.rows)} frames of the draft are not finite, the first is {wrong[0]}: cut the "
-            "clip to what was measured"
-        )
-
-
-def limits_met(policy: Mover, body: Body, draft: Moves) -> str:
-    """That some numbers of a draft lie beyond what a policy answers, as a sentence; empty where none do."""
-    rows = torch.tensor(draft.rows, device=policy.device)
-    finest = torch.tensor(body.finest, device=policy.device).clamp(min=1e-6)
-    beyond = (policy.nearest(rows) - rows).abs() > finest
-    names = [name for name, met in zip(body.names, beyond.any(dim=0).tolist(), strict=True) if met]
-    if not names:
-        return ""
-    return (
-        f"{int(beyond.any(dim=1).sum())} of {len(rows)} frames of the draft have numbers that the policy cannot answer "
-        f"({', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}): they end at its limits"
-    )
-
-
 def moves(
-    policy: Mover,
-    asked: Asked,
-    frames: int,
-    *,
-    n: int,
-    seed: int,
-    steps: int | None,
-    draft: Draft | None = None,
-) -> list[Moves]:
-    """Motions of so many frames that show what is asked for."""
+    policy: Mover, asked: Asked, frames: int, *, seed: int, steps: int | None, draft: Draft | None = None
+) -> Make:
+    """What makes motions of so many frames that show what is asked for."""
     body, contract = body_of(policy), policy.contract
-    offsets = None if body.kind != "rotations" else np.concatenate([np.zeros((1, 3)), asked.state.reshape(-1, 3)])
-    made: list[Moves] = []
-    for first in range(0, n, TOGETHER):
-        numbers = range(first, min(n, first + TOGETHER))
-        seen = observation(asked, len(contract.cameras), len(numbers)).to(policy.device)
-        rows = chunks(policy, seen, numbers, frames, seed=seed, steps=steps, draft=draft)
-        made += [
-            Moves(
-                rows=row[:frames],
-                body=body,
-                offsets=None if offsets is None else offsets.astype(np.float32),
-                rate_hz=contract.fps,
-                text=asked.text,
+    offsets = offsets_of(body, asked.state)
+
+    def make(numbers: Sequence[int], attempt: int) -> list[Moves]:
+        made: list[Moves] = []
+        for first in range(0, len(numbers), TOGETHER):
+            some = numbers[first : first + TOGETHER]
+            seen = observation(asked, len(contract.cameras), len(some)).to(policy.device)
+            rows = chunks(
+                policy, seen, Noise(seed=seed, numbers=some, attempt=attempt), frames, steps=steps, draft=draft
             )
-            for row in rows.float().cpu().numpy()
-        ]
-    return made
+            made += [
+                Moves(
+                    rows=row[:frames],
+                    body=body,
+                    offsets=offsets,
+                    rate_hz=contract.fps,
+                    text=asked.text,
+                )
+                for row in rows.float().cpu().numpy()
+            ]
+        return made
+
+    return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """That of some motions, each from the seed, its number and its try alone."""
+
+    seed: int
+    numbers: Sequence[int]
+    attempt: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def of(self, chunk: int, shape: tuple[int, int]) -> Float32[np.ndarray, "B H A"]:
+        """Of the chunk that begins at a frame."""
+        purpose = f"sample/{chunk}" + (f"/try {self.attempt}" if self.attempt else "")
+        draws = [derive(self.seed, purpose, number) for number in self.numbers]
+        return np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws])
 
 
 def chunks(
     policy: Mover,
     seen: Observation,
-    numbers: Sequence[int],
+    drawn: Noise,
     frames: int,
     *,
-    seed: int,
     steps: int | None,
     draft: Draft | None = None,
 ) -> Float64[Tensor, "B T A"]:
@@ -256,21 +203,17 @@ def chunks(
     device = seen.state.device
 
     def noise(chunk: int) -> Tensor:
-        drawn = [
-            derive(seed, f"sample/{chunk}", number).standard_normal((horizon, contract.action_dim), dtype=np.float32)
-            for number in numbers
-        ]
-        return torch.from_numpy(np.stack(drawn)).to(device)
+        return torch.from_numpy(drawn.of(chunk, (horizon, contract.action_dim))).to(device)
 
     def part(start: int, before: Float64[Tensor, "B S A"]) -> Draft | None:
         """Of the draft, the chunk from a frame on, behind what has been made; its last frame is held."""
         if draft is None:
             return None
         places = torch.arange(start + before.shape[1], start + horizon, device=device).clamp(max=frames - 1)
-        further = draft.values[:, places].expand(len(numbers), -1, -1).double()
+        further = draft.values[:, places].expand(len(drawn), -1, -1).double()
         return replace(draft, values=torch.cat([before, further], dim=1))
 
-    nothing = torch.zeros(len(numbers), 0, contract.action_dim, dtype=torch.float64, device=device)
+    nothing = torch.zeros(len(drawn), 0, contract.action_dim, dtype=torch.float64, device=device)
     rows = policy.act(seen, noise(0), steps, draft=part(0, nothing))
     where = torch.arange(horizon, device=device) < shared
     while rows.shape[1] < frames:
@@ -302,6 +245,13 @@ def state_of(policy: Mover, body: Body, skeleton: Float[np.ndarray, "J 3"] | Non
             f"the skeleton has {len(skeleton)} joints, the policy's body {len(body.joints)}: {' '.join(body.joints)}"
         )
     return np.asarray(skeleton[1:], dtype=np.float32).ravel()
+
+
+def offsets_of(body: Body, state: Float32[np.ndarray, " P"]) -> Float32[np.ndarray, "J 3"] | None:
+    """The skeleton that a policy sees as its state; None of a body that has none."""
+    if body.kind != "rotations":
+        return None
+    return np.concatenate([np.zeros((1, 3), np.float32), np.asarray(state, np.float32).reshape(-1, 3)])
 
 
 def check_pictures(contract: DataContract, count: int) -> None:

@@ -35,7 +35,8 @@ from vla.motion_settings import NamedMotionFiles
 from vla.policy import Policy
 from vla.policy_settings import Sampling
 from vla.randomness import derive
-from vla.sampling import body_of, refine
+from vla.refining import refine
+from vla.sampling import body_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELD_OUT = REPOSITORY / "examples" / "motion" / "cmu" / "test"

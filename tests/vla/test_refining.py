@@ -11,7 +11,7 @@ import torch
 
 from tests.vla.test_policy import build
 from tests.vla.test_sampling import BARE, HORIZON, policy_of
-from vla import diffusion, sampling
+from vla import diffusion, refining
 from vla.__main__ import main
 from vla.data.formats import open_folder
 from vla.data.formats.motion.bvh import write_bvh
@@ -124,7 +124,7 @@ def test_every_chunk_begins_with_its_part_of_the_draft() -> None:
     policy = policy_of("positions")
     draft = draft_for(policy, 15)  # chunks of 8 share 2: frames 0 to 8, 6 to 14 and 12 to 20
     recalling = Recalling(policy)
-    (made,) = sampling.refine(recalling, draft=draft, strength=0.4, text="walk")
+    (made,) = refining.refine(recalling, draft=draft, strength=0.4, text="walk")
     firsts = [0, 6, 12]
     for number, ((known, begun), first) in enumerate(zip(recalling.asked, firsts, strict=True)):
         held = draft.rows[np.minimum(np.arange(first, first + 8), 14)].astype(np.float64)

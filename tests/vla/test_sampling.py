@@ -110,7 +110,7 @@ def test_samples_are_clips_like_any_other(body: str, tmp_path: Path, capsys: pyt
     words = ["sample", str(tmp_path / "policy"), "--text", "walk", "--n", "2", "--seconds", "0.4", "--json"]
     assert main([*words, "--out", str(tmp_path / "made")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["motions"], told["frames"], told["files"][-1]) == (2, 8, "samples.png")
+    assert (told["motions"], told["frames"], told["files"][-2:]) == (2, 8, ["samples.png", "verdicts.json"])
     reader = open_folder(tmp_path / "made", Selection(motion=MotionConfig(rate_hz=RATE, joints=("all",))))
     assert [episode.instructions[0] for episode in reader.episodes] == ["walk", "walk"]
     made = policy.sample("walk", 0.4, n=2)[1]

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vla.commands.recordings import Device, as_body_of, choose_device, open_policy
+from vla.critic_settings import CriticConfig
 from vla.errors import CorruptData, MissingPackage
 from vla.policy_settings import Sampling
 from vla.settings import Sampler
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
     from vla.motion.moves import Moves
     from vla.policy import Policy
+    from vla.rejection import Rejection
 
 SHOWN = 8
 """Motions in the picture, at most."""
+VERDICTS = "verdicts.json"
 SECONDS, HALF = 2.0, 0.5
 """Length of a motion and strength of a draft, where none is given."""
 
@@ -60,6 +63,10 @@ class Sample:
     known."""
     pictures: tuple[Path, ...] = ()
     """Of the policy's first views, where it was trained with pictures: a file each; of the other views it sees none."""
+    tries: int = 4
+    """Motions that are made for one that the critic finds unsafe, at least 1; the best of them is kept."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """From where on a motion is unsafe."""
     backbone: str | None = None
     """Where the policy's backbone lies here, when it is not where it was trained."""
     device: Device = "auto"
@@ -74,6 +81,8 @@ class Sample:
             raise ValueError(
                 f"--strength is {self.strength:g}; give 0, which keeps the draft, to 1, which keeps nothing"
             )
+        if self.tries < 1:
+            raise ValueError(f"--tries is {self.tries}; give 1 or more, of which 1 makes no motion again")
         given = {"--seconds": self.seconds, "--skeleton": self.skeleton}
         if self.refine is not None and (both := [flag for flag, value in given.items() if value is not None]):
             raise ValueError(f"{both[0]} was given beside --refine, whose clip says it; leave one of them out")
@@ -88,13 +97,14 @@ def sample(command: Sample) -> None:
     policy = open_policy(command.policy, command.backbone, device, sampling).to(device)
     policy.set_mode(training=False)
     draft = None if command.refine is None else draft_of(command.refine, policy)
-    made = motions(command, policy, draft)
+    rejection = judging(command, policy, draft)
+    made = motions(command, policy, draft, rejection)
     unseen = policy.contract.cameras[len(command.pictures) :]
     beside = command.out.parent / f".{command.out.name}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        files = write(beside, made, draft)
+        files = [*write(beside, made, draft), *write_verdicts(beside, rejection)]
         beside.replace(command.out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -107,6 +117,7 @@ def sample(command: Sample) -> None:
         "rate_hz": first.rate_hz,
         "files": files,
         "unseen": list(unseen),
+        "unsafe": None if rejection is None else sum(not chosen.verdict.is_safe for chosen in rejection.results),
     }
     if command.style:
         told["style"] = style_told(command.style)
@@ -122,9 +133,49 @@ def sample(command: Sample) -> None:
         if command.json
         else f"{len(made)} motions of {len(first.rows)} frames at {first.rate_hz:g} Hz in {command.out}{how}"
     )
+    if not command.json:
+        for line in judged(rejection):
+            print(line)
 
 
-def motions(command: Sample, policy: "Policy", draft: "Moves | None") -> "list[Moves]":
+def judging(command: Sample, policy: "Policy", draft: "Moves | None") -> "Rejection | None":
+    """What judges the motions; None where they are too short, or coordinates, which do not say where joints are."""
+    from vla.critic.measures import long_enough
+    from vla.critic.motion import Critic
+    from vla.rejection import Rejection
+    from vla.sampling import body_of
+
+    rate_hz = policy.contract.fps
+    frames = round((command.seconds or SECONDS) * rate_hz) if draft is None else len(draft.rows)
+    if body_of(policy).kind == "coordinates" or not long_enough(frames, rate_hz):
+        return None
+    return Rejection(critic=Critic(config=command.critic), tries=command.tries)
+
+
+def judged(rejection: "Rejection | None") -> list[str]:
+    """What a critic says of the motions, a sentence each."""
+    if rejection is None:
+        return ["not judged: they are too short, or coordinates of a model, which do not say where joints are"]
+    results = rejection.results
+    again = sum(chosen.tries > 1 for chosen in results)
+    unsafe = {number: chosen for number, chosen in enumerate(results) if not chosen.verdict.is_safe}
+    said = [f"{len(results) - len(unsafe)} of {len(results)} are safe"]
+    said[0] += f", {again} were made again" if again else ""
+    for number, chosen in unsafe.items():
+        said.append(f"motion {number}: {'; '.join(chosen.verdict.get_rejection_reasons())}")
+    return said + [f"not judged: {reason}" for reason in results[0].verdict.unjudged]
+
+
+def write_verdicts(folder: Path, rejection: "Rejection | None") -> list[str]:
+    """What was found of each motion; the names of the files."""
+    if rejection is None:
+        return []
+    found = [chosen.verdict.to_json() | {"tries": chosen.tries} for chosen in rejection.results]
+    (folder / VERDICTS).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return [VERDICTS]
+
+
+def motions(command: Sample, policy: "Policy", draft: "Moves | None", rejection: "Rejection | None") -> "list[Moves]":
     """What is made, with or without a draft."""
     from vla.data.images import decode_image
 
@@ -140,6 +191,7 @@ def motions(command: Sample, policy: "Policy", draft: "Moves | None") -> "list[M
             steps=command.steps,
             style=style,
             pictures=pictures,
+            rejection=rejection,
         )
     return policy.sample(
         command.text,
@@ -150,6 +202,7 @@ def motions(command: Sample, policy: "Policy", draft: "Moves | None") -> "list[M
         skeleton=None if command.skeleton is None else offsets_of(command.skeleton, policy),
         style=style,
         pictures=pictures,
+        rejection=rejection,
     )
 
 
@@ -181,7 +234,8 @@ def draft_of(file: Path, policy: "Policy") -> "Moves":
     """A clip as the numbers of a policy; what is left out of it is told."""
     from vla.data.formats.motion.single import read_one
     from vla.motion_settings import NamedMotionFiles
-    from vla.sampling import body_of, remark
+    from vla.refining import remark
+    from vla.sampling import body_of
 
     body_of(policy)
     asked = as_body_of(policy.contract, NamedMotionFiles())

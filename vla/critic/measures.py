@@ -72,12 +72,12 @@ def measure(motion: Moves, *, still_mps: float, jitter_mps2: float) -> Measures:
     flat = motion.body.kind == "plane"
     if flat:
         places = places * (FIGURE_M / stature(places))
-    places = at_rate(places, motion.rate_hz)
-    if len(places) < FEWEST_FRAMES:
+    if not long_enough(len(places), motion.rate_hz):
+        frames = len(resampling.times(len(places), motion.rate_hz, RATE_HZ))
         raise ValueError(
-            f"the motion has {len(places)} frames at {RATE_HZ:g} Hz, and is judged from {FEWEST_FRAMES} on; make a "
-            "longer one"
+            f"the motion has {frames} frames at {RATE_HZ:g} Hz, and is judged from {FEWEST_FRAMES} on; make it longer"
         )
+    places = at_rate(places, motion.rate_hz)
     # The middle, not the root: what the root alone does wrong would be seen in all joints.
     poses = places - places.mean(axis=1, keepdims=True)
     paces, accelerations = rates(poses, 1), derivative(poses, 2)
@@ -102,6 +102,11 @@ def placed(motion: Moves) -> Float64[np.ndarray, "T J 3"]:
     """Where the joints of a motion are. ValueError where it does not say so."""
     positions: Float64[np.ndarray, "T J 3"] = motion.motion().positions.numpy()
     return positions
+
+
+def long_enough(frames: int, rate_hz: float) -> bool:
+    """Whether a motion of so many frames can be judged."""
+    return len(resampling.times(frames, rate_hz, RATE_HZ)) >= FEWEST_FRAMES
 
 
 def stature(places: Float64[np.ndarray, "T J 3"]) -> float:

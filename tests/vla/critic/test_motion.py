@@ -172,7 +172,7 @@ def test_below_twenty_frames_a_second_jitter_is_not_judged() -> None:
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 frames at 20 Hz, and is judged from 5 on; make a longer one"):
+    with pytest.raises(ValueError, match="4 frames at 20 Hz, and is judged from 5 on; make it longer"):
         Critic().judge(moves(walk()[:4]))
     broken = moves(walk())
     broken.rows[7, 5] = np.nan
