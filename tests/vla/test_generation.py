@@ -77,7 +77,7 @@ def test_a_command_says_what_is_unsafe_and_keeps_the_reasons(
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "made" / "verdicts.json").read_text())
     unsafe = [number for number, verdict in enumerate(found) if not verdict["is_safe"]]
-    assert f"{2 - len(unsafe)} of 2 are safe" in said
+    assert f"safe: {2 - len(unsafe)} of 2" in said
     for number in unsafe:
         assert found[number]["tries"] == 2
         assert f"motion {number}: {'; '.join(found[number]['rejection_reasons'])}" in said

@@ -159,8 +159,8 @@ def judged(rejection: "Rejection | None") -> list[str]:
     results = rejection.results
     again = sum(chosen.tries > 1 for chosen in results)
     unsafe = {number: chosen for number, chosen in enumerate(results) if not chosen.verdict.is_safe}
-    said = [f"{len(results) - len(unsafe)} of {len(results)} are safe"]
-    said[0] += f", {again} were made again" if again else ""
+    said = [f"safe: {len(results) - len(unsafe)} of {len(results)}"]
+    said[0] += f"; made again: {again}" if again else ""
     for number, chosen in unsafe.items():
         said.append(f"motion {number}: {'; '.join(chosen.verdict.get_rejection_reasons())}")
     return said + [f"not judged: {reason}" for reason in results[0].verdict.unjudged]
