@@ -10,6 +10,7 @@ import yaml
 from training import presets
 from training.config import flatten
 from training.keys import is_foreign, translate
+from vla.documents import from_yaml, once
 from vla.settings import renamed
 
 
@@ -52,28 +53,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"--config {path} holds no {kind} object; give the config.json of a run")
     return tree
-
-
-def once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    """An object of these names and values. ValueError where a name stands twice, of which the last would count."""
-    names = [name for name, _ in pairs]
-    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-        raise ValueError(f"{twice[0]} stands there twice")
-    return dict(pairs)
-
-
-def from_yaml(text: str) -> Any:
-    """The values of a document, of plain types. ValueError where a name stands twice."""
-    loader = yaml.SafeLoader(text)
-    root = loader.get_single_node()
-    nodes = [] if root is None else [root]
-    for node in nodes:  # which grows
-        if isinstance(node, yaml.MappingNode):
-            once([(name.value, value) for name, value in node.value if not name.tag.endswith(":merge")])
-            nodes += [value for _, value in node.value if value not in nodes]
-        elif isinstance(node, yaml.SequenceNode):
-            nodes += [value for value in node.value if value not in nodes]
-    return None if root is None else loader.construct_document(root)
 
 
 def as_flags(tree: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:

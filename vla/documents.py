@@ -1,12 +1,14 @@
-"""JSON files of ours, written from dataclasses and read as the same dataclasses."""
+"""JSON files of ours, written from dataclasses and read as the same dataclasses; YAML files that a person writes."""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vla.errors import CorruptData
+from vla.names import hint
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -43,6 +45,61 @@ def from_json(kind: type[Document], text: str | bytes, file: Path | str, *, exac
     if exact and (unknown := _unknown(json.loads(text), to_json(document))):
         raise ValueError(f"{file} has the unknown key {unknown[0]!r}; use the version that wrote it")
     return document
+
+
+def written(kind: type[Document], file: Path) -> Document:
+    """What a person has written into a YAML file, as a dataclass.
+
+    Raises:
+        ValueError: it cannot be read, a key stands twice or is unknown, one is missing, or a value is of another type;
+            says where. Unknown keys are found in dataclasses whose `__pydantic_config__` forbids extra ones.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    try:
+        text = json.dumps(from_yaml(file.read_text(encoding="utf-8")), default=str)  # YAML knows dates, too
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    adapter = _adapter(cast("Any", kind))
+    try:
+        document: Document = adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        first = next((entry for entry in found if entry["type"] == "unexpected_keyword_argument"), found[0])
+        place = ".".join(map(str, first["loc"])) or "its beginning"
+        what = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        if first["type"] == "unexpected_keyword_argument":
+            schema = adapter.json_schema()
+            parts = (schema, *schema.get("$defs", {}).values())
+            what = hint(str(first["loc"][-1]), sorted({name for part in parts for name in part.get("properties", ())}))
+            raise ValueError(f"{file} has the unknown key {place}: {what}") from error
+        raise ValueError(f"{file} does not fit at {place}: {what}") from error
+    return document
+
+
+def from_yaml(text: str) -> Any:
+    """The values of a document, of plain types. ValueError where a name stands twice."""
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    root = loader.get_single_node()
+    nodes = [] if root is None else [root]
+    for node in nodes:  # which grows
+        if isinstance(node, yaml.MappingNode):
+            once([(name.value, value) for name, value in node.value if not name.tag.endswith(":merge")])
+            nodes += [value for _, value in node.value if value not in nodes]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += [value for value in node.value if value not in nodes]
+    return None if root is None else loader.construct_document(root)
+
+
+def once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """An object of these names and values. ValueError where a name stands twice, of which the last would count."""
+    names = [name for name, _ in pairs]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"{twice[0]} stands there twice")
+    return dict(pairs)
 
 
 @functools.cache

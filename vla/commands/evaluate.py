@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from vla.commands.measuring import (
 )
 from vla.commands.motions import against_clips
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
+from vla.commands.suites import SAMPLES, Tried, against_prompts, check_suites, open_suites
+from vla.critic_settings import CriticConfig
 from vla.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,17 +49,28 @@ class Evaluate(Measuring):
     """Motions of each action that are judged, >= 1."""
     record: int = 4
     """Episodes of which a video and the traces are kept."""
+    suites: tuple[str, ...] | None = None
+    """Of a policy of human motion: prompt suites to try it with, none named: all. Tells how many motions are safe."""
+    suites_file: Path | None = None
+    """YAML file of suites of your own: further ones, or in place of those that ship under the same names."""
+    samples_a_prompt: int = SAMPLES
+    """Motions of each prompt, >= 1."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """From where on a motion is unsafe."""
 
 
 def evaluate(command: Evaluate) -> None:
-    """`vla evaluate`: open loop where recordings are given, closed loop where an environment is."""
+    """`vla evaluate`: open loop where recordings are given, closed loop where an environment is, prompts of suites."""
     check_settings(command)
     device = choose_device(command.device)
     contract, split = describe(command.policy, command.sampling)
     if command.training and contract.body is None:
         raise ValueError("--training is of policies of human motion, which this is not: leave it out")
+    asked = None
+    if command.suites is not None:
+        asked = open_suites(command.suites, command.suites_file, command.samples_a_prompt, command.critic, contract)
     check_results(command)
-    results: dict[str, Report | ClosedLoop | Table] = {}
+    results: dict[str, Report | ClosedLoop | Table | Tried] = {}
     if command.training:
         results["motions"] = against_clips(command, command.training, command.motions, contract, device)
     elif command.data.roots:
@@ -65,11 +78,15 @@ def evaluate(command: Evaluate) -> None:
     if command.env is not None:
         seed = split.seed if command.seed is None else command.seed
         results["closed_loop"] = in_environment(command, contract, seed, device)
+    if asked is not None:
+        results["suites"] = tried = against_prompts(command, asked, device)
     if command.json:
         content = {name: result.to_json() for name, result in results.items()}
         print(json.dumps(content if len(content) > 1 else next(iter(content.values())), indent=2))
     else:
         print("\n\n".join("\n".join(result.lines()) for result in results.values()))
+    if asked is not None:
+        tried.check()
 
 
 def against_recordings(command: Evaluate, contract: "DataContract", split: "HeldOut", device: str) -> "Report":
@@ -192,14 +209,19 @@ def check_settings(command: Evaluate) -> None:
         )
     if command.motions != Evaluate.motions and not command.training:
         raise ValueError("--motions has no effect without --training, the clips that a policy of motion was trained on")
-    if not command.data.roots and command.env is None:
-        raise UsageError("give recordings with --data.roots DIR, an environment with --env needle, or both")
+    if not command.data.roots and command.env is None and command.suites is None:
+        raise UsageError(
+            "give recordings with --data.roots DIR, an environment with --env needle, or both; a policy of human "
+            "motion can be tried with --suites"
+        )
+    check_suites(command.suites, command.suites_file, command.samples_a_prompt, command.critic)
     check_numbers(
         command,
         {
             "--group": (command.group, 1),
             "--motions": (command.motions, 1),
             "--record": (command.record, 0),
+            "--samples-a-prompt": (command.samples_a_prompt, 1),
             "--within": (min(command.within, default=0), 1),
         },
     )

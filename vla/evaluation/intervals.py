@@ -31,6 +31,24 @@ def wilson(successes: int, count: int, level: float = LEVEL) -> tuple[float, flo
     return (low if successes else 0.0), (high if successes < count else 1.0)
 
 
+def rate_difference(
+    successes: int, count: int, others: int, count_of_others: int, level: float = LEVEL
+) -> tuple[float, float]:
+    """The interval of a rate less that of other trials, (low, high); (-1, 1) where there are none of either.
+
+    Newcombe (1998, "Interval estimation for the difference between independent proportions: comparison of eleven
+    methods", Statistics in Medicine 17, 873-890), method 10: the Wilson intervals of both rates, combined.
+    """
+    if not count or not count_of_others:
+        return -1.0, 1.0
+    rate, other = successes / count, others / count_of_others
+    (low, high), (low_other, high_other) = wilson(successes, count, level), wilson(others, count_of_others, level)
+    difference = rate - other
+    return difference - math.hypot(rate - low, high_other - other), difference + math.hypot(
+        high - rate, other - low_other
+    )
+
+
 def rate_change(before: Sequence[bool], after: Sequence[bool], level: float = LEVEL) -> tuple[float, float]:
     """The interval of the change of a rate between two trials of the same episodes, (low, high).
 

@@ -67,6 +67,8 @@ class Evaluation:
     ablation: Json | None
     motions: Json | None
     """Of a policy of human motion."""
+    suites: Json | None
+    """Of one, too: what came of prompt suites."""
     denoising: Json | None
     """How some chunks came out of noise."""
     episode: Mapping[str, np.ndarray] | None
@@ -204,6 +206,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         closed_loop=closed_loop,
         ablation=result("ablation.json"),
         motions=result("motions.json"),
+        suites=result("adversarial_eval.json"),
         denoising=result("denoising.json"),
         episode=read_arrays(episode) if episode.exists() else None,
         rollouts=tuple(read_rollouts(folder / "rollouts", closed_loop or {})),

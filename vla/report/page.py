@@ -16,6 +16,7 @@ from vla.report.motions import motion_section
 from vla.report.open_loop import open_loop_section
 from vla.report.reproduce import reproduce_section
 from vla.report.style import STYLE
+from vla.report.suites import suite_section
 from vla.report.traces import trace_section
 from vla.report.training import checkpoint_section, quarantine_section, training_section
 
@@ -45,6 +46,7 @@ def page(run: Run, now: datetime) -> Html:
     name = run.folder.resolve().name
     sections = [
         *motion_section(run.evaluation.motions, run.evaluation.folder),
+        *suite_section(run.evaluation.suites),
         *closed_loop_section(run.evaluation),
         *ablation_section(run.evaluation.ablation),
         *trace_section(run),

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from vla.evaluation.intervals import bootstrap, fewest, rate_change, widened, wilson
+from vla.evaluation.intervals import bootstrap, fewest, rate_change, rate_difference, widened, wilson
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,27 @@ def test_wilson_at_the_ends() -> None:
     assert wilson(7, 7)[1] == 1.0
     wide, narrow = wilson(5, 10, 0.99), wilson(5, 10, 0.9)
     assert wide[0] < narrow[0] < 0.5 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((6, 7, 2, 7), 0.0582, 0.8062),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+    ],
+)
+def test_the_difference_of_two_rates_is_that_of_the_literature(
+    counts: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    """Newcombe (1998), Statistics in Medicine 17, 873-890, table II, method 10."""
+    assert rate_difference(*counts) == pytest.approx((low, high), abs=5e-5)
+    assert rate_difference(*counts[2:], *counts[:2]) == pytest.approx((-high, -low), abs=5e-5)
+
+
+def test_the_difference_from_nothing_may_be_any() -> None:
+    assert rate_difference(3, 4, 0, 0) == (-1.0, 1.0) == rate_difference(0, 0, 3, 4)
 
 
 @pytest.mark.parametrize(
