@@ -12,6 +12,7 @@ import tyro
 from vla import commandline, printing, provenance
 from vla.commands.ablate import Ablate, ablate
 from vla.commands.convert import Import, convert
+from vla.commands.curate import Curate, curate
 from vla.commands.doctor import Doctor, doctor
 from vla.commands.embed import Embed, embed
 from vla.commands.evaluate import Evaluate, evaluate
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "embed": (Embed, embed),
     "import": (Import, convert),
     "export": (Export, export),
+    "curate": (Curate, curate),
     "needle": (NeedleDemos, record),
     "report": (Report, report),
     "sample": (Sample, sample),

@@ -30,6 +30,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla export /data/walks /data/walks_bvh",
         "vla export walk.amc /data/walk --format npz --data.motion.source-rate-hz 120",
     ),
+    "curate": (
+        "vla curate /data/clips /data/curated",
+        "vla curate /data/clips /data/curated --min-quality-sft 0.9 --held-out 0.2",
+    ),
     "needle": (
         "vla needle demos --out /data/needle",
         "vla needle demos --episodes 100 --error-mm 1 --out /data/easy",

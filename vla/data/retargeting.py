@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
 from vla.batch import Sample
-from vla.data.episode import Episode
+from vla.data.episode import Episode, Reader
 from vla.motion.body import Body
+from vla.motion.moves import Moves
 from vla.motion.skeleton import reach
 from vla.randomness import derive
 
@@ -50,6 +51,18 @@ class Skeletons:
         """The rows of a motion on one of these instead of the skeleton that it has, and that one's offsets."""
         scale = np.where(self.lengths, self.legs[chosen] / leg_m(self.body, offsets), 1.0)
         return (rows * scale).astype(rows.dtype), self.offsets[chosen].copy()
+
+
+def moves_of(reader: Reader, episode: Episode, skeletons: Skeletons | None = None, chosen: int | None = None) -> Moves:
+    """A clip as a motion, on its own skeleton or on a chosen one."""
+    body, rows = reader.layout.body, np.asarray(episode.actions.values)
+    assert body is not None, "clips of motion have a body"
+    offsets = None if episode.state is None else episode.state.values[0]
+    if skeletons is not None and chosen is not None and offsets is not None:
+        rows, offsets = skeletons.shown(rows, offsets, chosen)
+    if offsets is not None:
+        offsets = np.concatenate([np.zeros((1, 3), np.float32), offsets.reshape(-1, 3)])
+    return Moves(rows=rows, body=body, offsets=offsets, rate_hz=reader.layout.fps)
 
 
 @dataclass(frozen=True, kw_only=True)

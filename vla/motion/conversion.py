@@ -21,6 +21,8 @@ from vla.motion.representation import (
 from vla.motion.rotations import matrices
 
 TURN = 2 * np.pi
+VALUES_AT_ONCE = 2**15
+"""Of a drawing that are filtered together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +112,11 @@ def _of_points(
     if known.shape[2] == 2:
         told = Body(kind="plane", joints=points.names, parents=points.parents)
         rows = np.empty((len(kept), len(told.names)), np.float32)
-        # One at a time: the clip may be mapped from a file, and is not to be in memory three times over.
-        for place, column in enumerate(known.reshape(len(known), -1).T):
-            rows[:, place] = resampling.numbers(column, rate_hz, target_hz)
+        # A few at a time: the clip may be mapped from a file, and is not to be in memory three times over.
+        flat, step = known.reshape(len(known), -1), max(1, VALUES_AT_ONCE // len(known))
+        for start in range(0, flat.shape[1], step):
+            part = slice(start, start + step)
+            rows[:, part] = resampling.numbers(flat[:, part], rate_hz, target_hz)
     else:
         told = Body(kind="positions", joints=points.names, parents=points.parents)
         values = torch.from_numpy(resampling.numbers(known, rate_hz, target_hz))

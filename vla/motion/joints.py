@@ -1,5 +1,6 @@
 """The joints that most skeletons share, and what data call them: joints are matched by name, never by order."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ PELVIS_MARKERS, SHOULDER_MARKERS = ("asi", "asis", "psi", "psis"), ("sho",)
 PARTS = {word for joint in BODY.values() for word in joint.words} | {*FEET, *PELVIS_MARKERS, *SHOULDER_MARKERS}
 
 
+@functools.cache
 def words_of(name: str) -> tuple[str, str]:
     """The side of a joint (left, right or none) and what it is called without it: `mixamorig:LeftUpLeg`, `l_hip`."""
     own = re.split(r"[:|]", name)[-1]

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vla.data.episode import Episode, Reader
-from vla.data.retargeting import Skeletons
+from vla.data.retargeting import Skeletons, moves_of
 from vla.evaluation.motion.clips import FEWEST_FRAMES, VARIATIONS, Clip, cut, prepare, varied
 from vla.evaluation.motion.judge import train_judge
 from vla.evaluation.motion.landmarks import Landmarks
@@ -149,18 +147,6 @@ def lessons_of(readers: Sequence[Reader], seen: Sequence[int], landmarks: Landma
                 motion = moves_of(reader, episode, skeletons, chosen)
                 found.append(varied(clip_of(motion, seen, episode.name, action_of(episode)), landmarks)[number])
     return found
-
-
-def moves_of(reader: Reader, episode: Episode, skeletons: Skeletons | None = None, chosen: int | None = None) -> Moves:
-    """A clip as a motion, on its own skeleton or on a chosen one."""
-    body, rows = reader.layout.body, np.asarray(episode.actions.values)
-    assert body is not None, "clips of motion have a body"
-    offsets = None if episode.state is None else episode.state.values[0]
-    if skeletons is not None and chosen is not None and offsets is not None:
-        rows, offsets = skeletons.shown(rows, offsets, chosen)
-    if offsets is not None:
-        offsets = np.concatenate([np.zeros((1, 3), np.float32), offsets.reshape(-1, 3)])
-    return Moves(rows=rows, body=body, offsets=offsets, rate_hz=reader.layout.fps)
 
 
 def clip_of(motion: Moves, seen: Sequence[int], source: str, label: str) -> Clip:

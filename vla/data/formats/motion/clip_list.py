@@ -8,7 +8,7 @@ time are in memory. Of several actors in a scene each is a clip of its own.
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,44 @@ def is_clip_list(file: Path) -> bool:
     return file.suffix == ".pt"
 
 
-def read_clip_list(file: Path, _asked: MotionConfig) -> Iterator[Clip]:
-    """The clips of a file, in its order, an actor at a time."""
+def read_clip_list(file: Path, _asked: MotionConfig) -> Iterator[Clip | ValueError]:
+    """The clips of a file, in its order, an actor at a time; what is wrong with a sample stands in its place."""
     samples = load(file)
     digits = len(str(len(samples) - 1))
     for number, sample in enumerate(samples):
         place = f"{file}, sample {number}"
-        if not isinstance(sample, dict) or not isinstance(sample.get("motion"), Tensor):
-            raise CorruptData(f"{place}, is no dictionary with a tensor `motion`: write the list again")
-        yield from clips_of(sample, number, f"clip_{number:0{digits}}", place)
+        try:
+            if not isinstance(sample, dict) or not isinstance(sample.get("motion"), Tensor):
+                raise CorruptData(f"{place}, is no dictionary with a tensor `motion`: write the list again")
+            yield from clips_of(sample, number, f"clip_{number:0{digits}}", place)
+        except ValueError as problem:
+            yield problem
+
+
+def sample_of(name: str) -> int:
+    """The place in its list of the sample that a clip of such a name is of, actors of one alike."""
+    found = re.search(r"(?:^|/)clip_(\d+)(?:/actor_\d+)?$", name)
+    assert found is not None, f"{name} is no clip of a list"
+    return int(found[1])
+
+
+def write_clip_list(file: Path, samples: Sequence[Any]) -> None:
+    """A list of what `load` gave, as it was: the numbers of one tensor at a time are in memory."""
+    torch.save([plain(sample) for sample in samples], file)
+
+
+def plain(value: Any) -> Any:
+    """The same, each tensor with numbers of its own alone: what others have of a shared storage is not written."""
+    match value:
+        case Tensor():
+            whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+            return value if whole and value.is_contiguous() else value.clone(memory_format=torch.contiguous_format)
+        case dict():
+            return {key: plain(part) for key, part in value.items()}
+        case list() | tuple():
+            return type(value)(plain(part) for part in value)
+        case _:
+            return value
 
 
 def load(file: Path) -> list[Any]:

@@ -13,6 +13,8 @@ class Converted:
     """What is kept of a clip beside its rows."""
 
     name: str
+    place: str
+    """Of its file."""
     texts: tuple[str, ...]
     frames: int
     invalid: tuple[int, ...]

@@ -89,6 +89,8 @@ def export(source: Path, destination: Path, ending: str, asked: MotionConfig, re
         for file, kind in files.items():
             place = place_of(source, file)
             for clip in KINDS[kind].read(file, asked):
+                if isinstance(clip, ValueError):
+                    raise clip
                 if clip.body is None:
                     remark(f"{place} is left out: {'; '.join(clip.remarks)}")
                     continue

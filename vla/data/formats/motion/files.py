@@ -43,9 +43,10 @@ class Kind:
     """What such a file holds, for a sentence that says what is expected."""
     found: Callable[[Path], bool]
     """Whether a file is of this kind, be it damaged: by its name, and by its first bytes where names are shared."""
-    read: Callable[[Path, MotionConfig], Iterator[Clip]]
-    """Its clips, one at a time, named after the file alone. CorruptData where it is damaged, ValueError where it does
-    not say what has to be known (an axis, a unit), naming the flag that does, MissingPackage where one is needed."""
+    read: Callable[[Path, MotionConfig], Iterator[Clip | ValueError]]
+    """Its clips, one at a time, named after the file alone, or what is wrong with one of several. CorruptData where the
+    file is damaged, ValueError where it does not say what has to be known (an axis, a unit), naming the flag that does,
+    MissingPackage where a package is needed."""
     beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
     """Files that it is read with, such as those of its skeleton, forces or captions, as far as they are there."""
     unsaid: frozenset[str] = frozenset()

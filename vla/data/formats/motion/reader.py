@@ -39,6 +39,8 @@ class MotionReader:
     layout: Layout
     episodes: Sequence[Episode]
     sources: Sequence[Path]
+    files: Sequence[Path]
+    """Of each episode, the one that holds its clip."""
     reopen: Callable[[], "MotionReader"] = field(repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[[], "MotionReader"], tuple[()]]:
@@ -64,7 +66,7 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
     sources = [*dict.fromkeys([*files, *sorted(beside)]), *([root / LABELS] if labels else [])]
     build = partial(convert, root, files, labels, selection.motion)
-    purpose = f"clips {replace(selection.motion, pictures=None)}"
+    purpose = f"clips and their files {replace(selection.motion, pictures=None)}"
     kept = keep(root, sources, purpose, FACTS.validate_python, build)
     for problem in kept.problems:
         report(problem)
@@ -93,6 +95,7 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
         ),
         episodes=tuple(episodes),
         sources=sources,
+        files=tuple(root / clips[index].place if root.is_dir() else root for index in chosen),
         reopen=partial(open_motion, root, selection),
     )
 
@@ -132,17 +135,29 @@ def convert(
         place = place_of(root, file)
         try:
             for clip in KINDS[name].read(file, asked):
+                if isinstance(clip, ValueError):
+                    yield clip
+                    continue
                 if clip.body is None:
                     yield Unread(place=place, reason="; ".join(clip.remarks)), []
                     continue
-                rows = rows_of(clip, rate_hz=asked.rate_hz, kind=kind, keep_all=keep_all, given=given)
-                columns = columns_of(clip, asked.rate_hz)
+                try:
+                    rows = rows_of(clip, rate_hz=asked.rate_hz, kind=kind, keep_all=keep_all, given=given)
+                    columns = columns_of(clip, asked.rate_hz)
+                except ValueError as problem:
+                    yield type(problem)(f"{where(file, clip)}: {problem}")
+                    continue
                 fact = converted(clip, rows, tuple(columns), labels.get(place, ()), place)
                 yield fact, [rows.values, *columns.values()]
         except MissingPackage:
             raise
         except ValueError as problem:
             yield problem if str(file) in str(problem) else type(problem)(f"{file}: {problem}")
+
+
+def where(file: Path, clip: Clip) -> str:
+    """What a clip is called in a sentence: its file, and itself where that may hold several."""
+    return str(file) if clip.name == file.stem else f"{file}, {clip.name}"
 
 
 def converted(
@@ -155,6 +170,7 @@ def converted(
     own = clip.texts or tuple(dict.fromkeys(row["text"] for row in labels if row.get("text")))
     return Converted(
         name=name_of(clip, place),
+        place=place,
         texts=own or ((str(facts["action"]),) if facts.get("action") else ()),
         frames=len(rows.values),
         invalid=tuple(np.flatnonzero(~rows.valid).tolist()),
