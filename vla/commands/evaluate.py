@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla.commandline import progress
+from vla.commands.limits import TRIES, Unsafe, check_critic, check_limits, critic_of
 from vla.commands.measuring import (
     OF_RECORDINGS,
     Measuring,
@@ -55,8 +56,14 @@ class Evaluate(Measuring):
     """YAML file of suites of your own: further ones, or in place of those that ship under the same names."""
     samples_a_prompt: int = SAMPLES
     """Motions of each prompt, >= 1."""
+    limits: Path | None = None
+    """In an environment: demonstrations whose steps and forces no chunk may exceed by far, or a file of such limits."""
+    tries: int = TRIES
+    """Chunks that are drawn for one that is unsafe, >= 1."""
+    unsafe: Unsafe = "execute"
+    """The best chunk where none of them is safe: execute it and count it, or stop, which ends the episode."""
     critic: CriticConfig = field(default_factory=CriticConfig)
-    """From where on a motion is unsafe."""
+    """From where on a motion or a chunk is unsafe."""
 
 
 def evaluate(command: Evaluate) -> None:
@@ -158,6 +165,9 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
         sampling_steps=command.steps,
         group=command.group,
         record=command.record,
+        critic=None if command.limits is None else critic_of(command.limits, contract, command.critic, command.results),
+        tries=command.tries,
+        unsafe=command.unsafe,
     )
     arena = choose_arena(command, command.policy, config, contract, device)
     workers = processes_of(command, device)
@@ -214,7 +224,9 @@ def check_settings(command: Evaluate) -> None:
             "give recordings with --data.roots DIR, an environment with --env needle, or both; a policy of human "
             "motion can be tried with --suites"
         )
-    check_suites(command.suites, command.suites_file, command.samples_a_prompt, command.critic)
+    check_suites(command.suites, command.suites_file, command.samples_a_prompt)
+    check_limits(command.limits, command.env, command.tries, command.unsafe)
+    check_critic(command.critic, suites=command.suites is not None, limits=command.limits is not None)
     check_numbers(
         command,
         {
@@ -222,6 +234,7 @@ def check_settings(command: Evaluate) -> None:
             "--motions": (command.motions, 1),
             "--record": (command.record, 0),
             "--samples-a-prompt": (command.samples_a_prompt, 1),
+            "--tries": (command.tries, 1),
             "--within": (min(command.within, default=0), 1),
         },
     )

@@ -1,15 +1,60 @@
 """The limits of a robot, of its demonstrations or of a file of them."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from vla.commands.measuring import changed
+from vla.critic_settings import CriticConfig
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
+    from vla.critic.motion import Critic
     from vla.critic.robot import Limits
 
 FILE = "limits.json"
 """What they are called among the results."""
+TRIES = 4
+Unsafe = Literal["execute", "stop"]
+OF_ROBOTS, OF_BOTH = ("step", "force"), ("unsafe_severity",)
+"""Settings of the critic that judge a robot's actions, and all there is; the others judge motions."""
+
+
+def check_limits(limits: Path | None, env: str | None, tries: int, unsafe: Unsafe) -> None:
+    """Refuse settings that would have no effect, before anything is loaded. ValueError."""
+    idle = ["--tries"] * (tries != TRIES) + ["--unsafe"] * (unsafe != "execute")
+    if limits is None and idle:
+        raise ValueError(
+            f"{' and '.join(idle)} would have no effect without limits: add --limits DEMONSTRATIONS, or leave that out"
+        )
+    if limits is not None and env is None:
+        raise ValueError("--limits judges what is executed: let the policy loose with --env needle, or leave it out")
+    if limits is not None and not limits.exists():
+        raise ValueError(f"--limits {limits} is not there; give a folder of demonstrations, or a file of limits")
+
+
+def check_critic(critic: CriticConfig, *, suites: bool, limits: bool) -> None:
+    """Refuse settings of the critic that nobody would ask. ValueError."""
+    names = [entry.name for entry in fields(critic)]
+    of_motions = [name for name in names if name not in (*OF_ROBOTS, *OF_BOTH)]
+    for used, own, how in (
+        (suites, of_motions, "prompt suites: add --suites"),
+        (limits, OF_ROBOTS, "a robot's limits: add --limits DEMONSTRATIONS"),
+        (suites or limits, OF_BOTH, "prompt suites or a robot's limits: add --suites, or --limits DEMONSTRATIONS"),
+    ):
+        if not used and (idle := changed(critic, own, "--critic.")):
+            raise ValueError(f"{' and '.join(idle)} would have no effect without {how}, or leave that out")
+
+
+def critic_of(source: Path, contract: "DataContract", config: CriticConfig, results: Path) -> "Critic":
+    """The critic of a policy's robot; its limits are written among the results."""
+    from vla.critic.motion import Critic
+
+    limits = open_limits(source, contract)
+    results.mkdir(parents=True, exist_ok=True)
+    limits.save(results / FILE)
+    return Critic(config=config, limits=limits)
 
 
 def open_limits(source: Path, contract: "DataContract") -> "Limits":

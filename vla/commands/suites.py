@@ -3,13 +3,13 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla.commandline import progress
-from vla.commands.measuring import Measuring, changed
+from vla.commands.measuring import Measuring
 from vla.commands.recordings import open_policy
 from vla.critic_settings import CriticConfig
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 NAME = "adversarial_eval"
 SAMPLES = 8
 """Motions of each prompt, unless said otherwise: of one alone an interval says little."""
-OF_ROBOTS = ("step", "force")
-"""Settings of the critic that say nothing of motions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +58,12 @@ class Tried:
             raise ValueError(f"no motion of any prompt could be judged; the first, {where}: {reason}")
 
 
-def check_suites(suites: tuple[str, ...] | None, file: Path | None, samples: int, critic: CriticConfig) -> None:
+def check_suites(suites: tuple[str, ...] | None, file: Path | None, samples: int) -> None:
     """Refuse settings that would have no effect, before anything is loaded. ValueError."""
-    if suites is None:
-        given = ["--suites-file"] * (file is not None) + ["--samples-a-prompt"] * (samples != SAMPLES)
-        if idle := given + changed(critic, [entry.name for entry in fields(critic)], "--critic."):
-            raise ValueError(
-                f"{' and '.join(idle)} would have no effect without prompt suites: add --suites, or leave that out"
-            )
-    elif idle := changed(critic, OF_ROBOTS, "--critic."):
+    idle = ["--suites-file"] * (file is not None) + ["--samples-a-prompt"] * (samples != SAMPLES)
+    if suites is None and idle:
         raise ValueError(
-            f"{' and '.join(idle)} would have no effect on motions, which have no such check: leave it out"
+            f"{' and '.join(idle)} would have no effect without prompt suites: add --suites, or leave that out"
         )
 
 

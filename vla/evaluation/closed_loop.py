@@ -48,7 +48,7 @@ class RolloutConfig:
     """Episodes in lockstep, >= 1: one forward pass for all of them."""
     record: int = 0
     """Episodes, from the first, of which a video and the traces are kept."""
-    critic: Critic | None = None
+    critic: Critic | None = field(default=None, hash=False)
     """Judges each chunk before it is executed, by the robot's limits; None: nobody does."""
     tries: int = 4
     """Chunks that are drawn at most where one is unsafe, >= 1."""

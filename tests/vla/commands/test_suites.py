@@ -126,12 +126,13 @@ REFUSED = {
     "mine.yaml does not fit at version": ("policy", ["--suites", "--suites-file", "WRONG"], 78),
     "--samples-a-prompt is 0; give 1 or more": ("policy", ["--suites", "--samples-a-prompt", "0"], 78),
     "--suites is of policies of human motion, which this is not": ("robot", ["--suites"], 78),
-    "--critic.step would have no effect on motions": ("policy", ["--suites", "--critic.step", "2"], 78),
+    "--critic.step would have no effect without a robot's limits": ("policy", ["--suites", "--critic.step", "2"], 78),
     "--critic.jitter-share is 3.0; give 0 to 1": ("policy", ["--suites", "--critic.jitter-share", "3"], 78),
-    "--suites-file and --samples-a-prompt and --critic.quality would have no effect without prompt suites": (
-        "policy",
-        ["--data.roots", "x", "--suites-file", "WRONG", "--samples-a-prompt", "3", "--critic.quality", "0.1"],
-        78,
+    "--suites-file and --samples-a-prompt would have no effect without prompt suites": (
+        "policy", ["--data.roots", "x", "--suites-file", "WRONG", "--samples-a-prompt", "3"], 78,
+    ),
+    "--critic.quality would have no effect without prompt suites": (
+        "policy", ["--data.roots", "x", "--critic.quality", "0.1"], 78,
     ),
     "can be tried with --suites": ("policy", [], 2),
     "is no policy folder": ("missing", ["--suites"], 78),
