@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +238,9 @@ def test_a_list_of_ten_thousand_and_one_is_really_filtered(tmp_path: Path) -> No
         samples.append({"motion": motion.clone(), "description": "a figure swings"})
     torch.save(samples, tmp_path / "all.pt")
     out = tmp_path / "out"
-    assert curate(tmp_path / "all.pt", out, *ALL, "--held-out", "0", "--min-quality-pretrain", "0.4") == 0
+    # A process of its own does not check the shapes of ten thousand clips.
+    words = [str(tmp_path / "all.pt"), str(out), *ALL, "--held-out", "0", "--min-quality-pretrain", "0.4"]
+    subprocess.run([sys.executable, "-m", "vla", "curate", *words], check=True, capture_output=True)
     stats = stats_of(out)
     assert (stats["total_input"], stats["dropped_unsafe"], stats["dropped_length"]) == (10_001, 100, 100)
     kept = torch.load(out / "pretrain" / "pretrain_data.pt", weights_only=True)
