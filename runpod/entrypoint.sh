@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train from environment variables: each becomes one flag of `accelerate launch training/ENTRY.py`, ENTRY being stage1,
-# stage2, pretrain or sft. Started again it resumes each stage from the volume and skips a finished one. The last line
-# of a failure says why.
+# stage2, pretrain or sft, or of the commands that make data ready for it. Started again it resumes each stage from the
+# volume and skips a finished one. The last line of a failure says why.
 #
 #   runpod/entrypoint.sh [--dry-run]      --dry-run prints the commands, quoted for a shell, checks paths, numbers and
 #                                         the backbone's kind, and starts nothing
@@ -10,11 +10,13 @@
 #   DATA_ROOT               folder that relative paths below are in (default: the working directory); when it is set,
 #                           downloaded weights are kept in its huggingface/ unless HF_HOME says otherwise
 #   TRAIN_DATA_PATH         data sets: one folder, or several separated by newlines, colons or spaces. Colons (or a
-#                           newline) keep the spaces of a path; a folder that exists is taken whole. Required
-#   CHECKPOINT_DIR          the run folder on the volume; STAGE=both uses its stage1/ and stage2/. Required
+#                           newline) keep the spaces of a path; a folder that exists is taken whole. Required, but
+#                           where the stages before a training or USE_CURATED_DATA say it (runpod/preparation.sh)
+#   CHECKPOINT_DIR          the run folder on the volume; STAGE=both uses its stage1/ and stage2/. Required to train
 #   MODEL_VARIANT           tiny | 3b | 7b | 32b | 72b (Qwen2.5-VL-Instruct), a hub id, or a folder. Default 3b. Of
 #                           pretrain and sft it is the --preset: small | medium | large
-#   STAGE                   1 | 2 | both, or pretrain | sft of human motion. Default both
+#   STAGE                   1 | 2 | both, or pretrain | sft of human motion; before it, or alone, prep, curate and embed:
+#                           "prep curate embed pretrain". Default both
 #   INIT_FROM_CHECKPOINT    weights to start from, at step 0; STAGE=2 wants a stage-1 run here
 #   RESUME_FROM_CHECKPOINT  auto | a checkpoint | a run. Default auto: the newest valid checkpoint of CHECKPOINT_DIR
 # How it is launched
@@ -30,7 +32,7 @@ set -f # nothing here is a pattern of file names
 
 ulimit -c 0 # a core file would hold every secret of the environment
 
-readonly REFUSED=78 PREEMPTED=75
+readonly STORAGE=34 REFUSED=78 PREEMPTED=75
 # Names of variables whose values are never printed; vla/redaction.py has the same rule.
 readonly NAMED='((TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY)S?(_|$)|(^|_)(KEY|PAT|AUTH)S?(_|$)|_PWD$)'
 
@@ -70,6 +72,12 @@ say() {
     printf '%s\n' "$masked" >&2
 }
 
+# Say $1 once.
+remark() {
+    [[ $remarked == *"<$1>"* ]] || say "$1"
+    remarked+="<$1>"
+}
+
 # Make $1 absolute, into `path`: a command substitution would lose a newline at its end.
 absolute() {
     case $1 in
@@ -79,8 +87,9 @@ absolute() {
 }
 
 read_paths() {
-    root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
     data_root=${DATA_ROOT:-$PWD}
+    run=
+    [[ -n $stage ]] || return 0
     [[ -n ${CHECKPOINT_DIR-} ]] || refuse "CHECKPOINT_DIR is not set; give the run folder on the volume, e.g. /workspace/runs/first"
     absolute "$CHECKPOINT_DIR"
     run=$path
@@ -120,50 +129,42 @@ read_launcher() {
     fi
 }
 
-# EXTRA_ARGS as words, by the quoting rules of a shell and without running anything.
-read_extra() {
-    extra=()
-    [[ -n ${EXTRA_ARGS-} ]] || return 0
-    local words
-    words=$(mktemp)
-    if ! python3 -c 'import os, shlex, sys
-sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in shlex.split(os.environ["EXTRA_ARGS"])))' >"$words" 2>/dev/null; then
-        rm -f "$words"
-        refuse "EXTRA_ARGS has a quotation mark that is not closed; quote it as in a shell"
-    fi
-    mapfile -t -d '' extra <"$words"
-    rm -f "$words"
-}
-
-# Ask $1, a Python of our own, with the arguments behind it; its answer goes to the file $answer.
+# Ask $1, a script of training/ that any Python runs, with the arguments behind it and the variables in `settings`; the
+# answer is in `words`. What it remarks is said once; what it refuses is refused, or told to `complain`.
 ask() {
-    local said status=0
-    said=$("$@" 2>&1 >"$answer") || status=$?
-    [[ $status == 0 ]] || rm -f -- "$answer"
-    [[ $status != "$REFUSED" ]] || refuse "$said"
-    [[ $status == 0 ]] || refuse "python3 does not run training/variables.py (${said##*$'\n'}); install Python 3.9 or newer"
+    local answer said status=0
+    answer=$(mktemp)
+    said=$(env "${settings[@]}" python3 -I "$root/training/$1" "${@:2}" 2>&1 >"$answer") || status=$?
+    mapfile -t -d '' words <"$answer"
+    rm -f -- "$answer"
+    case $status in
+        0) [[ -z $said ]] || remark "$said" ;;
+        "$REFUSED") "${complain:-refuse}" "$said" ;;
+        "$STORAGE")
+            say "error: $said"
+            exit "$STORAGE"
+            ;;
+        *) refuse "python3 does not run training/$1 (${said##*$'\n'}); install Python 3.9 or newer" ;;
+    esac
 }
 
 # The names of all variables that set flags, as `env -u` forgets them: what training is told, it is told by flags.
 read_names() {
-    local names
-    answer=$(mktemp)
-    ask python3 -I "$root/training/variables.py"
-    mapfile -t names <"$answer"
-    rm -f -- "$answer"
+    local words names
+    ask variables.py
+    mapfile -t names <<<"${words[0]%$'\n'}"
     without=("${names[@]/#/--unset=}")
 }
 
 # Build `command` for entry point $1 with run folder $2 and weights of run $3, or of what the environment names.
 build() {
-    local beginning=() words
-    [[ -z $3 ]] || beginning=("INIT_FROM_CHECKPOINT=$3" RESUME_FROM_CHECKPOINT=)
-    answer=$(mktemp)
-    ask env "${beginning[@]}" python3 -I "$root/training/variables.py" "$1" "$2"
-    mapfile -t -d '' words <"$answer"
-    rm -f -- "$answer"
+    local words settings=("STAGE=$stage" "DATA_PATH=$data")
+    [[ -z $3 ]] || settings+=("INIT_FROM_CHECKPOINT=$3" RESUME_FROM_CHECKPOINT=)
+    train_on "$1"
+    ask variables.py "$1" "$2" "${given[@]}"
+    learn "$1"
     command=("$accelerate" launch --config_file "$config" --num_processes "$processes" --main_process_port 0
-        "training/$1.py" "${words[@]}" "${extra[@]}")
+        "training/$1.py" "${words[@]}" "${known[@]}" "${extra[@]}")
 }
 
 # What training says of the flags in `command` before it starts, where its Python is beside accelerate.
@@ -244,10 +245,17 @@ train() {
         show
         # Stage 1 of both has not left its weights yet.
         [[ $stage == both && $1 == stage2 && ! -e $3 ]] && build "$1" "$2" ""
+        vouch_for_training
+        if [[ -n $missing ]]; then
+            say "nothing was checked: $missing is not written yet"
+            return 0
+        fi
         check
         return
     fi
     build "$1" "$2" "$3"
+    vouch_for_training
+    [[ -z $missing ]] || refuse "$missing is not there: curation has kept nothing for $1, and $curated/curation_stats.json says why; lower its thresholds (CURATION_*)"
     [[ -z $received ]] || return "$PREEMPTED"
     command -v "$accelerate" >/dev/null || refuse "accelerate is not installed; run 'make .venv' in '$root' or 'pip install -e .'"
     mkdir -p -- "$2" 2>/dev/null && [[ -w $2 ]] || refuse "CHECKPOINT_DIR: '$2' cannot be written; give a folder on a volume with room"
@@ -281,18 +289,17 @@ main() {
             exit 2
             ;;
     esac
-    stage=${STAGE:-both}
-    case $stage in
-        1 | 2) entries=("stage$stage") ;;
-        both) entries=(stage1 stage2) ;;
-        pretrain | sft) entries=("$stage") ;;
-        *) refuse "STAGE is '$stage'; give 1, 2, both, pretrain or sft" ;;
-    esac
+    local words name settings=() remarked='' complain=refuse
+    read_stages
     read_paths
-    read_launcher
-    read_extra
+    read_data
     read_names
-    build "${entries[0]}" "$run" "" # which refuses what no entry point could obey
+    if [[ -n $stage ]]; then
+        read_launcher
+        read_words EXTRA_ARGS
+        extra=("${words[@]}")
+        build "${entries[0]}" "$run" ""
+    fi
     # What the platform or an earlier launcher exported describes other processes than those started here.
     unset WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK MASTER_ADDR MASTER_PORT
     cd -- "$root"
@@ -307,7 +314,12 @@ main() {
         trap 'stop INT' INT
     fi
     local status=0
+    for name in "${preparations[@]}"; do
+        prepare "$name" || status=$?
+        [[ $status == 0 ]] || exit "$status"
+    done
     case $stage in
+        '') ;;
         both)
             train stage1 "$run/stage1" "" || status=$?
             [[ $status == 0 ]] || exit "$status"
@@ -318,4 +330,7 @@ main() {
     exit "$status"
 }
 
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source-path=SCRIPTDIR source=preparation.sh
+source "$root/runpod/preparation.sh"
 main "$@"

@@ -24,6 +24,7 @@ TOP_LEVEL = (
     "pyproject.toml", "accelerate_configs", "ds_configs", "vla", "training", "tests", "runpod", "README.md", "LICENSE",
     "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".ci/run", "training/stage1.py", "training/stage2.py",
     "training/two_stage.py", "training/pretrain.py", "training/sft.py", "runpod/entrypoint.sh",
+    "runpod/sft_entrypoint.sh", "runpod/preparation.sh",
     "examples/needle/meta/info.json",
 )  # fmt: skip
 
@@ -33,7 +34,7 @@ def test_it_is_there(name: str) -> None:
     assert (ROOT / name).exists()
 
 
-@pytest.mark.parametrize("name", [".ci/run", "runpod/entrypoint.sh", "examples/demo.sh"])
+@pytest.mark.parametrize("name", [".ci/run", "runpod/entrypoint.sh", "runpod/sft_entrypoint.sh", "examples/demo.sh"])
 def test_scripts_can_be_run_and_parse(name: str) -> None:
     assert (ROOT / name).stat().st_mode & stat.S_IXUSR
     assert "set -euo pipefail" in (ROOT / name).read_text()

@@ -2,12 +2,15 @@
 
 The recipes of human motion read those that their users' documents name; runpod/entrypoint.sh asks for all of them:
 
-    python3 training/variables.py stage1 RUN     the flags of an entry point with this run folder, zero bytes between
-    python3 training/variables.py                the names of all variables, one a line
+    python3 training/variables.py stage1 RUN [DATA]   the flags of an entry point with this run folder, zero bytes
+                                                      between, on DATA where no variable names data
+    python3 training/variables.py curate              the flags of a command of `vla` that prepares data
+    python3 training/variables.py                     the names of all variables, one a line
 
 A flag goes before a variable, a variable before a file. Nothing of ours is imported, so that any Python 3 runs this.
 """
 
+import difflib
 import os
 import sys
 from collections.abc import Mapping
@@ -16,7 +19,12 @@ from pathlib import Path
 
 ROBOT, MOTION = ("stage1", "stage2"), ("pretrain", "sft")
 EVERY = (*ROBOT, *MOTION)
+PREPARING = ("curate", "embed")
+"""Commands of `vla` that make data ready for a training."""
 QWEN = ("3b", "7b", "32b", "72b")
+
+
+CURATE = ("curate",)
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Variable:
     name: str
     flag: str
     entries: "tuple[str, ...]" = EVERY
-    """Entry points that have the flag."""
+    """Entry points and commands that have the flag."""
     several: bool = False
     """Its value is several, separated by spaces."""
     read: bool = False
@@ -62,6 +70,19 @@ TABLE = (
     Variable("TRACKER", "--tracker"),
     Variable("TRAIN_DATA_WEIGHTS", "--data.weights", several=True),
     Variable("TRAIN_DATA_EPISODES", "--data.episodes", several=True),
+    Variable("TEXT_ENCODER", "--backbone.path", (*MOTION, "embed")),
+    Variable("CURATION_MIN_SECONDS", "--min-seconds", CURATE),
+    Variable("CURATION_MAX_SECONDS", "--max-seconds", CURATE),
+    Variable("CURATION_MAX_ARTIFACT", "--max-artifact", CURATE),
+    Variable("CURATION_MIN_REALISM_PRETRAIN", "--min-realism-pretrain", CURATE),
+    Variable("CURATION_MIN_REALISM_SFT", "--min-realism-sft", CURATE),
+    Variable("CURATION_MIN_QUALITY_PRETRAIN", "--min-quality-pretrain", CURATE),
+    Variable("CURATION_MIN_QUALITY_SFT", "--min-quality-sft", CURATE),
+    Variable("CURATION_MIN_CAMERA_STABILITY_SFT", "--min-camera-stability-sft", CURATE),
+    Variable("CURATION_BALANCE_MAX_FRACTION", "--balance-max-fraction", CURATE),
+    Variable("CURATION_SOURCE_MAX_FRACTION", "--source-max-fraction", CURATE),
+    Variable("CURATION_HELD_OUT", "--held-out", CURATE),
+    Variable("CURATION_SEED", "--seed", CURATE),
 )
 """In the order of their flags."""
 
@@ -75,6 +96,32 @@ REFUSED: "Mapping[str, str]" = {
 }
 """Variables of the documents that a recipe of human motion cannot obey, and why; one that says no asks for nothing."""
 NO = ("", "0", "false", "no", "off")
+UPLOADED = "nothing is sent anywhere from a pod; take data and policies from the volume, and unset it"
+OF_ONE_FOLDER = "is in one folder, which curation reads whole; put them into RAW_DATA_PATH, and unset it"
+INSTEAD: "Mapping[str, str]" = {
+    "SYNTHETIC_SAMPLES": "no clips are made up here; put recordings into RAW_DATA_PATH, and unset it",
+    "AUTO_CLEANUP": "nothing on a volume is deleted; remove what you no longer need yourself, and unset it",
+    **dict.fromkeys(("UPLOAD_DATASET", "HF_PUSH_DATASET", "AUTO_PUSH"), UPLOADED),
+    **dict.fromkeys(("CURATION_INPUTS", "CURATION_CANONICAL_DIR"), f"what is curated {OF_ONE_FOLDER}"),
+    **dict.fromkeys(("CURATED_OUTPUT_DIR", "OUTPUT_PATH"), "every stage writes into DATA_PATH; set that in its place"),
+    "MERGE_BALANCE_SOURCES": "curation limits sources; set CURATION_SOURCE_MAX_FRACTION (1: no limit) in its place",
+    "MERGE_MAX_SOURCE_FRACTION": "curation limits sources; set CURATION_SOURCE_MAX_FRACTION in its place",
+    "MERGE_FILTER_ARTIFACTS": "curation leaves faulty clips out; set CURATION_MAX_ARTIFACT (1: none) in its place",
+    "MERGE_MAX_ARTIFACT_SCORE": "curation leaves faulty clips out; set CURATION_MAX_ARTIFACT in its place",
+    "MERGE_MIN_FRAMES": "clips are measured in seconds; set CURATION_MIN_SECONDS in its place",
+    "MERGE_MAX_FRAMES": "clips are measured in seconds; set CURATION_MAX_SECONDS in its place",
+}
+"""Variables of the documents that a job of human motion or of its data cannot obey, and what to do instead."""
+SWITCHES = ("SYNTHETIC_SAMPLES", "AUTO_CLEANUP", "UPLOAD_DATASET", "HF_PUSH_DATASET", "AUTO_PUSH")
+"""Those of them that may say no, which asks for nothing."""
+IDLE: "Mapping[str, str]" = {
+    **dict.fromkeys(("USE_ASYNC_PIPELINE", "ASYNC_MAX_CONCURRENT", "ASYNC_RESUME"), "a stage goes on where it was"),
+    **dict.fromkeys(("ASYNC_SKIP_SYNTHETIC", "DISABLE_MOCK_LLM", "FORCE_MOCK_LLM"), "no clips are made up here"),
+    **dict.fromkeys(("HF_REPO_NAME", "HF_DATASET_REPO", "HF_ASYNC_UPLOAD", "VERSION"), "nothing is sent anywhere"),
+}
+"""Variables of the documents that change nothing, and why."""
+ELSEWHERE = ("train_data_final.pt", "pretrain_data_embedded.pt", "sft_data_embedded.pt")
+"""What the documents call the files that a training reads; here it reads the folder that a stage has written."""
 
 
 def flags_of(entry: str, environment: "Mapping[str, str]") -> "list[tuple[str, list[str]]]":
@@ -100,10 +147,32 @@ def refuse(environment: "Mapping[str, str]") -> None:
             raise ValueError(f"{name} is set, but {reason}; unset it")
 
 
+def refuse_of_jobs(environment: "Mapping[str, str]") -> "list[str]":
+    """Why variables of the documents change nothing, a sentence each.
+
+    Raises:
+        ValueError: one cannot be obeyed, or none of that name is known.
+    """
+    for name, instead in INSTEAD.items():
+        value = environment.get(name, "").lower()
+        if value not in (NO if name in SWITCHES else ("",)):
+            raise ValueError(f"{name} is set, but {instead}")
+    known = {row.name for row in TABLE if row.entries == CURATE} | {"CURATION_ARGS"}
+    prefixes = {"CURATION_": known, "MERGE_": {name for name in INSTEAD if name.startswith("MERGE_")}}
+    for name in sorted(environment):
+        for prefix, names in prefixes.items():
+            if name.startswith(prefix) and environment[name] and name not in names | set(INSTEAD):
+                near = difflib.get_close_matches(name, known, 1, 0)[0]
+                raise ValueError(f"{name} is no variable of curation; the nearest is {near}, runpod/README.md has all")
+    return [f"{name} changes nothing: {reason}" for name, reason in IDLE.items() if environment.get(name)]
+
+
 def values_of(row: Variable, value: str, folder: str = "") -> "list[str]":
     """The values of a variable; paths are those in `folder` where they are not absolute."""
     if row.name == "TRAIN_DATA_PATH":
         return [str(Path(folder, place)) for place in places(value, folder)]
+    if row.name == "TEXT_ENCODER":
+        return [str(Path(folder, value)) if Path(folder, value).is_dir() else value]
     return value.split() if row.several else [value]
 
 
@@ -122,15 +191,15 @@ def places(value: str, folder: str) -> "list[str]":
     return found
 
 
-def job(entry: str, run: str, environment: "Mapping[str, str]") -> "list[str]":
-    """The flags of an entry point that runs in a job, with this run folder.
+def job(entry: str, run: str, environment: "Mapping[str, str]", data: str = "") -> "list[str]":
+    """The flags of an entry point that runs in a job, with this run folder; on `data` where no variable names any.
 
     Raises:
         ValueError: something is missing, or contradicts something.
     """
     folder = environment.get("DATA_ROOT") or str(Path.cwd())
     given = {name: value for name, value in environment.items() if value}
-    if "TRAIN_DATA_PATH" not in given:
+    if "TRAIN_DATA_PATH" not in given and not data:
         raise ValueError("TRAIN_DATA_PATH is not set; give one or more data set folders, e.g. /workspace/data/pick")
     if entry in MOTION:
         refuse(environment)
@@ -138,13 +207,35 @@ def job(entry: str, run: str, environment: "Mapping[str, str]") -> "list[str]":
     for row in TABLE:
         if entry not in row.entries:
             continue
-        if row.name == BEGINNING[0]:
+        if row.name == "TRAIN_DATA_PATH":
+            roots = values_of(row, given[row.name], folder) if row.name in given else [data]
+            words += [row.flag, *(present(root, entry, environment) for root in roots)]
+        elif row.name == BEGINNING[0]:
             words += ["--out", run, *beginning(run, given, folder)]
-        elif row.flag == "--backbone.path":
+        elif row.name == "MODEL_VARIANT" and entry in ROBOT:
             words += [row.flag, model(given.get(row.name, "3b"), folder)]
         elif row.name in given and row.name not in BEGINNING:
             words += [row.flag, *values_of(row, given[row.name], folder)]
     return words
+
+
+def present(root: str, entry: str, environment: "Mapping[str, str]") -> str:
+    """A data set. ValueError where it is a file of the documents that no stage writes here, with what it is now."""
+    if entry in MOTION and Path(root).name in ELSEWHERE and not os.path.lexists(root):
+        curated = Path(environment.get("DATA_PATH") or Path(root).parent, "curated", entry)
+        raise ValueError(
+            f"TRAIN_DATA_PATH is {root}, which is not there and which no stage writes: unset it and set "
+            f"USE_CURATED_DATA=true, which reads {curated}"
+        )
+    return root
+
+
+def preparing(command: str, environment: "Mapping[str, str]") -> "list[str]":
+    """The flags of a command that prepares data in a job."""
+    folder = environment.get("DATA_ROOT") or str(Path.cwd())
+    given = {"TEXT_ENCODER": "hash", **{name: value for name, value in environment.items() if value}}
+    rows = [row for row in TABLE if command in row.entries and row.name in given]
+    return [word for row in rows for word in (row.flag, *values_of(row, given[row.name], folder))]
 
 
 def model(variant: str, folder: str) -> str:
@@ -192,11 +283,15 @@ def main(argv: "list[str]") -> int:
     if not argv:
         print("\n".join(dict.fromkeys([*(row.name for row in TABLE), *REFUSED])))
         return 0
+    entry, told = argv[0], []
     try:
-        words = job(argv[0], argv[1], os.environ)
+        if entry not in ROBOT:
+            told = refuse_of_jobs(os.environ)
+        words = preparing(entry, os.environ) if entry in PREPARING else job(entry, argv[1], os.environ, *argv[2:])
     except ValueError as error:
         print(error, file=sys.stderr)
         return 78
+    print("".join(f"{remark}\n" for remark in told), end="", file=sys.stderr)
     sys.stdout.buffer.write(b"".join(os.fsencode(word) + b"\0" for word in words))
     return 0
 
