@@ -13,6 +13,8 @@ from training import recipes, variables
 from training.config import RunConfig
 from training.flags import parse, view_of
 from vla import commandline
+from vla.commands.curate import Curate
+from vla.commands.embed import Embed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,9 +100,12 @@ def test_what_cannot_be_obeyed_is_refused_by_name(name: str) -> None:
 
 
 def test_the_table_names_flags_that_there_are() -> None:
+    there = {entry: commandline.flags(view_of(recipes.RECIPES[entry]())) for entry in variables.EVERY}
+    there |= {command.__name__.lower(): commandline.flags(command) for command in (Curate, Embed)}
+    assert there.keys() == {*variables.EVERY, *variables.PREPARING}
     for row in variables.TABLE:
-        for entry in set(row.entries) - set(variables.PREPARING):
-            assert row.flag in commandline.flags(view_of(recipes.RECIPES[entry]())), (row, entry)
+        for entry in row.entries:
+            assert row.flag in there[entry], (row, entry)
 
 
 def test_any_python_reads_the_table_without_a_package_of_ours() -> None:
