@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-FAULTS, PROMISES = range(1, 46), range(1, 29)
+FAULTS, PROMISES = range(1, 46), range(1, 30)
 """The rows of the two tables."""
 WIDTHS = {"row": 3, "tier": 5, "what": 31, "asserted": 24, "outcome": 8, "s": 4}
 """Columns of the table; with a space between them, 80."""
