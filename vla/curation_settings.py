@@ -10,7 +10,7 @@ SHORTEST_S, LONGEST_S = 1.0, 20.0
 
 SHARES = (
     "max_artifact", "min_realism_pretrain", "min_realism_sft", "min_quality_pretrain", "min_quality_sft",
-    "min_camera_stability_sft", "balance_max_fraction", "source_max_fraction", "held_out",
+    "min_camera_stability_sft", "balance_max_fraction", "source_max_fraction",
 )  # fmt: skip
 """Settings from 0 to 1."""
 
@@ -80,8 +80,8 @@ class CurationConfig:
                 )
         for name in SHARES:
             check_share(name, getattr(self, name), positive=name.endswith("_fraction"))
-        if self.held_out == 1:
-            raise ValueError("--held-out is 1, which leaves nothing to train on; give less")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"--held-out is {self.held_out:g}; give 0 or more, and less than 1, which leaves nothing")
         for name in ("realism", "quality"):
             least, better = getattr(self, f"min_{name}_pretrain"), getattr(self, f"min_{name}_sft")
             if better < least:

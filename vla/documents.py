@@ -57,6 +57,8 @@ def written(kind: type[Document], file: Path) -> Document:
     import yaml
     from pydantic import ValidationError
 
+    if not file.is_file():
+        raise ValueError(f"{file} is no file; give one of YAML")
     try:
         text = json.dumps(from_yaml(file.read_text(encoding="utf-8")), default=str)  # YAML knows dates, too
     except (OSError, ValueError, yaml.YAMLError) as error:

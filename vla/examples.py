@@ -5,8 +5,8 @@ from collections.abc import Mapping
 EXAMPLES: Mapping[str, tuple[str, str]] = {
     "": ("vla doctor /data/pick", "vla evaluate runs/pick/stage2/policy --data.roots /data/pick"),
     "evaluate": (
-        "vla evaluate runs/pick/stage2/policy --data.roots /data/pick",
-        "vla evaluate runs/pick/stage2/policy --env needle --episodes 100",
+        "vla evaluate runs/pick/stage2/policy --data.roots /data/pick --env needle --limits /data/pick",
+        "vla evaluate runs/walk/policy --suites",
     ),
     "ablate": (
         "vla ablate runs/pick/stage2/policy --data.roots /data/pick",

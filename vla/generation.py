@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic.verdict import Verdict
 from vla.critic_settings import CriticConfig
 from vla.motion.moves import Moves

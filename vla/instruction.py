@@ -11,7 +11,7 @@ def check_instruction(instruction: str, owner: str, place: str = "the task list"
         ValueError: it is empty or longer than 2,000 characters.
     """
     if not instruction.strip():
-        raise ValueError(f"{owner} has an empty instruction; write what the robot is asked to do into {place}")
+        raise ValueError(f"{owner} has an empty instruction; write what is asked for into {place}")
     if len(instruction) > MAX_INSTRUCTION:
         raise ValueError(
             f"{owner} has an instruction of {len(instruction):,} characters ({instruction[:40]!r}...), at most "

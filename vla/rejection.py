@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from vla.batch import Observation
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic.verdict import Verdict
 from vla.motion.moves import Moves
 

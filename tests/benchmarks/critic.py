@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from tests.corruptions import CORRUPTIONS
 from tests.real_clips import FOLDERS, clips, motion_of
-from vla.critic.motion import Critic, Judgement
+from vla.critic.critic import Critic, Judgement
 from vla.evaluation.intervals import wilson
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -19,7 +19,7 @@ import numpy as np
 
 from vla.benchmarks.needle.config import FPS, NeedleConfig
 from vla.benchmarks.needle.demonstrations import write_demonstrations
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic.robot import Limits, learn
 from vla.data.formats import open_folder
 from vla.evaluation.intervals import wilson

@@ -11,7 +11,7 @@ import torch
 from tests.vla.critic.test_motion import BODY, moves, walk
 from tests.vla.test_sampling import policy_of
 from vla.__main__ import main
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic_settings import CriticConfig
 from vla.generation import InferenceGenerator
 from vla.motion.moves import Moves

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla.commandline import progress
+from vla.commands.limits import FILE as LIMITS
 from vla.commands.limits import TRIES, Unsafe, check_critic, check_limits, critic_of
 from vla.commands.measuring import (
     OF_RECORDINGS,
@@ -185,7 +186,12 @@ def in_environment(command: Evaluate, contract: "DataContract", seed: int, devic
             policy=str(command.policy),
         )
         write(out / "closed_loop.json", result.to_json())  # before environments are closed, which may fail
-    print(f"closed_loop.json, videos and traces are in {out}", file=sys.stderr)
+    files = [
+        "closed_loop.json",
+        *([LIMITS] if command.limits else []),
+        *(["videos and traces"] if command.record else []),
+    ]
+    print(f"{', '.join(files)} are in {out}", file=sys.stderr)
     return result
 
 

@@ -10,7 +10,7 @@ from vla.critic_settings import CriticConfig
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
-    from vla.critic.motion import Critic
+    from vla.critic.critic import Critic
     from vla.critic.robot import Limits
 
 FILE = "limits.json"
@@ -49,7 +49,7 @@ def check_critic(critic: CriticConfig, *, suites: bool, limits: bool) -> None:
 
 def critic_of(source: Path, contract: "DataContract", config: CriticConfig, results: Path) -> "Critic":
     """The critic of a policy's robot; its limits are written among the results."""
-    from vla.critic.motion import Critic
+    from vla.critic.critic import Critic
 
     limits = open_limits(source, contract)
     results.mkdir(parents=True, exist_ok=True)
@@ -76,8 +76,13 @@ def open_limits(source: Path, contract: "DataContract") -> "Limits":
             f"{source} has limits of {len(limits.step)} actions {' '.join(limits.names)}, the policy has "
             f"{contract.action_dim} {' '.join(contract.action_names)}: give those of its robot"
         )
+    if set(limits.force) != set(contract.streams):
+        raise ValueError(
+            f"{source} has limits of the sensors {' '.join(limits.force) or 'none'}, the policy sees "
+            f"{' '.join(contract.streams) or 'none'}: give one number a channel of each, as large as you like"
+        )
     for name, stream in contract.streams.items():
-        if name in limits.force and len(limits.force[name]) != stream.channels:
+        if len(limits.force[name]) != stream.channels:
             raise ValueError(
                 f"{source} has limits of {len(limits.force[name])} channels of {name}, the policy sees "
                 f"{stream.channels}: give those of its robot"

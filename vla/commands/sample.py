@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from vla.commands.limits import OF_ROBOTS
+from vla.commands.measuring import changed
 from vla.commands.recordings import Device, as_body_of, choose_device, open_policy
 from vla.critic_settings import CriticConfig
 from vla.errors import CorruptData, MissingPackage
@@ -81,6 +83,10 @@ class Sample:
             raise ValueError(
                 f"--strength is {self.strength:g}; give 0, which keeps the draft, to 1, which keeps nothing"
             )
+        if idle := changed(self.critic, OF_ROBOTS, "--critic."):
+            raise ValueError(
+                f"{' and '.join(idle)} would have no effect on motions, which have no such limit: leave it out"
+            )
         if self.tries < 1:
             raise ValueError(f"--tries is {self.tries}; give 1 or more, of which 1 makes no motion again")
         given = {"--seconds": self.seconds, "--skeleton": self.skeleton}
@@ -140,8 +146,8 @@ def sample(command: Sample) -> None:
 
 def judging(command: Sample, policy: "Policy", draft: "Moves | None") -> "Rejection | None":
     """What judges the motions; None where they are too short, or coordinates, which do not say where joints are."""
+    from vla.critic.critic import Critic
     from vla.critic.measures import long_enough
-    from vla.critic.motion import Critic
     from vla.rejection import Rejection
     from vla.sampling import body_of
 
@@ -161,6 +167,8 @@ def judged(rejection: "Rejection | None") -> list[str]:
     unsafe = {number: chosen for number, chosen in enumerate(results) if not chosen.verdict.is_safe}
     said = [f"safe: {len(results) - len(unsafe)} of {len(results)}"]
     said[0] += f"; made again: {again}" if again else ""
+    if lesser := sum(bool(chosen.verdict.issues) for chosen in results) - len(unsafe):
+        said[0] += f"; with lesser issues, which are in {VERDICTS}: {lesser}"
     for number, chosen in unsafe.items():
         said.append(f"motion {number}: {'; '.join(chosen.verdict.get_rejection_reasons())}")
     return said + [f"not judged: {reason}" for reason in results[0].verdict.unjudged]

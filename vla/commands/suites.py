@@ -92,7 +92,7 @@ def open_suites(
 
 def against_prompts(command: Measuring, asked: Asked, device: str) -> Tried:
     """Motions of every prompt, judged: adversarial_eval.json. One that is there already is kept under its time."""
-    from vla.critic.motion import Critic
+    from vla.critic.critic import Critic
     from vla.evaluation.motion.robustness import try_policy
     from vla.policy_folder import digest
 

@@ -34,22 +34,37 @@ class Limits:
     names: tuple[str, ...] = ()
     """Of the dimensions; empty where they have none."""
 
-    def __post_init__(self) -> None:
-        width = len(self.step)
-        if len(self.speed) != width or (self.periods and len(self.periods) != width):
-            raise ValueError(
-                f"limits have {width} steps, {len(self.speed)} speeds and {len(self.periods)} periods: give one of "
-                "each for each dimension of the actions"
-            )
-
     def save(self, file: Path) -> None:
         """Write them as JSON."""
         file.write_bytes(to_bytes(self))
 
     @staticmethod
-    def load(file: Path) -> "Limits":
-        """Limits of a file. CorruptData where it holds none."""
-        return from_json(Limits, file.read_text(encoding="utf-8"), file)
+    def load(file: str | Path) -> "Limits":
+        """Limits of a file.
+
+        Raises:
+            CorruptData: it holds none.
+            ValueError: a key is unknown, or a number can be no limit.
+        """
+        limits = from_json(Limits, Path(file).read_bytes(), file, exact=True)
+        limits.check(f"{file}")
+        return limits
+
+    def check(self, place: str) -> None:
+        """Refuse numbers that can be no limits; `place` is where they stand. ValueError."""
+        width = len(self.step)
+        if len(self.speed) != width or len(self.periods) not in (0, width) or len(self.names) not in (0, width):
+            raise ValueError(
+                f"{place} has {width} steps, {len(self.speed)} speeds, {len(self.periods)} periods and "
+                f"{len(self.names)} names: give one of each for each dimension of the actions"
+            )
+        if not 0 < self.fps < np.inf:
+            raise ValueError(f"{place} has fps {self.fps:g}; give the actions a second")
+        given = {"step": self.step, "speed": self.speed, "periods": self.periods}
+        given |= {f"force.{name}": values for name, values in self.force.items()}
+        for name, values in given.items():
+            if wrong := [value for value in values if not 0 <= value < np.inf]:
+                raise ValueError(f"{place} has {wrong[0]:g} in {name}; give numbers of 0 or more")
 
 
 def learn(

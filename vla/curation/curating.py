@@ -95,12 +95,18 @@ def is_finished(destination: Path, opened: Opened) -> bool:
     if not file.is_file():
         raise ValueError(f"{destination} exists and holds no curation; give a folder that does not exist")
     try:
-        there = json.loads(file.read_bytes())["made_with"]
+        content = json.loads(file.read_bytes())
+        there, files = content["made_with"], content["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged; give another folder, or remove {destination}") from error
     if there != opened.made_with:
         what = next(name for name in opened.made_with if there.get(name) != opened.made_with[name])
         raise ValueError(f"{destination} holds a curation of other {what}; give another folder, or remove it")
+    if files != files_of(destination):
+        raise ValueError(
+            f"{destination} is finished, but files of it are gone or are not those that were written: give another "
+            "folder, or remove it"
+        )
     return True
 
 
@@ -136,6 +142,17 @@ def stats_of(opened: Opened, curated: Curated) -> dict[str, Any]:
     return {**curated.to_json(), "thresholds": thresholds, "made_with": opened.made_with}
 
 
+def files_of(folder: Path) -> dict[str, Any]:
+    """How many files a curation has, but for its statistics, and a digest of their places and sizes."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / STATS
+    }
+    digest = hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()
+    return {"count": len(sizes), "digest": digest}
+
+
 def write(opened: Opened, curated: Curated, destination: Path, page: str, progress: Callable[[int], object]) -> None:
     """The folder of a curation, there when it is complete; then the scores beside it are not needed any more."""
     root = Path(opened.reader.layout.root)
@@ -150,5 +167,6 @@ def write(opened: Opened, curated: Curated, destination: Path, page: str, progre
         lines = "".join(json.dumps(line) + "\n" for line in curated.lines())
         (beside / CLIPS).write_text(lines, encoding="utf-8")
         (beside / PAGE).write_text(page, encoding="utf-8")
-        (beside / STATS).write_text(json.dumps(stats_of(opened, curated), indent=1) + "\n", encoding="utf-8")
+        stats = stats_of(opened, curated) | {"files": files_of(beside)}
+        (beside / STATS).write_text(json.dumps(stats, indent=1) + "\n", encoding="utf-8")
     destination.with_name(f".{destination.name}.scores").unlink(missing_ok=True)

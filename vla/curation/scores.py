@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic_settings import CriticConfig
 from vla.curation import robots
 from vla.curation.items import Item

@@ -70,6 +70,7 @@ class Curated:
             **{split: self.figures(split) for split in SPLITS},
             "not_for_sft": {check: not_for_sft[check] for check in WORDS if not_for_sft[check]},
             "held_out_subjects": [subject for subject in self.held_subjects if subject not in names],
+            "held_out_without_subject": sum(subject in names for subject in self.held_subjects),
             "problems": list(self.problems),
             "remarks": list(self.remarks),
         }

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 
 from vla.batch import Observation
 from vla.contract import DataContract
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.environment import Environment, Observed, observe
 from vla.evaluation.alteration import Alter
 from vla.evaluation.environments import parse_settings

@@ -40,6 +40,7 @@ def clips(tmp_path: Path) -> Path:
     np.savez(root / "walk_2.npz", **arrays | still)
     np.savez(root / "walk_3.npz", **arrays | short)
     (root / "walk_4.npz").write_bytes((root / "walk_0.npz").read_bytes()[:2000])
+    np.savez(root / "other.npz", numbers=np.zeros(3))
     return root
 
 
@@ -65,6 +66,7 @@ def test_clips_are_kept_as_they_are_and_drops_have_reasons(
     out = tmp_path / "out"
     assert curate(clips, out, *ALL, "--held-out", "0.4") == 0
     printed = capsys.readouterr()
+    assert "not read, since no clip is in them: other.npz" in printed.err
     assert "walk_4.npz cannot be read" in printed.err and "6 in: 2 for pre-training" in printed.out
     checks = {line["name"]: [reason["check"] for reason in line["dropped"]] for line in lines_of(out)}
     assert checks["clips/walk_2"][0] == "unsafe" and "clips/walk_3" in checks and checks[None] == ["corrupt"]
@@ -91,6 +93,9 @@ def test_clips_are_kept_as_they_are_and_drops_have_reasons(
     assert curate(clips, out, *ALL) == 78
     assert "holds a curation of other settings" in capsys.readouterr().err
     assert content(out) == before
+    kept[0].unlink()
+    assert curate(clips, out, *ALL, "--held-out", "0.4") == 78
+    assert "files of it are gone or are not those that were written" in capsys.readouterr().err
 
 
 def test_a_kill_changes_nothing(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, most in (("narrow", 0.0), ("wide", 1e9)):
         Limits(fps=LINE.fps, step=(most,) * width, speed=(most,) * width).save(folder / f"{name}.json")
     Limits(fps=LINE.fps, step=(1.0,), speed=(1.0,)).save(folder / "other.json")
+    strange = Limits(fps=LINE.fps, step=(1.0,) * width, speed=(1.0,) * width, force={"other": (1.0,)})
+    strange.save(folder / "strange.json")
     return folder
 
 
@@ -84,6 +86,9 @@ REFUSED = {
     "--limits judges what is executed": (["--data.roots", "x", "--limits", "FOLDER/wide.json"], 78),
     "nowhere is not there; give a folder of demonstrations": (["--env", WORLD, "--limits", "FOLDER/nowhere"], 78),
     "has limits of 1 actions": (["--env", WORLD, "--limits", "FOLDER/other.json"], 78),
+    "has limits of the sensors other, the policy sees none": (
+        ["--env", WORLD, "--limits", "FOLDER/strange.json"], 78,
+    ),
     "config.json is damaged": (["--env", WORLD, "--limits", "FOLDER/policy/config.json"], 65),
     "--tries is 0; give 1 or more": (["--env", WORLD, "--limits", "FOLDER/wide.json", "--tries", "0"], 78),
 }  # fmt: skip

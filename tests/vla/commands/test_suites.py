@@ -68,7 +68,7 @@ def test_what_is_printed_is_what_is_written(folder: Path, tmp_path: Path, capsys
 
 def test_motions_are_those_of_vla_sample(folder: Path, tmp_path: Path) -> None:
     """The seed of a prompt makes its motions again, with the same verdicts."""
-    from vla.critic.motion import Critic
+    from vla.critic.critic import Critic
 
     told = evaluated(folder, tmp_path / "out", "--suites", "hats", "--seed", "3")
     prompt = told["suites"][0]["prompts"][0]

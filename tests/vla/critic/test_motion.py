@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.clips import poses
 from tests.corruptions import CORRUPTIONS
 from tests.real_clips import clips, motion_of
+from vla.critic.critic import Critic
 from vla.critic.measures import Measures, measure, turning_back
-from vla.critic.motion import Critic
 from vla.critic.quality import quality_of
 from vla.critic.repetition import doubled, repetition
 from vla.critic.verdict import SEVERITY

@@ -1,7 +1,6 @@
 """The critic of a robot's actions: limits from demonstrations, what breaks them, and chunks that are drawn again."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from vla.batch import Observation, Readings
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic.robot import Limits, differences, learn
 from vla.critic_settings import CriticConfig
 from vla.data.formats import open_folder
@@ -67,14 +66,29 @@ def test_angles_go_the_short_way_round() -> None:
     assert differences(degrees, ()).tolist() == [[-340.0, -340.0]]
 
 
-def test_limits_come_back_from_their_file(tmp_path: Path) -> None:
-    LIMITS.save(tmp_path / "limits.json")
-    assert Limits.load(tmp_path / "limits.json") == LIMITS
-    (tmp_path / "limits.json").write_text(json.dumps({"fps": 10.0, "step": "fast"}))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"step": [-1.0, 1.0]}, "limits.json has -1 in step; give numbers of 0 or more"),
+        ({"speed": [float("nan"), 1.0]}, "limits.json has nan in speed; give numbers of 0 or more"),
+        ({"force": {"sensor": [float("inf")]}}, "limits.json has inf in force.sensor; give numbers of 0 or more"),
+        ({"fps": 0.0}, "limits.json has fps 0; give the actions a second"),
+        ({"speed": [1.0]}, "limits.json has 2 steps, 1 speeds, 0 periods and 2 names"),
+        ({"foo": 1}, "limits.json has the unknown key 'foo'"),
+    ],
+)
+def test_limits_come_back_from_their_file_and_nonsense_does_not(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    file = tmp_path / "limits.json"
+    LIMITS.save(file)
+    assert Limits.load(str(file)) == LIMITS
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=said):
+        Limits.load(file)
+    file.write_text(json.dumps({"fps": 10.0, "step": "fast"}))
     with pytest.raises(CorruptData, match=r"limits.json is damaged \(step"):
-        Limits.load(tmp_path / "limits.json")
-    with pytest.raises(ValueError, match="limits have 2 steps, 1 speeds and 0 periods"):
-        replace(LIMITS, speed=(1.0,))
+        Limits.load(file)
 
 
 def windows(actions: np.ndarray, force: np.ndarray, samples: int, horizon: int, seed: int) -> dict[str, list[bool]]:

@@ -253,7 +253,7 @@ def test_an_empty_instruction_is_a_problem(tmp_path: Path) -> None:
     tasks.write_text(tasks.read_text().replace("push the box", ""))
     (report,) = examine([root]).roots
     assert report.problems == (
-        "set/episode_000001 has an empty instruction; write what the robot is asked to do into the task list",
+        "set/episode_000001 has an empty instruction; write what is asked for into the task list",
     )
 
 

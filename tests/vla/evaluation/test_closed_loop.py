@@ -19,7 +19,7 @@ from tests.vla.test_policy import BARE, CONFIG, CONTRACT, statistics
 from vla.__main__ import main
 from vla.batch import Observation
 from vla.contract import DataContract
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic.robot import Limits
 from vla.environment import check_observed, observe
 from vla.evaluation.alteration import Alteration

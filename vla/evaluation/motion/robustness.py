@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from vla.critic.motion import Critic
+from vla.critic.critic import Critic
 from vla.critic.verdict import Verdict
 from vla.evaluation.motion.grading import Grade, Graded, Share, grades_of
 from vla.evaluation.motion.suites import Prompt, Suite

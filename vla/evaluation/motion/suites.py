@@ -88,7 +88,7 @@ def check_name(name: str, place: str) -> None:
 def check_prompt(prompt: Prompt, place: str) -> None:
     """Refuse what nothing can be made from, unless a refusal is what is expected. ValueError."""
     if not math.isfinite(prompt.seconds) or prompt.seconds > LONGEST_S:
-        raise ValueError(f"{place} is of {prompt.seconds:g} seconds; give {LONGEST_S:g} or fewer")
+        raise ValueError(f"{place} is of {prompt.seconds:g} seconds; give {SHORTEST_S:g} to {LONGEST_S:g}")
     if prompt.expect == "refusal":
         return
     otherwise = "or say `expect: refusal` where it is to be refused"

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from vla.batch import Observation
-from vla.critic.motion import ROUND, STILL, Critic
+from vla.critic.critic import ROUND, STILL, Critic
 from vla.critic_settings import CriticConfig
 from vla.data.dataset import open_dataset
 from vla.evaluation.motion.grading import Share, grades_of

@@ -88,7 +88,7 @@ def posture(poses: Poses) -> list[str]:
     Nothing of a skeleton whose feet no rule finds by name.
     """
     feet = [joint for joint, name in enumerate(poses.skeleton.names) if words_of(name)[0] and words_of(name)[1] in FEET]
-    if not feet:
+    if not feet or not len(poses):
         return []
     bones = np.linalg.norm(poses.skeleton.offsets, axis=1)
     legs_m = float(np.mean([reach(poses.skeleton.parents, bones, foot) for foot in feet]))

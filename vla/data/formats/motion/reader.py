@@ -19,7 +19,13 @@ from vla.data.formats.motion.converted import Converted, Unread
 from vla.data.formats.motion.files import CLIP_LIST, KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.kept import keep
 from vla.data.formats.motion.pictures import Shown, show
-from vla.data.formats.motion.remarks import remarks_of, remarks_of_a_copy, remarks_on_labels, remarks_on_settings
+from vla.data.formats.motion.remarks import (
+    remarks_of,
+    remarks_of_a_copy,
+    remarks_on_labels,
+    remarks_on_settings,
+    remarks_on_strangers,
+)
 from vla.data.selection import EVERYTHING, Problems, Selection, refuse, remark_left_out
 from vla.data.texts import Texts
 from vla.errors import CorruptData, MissingPackage
@@ -87,6 +93,7 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     asked = selection.motion.pictures
     shown = show(root, lists, clips, asked=asked, cameras=selection.cameras, report=report)
     said = remarks_on_labels(labels, {place_of(root, file) for file in files}) if root.is_dir() else []
+    said += remarks_on_strangers(root, {*files, *beside}) if root.is_dir() else []
     build_episode = partial(episode_of, root, body, shown, rate_hz=selection.motion.rate_hz)
     episodes = [build_episode(clips[index], kept.arrays(places[index]), index=index) for index in chosen]
     return MotionReader(

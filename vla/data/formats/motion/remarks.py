@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from vla.data.formats.motion.converted import Converted, Unread
-from vla.data.formats.motion.files import KINDS, LABELS
+from vla.data.formats.motion.files import KINDS, LABELS, place_of
+from vla.listing import visible
 from vla.motion.body import Body
 from vla.motion_settings import MotionFiles
 
@@ -48,6 +50,14 @@ def remarks_on_labels(labels: Mapping[str, Sequence[Mapping[str, str]]], places:
     if named := [place for place in silent if any(row.get("action") for row in labels[place])]:
         remarks.append(f"{LABELS} has no text of {len(named):,} of {len(places):,} files: the action is their caption")
     return remarks
+
+
+def remarks_on_strangers(root: Path, known: Collection[Path]) -> list[str]:
+    """That files which end as clips do are none that is read."""
+    others = [place_of(root, path) for path in visible(root.rglob("*.npz")) if path not in known]
+    return (
+        [f"not read, since no clip is in them: {', '.join(others[:4])}{', ...' * (len(others) > 4)}"] if others else []
+    )
 
 
 def remarks_on_settings(asked: MotionFiles, kinds: Collection[str]) -> list[str]:

@@ -34,8 +34,8 @@ def read_one(file: Path, asked: MotionConfig, say: Callable[[str], None]) -> Mov
     ((clip, rows),) = clips
     if clip.invalid:
         raise ValueError(
-            f"{file}: {len(clip.invalid)} of {clip.frames} frames were not measured, the first is {clip.invalid[0]}; "
-            "cut the clip to what was"
+            f"{file}: {len(clip.invalid)} of {clip.frames} frames at {asked.rate_hz:g} Hz were not "
+            f"measured, the first at {clip.invalid[0] / asked.rate_hz:.2f} s; cut the clip to what was"
         )
     for remark in clip.remarks:
         say(f"{file}: {remark}")
