@@ -205,7 +205,7 @@ def test_what_needs_a_vision_language_model_is_refused_before_it_is_loaded(
     walks: Path, tmp_path: Path, what: str, dry: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags, words = REFUSED[what]
-    monkeypatch.setattr("vla.policy.load_backbone", lambda *_: pytest.fail("it is loaded"))
+    monkeypatch.setattr("vla.assembling.load_backbone", lambda *_: pytest.fail("it is loaded"))
     recipe = recipes.stage2 if "--finetune-vl" in flags else recipes.stage1
     flags = ["--backbone.path", "hash", *flags, *(["--dry-run"] if dry else [])]
     with pytest.raises(ValueError, match=words) as refusal:

@@ -21,7 +21,7 @@ HASH = replace(SEEING, backbone=BackboneConfig(path="hash"), lora=None)
     ],
 )
 def test_a_policy_is_refused(config: Any, contract: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vla.policy.load_backbone", lambda *_: pytest.fail("it is loaded"))
+    monkeypatch.setattr("vla.assembling.load_backbone", lambda *_: pytest.fail("it is loaded"))
     with pytest.raises(ValueError, match=words) as refusal:
         build(config, contract)
     assert "\n" not in str(refusal.value)
