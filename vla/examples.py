@@ -5,7 +5,7 @@ from collections.abc import Mapping
 EXAMPLES: Mapping[str, tuple[str, str]] = {
     "": ("vla doctor /data/pick", "vla evaluate runs/pick/stage2/policy --data.roots /data/pick"),
     "evaluate": (
-        "vla evaluate runs/pick/stage2/policy --data.roots /data/pick --env needle --limits /data/pick",
+        "vla evaluate runs/pick/stage2/policy --data.roots /data/pick --env needle",
         "vla evaluate runs/walk/policy --suites",
     ),
     "ablate": (

@@ -216,7 +216,7 @@ def test_a_clip_is_refined_and_a_clip_comes_out(tmp_path: Path, capsys: pytest.C
         "--skeleton was given beside --refine": [*words, "--skeleton", str(tmp_path / "draft.npz")],
         "nothing.npz is no file; give one clip": [*words[:5], str(tmp_path / "nothing.npz")],
         "positions of 3 joints, the policy moves rotations of 3": [*words[:5], str(tmp_path / "places.npz")],
-        "1 of 12 frames were not measured, the first is 3; cut": [*words[:5], str(tmp_path / "gap.npz")],
+        "1 of 12 frames at 20 Hz were not measured, the first at 0.15 s; cut": [*words[:5], str(tmp_path / "gap.npz")],
         "`vla sample` takes no such flag: make it an npz file by `vla export`": [
             *words[:5],
             str(tmp_path / "draft.bvh"),

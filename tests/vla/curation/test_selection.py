@@ -159,7 +159,7 @@ def test_what_nothing_passes_is_refused_with_what_most_fail_by() -> None:
         ({"min_realism_sft": 0.1}, "--min-realism-sft is 0.1, below --min-realism-pretrain (0.3)"),
         ({"max_artifact": -0.1}, "--max-artifact is -0.1; give 0 to 1"),
         ({"balance_max_fraction": 0.0}, "--balance-max-fraction is 0; give a share above 0"),
-        ({"held_out": 1.0}, "--held-out is 1, which leaves nothing"),
+        ({"held_out": 1.0}, "--held-out is 1; give 0 or more, and less than 1"),
         ({"min_seconds": 30.0}, "--min-seconds and --max-seconds want 30 s at least and 20 s at most"),
         ({"max_seconds": -1.0}, "--max-seconds is -1; give a positive number"),
     ],
