@@ -87,7 +87,7 @@ class Critic:
             issues=issues,
             unsafe_severity=self.config.unsafe_severity,
             values={issue.check: issue.value for issue in issues},
-            unjudged=("step: nothing was executed before",) if last is None else (),
+            unjudged=unjudged_actions(self.limits, last is None, streams or {}),
         )
 
     def issues(self, measures: Measures, quality: Quality, text: str) -> tuple[Issue, ...]:
@@ -163,4 +163,19 @@ def unjudged(motion: Moves) -> tuple[str, ...]:
         ]
     if motion.rate_hz < RATE_HZ:
         said.append(f"jitter: {motion.rate_hz:g} frames a second do not show it, {RATE_HZ:g} do")
+    return tuple(said)
+
+
+def unjudged_actions(
+    limits: Limits,
+    first: bool,
+    streams: Mapping[str, tuple[Float[np.ndarray, "S C"], Bool[np.ndarray, " S"]]],
+) -> tuple[str, ...]:
+    """The checks that a chunk gives nothing for: the first one no step, sensors without a limit or samples no force."""
+    said = ["step: nothing was executed before"] if first else []
+    for name in dict.fromkeys([*limits.force, *streams]):
+        if name not in limits.force:
+            said.append(f"force: there is no limit for {name}")
+        elif name not in streams or not streams[name][1].any():
+            said.append(f"force: nothing was measured of {name}")
     return tuple(said)

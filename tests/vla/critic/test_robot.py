@@ -38,7 +38,13 @@ def test_each_limit_is_the_demonstrations_own_with_a_margin() -> None:
     assert found(critic, [[0, 0]], sensor=(felt, valid)) == [
         "force: channel 1 of sensor feels 1.1, and at most 1 may be"
     ]
-    assert critic.judge_actions(np.zeros((2, 2))).unjudged == ("step: nothing was executed before",)
+    windows = {"sensor": (np.zeros((4, 2)), np.zeros(4, bool)), "skin": QUIET["sensor"]}
+    assert critic.judge_actions(np.zeros((2, 2)), streams=windows).unjudged == (
+        "step: nothing was executed before",
+        "force: nothing was measured of sensor",
+        "force: there is no limit for skin",
+    )
+    assert critic.judge_actions(np.zeros((2, 2)), last=np.zeros(2), streams=QUIET).unjudged == ()
 
 
 def test_limits_are_the_largest_of_all_demonstrations_but_for_glitches() -> None:
