@@ -10,11 +10,12 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from training.settings import GuardConfig, Precision, Stage, Tracker, WandbConfig
+from vla.adapter_settings import LoraConfig
 from vla.documents import to_json
 from vla.motion_settings import MotionConfig
 from vla.parts import Encoders
 from vla.policy_settings import PolicyConfig
-from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, LoraConfig, MotionWeights
+from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, MotionWeights
 
 Settings = TypeVar("Settings")
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
+from vla.adapter_settings import LoraConfig
 from vla.parts import Encoders
-from vla.settings import BackboneConfig, DiffusionConfig, ExpertConfig, LoraConfig, Normalization, Sampler
+from vla.settings import BackboneConfig, DiffusionConfig, ExpertConfig, Normalization, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vla import documents
+from vla.adapter_settings import LoraConfig
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.provenance import Versions
-from vla.settings import LoraConfig
 
 SCHEMA = 5
 """Of checkpoints; raised whenever an earlier version would misread one."""

@@ -310,24 +310,6 @@ class ObjectiveConfig:
             raise ValueError(f"objective.gamma is {self.gamma}; give a positive signal-to-noise ratio, e.g. 5")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Size and regularisation of the adapter."""
-
-    rank: int = 16
-    """Rank of each update, at least 1."""
-    alpha: int = 32
-    """The update is scaled by alpha / rank."""
-    dropout: float = 0.05
-    """Share of the adapter's inputs dropped in training, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha < 1:
-            raise ValueError(f"LoRA of rank {self.rank} and alpha {self.alpha} cannot learn; give 1 or more for both")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA dropout is {self.dropout}; give a share from 0 up to, not including, 1")
-
-
 def check_heads(width: int, heads: int) -> None:
     """Refuse a width that the heads do not share evenly."""
     if heads < 1:

@@ -6,12 +6,13 @@ from tests.vla.parts.test_lora import large
 from training import recipes
 from training.checkpoints.checkpoint import KEYS
 from training.engine.stages import enter, without
+from vla.adapter_settings import LoraConfig
 from vla.contract import DataContract, StreamContract
 from vla.normalize import Normalizer
 from vla.parts import Encoders, lora
 from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
-from vla.settings import ExpertConfig, LoraConfig, SensorConfig
+from vla.settings import ExpertConfig, SensorConfig
 
 CONTRACT = DataContract(
     cameras=("left", "right"),

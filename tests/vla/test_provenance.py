@@ -17,10 +17,11 @@ from tests.vla.data.recordings import write_v2
 from tests.vla.test_policy import CONFIG as SMALL
 from vla import documents, privacy, provenance
 from vla.__main__ import main
+from vla.adapter_settings import LoraConfig
 from vla.data.dataset import open_dataset
 from vla.policy_folder import merge_policy, read_description, save_policy
 from vla.provenance import Origin, Source
-from vla.settings import DataConfig, LoraConfig
+from vla.settings import DataConfig
 
 CANARY = "canary7f3a9c51"
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from vla.adapter_settings import LoraConfig
 from vla.parts.qwen import QwenVL
-from vla.settings import LoraConfig
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 PROJECTIONS = 4

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from vla.adapter_settings import LoraConfig
 from vla.batch import Observation
 from vla.parts import lora
 from vla.parts.backbone import load_backbone
 from vla.parts.qwen import QwenVL
-from vla.settings import BackboneConfig, LoraConfig
+from vla.settings import BackboneConfig
 
 CONFIG = LoraConfig(rank=4, alpha=8, dropout=0.0)
 # peft 0.21 asks transformers 5.23 by a name that version 6 will drop; not ours to change.
