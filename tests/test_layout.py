@@ -172,7 +172,7 @@ def test_every_module_stands_in_a_layer() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layered = {container: contract for contract in contracts for container in contract.get("containers", ())}
     assert set(layered) == {
-        "vla", "vla.benchmarks.needle", "vla.commands", "vla.critic", "vla.curation", "vla.data",
+        "vla", "vla.adapters", "vla.benchmarks.needle", "vla.commands", "vla.critic", "vla.curation", "vla.data",
         "vla.data.formats.insertion", "vla.data.formats.lerobot", "vla.data.formats.motion", "vla.data.writing",
         "vla.evaluation", "vla.evaluation.motion", "vla.motion", "vla.parts", "vla.report", "training",
         "training.checkpoints", "training.ending", "training.engine",

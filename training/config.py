@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from training.settings import GuardConfig, Precision, Stage, Tracker, WandbConfig
-from vla.adapter_settings import LoraConfig
+from vla.adapter_settings import AdapterConfig, LoraConfig
 from vla.documents import to_json
 from vla.motion_settings import MotionConfig
 from vla.parts import Encoders
@@ -43,6 +43,8 @@ class RunConfig:
     """Path, prediction and sampler."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters of stage 2."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """The named adapter of a frozen policy."""
     batch_size: int = 32
     """Samples per optimizer step over all ranks."""
     micro_batch: int = 4
@@ -144,6 +146,7 @@ class RunConfig:
             expert=self._dropped(self.expert),
             diffusion=self.diffusion,
             lora=self._dropped(self.lora) if stage.lr.lora is not None else None,
+            adapter=self._dropped(self.adapter) if stage.lr.adapter is not None else None,
             normalization=self.data.normalization,
         )
 
@@ -180,6 +183,7 @@ ANY_STAGE = re.compile(r"^stages\.[^.]+\.")
 
 def younger() -> dict[str, Any]:
     """Settings that older checkpoints do not know, and what they did: so they count as the same."""
+    adapter = {f"adapter.{key}": value for key, value in to_json(AdapterConfig()).items()}
     motion = {f"data.motion.{key}": value for key, value in flatten(to_json(MotionConfig())).items()}
     weights = {f"stages.*.objective.motion.{key}": value for key, value in to_json(MotionWeights()).items()}
     return {
@@ -191,6 +195,9 @@ def younger() -> dict[str, Any]:
         "data.balance": "",
         "data.retarget": 0.0,
         "expert.positions": "small",
+        "stages.*.lr.adapter": None,
+        "stages.*.objective.negative_guidance": 1.0,
+        **adapter,
         **motion,
         **weights,
     }

@@ -1,21 +1,35 @@
 """The policies that a run leaves: that of its last step, and that of its lowest validation loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from training.checkpoints import checkpoint
 from training.engine.sharding import Engine
 from training.opening import Run
 from training.run.folder import RunFolder
+from vla.adapters.file import Base
+from vla.adapting import base_of, save_adapter
+from vla.documents import to_json
 from vla.policy import Policy
 from vla.policy_folder import save_policy
 from vla.run_folder import BEST
 
+Export = Callable[[Engine, Run, RunFolder], None]
 
-def export(policy: Policy, engine: Engine, run: Run, folder: RunFolder, kept: Sequence[str]) -> None:
-    """Write RUN/policy with the averaged weights and, with --keep-best, RUN/best; collective.
 
-    `kept` names the learned parameters that the stage does not train.
+def exporter(policy: Policy, kept: Sequence[str]) -> Export:
+    """What writes what a run leaves; of a policy that is adapted its adapter.
+
+    `kept` names the learned parameters that the stage does not train. Called before ZeRO-3 divides the weights, which
+    say what an adapter fits.
     """
+    if policy.config.adapter is None:
+        return partial(export, policy, kept)
+    return partial(export_adapter, policy, base_of(policy))
+
+
+def export(policy: Policy, kept: Sequence[str], engine: Engine, run: Run, folder: RunFolder) -> None:
+    """Write RUN/policy with the averaged weights and, with --keep-best, RUN/best; collective."""
     tensors = engine.gather("ema") | engine.frozen(list(kept))
     if engine.accelerator.is_main_process:
         place = folder.path / "policy"
@@ -23,6 +37,18 @@ def export(policy: Policy, engine: Engine, run: Run, folder: RunFolder, kept: Se
         print(f"policy: {place}")
     if run.config.keep_best:
         export_best(policy, engine, run, folder)
+    engine.accelerator.wait_for_everyone()
+
+
+def export_adapter(policy: Policy, base: Base, engine: Engine, run: Run, folder: RunFolder) -> None:
+    """Write RUN/adapter with the averaged weights; collective."""
+    tensors = engine.gather("ema")
+    assert policy.config.adapter is not None, "what is adapted has an adapter"
+    if engine.accelerator.is_main_process:
+        place = folder.path / "adapter"
+        made = {"recipe": run.config.entry, "steps": run.rows[-1].end, "origin": to_json(run.origin())}
+        save_adapter(policy, policy.config.adapter.name, place, base=base, made=made, tensors=tensors)
+        print(f"adapter: {place}")
     engine.accelerator.wait_for_everyone()
 
 

@@ -22,7 +22,7 @@ from training.engine import stages
 from training.engine.guard import Guard
 from training.engine.sharding import Engine
 from training.engine.state import State
-from training.exporting import export
+from training.exporting import exporter
 from training.feeding.loading import Restarts, batches
 from training.opening import open_run
 from training.ranks import rank
@@ -34,9 +34,9 @@ from training.run.tracking import check_tracker
 from vla import errors
 from vla.assembling import assemble
 from vla.batch import Batch, collate
-from vla.objectives import objective_of
 from vla.redaction import hide
 from vla.run_folder import GuardState
+from vla.teaching import taught
 
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
@@ -136,7 +136,7 @@ class Session:
             config.policy(row.stage), self.run.data.contract, self.run.normalizers, dtype=dtype, seed=config.seed
         )
         tail = policy.backbone.last_layer_names(row.stage.blocks) if row.stage.lr.backbone is not None else set()
-        policy.objective = objective_of(row.stage.objective, policy.contract)
+        policy.objective = taught(row.stage.objective, policy.contract, preserve=False)
         groups = stages.enter(row.name, row.stage, policy, {f"backbone.{name}" for name in tail})
         learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
         trained = {name for group in groups for name in group.parameters}
@@ -152,8 +152,9 @@ class Session:
             spared = load_weights(policy, self.initial, learned, groups, opening=True, allowed=config.allow_missing)
             if spared:
                 self.accelerator.print(f"fresh, or left out, by --allow-missing: {', '.join(spared)}")
-        self.kept = sorted(set(learned) - trained)
-        kept = set(self.kept) if self.accelerator.is_main_process else set()
+        kept = sorted(set(learned) - trained)
+        self.export = exporter(policy, kept)
+        kept = kept if self.accelerator.is_main_process else []  # rank 0 alone stores them
         self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}
         self.groups = groups
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
@@ -216,7 +217,7 @@ class Session:
             if self.folder.saver.failures:
                 raise self.folder.give_up()
             self.watchdog.beat("saving", SAVE_ALLOWANCE)
-            export(self.policy, engine, self.run, self.folder, self.kept)
+            self.export(engine, self.run, self.folder)
             self._ended = True
             self.folder.records.close()
         else:

@@ -42,6 +42,10 @@ def assemble(
     config = replace(config, encoders=encoders, expert=expert)
     if config.lora is not None:
         lora.add(qwen_of(backbone), config.lora, seed)
-    return Policy(
+    policy = Policy(
         config=config, contract=contract, backbone=backbone, normalizers=normalizers, compute_dtype=dtype, seed=seed
     )
+    if config.adapter is not None:
+        policy.adapters.add(config.adapter, seed)
+        policy.adapters.set({config.adapter.name: 1.0})
+    return policy

@@ -70,6 +70,8 @@ class Sample:
     """What is known of its style: a value and 1, or twice 0 where it is not known."""
     labels: Mapping[str, Float[np.ndarray, "H _"]] = field(default_factory=dict)
     """What is said of each step, by name: the number of a class, or the values of a quantity; a target, no input."""
+    preserved: bool = False
+    """Whether nothing is learned of it: a policy that is adapted stays there as it is."""
 
     def resized(self, sizes: Sequence[Size]) -> "Sample":
         """The same sample with its frames, which are whole, in these sizes."""
@@ -175,6 +177,8 @@ class Batch:
     positions: Int64[Tensor, " B"]
     labels: Mapping[str, Float[Tensor, "B H _"]] = field(default_factory=dict)
     """As of `Sample`, valid where the actions are."""
+    preserved: Bool[Tensor, " B"] | None = None
+    """As of `Sample`; None: of none of them."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -190,6 +194,7 @@ class Batch:
             draws=self.draws.map(change),
             positions=change(self.positions),
             labels={name: change(rows) for name, rows in self.labels.items()},
+            preserved=None if self.preserved is None else change(self.preserved),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -230,4 +235,5 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
         draws=Draws.of(seed, stream, positions, samples[0].actions.shape),
         positions=torch.tensor(positions, dtype=torch.int64),
         labels={name: stack([sample.labels[name] for sample in samples]) for name in samples[0].labels},
+        preserved=torch.tensor(kept) if any(kept := [sample.preserved for sample in samples]) else None,
     )

@@ -5,6 +5,7 @@ over is a sample's valid steps and the action dimensions; the loop weighs the sa
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, get_args, runtime_checkable
 
@@ -65,6 +66,9 @@ class Predictor(Protocol):
     def context(self, observation: Observation, coin: Float[Tensor, " B"] | None = None) -> ContextCache:
         """What is computed of B observations alone; `coin` says which go without the instruction, None: none does."""
 
+    def base(self) -> AbstractContextManager[None]:
+        """Within it, what the policy says without its adapters; nothing learns."""
+
     def predict(
         self, context: ContextCache, x0: Chunk, valid: Bool[Tensor, "N H"], time: Float[Tensor, " N"], noise: Chunk
     ) -> Prediction:
@@ -72,6 +76,24 @@ class Predictor(Protocol):
 
 
 Objective = Callable[[Predictor, Batch], Losses]
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """An objective that makes its losses of one prediction."""
+
+    @property
+    def draws(self) -> int:
+        """Times and noises of each sample."""
+        ...
+
+    def losses(self, policy: Predictor, prediction: Prediction, batch: Batch, /) -> Losses:
+        """Of a prediction that has been made."""
+        ...
+
+    def __call__(self, policy: Predictor, batch: Batch, /) -> Losses:
+        """Of a batch."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +105,11 @@ class Denoise:
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The mean over valid steps, action dimensions and draws."""
-        return {"diffusion": by_sample(self.error(noised(policy, batch, self.draws)), self.draws)}
+        return self.losses(policy, noised(policy, batch, self.draws), batch)
+
+    def losses(self, _: Predictor, prediction: Prediction, __: Batch) -> Losses:
+        """Of a prediction that has been made."""
+        return {"diffusion": by_sample(self.error(prediction), self.draws)}
 
     def error(self, prediction: Prediction) -> Float[Tensor, " N"]:
         """Of each prediction."""
@@ -101,7 +127,11 @@ class MinSnr:
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The weighted mean over valid steps, action dimensions and draws."""
-        return {"diffusion": by_sample(self.error(noised(policy, batch, self.draws)), self.draws)}
+        return self.losses(policy, noised(policy, batch, self.draws), batch)
+
+    def losses(self, _: Predictor, prediction: Prediction, __: Batch) -> Losses:
+        """Of a prediction that has been made."""
+        return {"diffusion": by_sample(self.error(prediction), self.draws)}
 
     def error(self, prediction: Prediction) -> Float[Tensor, " N"]:
         """Of each prediction, weighed."""
@@ -127,7 +157,15 @@ class Kinematic:
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The weighted terms beside the error, each the mean over draws."""
-        prediction = noised(policy, batch, self.base.draws)
+        return self.losses(policy, noised(policy, batch, self.draws), batch)
+
+    @property
+    def draws(self) -> int:
+        """As of `Denoise`."""
+        return self.base.draws
+
+    def losses(self, policy: Predictor, prediction: Prediction, batch: Batch) -> Losses:
+        """Of a prediction that has been made."""
         losses = {"diffusion": by_sample(self.base.error(prediction), self.base.draws)}
         if self.weights:
             losses |= self.of_motion(policy, prediction, batch)
@@ -167,13 +205,13 @@ class Kinematic:
         return decode(self.body, rows, offsets, self.rate_hz)
 
 
-def objective_of(config: ObjectiveConfig, contract: DataContract) -> Objective:
+def objective_of(config: ObjectiveConfig, contract: DataContract) -> Learning:
     """The objective that a configuration names, for what a policy is trained on.
 
     Raises:
         ValueError: it weighs what these data do not have.
     """
-    base = Denoise(draws=config.draws) if config.kind == "denoise" else MinSnr(gamma=config.gamma, draws=config.draws)
+    base = MinSnr(gamma=config.gamma, draws=config.draws) if config.kind == "min-snr" else Denoise(draws=config.draws)
     weights = {name: weight for name, weight in vars(config.motion).items() if weight > 0}
     check_labelled(weights, contract.labels)
     if not weights:

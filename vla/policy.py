@@ -1,6 +1,7 @@
 """The policy: observation -> context -> diffusion expert; a batch becomes losses, an observation actions."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor, nn
 
 from vla import diffusion, refining, sampling
+from vla.adapters.host import UPDATES, Adapters
 from vla.batch import Batch, Losses, Observation
 from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Draft, Known, Watch
@@ -54,7 +56,7 @@ class Policy(nn.Module):
         """What is trained for; the stage that is entered sets it."""
         self.tuned: frozenset[str] = frozenset()
         """Backbone parameters, adapters left out, that training changed; they are saved with the policy."""
-        self.backbone = backbone
+        self.backbone, self.blend = backbone, backbone.blend
         self.encoders = tuple(fitting(config.encoders, contract))
         """Names of the parts beside backbone and expert; each is a child of that name."""
         widths = {"expert": config.expert.sizes.width, "backbone": backbone.width}
@@ -166,6 +168,17 @@ class Policy(nn.Module):
             return np.zeros(0, np.float32)
         middle = self.normalizer_of("state").undo(torch.zeros(self.contract.state_dim, device=self.device))
         return np.asarray(middle.float().cpu().numpy())
+
+    @property
+    def adapters(self) -> Adapters:
+        """Its named adapters."""
+        return Adapters(self, self.blend)
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """Within it the policy answers as it does without adapters, and nothing learns: a teacher that is no copy."""
+        with torch.no_grad(), self.adapters.off():
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -301,17 +314,24 @@ class Policy(nn.Module):
         enter_mode(self, training=training, parent=training)
 
     def learned(self) -> dict[str, Tensor]:
-        """By name, the parameters a policy folder holds: all of them but the backbone's own, unless those are tuned."""
+        """By name, the parameters a policy folder holds: all of them but the backbone's own, unless those are tuned.
+
+        Named adapters have folders of their own.
+        """
         return {
             name: parameter.detach()
             for name, parameter in self.named_parameters()
-            if not name.startswith("backbone.") or "lora_" in name or parameter.requires_grad or name in self.tuned
+            if UPDATES not in name
+            and (not name.startswith("backbone.") or "lora_" in name or parameter.requires_grad or name in self.tuned)
         }
 
 
 def enter_mode(module: nn.Module, *, training: bool, parent: bool) -> bool:
-    """Set the mode of a module and all within; whether anything in it is trainable decides."""
-    parameters = list(module.parameters())
+    """Set the mode of a module and all within; whether anything in it is trainable decides.
+
+    An adapter's own layers are apart: where they alone are trained, dropout of the frozen layers around them stays off.
+    """
+    parameters = [parameter for name, parameter in module.named_parameters() if UPDATES not in f".{name}"]
     mode = training and any(parameter.requires_grad for parameter in parameters) if parameters else parent
     module.training = mode
     for child in module.children():

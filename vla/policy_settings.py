@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from vla.adapter_settings import LoraConfig
+from vla.adapter_settings import AdapterConfig, LoraConfig
 from vla.parts import Encoders
 from vla.settings import BackboneConfig, DiffusionConfig, ExpertConfig, Normalization, Sampler
 
@@ -21,6 +21,8 @@ class PolicyConfig:
     """Path, prediction and sampler."""
     lora: LoraConfig | None = None
     """Adapters on the backbone's language model, or none."""
+    adapter: AdapterConfig | None = None
+    """The named adapter that is trained beside all of this, or none; a policy folder holds none."""
     normalization: Normalization = "quantile"
     """How actions, state and sensor were made unitless."""
 

@@ -12,7 +12,7 @@ Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
 PredictionName = Literal["noise", "data", "velocity"]
 Sampler = Literal["ddim", "ddpm", "euler", "dpm++"]
-ObjectiveName = Literal["denoise", "min-snr"]
+ObjectiveName = Literal["denoise", "min-snr", "erase"]
 Pairing = Literal["auto", "time", "number"]
 PoolingName = Literal["auto", "mean", "cls"]
 Size = int | Literal["auto"]
@@ -295,9 +295,12 @@ class ObjectiveConfig:
     """What a policy is trained for."""
 
     kind: ObjectiveName = "denoise"
-    """denoise: the squared error of the expert's output. min-snr: weighed by min(SNR, gamma) of the time."""
+    """denoise: the squared error of the expert's output. min-snr: weighed by min(SNR, gamma) of the time. erase: away
+    from what the policy makes of the instruction without its adapter."""
     gamma: float = 5.0
     """Of min-snr: signal-to-noise ratio from which on times count alike, > 0."""
+    negative_guidance: float = 1.0
+    """Of erase: how far beyond the answer to no instruction, at least 0; 0: exactly that answer."""
     draws: int = 1
     """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
     motion: MotionWeights = field(default_factory=MotionWeights)
@@ -306,6 +309,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ValueError(f"objective.draws is {self.draws}; give at least 1")
+        if not 0 <= self.negative_guidance < math.inf:
+            raise ValueError(f"objective.negative_guidance is {self.negative_guidance}; give a number of at least 0")
         if not 0 < self.gamma < math.inf:
             raise ValueError(f"objective.gamma is {self.gamma}; give a positive signal-to-noise ratio, e.g. 5")
 

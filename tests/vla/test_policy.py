@@ -11,6 +11,7 @@ import torch
 
 from tests.policies import build_policy
 from vla import diffusion
+from vla.adapter_settings import LoraConfig
 from vla.batch import Batch, Reading, Readings, Sample, collate
 from vla.contract import DataContract, StreamContract
 from vla.diffusion import coefficients, multiply
@@ -24,7 +25,6 @@ from vla.settings import (
     CameraConfig,
     DiffusionConfig,
     ExpertConfig,
-    LoraConfig,
     Sampler,
     SensorConfig,
 )

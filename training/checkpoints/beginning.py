@@ -23,6 +23,9 @@ from vla.policy_folder import load_policy, read_description
 from vla.run_folder import BEST, Buffers
 from vla.settings import DataConfig, DiffusionConfig
 
+OPENED = ("lora", "adapter", "backbone")
+"""Groups of parameters that a stage adds or opens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
@@ -138,14 +141,14 @@ def load_weights(
 ) -> list[str]:
     """Copy weights into the policy by name; every learned parameter must be among them, and nothing else.
 
-    `opening` says that a stage begins: parameters that it adds or opens (LoRA, the last blocks) may be missing.
+    `opening` says that a stage begins: parameters that it adds or opens (adapters, the last blocks) may be missing.
     `allowed` are patterns of names that may be missing, and stay fresh, or have no place; the names found are returned.
 
     Raises:
         ValueError: missing, unexpected or mis-shaped tensors, by name, or a pattern of none.
     """
     parameters = dict(policy.named_parameters())
-    opened = {name for group in groups if group.group in ("lora", "backbone") for name in group.parameters}
+    opened = {name for group in groups if group.group in OPENED for name in group.parameters}
     required = set(learned) | opened
     missing = sorted(required - weights.keys())
     if opening and opened.isdisjoint(weights):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from training.settings import Stage
+from vla.adapters.host import UPDATES
 from vla.parts import GROUPS, PARTS, row_of
 from vla.run_folder import GroupSize
 
@@ -34,6 +35,8 @@ class Group:
 def group_of(parameter: str, tail: Collection[str]) -> str:
     """The group a parameter belongs to; `tail` names the backbone parameters that the stage opens."""
     part = row_of(parameter)
+    if UPDATES in parameter:
+        return "adapter"
     if part == "backbone":
         return "lora" if "lora_" in parameter else "backbone" if parameter in tail else FROZEN
     if part != "expert" and part not in PARTS:

@@ -152,6 +152,7 @@ FRESH: dict[str, str] = {part.group: part.rate for part in PARTS.values()}
 GROUPS: dict[str, str] = {
     **FRESH,
     "lora": "LoRA adapters on the backbone's language model.",
+    "adapter": "The named adapter of a policy that is frozen otherwise.",
     "backbone": "The last language-model blocks themselves, with --finetune-vl full.",
 }
 """Every group of parameters that can be trained, and what it is."""

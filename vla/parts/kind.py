@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vla.adapters.layer import Blend
 from vla.batch import Observation
 from vla.frames import Size
 from vla.settings import BackboneConfig, PoolingName
@@ -23,6 +24,8 @@ class Backbone(nn.Module, ABC):
         self.folder = folder
         self.width = width
         """Of its tokens."""
+        self.blend = Blend()
+        """Of the adapters of the policy that it is a part of."""
 
     prompt: str
     """What it is given to read, in words."""

@@ -5,9 +5,7 @@ Its weights are float32 whatever the backbone is in, and files are peft's own.
 """
 
 import copy
-import hashlib
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vla.adapter_settings import LoraConfig
+from vla.adapters.layer import uniform
 from vla.parts.qwen import QwenVL
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
@@ -50,7 +49,7 @@ def add(backbone: QwenVL, config: LoraConfig, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in adapter_parameters(backbone).items():
             if "lora_A" in name:
-                parameter.copy_(initial(f"{seed}/{file_key(name)}", parameter.shape))
+                parameter.copy_(uniform(f"{seed}/{file_key(name)}", parameter.shape))
             else:
                 parameter.zero_()
 
@@ -99,13 +98,6 @@ def adapter_parameters(backbone: QwenVL) -> dict[str, Tensor]:
 def file_key(name: str) -> str:
     """Key of a parameter in peft's file: the name within the PeftModel, without the adapter's name."""
     return name.removeprefix("model.").replace(f".{ADAPTER}.", ".")
-
-
-def initial(key: str, shape: torch.Size) -> Tensor:
-    """Uniform within 1 / sqrt(inputs), from the key alone: kaiming_uniform with a = sqrt(5), as peft."""
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
-    bound = 1 / math.sqrt(shape[1])
-    return torch.empty(shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
 def save(backbone: QwenVL, folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from vla.adapters.layer import Blend
 from vla.batch import Observation
 from vla.frames import Area
 from vla.parts.images import read_image_processor
@@ -109,23 +110,25 @@ def load(config: BackboneConfig, folder: Path, dtype: torch.dtype) -> QwenVL:
     if not torch.cuda.is_available():
         keep_weights(model)
     pack_attention(model)
-    if config.gradient_checkpointing:
-        checkpoint_activations(model)
     images = read_image_processor(folder, config.min_pixels, config.max_pixels)
     processor = Processor(folder, images, model.config, model.model.get_rope_index)
-    return QwenVL(model, processor, config, folder).eval()
+    backbone = QwenVL(model, processor, config, folder).eval()
+    if config.gradient_checkpointing:
+        checkpoint_activations(model, backbone.blend)
+    return backbone
 
 
-def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration, blend: Blend) -> None:
     """Keep only the inputs of each language-model block that is in training mode, and recompute the rest in backward.
 
     Without re-entrance a block's parameters get their gradients even where its input needs none, so that the frozen
-    embeddings need no detour through the gradient tape.
+    embeddings need no detour through the gradient tape. Adapters count in backward as they did in forward, whatever
+    counts by then.
     """
     with warnings.catch_warnings():
         # The new name of transformers 5.2x does not exist in the older releases we allow.
         warnings.simplefilter("ignore", FutureWarning)
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": blend.bound})
 
 
 def width_of(folder: Path) -> int:

@@ -1,0 +1,276 @@
+"""An adapter on disk: a folder that plain peft loads, whose weights say what they are and what they fit.
+
+ADAPTER/adapter_model.safetensors     weights, float32, under peft's names; the header holds the description
+ADAPTER/adapter_config.json           peft's own configuration
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vla import documents
+from vla.adapter_settings import AdapterConfig
+from vla.adapters.host import Adapters
+from vla.adapters.layer import Update
+from vla.errors import CorruptData
+
+SCHEMA = 1
+"""Raised whenever an earlier version would misread an adapter."""
+KEY = "touchstone"
+"""Of the description, in the header of the weights."""
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+PREFIX = "base_model.model."
+"""What peft writes before the name of a layer."""
+FACTORS = {"lora_A": "down", "lora_B": "up"}
+"""Peft's names of the two factors, and ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What an adapter was trained on, and fits alone."""
+
+    weights: str
+    """SHA-256 of the policy's weights, by name."""
+    normalizer: str
+    """SHA-256 of the scales of its actions and inputs."""
+    body: str
+    """What its actions are, in words: a kind of body and its joints, or the dimensions of a robot."""
+    backbone: str
+    """Id of the backbone: of motion the text encoder."""
+    fingerprint: str
+    """Of the backbone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What an adapter is; in the header of its weights."""
+
+    schema: int = SCHEMA
+    adapter: AdapterConfig
+    """Name, rank, alpha, dropout and targets."""
+    base: Base
+    weights: str
+    """SHA-256 of its own weights, by name."""
+    made: Mapping[str, Any] = field(default_factory=dict)
+    """How: recipe, data, steps, what was learned or erased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An adapter as it was read."""
+
+    place: Path
+    config: AdapterConfig
+    description: Description | None
+    """None: a file of plain peft, which does not say what it fits."""
+    tensors: Mapping[str, tuple[Tensor, Tensor]]
+    """Of each layer by its name, the factors A (R I) and B (O R)."""
+
+
+def write(
+    adapters: Adapters,
+    name: str,
+    folder: Path,
+    *,
+    base: Base,
+    made: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Description:
+    """Write a loaded adapter into a folder, which must exist.
+
+    `tensors` gives weights by parameter name instead of the module's: averaged ones, or those that were gathered.
+    """
+    values = {key: value.detach() for key, value in adapters.parameters(name).items()}
+    values |= {key: value for key, value in (tensors or {}).items() if key in values}
+    stored = {peft_key(key, name): value.detach().cpu().float().contiguous() for key, value in values.items()}
+    config = adapters.blend.loaded[name]
+    description = Description(adapter=config, base=base, weights=digest_of(stored), made=made)
+    header = {"format": "pt", KEY: json.dumps(documents.to_json(description))}
+    save_file({key: value.clone() for key, value in stored.items()}, folder / WEIGHTS_FILE, header)
+    written = json.dumps(peft_config(config), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
+    return description
+
+
+def peft_key(key: str, name: str) -> str:
+    """The name of a parameter in a file, as peft writes it."""
+    path, _, factor = key.partition(f".updates.{name}.")
+    ours = {own: theirs for theirs, own in FACTORS.items()}
+    return f"{PREFIX}{path}.{ours[factor.removesuffix('.weight')]}.weight"
+
+
+def peft_config(config: AdapterConfig) -> dict[str, Any]:
+    """The configuration in peft's words: the whole name of a layer is matched, as ours is."""
+    from peft import LoraConfig as PeftLoraConfig  # it loads what nothing else here needs
+
+    targets = "|".join(f"(?:{target})" for target in config.targets)
+    made = PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        bias="none",
+        inference_mode=True,
+    )
+    plain: dict[str, Any] = json.loads(json.dumps(made.to_dict(), default=list))
+    return plain
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes, types and bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def read(place: Path) -> Stored:
+    """An adapter of a folder, or of the file of its weights.
+
+    Raises:
+        ValueError: there is none, or it is no LoRA of linear layers; says which.
+        CorruptData: a file is damaged.
+    """
+    file = place / WEIGHTS_FILE if place.is_dir() else place
+    if not file.is_file():
+        raise ValueError(f"{place} holds no adapter: {WEIGHTS_FILE} is missing; give a folder that training wrote")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+            header, tensors = opened.metadata() or {}, {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CorruptData(f"{file} cannot be read ({error}); restore it from a copy") from error
+    description = None
+    if KEY in header:
+        description = documents.from_json(Description, header[KEY], file)
+        if description.schema != SCHEMA:
+            raise ValueError(
+                f"{file} is of schema {description.schema}, this version reads schema {SCHEMA}; use the one that "
+                "wrote it"
+            )
+        if digest_of(tensors) != description.weights:
+            raise CorruptData(f"{file} holds other weights than its header says; restore it from a copy")
+    config = description.adapter if description else foreign(file)
+    return Stored(place=place, config=config, description=description, tensors=factors(tensors, config, file))
+
+
+def foreign(file: Path) -> AdapterConfig:
+    """What the configuration beside a file of plain peft says.
+
+    Raises:
+        ValueError: there is none, or it is of another kind than LoRA of linear layers as ours.
+        CorruptData: it is damaged.
+    """
+    beside = file.with_name(CONFIG_FILE)
+    if not beside.is_file():
+        raise ValueError(f"{file} does not say what adapter it is, and {beside} is missing: copy the whole folder")
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        targets = said["target_modules"]
+        config = AdapterConfig(
+            name=file.parent.name,
+            rank=said["r"],
+            alpha=said["lora_alpha"],
+            dropout=said["lora_dropout"],
+            targets=(targets,) if isinstance(targets, str) else tuple(f"(?:.*\\.)?{target}" for target in targets),
+        )
+        kind = said["peft_type"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CorruptData(f"{beside} is damaged ({error!r}); restore it from a copy") from error
+    if kind != "LORA":
+        raise ValueError(f"{beside} is an adapter of type {kind}; only LORA can be loaded")
+    ours = peft_config(config)
+    apart = {"lora_dropout", "target_modules", "inference_mode", "base_model_name_or_path", "peft_version"}
+    apart |= {"auto_mapping", "revision", "task_type", "r", "lora_alpha", "init_lora_weights"}
+    for key in sorted(ours.keys() & said.keys() - apart):
+        if said[key] != ours[key]:
+            raise ValueError(
+                f"{beside} has {key} = {said[key]!r}, which changes what the adapter computes; only plain LoRA, with "
+                f"{key} = {ours[key]!r}, can be loaded"
+            )
+    return config
+
+
+def factors(tensors: Mapping[str, Tensor], config: AdapterConfig, file: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """The two factors of each layer.
+
+    Raises:
+        ValueError: a tensor is no factor, one is missing, or its rank is another than the configuration says.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        path, _, factor = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+        if "in_proj" in key or path.endswith("base_layer.out_proj"):
+            raise ValueError(
+                f"{file} adapts an nn.MultiheadAttention ({key}), whose output peft counts twice and which no policy "
+                "here has; train it on separate linear layers"
+            )
+        if factor not in FACTORS or not key.endswith(".weight"):
+            raise ValueError(
+                f"{file} holds {key}, which is no factor of a LoRA of linear layers; only these are loaded"
+            )
+        found.setdefault(path, {})[factor] = value
+    pairs = {}
+    for path, own in found.items():
+        if missing := FACTORS.keys() - own.keys():
+            raise ValueError(f"{file} lacks {min(missing)} of {path}; restore it from a copy")
+        a, b = own["lora_A"], own["lora_B"]
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != config.rank or b.shape[1] != config.rank:
+            raise ValueError(
+                f"{file} has factors of {tuple(a.shape)} and {tuple(b.shape)} for {path}, which are not of rank "
+                f"{config.rank} as it says; restore it from a copy"
+            )
+        pairs[path] = (a, b)
+    if not pairs:
+        raise ValueError(f"{file} holds no weights; train the adapter again")
+    return pairs
+
+
+def fill(adapters: Adapters, stored: Stored, name: str) -> None:
+    """Put a stored adapter on a module under a name.
+
+    Raises:
+        ValueError: its layers are not those that its targets match there, or of another size.
+    """
+    adapters.add(dataclasses.replace(stored.config, name=name))
+    updates = adapters.updates(name)
+    try:
+        check_layers(updates, stored)
+    except ValueError:
+        adapters.remove(name)
+        raise
+    for path, (a, b) in stored.tensors.items():
+        updates[path].down.weight.data.copy_(a)
+        updates[path].up.weight.data.copy_(b)
+
+
+def check_layers(updates: Mapping[str, Update], stored: Stored) -> None:
+    """Refuse an adapter of other layers than a module has (ValueError)."""
+    parts = []
+    for names, word in (
+        (updates.keys() - stored.tensors.keys(), "lacks"),
+        (stored.tensors.keys() - updates.keys(), "has"),
+    ):
+        if names:
+            parts.append(f"{word} {len(names)} layers, such as {min(names)}")
+    if parts:
+        raise ValueError(f"adapter {stored.place} does not fit: beside the policy's it {' and '.join(parts)}")
+    for path, (a, b) in stored.tensors.items():
+        wide = (a.shape[1], b.shape[0])
+        if wide != (ours := (updates[path].down.in_features, updates[path].up.out_features)):
+            raise ValueError(
+                f"adapter {stored.place} does not fit: {path} has {wide[0]} inputs and {wide[1]} outputs there, "
+                f"{ours[0]} and {ours[1]} in the policy; load the policy that it was trained on"
+            )

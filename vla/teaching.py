@@ -1,0 +1,121 @@
+"""Objectives of an adapter whose teacher is the policy itself, without that adapter: no second model.
+
+Some samples are learned, by an objective of their own, or erased; on the others, which are preserved, the policy is to
+answer as it does without its adapters (prior preservation, after Ruiz et al. 2023, with the base's answers as targets).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vla import diffusion
+from vla.batch import Batch, Losses
+from vla.contract import DataContract
+from vla.objectives import Learning, Objective, Prediction, Predictor, by_sample, mean_error, noised, objective_of
+from vla.settings import ObjectiveConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preserve:
+    """Learned is what is not preserved."""
+
+    learn: Learning
+
+    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+        """The losses of what is learned, and how far the answers to the rest are from the base's."""
+        kept, draws = preserved(batch), self.learn.draws
+        student = noised(policy, batch, draws)
+        losses = self.learn.losses(policy, student, batch)
+        rows = chosen(kept)
+        said = answered(policy, batch, rows, batch.draws.coin[rows], draws)
+        stays = differing(student, rows, draws, said.out)
+        return {name: loss.masked_fill(kept, 0) for name, loss in losses.items()} | {
+            "preserve": spread(stays, rows, kept)
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erase:
+    """ESD (Gandikota et al. 2023): away from what the base makes of an instruction, beyond what it makes of none.
+
+    target = base(none) - guidance (base(instruction) - base(none)).
+
+    Outputs of every kind of prediction are affine in the clean chunk, and the target's weights add up to 1: so it is
+    the same clean chunk for noise, data and velocity predictions.
+    """
+
+    negative_guidance: float = 1.0
+    draws: int = 1
+
+    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+        """How far the answers are from the target, of what is preserved from the base's."""
+        kept = preserved(batch)
+        # What is to be forgotten is heard in every sample; who answers nothing is taught by what is preserved.
+        coin = torch.where(kept, batch.draws.coin, torch.ones_like(batch.draws.coin))
+        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws)
+        forgotten, stay = chosen(~kept), chosen(kept)
+        rows = [*forgotten, *forgotten, *stay]
+        heard = torch.cat([torch.ones(len(forgotten)), torch.zeros(len(forgotten)), coin[stay].cpu()]).to(coin.device)
+        said = answered(policy, batch, rows, heard, self.draws)
+        count = len(forgotten) * self.draws
+        told, untold, base = said.out[:count], said.out[count : 2 * count], said.out[2 * count :]
+        target = untold - self.negative_guidance * (told - untold)
+        return {
+            "erase": spread(differing(student, forgotten, self.draws, target), forgotten, ~kept),
+            "preserve": spread(differing(student, stay, self.draws, base), stay, kept),
+        }
+
+
+def taught(config: ObjectiveConfig, contract: DataContract, *, preserve: bool) -> Objective:
+    """The objective of a stage, with a teacher where it needs one. ValueError as of `objective_of`."""
+    learn = objective_of(config, contract)
+    if config.kind == "erase":
+        return Erase(negative_guidance=config.negative_guidance, draws=config.draws)
+    return Preserve(learn=learn) if preserve else learn
+
+
+def preserved(batch: Batch) -> Bool[Tensor, " B"]:
+    """Which samples are not learned."""
+    if batch.preserved is None:
+        return torch.zeros(len(batch), dtype=torch.bool, device=batch.weight.device)
+    return batch.preserved
+
+
+def chosen(which: Bool[Tensor, " B"]) -> list[int]:
+    """The rows of some samples; the first one where there is none: under ZeRO-3 all ranks call the same layers."""
+    return [int(row) for row in which.nonzero().flatten()] or [0]
+
+
+def places(rows: Sequence[int], draws: int, device: torch.device) -> Tensor:
+    """Where the draws of some samples stand."""
+    first = torch.tensor(rows, device=device)[:, None] * draws
+    return (first + torch.arange(draws, device=device)).flatten()
+
+
+def answered(policy: Predictor, batch: Batch, rows: Sequence[int], coin: Float[Tensor, " R"], draws: int) -> Prediction:
+    """What the base says of some samples of a batch, at the times and noises of the student."""
+    where = places(rows, draws, batch.weight.device)
+    time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), draws)
+    x0 = policy.normalize("actions", batch.actions).repeat_interleave(draws, dim=0)
+    valid = batch.action_valid.repeat_interleave(draws, dim=0)
+    with policy.base():
+        context = policy.context(batch.observation.rows(rows), coin)
+        return policy.predict(context, x0[where], valid[where], time[where], noise[where])
+
+
+def differing(
+    student: Prediction, rows: Sequence[int], draws: int, target: Float[Tensor, "N H A"]
+) -> Float[Tensor, " R"]:
+    """How far the student is from a target on some samples: the mean square over valid steps, dimensions and draws."""
+    where = places(rows, draws, target.device)
+    part = replace(student, out=student.out[where], target=target, valid=student.valid[where])
+    return by_sample(mean_error(part), draws)
+
+
+def spread(errors: Float[Tensor, " R"], rows: Sequence[int], which: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Errors of some samples in their places, 0 elsewhere, and in those that they are not of."""
+    out = torch.zeros(len(which), dtype=errors.dtype, device=errors.device)
+    return out.index_put((torch.tensor(rows, device=errors.device),), errors).masked_fill(~which, 0)
