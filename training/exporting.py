@@ -9,7 +9,6 @@ from training.opening import Run
 from training.run.folder import RunFolder
 from vla.adapters.file import Base
 from vla.adapting import base_of, save_adapter
-from vla.documents import to_json
 from vla.policy import Policy
 from vla.policy_folder import save_policy
 from vla.run_folder import BEST
@@ -46,8 +45,9 @@ def export_adapter(policy: Policy, base: Base, engine: Engine, run: Run, folder:
     assert policy.config.adapter is not None, "what is adapted has an adapter"
     if engine.accelerator.is_main_process:
         place = folder.path / "adapter"
-        made = {"recipe": run.config.entry, "steps": run.rows[-1].end, "origin": to_json(run.origin())}
-        save_adapter(policy, policy.config.adapter.name, place, base=base, made=made, tensors=tensors)
+        made = {"recipe": run.config.entry, "steps": run.rows[-1].end}
+        name = policy.config.adapter.name
+        save_adapter(policy, name, place, base=base, made=made, origin=run.origin(), tensors=tensors)
         print(f"adapter: {place}")
     engine.accelerator.wait_for_everyone()
 

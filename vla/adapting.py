@@ -14,11 +14,11 @@ from vla import redaction
 from vla.adapters import file
 from vla.adapters.file import Base, Description, Stored, digest_of
 from vla.contract import DataContract
+from vla.names import hint
 from vla.parts.backbone import fingerprint
 from vla.policy import Policy
-
-FOLDER = "adapters"
-"""Of a policy folder: the adapters that go with it, each a folder of its name."""
+from vla.policy_folder import ADAPTERS
+from vla.provenance import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ def save_adapter(
     *,
     base: Base,
     made: Mapping[str, Any],
+    origin: Origin | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Description:
     """Write an adapter of a policy, beside its place first, then renamed; an older adapter there is replaced.
@@ -69,7 +70,13 @@ def save_adapter(
     beside.mkdir()
     try:
         description = file.write(
-            policy.adapters, name, beside, base=base, made=redaction.hide_tree(made), tensors=tensors
+            policy.adapters,
+            name,
+            beside,
+            base=base,
+            made=redaction.hide_tree(made),
+            origin=origin,
+            tensors=tensors,
         )
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
@@ -145,7 +152,8 @@ def blend(policy: Policy, words: Sequence[str], folder: Path | None = None) -> l
     for word in words:
         asked = parse(word)
         place = place_of(asked.place, folder)
-        name = unique(file.read(place).config.name, policy.adapters.names)
+        called = place.name if place.parent.name == ADAPTERS else file.read(place).config.name
+        name = unique(called, policy.adapters.names)
         stored = load_adapter(policy, place, name, base)
         weights[name] = asked.weight
         unknown = "" if stored.description else "; a file of plain peft, which does not say what policy it fits"
@@ -157,10 +165,21 @@ def blend(policy: Policy, words: Sequence[str], folder: Path | None = None) -> l
 
 
 def place_of(word: str, folder: Path | None) -> Path:
-    """Where an adapter lies that a command is told of: there, or beside its policy by that name."""
+    """Where an adapter lies that a command is told of: there, or beside its policy by that name.
+
+    Raises:
+        ValueError: it is nowhere; says what there is.
+    """
     place = Path(word)
-    if not place.exists() and folder is not None and (folder / FOLDER / word).is_dir():
-        return folder / FOLDER / word
+    if not place.exists():
+        beside = Path() if folder is None else folder / ADAPTERS
+        if folder is not None and (beside / word).is_dir():
+            return beside / word
+        known = sorted(other.name for other in beside.iterdir()) if folder is not None and beside.is_dir() else []
+        where = (
+            f"nor called that in {beside}, where {hint(word, known)}" if known else "and the policy has none beside it"
+        )
+        raise ValueError(f"--adapter {word} is no file or folder, {where}; give the folder that training wrote")
     if (place / "adapter" / file.WEIGHTS_FILE).is_file():  # a run
         return place / "adapter"
     return place

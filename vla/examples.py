@@ -14,7 +14,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "merge": (
         "vla merge runs/pick/stage2/policy runs/pick/merged",
-        "vla merge POLICY MERGED --backbone /models/Qwen2.5-VL-3B-Instruct",
+        "vla merge runs/walk/policy runs/slow --adapter runs/zombie:0.7",
     ),
     "doctor": ("vla doctor /data/pick", "vla doctor /data/pick /data/place --data.horizon 30 --json"),
     "info": ("vla info runs/pick/stage2", "vla info runs/pick/stage2/policy --json"),
@@ -40,7 +40,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "sample": (
         "vla sample runs/walk/policy --text 'a person walks forward' --out walks",
-        "vla sample runs/walk/policy --text 'a person jumps' --n 8 --out jumps",
+        "vla sample POLICY --text 'a person walks' --adapter zombie:0.7 --out slow",
     ),
     "view": ("vla view /data/walks --out walks.png", "vla view walks/sample-0000.npz --out walk.mp4"),
     "report": ("vla report runs/pick/stage2", "vla report runs/pick/stage2 --out stage2.html"),

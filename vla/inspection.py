@@ -21,7 +21,7 @@ from vla.run_folder import Manifest, read_manifest, read_meaning, read_schedule
 from vla.settings import DataConfig
 
 WIDTH, LABEL = 80, 26
-Kind = Literal["run", "policy", "checkpoint", "data"]
+Kind = Literal["run", "policy", "adapter", "checkpoint", "data"]
 Result = TypeVar("Result")
 
 
@@ -70,7 +70,9 @@ def inspect(path: Path) -> Inspection:
     """
     kind = kind_of(path)
     found = Inspection(path=path, kind=kind)
-    {"run": see_run, "policy": see_policy, "checkpoint": see_checkpoint, "data": see_data}[kind](found)
+    {"run": see_run, "policy": see_policy, "adapter": see_adapter, "checkpoint": see_checkpoint, "data": see_data}[
+        kind
+    ](found)
     return found
 
 
@@ -80,10 +82,11 @@ def kind_of(path: Path) -> Kind:
     Raises:
         ValueError: there is no such folder, or it is nothing of ours.
     """
+    from vla.adapters.file import WEIGHTS_FILE
     from vla.data.formats import FORMATS
 
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; give a run, a policy, a checkpoint or a data set")
+        raise ValueError(f"{path} is not a folder; give a run, a policy, an adapter, a checkpoint or a data set")
     if (path / "manifest.json").exists() or list(path.glob("shard-*-of-*.safetensors")):
         return "checkpoint"
     if (path / "schedule.json").exists() or (path / "checkpoints").is_dir():
@@ -92,7 +95,9 @@ def kind_of(path: Path) -> Kind:
         return "data"
     if (path / "normalizer.safetensors").exists():
         return "policy"
-    raise ValueError(f"{path} is no run, policy, checkpoint or data set; give the folder of one")
+    if (path / WEIGHTS_FILE).is_file():
+        return "adapter"
+    raise ValueError(f"{path} is no run, policy, adapter, checkpoint or data set; give the folder of one")
 
 
 def see_run(found: Inspection) -> None:
@@ -158,6 +163,25 @@ def see_policy(found: Inspection) -> None:
     if description.origin is not None:
         found.about |= {"base": origin["base"], "data": origin["data"]}
         found.made_with = description.origin.versions
+
+
+def see_adapter(found: Inspection) -> None:
+    """What it is, what it fits, how it was made, and how large it is."""
+    from vla.adapters.file import read
+
+    stored = found.attempt(lambda: read(found.path))
+    if stored is None:
+        return
+    found.about = {"adapter": to_json(stored.config), "base": None}
+    if stored.description is not None:
+        tree = to_json(stored.description)
+        origin = tree.pop("origin")
+        found.about = tree
+        if stored.description.origin is not None:
+            found.about["data"] = origin["data"]
+            found.made_with = stored.description.origin.versions
+    found.about["layers"] = len(stored.tensors)
+    found.about["parameters"] = sum(a.numel() + b.numel() for a, b in stored.tensors.values())
 
 
 def see_data(found: Inspection) -> None:

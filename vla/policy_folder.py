@@ -8,6 +8,7 @@ POLICY/camera_encoder.safetensors     where the policy has one
 POLICY/action_expert.safetensors
 POLICY/adapter/                       LoRA, as plain peft loads it; where the policy has one
 POLICY/backbone_blocks.safetensors    backbone parameters that were trained themselves; where there are any
+POLICY/adapters/NAME/                 named adapters that go with it, which may be put there at any time
 POLICY/README.md                      model card
 """
 
@@ -33,7 +34,7 @@ from vla.listing import visible
 from vla.model_card import card
 from vla.normalize import Normalizer
 from vla.parts import EXPERT_FILE, file_of, lora
-from vla.parts.backbone import fingerprint, resolve
+from vla.parts.backbone import fingerprint
 from vla.parts.qwen import qwen_of
 from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
@@ -44,6 +45,7 @@ SCHEMA = 4
 """Raised whenever an earlier version would misread a policy."""
 READERS = {1: "a3da51d", 2: "31ac386", 3: "afa2e5a"}
 """The last commit that reads policies of each older schema."""
+ADAPTERS = "adapters"
 BLOCKS = "backbone_blocks.safetensors"
 MERGED = "./backbone"
 """The backbone path of a merged policy: it lies in the policy folder itself."""
@@ -74,6 +76,8 @@ class Description:
     policy's backbone, which has its fingerprint."""
     origin: Origin | None = None
     """What it was made with and from; None where no training wrote it, or one from before this was recorded."""
+    merged: tuple[str, ...] = ()
+    """Adapters that are merged into its weights, in words."""
 
 
 def save_policy(
@@ -103,6 +107,8 @@ def save_policy(
     try:
         write_parts(policy, beside, learned)
         write_description(policy, beside, learned, held_out or HeldOut(), origin)
+        if (folder / ADAPTERS).is_dir():
+            shutil.copytree(folder / ADAPTERS, beside / ADAPTERS)
         replace_folder(folder, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -123,7 +129,13 @@ def write_parts(policy: Policy, folder: Path, learned: Mapping[str, Tensor]) -> 
 
 
 def write_description(
-    policy: Policy, folder: Path, learned: Mapping[str, Tensor], held_out: HeldOut, origin: Origin | None
+    policy: Policy,
+    folder: Path,
+    learned: Mapping[str, Tensor],
+    held_out: HeldOut,
+    origin: Origin | None,
+    *,
+    merged: tuple[str, ...] = (),
 ) -> None:
     """config.json and the model card; a file of embeddings is not named, whoever loads the policy does without it."""
     backbone = dataclasses.replace(policy.config.backbone, embeddings=None)
@@ -133,9 +145,10 @@ def write_description(
         contract=policy.contract,
         prompt=policy.backbone.prompt,
         held_out=held_out,
-        policy=dataclasses.replace(policy.config, backbone=backbone),
+        policy=dataclasses.replace(policy.config, backbone=backbone, adapter=None),
         files={str(file.relative_to(folder)): digest(file) for file in parts_in(folder)},
         origin=origin,
+        merged=merged,
     )
     text = json.dumps(redaction.hide_tree(documents.to_json(description)), indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -181,41 +194,6 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
     return policy
 
 
-def merge_policy(source: Path | str, destination: Path | str, backbone_path: str | None = None) -> None:
-    """Write a policy whose adapter is merged into a backbone of its own, `destination`/backbone.
-
-    Raises:
-        ValueError: as `load_policy`; there is nothing to merge; the destination exists and is no policy.
-    """
-    source, destination = Path(source), Path(destination)
-    description = read_description(source)
-    if description.policy.lora is None and not (source / BLOCKS).exists():
-        raise ValueError(f"policy {source} has no adapter, so there is nothing to merge; use it as it is")
-    check_replaceable(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    beside = destination.parent / f".{destination.name}.{uuid.uuid4().hex[:8]}"
-    folder = beside / MERGED
-    folder.mkdir(parents=True)
-    try:
-        policy = load_policy(source, backbone_path)
-        for file in resolve(policy.config.backbone.path).iterdir():
-            if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".pt")):
-                shutil.copyfile(file, folder / file.name)
-        backbone = qwen_of(policy.backbone)
-        model = lora.merge(backbone) if policy.config.lora is not None else backbone.plain
-        model.save_pretrained(folder)
-        backbone.folder, backbone.model = folder, model
-        policy.tuned = frozenset()
-        merged = dataclasses.replace(policy.config.backbone, path=MERGED)
-        policy.config = dataclasses.replace(policy.config, backbone=merged, lora=None)
-        learned = policy.learned()
-        write_parts(policy, beside, learned)
-        write_description(policy, beside, learned, description.held_out, description.origin)
-        replace_folder(destination, beside)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def read_description(folder: Path) -> Description:
     """config.json.
 
@@ -243,9 +221,10 @@ def read_description(folder: Path) -> Description:
 
 
 def parts_in(folder: Path) -> list[Path]:
-    """The files of a policy folder beside its description, its card and a merged backbone."""
+    """The files of a policy folder beside its description, its card, a merged backbone and named adapters."""
     apart = {folder / "config.json", folder / "README.md"}
-    files = [file for file in folder.rglob("*") if file.is_file() and folder / MERGED not in file.parents]
+    others = {folder / MERGED, folder / ADAPTERS}
+    files = [file for file in folder.rglob("*") if file.is_file() and others.isdisjoint(file.parents)]
     return visible(file for file in files if file not in apart)
 
 

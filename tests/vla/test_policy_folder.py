@@ -15,10 +15,11 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, SEEING, batch, build
 from vla.errors import CorruptData
+from vla.merging import merge_policy
 from vla.parts import tiny
 from vla.parts.backbone import fingerprint
 from vla.policy import Policy
-from vla.policy_folder import READERS, HeldOut, digest, load_policy, merge_policy, read_description, save_policy
+from vla.policy_folder import READERS, HeldOut, digest, load_policy, read_description, save_policy
 
 
 def opened(policy: Policy) -> Policy:

@@ -19,7 +19,8 @@ from vla import documents, privacy, provenance
 from vla.__main__ import main
 from vla.adapter_settings import LoraConfig
 from vla.data.dataset import open_dataset
-from vla.policy_folder import merge_policy, read_description, save_policy
+from vla.merging import merge_policy
+from vla.policy_folder import read_description, save_policy
 from vla.provenance import Origin, Source
 from vla.settings import DataConfig
 

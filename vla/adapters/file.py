@@ -22,6 +22,7 @@ from vla.adapter_settings import AdapterConfig
 from vla.adapters.host import Adapters
 from vla.adapters.layer import Update
 from vla.errors import CorruptData
+from vla.provenance import Origin
 
 SCHEMA = 1
 """Raised whenever an earlier version would misread an adapter."""
@@ -62,7 +63,9 @@ class Description:
     weights: str
     """SHA-256 of its own weights, by name."""
     made: Mapping[str, Any] = field(default_factory=dict)
-    """How: recipe, data, steps, what was learned or erased."""
+    """How: recipe, steps, what was learned or erased."""
+    origin: Origin | None = None
+    """What it was made with and from; None where no training wrote it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,7 @@ def write(
     *,
     base: Base,
     made: Mapping[str, Any],
+    origin: Origin | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Description:
     """Write a loaded adapter into a folder, which must exist.
@@ -94,7 +98,7 @@ def write(
     values |= {key: value for key, value in (tensors or {}).items() if key in values}
     stored = {peft_key(key, name): value.detach().cpu().float().contiguous() for key, value in values.items()}
     config = adapters.blend.loaded[name]
-    description = Description(adapter=config, base=base, weights=digest_of(stored), made=made)
+    description = Description(adapter=config, base=base, weights=digest_of(stored), made=made, origin=origin)
     header = {"format": "pt", KEY: json.dumps(documents.to_json(description))}
     save_file({key: value.clone() for key, value in stored.items()}, folder / WEIGHTS_FILE, header)
     written = json.dumps(peft_config(config), indent=2, sort_keys=True)

@@ -88,21 +88,14 @@ class Adapters:
     def fold(self) -> None:
         """Compute with copies of the weights that have the blend in them: a call costs what the base's costs.
 
-        The copies are summed in float64 and kept in the type of the weights: in bfloat16 small updates would be lost.
-
-        Raises:
-            ValueError: the weights are no float32.
+        The copies are summed in float64 and kept as float32. Layers of narrower weights, in which small updates would
+        be lost, go on with the updates beside them.
         """
         weights = self.blend.weights
-        chosen = [layer for _, layer in self.layers() if weights.keys() & layer.updates.keys()]
-        if narrow := next((layer for layer in chosen if layer.weight.dtype != torch.float32), None):
-            raise ValueError(
-                f"a blend cannot be folded into weights of {narrow.weight.dtype}, which would lose small updates: load "
-                "the policy in float32, or blend without folding"
-            )
-        for layer in chosen:
-            layer.folded = layer.blended(weights)
-        self.blend.folded = True
+        for _, layer in self.layers():
+            if weights.keys() & layer.updates.keys() and layer.weight.dtype == torch.float32:
+                layer.folded = layer.blended(weights)
+                self.blend.folded = True
 
     def unfold(self) -> None:
         """Compute with the kept weights and the updates beside them again; nothing is subtracted."""

@@ -10,9 +10,9 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Tell what a bug report needs of a run, policy, checkpoint or data set."""
+    """Tell what a bug report needs of a run, policy, adapter, checkpoint or data set."""
 
-    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|POLICY|CHECKPOINT|DATA")]]
+    path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|POLICY|ADAPTER|CHECKPOINT|DATA")]]
     """The folder. Nothing that is printed tells who or where: no home, host, user, token."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print it as JSON."""

@@ -9,19 +9,25 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Merge a policy's adapter into a backbone of its own."""
+    """Merge a policy's adapters into weights of its own."""
 
     policy: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
     """Policy folder, e.g. RUN/policy."""
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
-    """Folder of the merged policy; its backbone lies in OUT/backbone."""
+    """Folder of the merged policy; a backbone that was adapted lies in OUT/backbone."""
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Named adapter to merge, and its weight, `FILE:0.7` (1 without), or the name of one in POLICY/adapters; may be
+    given several times."""
     backbone: str | None = None
     """Where the policy's backbone lies here; None: where it lay in training."""
 
 
 def merge(command: Merge) -> None:
     """`vla merge`."""
-    from vla.policy_folder import merge_policy
+    from vla.merging import merge_policy
+    from vla.policy_folder import MERGED
 
-    merge_policy(command.policy, command.out, command.backbone)
-    print(f"merged policy with a backbone of its own: {command.out}")
+    for line in merge_policy(command.policy, command.out, command.backbone, command.adapter):
+        print(line)
+    own = " with a backbone of its own" if (command.out / MERGED).is_dir() else ""
+    print(f"merged policy{own}: {command.out}")

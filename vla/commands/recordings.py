@@ -100,20 +100,30 @@ def describe(folder: Path, sampling: Sampling) -> "tuple[DataContract, HeldOut]"
 
 
 def open_policy(
-    folder: Path, backbone: str | None, device: str, sampling: Sampling, embeddings: str | None = None
+    folder: Path,
+    backbone: str | None,
+    device: str,
+    sampling: Sampling,
+    embeddings: str | None = None,
+    *,
+    adapters: Sequence[str] = (),
 ) -> "Policy":
-    """The policy in the arithmetic of a device; `embeddings` is a file of `vla embed`.
+    """The policy in the arithmetic of a device; `embeddings` is a file of `vla embed`, `adapters` as of --adapter.
 
-    ValueError where it cannot sample like that.
+    What is done with adapters is printed to standard error. ValueError where it cannot sample like that, or an adapter
+    does not fit.
     """
     import torch
 
+    from vla import adapting
     from vla.parts.backbone import remember_texts
     from vla.policy_folder import load_policy
 
     policy = load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32)
     policy.sample_by(sampling)
     remember_texts(policy.backbone, embeddings)
+    for line in adapting.blend(policy, adapters, folder):
+        print(line, file=sys.stderr)
     return policy
 
 

@@ -65,6 +65,9 @@ class Sample:
     known."""
     pictures: tuple[Path, ...] = ()
     """Of the policy's first views, where it was trained with pictures: a file each; of the other views it sees none."""
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Adapter and its weight, `FILE:0.7` (1 without), or the name of one in POLICY/adapters; may be given several
+    times."""
     tries: int = 4
     """Motions that are made for one that the critic finds unsafe, at least 1; the best of them is kept."""
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -100,7 +103,7 @@ def sample(command: Sample) -> None:
         raise ValueError(f"{command.out} exists; give a folder that does not")
     device = choose_device(command.device)
     sampling = Sampling(sampler=command.sampler, guidance=command.guidance)
-    policy = open_policy(command.policy, command.backbone, device, sampling).to(device)
+    policy = open_policy(command.policy, command.backbone, device, sampling, adapters=command.adapter).to(device)
     policy.set_mode(training=False)
     draft = None if command.refine is None else draft_of(command.refine, policy)
     rejection = judging(command, policy, draft)
@@ -125,6 +128,8 @@ def sample(command: Sample) -> None:
         "unseen": list(unseen),
         "unsafe": None if rejection is None else sum(not chosen.verdict.is_safe for chosen in rejection.results),
     }
+    if command.adapter:
+        told["adapters"] = policy.blend.weights
     if command.style:
         told["style"] = style_told(command.style)
     if unseen and not command.json:
