@@ -176,10 +176,8 @@ def place_of(word: str, folder: Path | None) -> Path:
         if folder is not None and (beside / word).is_dir():
             return beside / word
         known = sorted(other.name for other in beside.iterdir()) if folder is not None and beside.is_dir() else []
-        where = (
-            f"nor called that in {beside}, where {hint(word, known)}" if known else "and the policy has none beside it"
-        )
-        raise ValueError(f"--adapter {word} is no file or folder, {where}; give the folder that training wrote")
+        others = f"; of {beside} {hint(word, known)}" if known else ""
+        raise ValueError(f"--adapter {word} is no file or folder: give the folder that training wrote{others}")
     if (place / "adapter" / file.WEIGHTS_FILE).is_file():  # a run
         return place / "adapter"
     return place

@@ -7,7 +7,8 @@ ADAPTER/adapter_config.json           peft's own configuration
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def write(
     description = Description(adapter=config, base=base, weights=digest_of(stored), made=made, origin=origin)
     header = {"format": "pt", KEY: json.dumps(documents.to_json(description))}
     save_file({key: value.clone() for key, value in stored.items()}, folder / WEIGHTS_FILE, header)
-    written = json.dumps(peft_config(config), indent=2, sort_keys=True)
+    written = json.dumps(peft_config(config, list(adapters.updates(name))), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
     return description
 
@@ -113,20 +114,19 @@ def peft_key(key: str, name: str) -> str:
     return f"{PREFIX}{path}.{ours[factor.removesuffix('.weight')]}.weight"
 
 
-def peft_config(config: AdapterConfig) -> dict[str, Any]:
-    """The configuration in peft's words: the whole name of a layer is matched, as ours is."""
+def peft_config(config: AdapterConfig, layers: Sequence[str]) -> dict[str, Any]:
+    """The configuration in peft's words; it has the names of the layers, since its expressions may match no others."""
     from peft import LoraConfig as PeftLoraConfig  # it loads what nothing else here needs
 
-    targets = "|".join(f"(?:{target})" for target in config.targets)
     made = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=targets,
+        target_modules=list(layers),
         bias="none",
         inference_mode=True,
     )
-    plain: dict[str, Any] = json.loads(json.dumps(made.to_dict(), default=list))
+    plain: dict[str, Any] = json.loads(json.dumps(made.to_dict(), default=sorted))
     return plain
 
 
@@ -188,14 +188,16 @@ def foreign(file: Path) -> AdapterConfig:
             rank=said["r"],
             alpha=said["lora_alpha"],
             dropout=said["lora_dropout"],
-            targets=(targets,) if isinstance(targets, str) else tuple(f"(?:.*\\.)?{target}" for target in targets),
+            targets=(targets,)
+            if isinstance(targets, str)
+            else tuple(f"(?:.*\\.)?{re.escape(target)}" for target in targets),
         )
         kind = said["peft_type"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CorruptData(f"{beside} is damaged ({error!r}); restore it from a copy") from error
     if kind != "LORA":
         raise ValueError(f"{beside} is an adapter of type {kind}; only LORA can be loaded")
-    ours = peft_config(config)
+    ours = peft_config(config, ())
     apart = {"lora_dropout", "target_modules", "inference_mode", "base_model_name_or_path", "peft_version"}
     apart |= {"auto_mapping", "revision", "task_type", "r", "lora_alpha", "init_lora_weights"}
     for key in sorted(ours.keys() & said.keys() - apart):
