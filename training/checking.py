@@ -73,7 +73,7 @@ def data(config: DataConfig, seed: int) -> tuple[list[str], DataContract]:
         f"data: {root}, {reader.layout.format}, {len(reader.episodes)} episodes"
         for root, reader in zip(config.roots, agreed.readers, strict=True)
     ]
-    return lines, agreed.contract
+    return lines + [f"data: {remark}" for remark in agreed.remarks], agreed.contract
 
 
 def backbone(config: RunConfig, contract: DataContract) -> str:

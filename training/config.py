@@ -15,6 +15,7 @@ from vla.documents import to_json
 from vla.motion_settings import MotionConfig
 from vla.parts import Encoders
 from vla.policy_settings import PolicyConfig
+from vla.role_settings import Roles
 from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, MotionWeights
 
 Settings = TypeVar("Settings")
@@ -185,6 +186,7 @@ def younger() -> dict[str, Any]:
     """Settings that older checkpoints do not know, and what they did: so they count as the same."""
     adapter = {f"adapter.{key}": value for key, value in to_json(AdapterConfig()).items()}
     motion = {f"data.motion.{key}": value for key, value in flatten(to_json(MotionConfig())).items()}
+    roles = {f"data.{key}": value for key, value in to_json(Roles()).items()}
     weights = {f"stages.*.objective.motion.{key}": value for key, value in to_json(MotionWeights()).items()}
     return {
         "diffusion.unconditional": 0.0,
@@ -198,6 +200,7 @@ def younger() -> dict[str, Any]:
         "stages.*.lr.adapter": None,
         "stages.*.objective.negative_guidance": 1.0,
         **adapter,
+        **roles,
         **motion,
         **weights,
     }

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from vla.guidance import Guiding
 from vla.motion_settings import LabelName, MotionConfig, StyleName
+from vla.role_settings import Roles
 
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
@@ -22,7 +23,7 @@ CAMERA_STRIDE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Roles):
     """What is trained on."""
 
     roots: tuple[str, ...] = ()

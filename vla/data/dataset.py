@@ -13,14 +13,14 @@ from vla.data.emphasis import parse_condition
 from vla.data.episode import Episode, Reader
 from vla.data.formats import open_folder
 from vla.data.labels import check_labels, sizes_of_labels
-from vla.data.mixture import agree, check_config, split
+from vla.data.mixture import agree, check_config, split, split_by
 from vla.data.named import distinguish
 from vla.data.numbers import episodes_at, read_numbers
-from vla.data.order import SampleOrder
-from vla.data.pools import percent, pools_of, rows_of_pools
+from vla.data.pools import percent, rows_of_pools, stream_of
 from vla.data.reading import read_again
 from vla.data.remarks import on_chunks, on_episodes, on_strays
 from vla.data.retargeting import Retargeting, Skeletons
+from vla.data.roles import Cast, cast, check_trained
 from vla.data.samples import Part, TrainSamples, ValidationSamples
 from vla.data.selection import Selection, check_left_out
 from vla.data.style import Untold, check_style, on_style
@@ -125,11 +125,25 @@ class Agreed:
     held_out: Sequence[tuple[int, ...]]
     """Of each reader, the places of the episodes for validation."""
     kept: Sequence[tuple[int, ...]]
-    """And of those to train on."""
+    """And of those to train on; what is in neither is not read."""
+    cast: Cast
+    """What each episode is for."""
+    remarks: tuple[str, ...]
+    """What became of the settings that say so, and of the split."""
+
+    def read(self) -> list[list[Episode]]:
+        """Of each reader, the episodes that are read, in order."""
+        return [
+            [reader.episodes[place] for place in sorted((*kept, *held_out))]
+            for reader, kept, held_out in zip(self.readers, self.kept, self.held_out, strict=True)
+        ]
 
 
 def agree_on_readers(config: DataConfig, seed: int, open_reader: Callable[[Path, DataConfig], Reader]) -> Agreed:
-    """Open the roots, check what their metadata and clocks say, and split them by episode. Errors as `open_dataset`."""
+    """Open the roots, check what their metadata and clocks say, and split them by episode. Errors as `open_dataset`.
+
+    What they have in common is that of all their episodes, so that a policy suits those of some of them too.
+    """
     whole = [read_again(partial(open_reader, Path(root), config), partial(str, root)) for root in config.roots]
     whole = distinguish(config.roots, whole)
     readers = [WithoutState(reader) for reader in whole] if "state" in config.withhold else whole
@@ -141,15 +155,38 @@ def agree_on_readers(config: DataConfig, seed: int, open_reader: Callable[[Path,
     episodes = [episode for reader in readers for episode in reader.episodes]
     check_style(layouts, episodes, config.style, config.style_dropout)
     contract = replace(agree(layouts, config), labels=sizes_of_labels(episodes, config.labels), style=config.style)
-    for episode in episodes:
-        check_episode(episode, contract, config.missing_cameras)
-    held_out = split([len(reader.episodes) for reader in readers], config.validation_share, seed)
-    kept = [
-        tuple(place for place in range(len(reader.episodes)) if place not in set(places))
-        for reader, places in zip(readers, held_out, strict=True)
-    ]
+    roles = cast(readers, config)
+    places, remarks = divide(readers, roles, config, seed)
+    read = roles.read()
+    held_out = [tuple(sorted(set(own) & set(places))) for own, places in zip(places, read, strict=True)]
+    kept = [tuple(place for place in own if place not in set(out)) for own, out in zip(read, held_out, strict=True)]
+    remarks = (*roles.remarks, *remarks, *check_trained(roles, kept, held_out, config))
+    agreed = Agreed(
+        whole=whole, readers=readers, contract=contract, held_out=held_out, kept=kept, cast=roles, remarks=remarks
+    )
+    for own in agreed.read():
+        for episode in own:
+            check_episode(episode, contract, config.missing_cameras)
     check_lengths(episodes_at(readers, kept), contract.horizon)
-    return Agreed(whole=whole, readers=readers, contract=contract, held_out=held_out, kept=kept)
+    return agreed
+
+
+def divide(
+    readers: Sequence[Reader], roles: Cast, config: DataConfig, seed: int
+) -> tuple[list[tuple[int, ...]], tuple[str, ...]]:
+    """Of each reader, the places that are held out for validation, and what is said of that. Errors as `split`.
+
+    Where some episodes are preserved, all are divided, as without roles: what a policy did not see before, it does not
+    see now. Otherwise those that are read.
+    """
+    places = [tuple(range(len(reader.episodes))) for reader in readers] if config.preserve else roles.read()
+    if config.split_by:
+        episodes = [episodes_at([reader], [own]) for reader, own in zip(readers, places, strict=True)]
+        found, said = split_by(episodes, config.split_by, config.validation_share, seed)
+        remarks: tuple[str, ...] = (said,)
+    else:
+        found, remarks = split([len(own) for own in places], config.validation_share, seed), ()
+    return [tuple(own[place] for place in out) for own, out in zip(places, found, strict=True)], remarks
 
 
 def open_dataset(
@@ -180,13 +217,17 @@ def open_dataset(
         )
         for reader in readers
     ]
-    train = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, agreed.kept, strict=True)]
-    validation = [Part.of(*of, quarantine=quarantine) for of in zip(readers, windows, held_out, strict=True)]
+    train, validation = (
+        [
+            Part.of(*of, quarantine=quarantine, preserved=preserved, text=config.text)
+            for *of, preserved in zip(readers, windows, places, agreed.cast.preserved, strict=True)
+        ]
+        for places in (agreed.kept, held_out)
+    )
     for part in (*train, *validation):
         _check_usable(part)
-    pools, weights = pools_of(train, whole, config)
+    pools, order = stream_of(train, whole, agreed.cast, config, seed)
     parts = [pool.part for pool in pools]
-    order = SampleOrder([len(part) for part in parts], weights, seed)
     retargeting = retargeted(config, contract, episodes_at(readers, agreed.kept), seed)
     untold = Untold(share=config.style_dropout, seed=seed) if config.style and config.style_dropout else None
     return Dataset(
@@ -197,19 +238,20 @@ def open_dataset(
         statistics=numbers.statistics,
         recalled=numbers.recalled,
         rows=rows_of_pools(train, validation, pools, order.shares),
-        remarks=on_retargeting(config, contract, retargeting)
+        remarks=agreed.remarks
+        + on_retargeting(config, contract, retargeting)
         + on_style(episodes_at(readers, agreed.kept), contract.style)
         + tuple(
             f"{reader.layout.root}: {remark}"
-            for reader in readers
+            for reader, episodes in zip(readers, agreed.read(), strict=True)
             for remark in (
                 *reader.layout.remarks,
-                *on_episodes(reader.episodes, contract.horizon, motion=contract.body is not None),
-                *on_chunks(reader.episodes, contract.fps, contract.horizon),
+                *on_episodes(episodes, contract.horizon, motion=contract.body is not None),
+                *on_chunks(episodes, contract.fps, contract.horizon),
             )
         ),
         oldest_frames_s=oldest_frames(
-            [episode for reader in readers for episode in reader.episodes], contract.cameras, contract.fps
+            [episode for episodes in agreed.read() for episode in episodes], contract.cameras, contract.fps
         ),
     )
 

@@ -1,5 +1,6 @@
 """Several roots as one source of training data: the configuration, what the roots must agree on, the split."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from vla.data.agreement import agree_on_names, agree_on_units, apart
 from vla.data.angles import parse_angles
 from vla.data.dimensions import parse_dimensions
 from vla.data.emphasis import parse_condition
-from vla.data.episode import Layout
+from vla.data.episode import Episode, Layout
+from vla.data.facts import parse_words, some, value_of
+from vla.data.roles import check_text
 from vla.data.streams import agree_on_streams, check_asked, parse_each
 from vla.depth import parse_depth
 from vla.randomness import derive
@@ -64,6 +67,26 @@ def check_config(config: DataConfig) -> None:
     parse_depth(config.depth)
     check_emphasis(config)
     check_balance(config)
+    config.check_roles()
+    parse_words(config.where, "--data.where")
+    parse_words(config.near, "--data.near")
+    check_text(config)
+    check_drawing(config)
+
+
+def check_drawing(config: DataConfig) -> None:
+    """Refuse ways to draw and to split that exclude one another (ValueError)."""
+    flags = {"--data.preserve": config.preserve > 0, "--data.sampling trials": config.sampling == "trials"}
+    for flag, given in flags.items():
+        if given and config.emphasis:
+            raise ValueError(
+                f"{flag} decides how often each sample is drawn, and so does --data.emphasis: leave one of them out"
+            )
+    if config.split_by and not config.validation_share:
+        raise ValueError(
+            f"--data.split-by {config.split_by} says what is held out together, and --data.validation-share 0 holds "
+            "nothing out: leave one of them out"
+        )
 
 
 def check_balance(config: DataConfig) -> None:
@@ -165,7 +188,7 @@ def split(num_episodes: Sequence[int], share: float, seed: int) -> tuple[tuple[i
 
     ValueError when no root has two.
     """
-    wanted = [min(number - 1, round(share * number)) for number in num_episodes]
+    wanted = [max(0, min(number - 1, round(share * number))) for number in num_episodes]
     if share > 0 and not any(wanted):
         largest = int(np.argmax(num_episodes))
         if num_episodes[largest] < 2:
@@ -178,3 +201,25 @@ def split(num_episodes: Sequence[int], share: float, seed: int) -> tuple[tuple[i
         tuple(sorted(derive(seed, "split", root).permutation(number)[:count].tolist()))
         for root, (number, count) in enumerate(zip(num_episodes, wanted, strict=True))
     )
+
+
+def split_by(
+    episodes: Sequence[Sequence[Episode]], fact: str, share: float, seed: int
+) -> tuple[tuple[tuple[int, ...], ...], str]:
+    """Of each root, the places of the episodes with the held-out values of a fact, and a sentence on these values.
+
+    They follow from the seed and their names, so that most stay when others come.
+
+    ValueError where an episode lacks the fact, or there is but one value.
+    """
+    values = [[value_of(episode, fact, "--data.split-by") for episode in root] for root in episodes]
+    names = {value for root in values for value in root}
+    if len(names) < 2:
+        raise ValueError(
+            f"every episode has the {fact} {next(iter(names))}, so --data.split-by {fact} cannot hold one out: leave "
+            "it out, which splits by trial"
+        )
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    held = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())[:count]
+    places = tuple(tuple(place for place, value in enumerate(root) if value in held) for root in values)
+    return places, f"held out for validation, {count} of {len(names)} of {fact}: {some(sorted(held))}"

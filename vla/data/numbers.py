@@ -6,6 +6,7 @@ They are read once, whole, and what is found is kept until the files change (vla
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read_numbers(
     keep_damaged: bool,
     compand: Sequence[str],
 ) -> Numbers:
-    """Check the streams of every episode, and fit the statistics to those that are not held out.
+    """Check the streams of every episode at these places, and fit the statistics to those that are kept.
 
     Raises:
         CorruptData: a clock does not increase, or, without `keep_damaged`, a value is not finite.
@@ -47,9 +48,9 @@ def read_numbers(
     facts = None if entry is None else entry.recall()
     if facts is not None:
         return Numbers(statistics={kind: _from_json(fact) for kind, fact in facts.items()}, recalled=True)
-    for reader in readers:
-        for episode in reader.episodes:
-            check_streams(episode, reader.layout, contract)
+    for reader, *places in zip(readers, kept, held_out, strict=True):
+        for place in sorted(chain(*places)):
+            check_streams(reader.episodes[place], reader.layout, contract)
     statistics = fit_statistics(episodes_at(readers, kept), contract, keep_damaged=keep_damaged, compand=compand)
     for kind in statistics:
         for _ in finite_chunks(episodes_at(readers, held_out), kind, contract, keep_damaged=keep_damaged):

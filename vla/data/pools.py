@@ -1,20 +1,22 @@
-"""What the training stream draws from, and how often: whole roots, some frames of them, or the values of a fact."""
+"""What the training stream draws from, and how often: whole roots, some frames of them, or the values of a fact.
 
-import difflib
+Where some episodes are preserved, each role has its share of the stream, and these rules hold within it.
+"""
+
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vla.data.emphasis import Condition, parse_condition
-from vla.data.episode import Episode, Reader
-from vla.data.order import BLOCK, apportion
+from vla.data.episode import Reader
+from vla.data.facts import value_of
+from vla.data.order import BLOCK, SampleOrder, apportion
+from vla.data.roles import Cast
 from vla.data.samples import Part
 from vla.settings import DataConfig
 
-INSTRUCTION = "instruction"
-"""What is asked for in an episode: by this name, beside its facts."""
 MOST_NAMED = 20
 """Pools of a root that are listed one by one."""
 
@@ -29,77 +31,105 @@ class Pool:
     name: str = ""
     """What they have in common; empty for a whole root, and for what else is in it."""
     weight: float
+    """Its share; or, of pools that are drawn as one, that of all."""
 
 
-def pools_of(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> tuple[list[Pool], list[float]]:
-    """The pools, and their weights: none where all samples of all roots are drawn equally often.
+Stack = list[Pool]
+"""Pools that are drawn as one, as often as the weight of the first says."""
+
+
+def stream_of(
+    train: Sequence[Part], whole: Sequence[Reader], cast: Cast, config: DataConfig, seed: int
+) -> tuple[list[Pool], SampleOrder]:
+    """The pools, and the order in which they are drawn; without shares all samples are drawn equally often.
 
     Facts and conditions are on what the roots record (`whole`), what is withheld from the policy too.
     ValueError where a pool would be empty or never drawn.
     """
+    stacks = roles(train, whole, cast, config) if config.preserve else stacks_of(train, whole, config)
+    pools = [pool for stack in stacks for pool in stack]
+    parts = [pool.part for pool in pools]
+    order = SampleOrder(
+        [len(part) for part in parts],
+        [stack[0].weight for stack in stacks] if len(stacks) > 1 else (),
+        seed,
+        [len(stack) for stack in stacks],
+        [[len(frames) for frames in part.frames] for part in parts] if config.sampling == "trials" else (),
+    )
+    return pools, order
+
+
+def stacks_of(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> list[Stack]:
+    """The pools of one role; some roots may have nothing of it."""
     if config.balance:
-        pools = balanced(train, config.balance)
-    elif config.emphasis:
-        pools = emphasised(train, whole, config)
-    else:
-        weights = config.weights or [1.0] * len(train)
-        pools = [Pool(part=part, root=root, weight=weights[root]) for root, part in enumerate(train)]
-        return pools, list(config.weights)
-    return pools, [pool.weight for pool in pools]
+        return [[pool] for pool in balanced(train, config)]
+    if config.emphasis:
+        return [[pool] for pool in emphasised(train, whole, config)]
+    weights = config.weights or [1.0] * len(train)
+    pools = [Pool(part=part, root=root, weight=weights[root]) for root, part in enumerate(train) if len(part)]
+    return [[pool] for pool in pools] if config.weights else [pools]
 
 
-def balanced(train: Sequence[Part], fact: str) -> list[Pool]:
+def roles(train: Sequence[Part], whole: Sequence[Reader], cast: Cast, config: DataConfig) -> list[Stack]:
+    """The pools of what is learned and of what is preserved, which have the positions of a block that were asked for.
+
+    ValueError where a pool has no position.
+    """
+    learned, preserved = apportion((1 - config.preserve, config.preserve), BLOCK)
+    near, others = apportion((config.near_share, 1 - config.near_share), preserved) if config.near else (0, preserved)
+    rest = [all_of - own for all_of, own in zip(cast.preserved, cast.near, strict=True)]
+    shares = {"learned": (cast.learned, learned), "near": (cast.near, near), "preserved": (rest, others)}
+    found: list[Stack] = []
+    for name, (places, positions) in shares.items():
+        parts = [part.at(own) for part, own in zip(train, places, strict=True)]
+        if not any(map(len, parts)):
+            continue  # nothing is near: what is to have samples and has none was refused
+        found += divided(stacks_of(parts, whole, config), name, positions)
+    return found
+
+
+def divided(stacks: Sequence[Stack], role: str, positions: int) -> Iterator[Stack]:
+    """The stacks of a role with so many positions of a block among them. ValueError where one has none."""
+    counts = apportion([stack[0].weight for stack in stacks], positions)
+    for stack, count in zip(stacks, counts, strict=True):
+        if not count:
+            what = f"{stack[0].name or 'what is'} {role} of {stack[0].part.reader.layout.root}"
+            raise ValueError(
+                f"{what} has less than one of the {positions} positions that its role has in {BLOCK:,}: give a "
+                "--data.preserve or --data.near-share nearer to 0.5, or leave --data.balance or --data.weights out"
+            )
+        yield [replace(pool, name=f"{role} {pool.name}".strip(), weight=float(count)) for pool in stack]
+
+
+def balanced(train: Sequence[Part], config: DataConfig) -> list[Pool]:
     """A pool for each value of a fact in each root: each value has one share, in proportion to its samples by root.
 
-    ValueError where an episode lacks the fact, or a block has no position for a pool.
+    To its episodes where these are drawn equally often. ValueError where an episode lacks the fact, or a block has no
+    position for a pool.
     """
+    fact = config.balance
     parts: dict[tuple[str, int], Part] = {}
     for root, part in enumerate(train):
-        names: dict[str, set[str]] = {}
+        places: dict[str, set[int]] = {}
         for place in part.places:
-            episode = part.reader.episodes[place]
-            names.setdefault(value_of(episode, fact), set()).add(episode.name)
-        parts |= {(value, root): part.only(own) for value, own in names.items()}
-    samples: Counter[str] = Counter()
-    for (value, _), part in parts.items():
-        samples[value] += len(part)
+            places.setdefault(value_of(part.reader.episodes[place], fact, "--data.balance"), set()).add(place)
+        parts |= {(value, root): part.at(own) for value, own in places.items()}
+    sizes = {key: len(part.places) if config.sampling == "trials" else len(part) for key, part in parts.items()}
+    total: Counter[str] = Counter()
+    for (value, _), size in sizes.items():
+        total[value] += size
     order = sorted(parts, key=lambda key: (key[1], key[0]))
-    weights = [len(parts[key]) / samples[key[0]] for key in order]
+    weights = [sizes[key] / total[key[0]] for key in order]
     for (value, root), count in zip(order, apportion(weights, BLOCK), strict=True):
         if count == 0:
             raise ValueError(
                 f"--data.balance {fact} leaves {value!r} of {train[root].reader.layout.root} less than one of "
-                f"{BLOCK:,} samples, among {len(samples):,} values: leave --data.balance out, or balance another fact"
+                f"{BLOCK:,} samples, among {len(total):,} values: leave --data.balance out, or balance another fact"
             )
     return [
         Pool(part=parts[value, root], root=root, name=f"{fact} {value}", weight=weight)
         for (value, root), weight in zip(order, weights, strict=True)
     ]
-
-
-def value_of(episode: Episode, fact: str) -> str:
-    """What an episode has there. ValueError where it has nothing, or several instructions."""
-    if fact == INSTRUCTION:
-        said = episode.instructions.different
-        if len(said) > 1:
-            raise ValueError(
-                f"{episode.name} has {len(said)} instructions, so --data.balance instruction cannot count it to one: "
-                f"balance another fact ({_known(episode)})"
-            )
-        return said[0]
-    if not (value := str(episode.facts.get(fact, ""))):
-        near = difflib.get_close_matches(fact, [key for key, own in episode.facts.items() if own != ""], 1)
-        hint = f" (nearest: {near[0]})" if near else ""
-        raise ValueError(
-            f"{episode.name} has no {fact}{hint}: let --data.balance name one of {INSTRUCTION}, {_known(episode)}"
-            if _known(episode)
-            else f"{episode.name} has no {fact}, as it has no facts: let --data.balance name its {INSTRUCTION}"
-        )
-    return value
-
-
-def _known(episode: Episode) -> str:
-    return ", ".join(key for key, value in sorted(episode.facts.items()) if value != "")
 
 
 def emphasised(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> list[Pool]:
@@ -109,8 +139,12 @@ def emphasised(train: Sequence[Part], whole: Sequence[Reader], config: DataConfi
     """
     condition, share = parse_condition(config.emphasis), config.emphasis_share
     pools = []
-    totals = apportion(config.weights or [float(len(part)) for part in train], BLOCK)
-    for place, (part, reader, total) in enumerate(zip(train, whole, totals, strict=True)):
+    there = [place for place, part in enumerate(train) if len(part)]
+    totals = apportion(
+        [config.weights[place] if config.weights else float(len(train[place])) for place in there], BLOCK
+    )
+    for place, total in zip(there, totals, strict=True):
+        part, reader = train[place], whole[place]
         both, counts = part.divide(condition.holds, reader.episodes), apportion((share, 1 - share), total)
         root = part.reader.layout.root
         if not all(map(len, both)):

@@ -21,6 +21,7 @@ from vla.data.labels import label_of
 from vla.data.order import SampleOrder
 from vla.data.reading import read_again
 from vla.data.style import style_of
+from vla.data.texts import Texts
 from vla.data.window import Window
 from vla.errors import CorruptData
 from vla.frames import Size
@@ -40,13 +41,32 @@ class Part:
     """Per episode: the number of samples up to its end."""
     quarantine: bool
     """Whether a sample that cannot be read is void instead of an error."""
+    preserved: frozenset[int] = frozenset()
+    """Places in the reader of the episodes that are not learned but preserved."""
+    text: str = ""
+    """Instruction of the learned episodes in place of their own; empty: their own."""
 
     @staticmethod
-    def of(reader: Reader, window: Window, places: tuple[int, ...], *, quarantine: bool) -> "Part":
+    def of(
+        reader: Reader,
+        window: Window,
+        places: tuple[int, ...],
+        *,
+        quarantine: bool,
+        preserved: frozenset[int] = frozenset(),
+        text: str = "",
+    ) -> "Part":
         """Those at these places of a reader."""
         frames = tuple(window.frames(reader.episodes[place]) for place in places)
         return Part(
-            reader=reader, window=window, places=places, frames=frames, ends=ends_of(frames), quarantine=quarantine
+            reader=reader,
+            window=window,
+            places=places,
+            frames=frames,
+            ends=ends_of(frames),
+            quarantine=quarantine,
+            preserved=preserved,
+            text=text,
         )
 
     def divide(
@@ -68,7 +88,11 @@ class Part:
 
     def only(self, names: Collection[str]) -> "Part":
         """The samples of the episodes of these names."""
-        rows = [row for row, place in enumerate(self.places) if self.reader.episodes[place].name in names]
+        return self.at({place for place in self.places if self.reader.episodes[place].name in names})
+
+    def at(self, places: Collection[int]) -> "Part":
+        """The samples of the episodes at these places of the reader."""
+        rows = [row for row, place in enumerate(self.places) if place in places]
         frames = tuple(self.frames[row] for row in rows)
         return replace(self, places=tuple(self.places[row] for row in rows), frames=frames, ends=ends_of(frames))
 
@@ -84,18 +108,24 @@ class Part:
     def instruction(self, index: int) -> str:
         """What the robot is asked to do in a sample."""
         place, frame = self.locate(index)
-        return self.reader.episodes[place].instructions[frame]
+        return self.said(place)[frame]
+
+    def said(self, place: int) -> Texts:
+        """What the robot is asked to do at each frame of an episode."""
+        own = self.reader.episodes[place].instructions
+        return Texts.throughout(self.text, len(own)) if self.text and place not in self.preserved else own
 
     def read(self, index: int, position: int) -> Sample:
         """A sample, or a void one. CorruptData where its content is damaged and may not be."""
         place, frame = self.locate(index)
         episode = self.reader.episodes[place]
         try:
-            return self._cut(episode, frame, position)
+            sample = self._cut(episode, frame, position)
         except CorruptData:
             if not self.quarantine:
                 raise
-            return self.window.void(episode, frame, position)
+            sample = self.window.void(episode, frame, position)
+        return replace(sample, instruction=self.said(place)[frame], preserved=place in self.preserved)
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void; None where it can be read."""
@@ -142,15 +172,14 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
         return sum(len(part) for part in self._parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what stands where: the frames of each pool, and what is said of each, with its confidence.
+        """SHA-256 of what stands where: the frames of each pool, and what is said of each, with confidence and role.
 
         Of a motion also when its pictures stand, whose folder may have moved.
         """
         digest = hashlib.sha256()
         for part in self._parts:
             for place, frames in zip(part.places, part.frames, strict=True):
-                episode = part.reader.episodes[place]
-                said = episode.instructions
+                episode, said = part.reader.episodes[place], part.said(place)
                 one = len(said.different) == 1
                 digest.update(json.dumps([said.different[0] if one else said.different, len(frames)]).encode())
                 if not one:
@@ -163,6 +192,8 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
                 for name in part.window.contract.labels:
                     digest.update(np.asarray(label_of(episode, name).values, dtype="<f8").tobytes())
                 digest.update(style_of(episode, part.window.contract.style).astype("<f4").tobytes())
+                if place in part.preserved:
+                    digest.update(b"preserved")
             digest.update(b";")
         return digest.hexdigest()
 
