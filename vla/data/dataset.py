@@ -219,8 +219,8 @@ def open_dataset(
     ]
     train, validation = (
         [
-            Part.of(*of, quarantine=quarantine, preserved=preserved, text=config.text)
-            for *of, preserved in zip(readers, windows, places, agreed.cast.preserved, strict=True)
+            Part.of(reader, window, own, quarantine=quarantine, preserved=preserved, text=config.text)
+            for reader, window, own, preserved in zip(readers, windows, places, agreed.cast.preserved, strict=True)
         ]
         for places in (agreed.kept, held_out)
     )

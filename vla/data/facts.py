@@ -68,7 +68,7 @@ def parse_words(words: Sequence[str], flag: str) -> tuple[Word, ...]:
 
     ValueError where one is none, or a fact is named twice.
     """
-    parsed = []
+    parsed: list[Word] = []
     for word in words:
         fact, _, rest = word.partition("=")
         values = (rest,) if fact == INSTRUCTION else tuple(rest.split(","))
@@ -110,8 +110,9 @@ def _check_known(word: Word, episodes: Sequence[Episode], flag: str, kind: str) 
         )
     there = sorted({value for episode in episodes for value in word.values_of(episode) if value})
     if strange := [value for value in word.values if value not in there]:
+        shown = [repr(value) if word.fact == INSTRUCTION else value for value in there]
         raise ValueError(
-            f"no {kind} has {word.fact}={strange[0]} of {flag}{nearest(strange[0], there)}: there is {some(there)}"
+            f"no {kind} has {word.fact}={strange[0]} of {flag}{nearest(strange[0], there)}: there is {some(shown)}"
         )
 
 
