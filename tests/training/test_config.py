@@ -227,6 +227,16 @@ def test_older_checkpoints_go_on_without_guidance_and_motion_and_no_further() ->
         parse(recipes.stage1(), [*DATA, "--diffusion.guidance", "2"])
 
 
+def test_older_checkpoints_go_on_without_roles_of_episodes_and_no_further() -> None:
+    plain = parse(recipes.stage1(), DATA).identity()
+    roles = ("where", "preserve", "near", "near_share", "text", "split_by", "sampling")
+    assert plain.keys().isdisjoint(f"data.{role}" for role in roles)
+    words = ["--data.where", "condition=crouch", "instruction=walk, slowly", "--data.preserve", "0.5"]
+    assert parse(recipes.stage1(), [*DATA, *words, "--data.sampling", "trials"]).identity() == plain | {
+        "data.where": ["condition=crouch", "instruction=walk, slowly"], "data.preserve": 0.5, "data.sampling": "trials",
+    }  # fmt: skip
+
+
 def test_flat_names_have_dots() -> None:
     assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
 
