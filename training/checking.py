@@ -8,7 +8,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from training import launching
 from training.config import RunConfig
-from training.opening import check_begins, check_fresh
+from training.opening import check_begins, check_fresh, check_preserving
 from training.rehearsal import rehearse
 from training.run.sizes import with_suited_sizes
 from vla.contract import DataContract
@@ -32,6 +32,7 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     accumulation = config.accumulation(ranks)
     check_places(config)
     check_begins(config, config.init_from)
+    check_preserving(config)
     lines, contract = data(config.data, config.seed)
     kind = backbone(config, contract)
     if config.init_from is None and config.resume_from is None:

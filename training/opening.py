@@ -124,6 +124,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         ValueError: it cannot be trained, or would overwrite something; nothing was written.
         CorruptData: a data file or the checkpoint to go on from is damaged.
     """
+    check_preserving(config)
     resumed = folder.resumed()
     say_beginning(config, folder, resumed, accelerator)
     data = open_data(config, accelerator)
@@ -195,6 +196,16 @@ def check_begins(config: RunConfig, weights: str | None) -> None:
         raise ValueError(
             f"{name} goes on from the weights of another run: give --init-from RUN, or --stage.begins anew without"
         )
+
+
+def check_preserving(config: RunConfig) -> None:
+    """Refuse to preserve what a policy is without its adapter in a stage that trains none (ValueError)."""
+    for name, stage in config.stages.items():
+        if config.data.preserve and stage.lr.adapter is None:
+            raise ValueError(
+                f"--data.preserve {config.data.preserve:g} keeps a policy as it is without its adapter, and {name} "
+                "trains none: give --stage.lr.adapter 1e-4, or --data.preserve 0"
+            )
 
 
 def check_fresh(config: RunConfig, contract: DataContract) -> None:

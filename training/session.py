@@ -136,7 +136,7 @@ class Session:
             config.policy(row.stage), self.run.data.contract, self.run.normalizers, dtype=dtype, seed=config.seed
         )
         tail = policy.backbone.last_layer_names(row.stage.blocks) if row.stage.lr.backbone is not None else set()
-        policy.objective = taught(row.stage.objective, policy.contract, preserve=False)
+        policy.objective = taught(row.stage.objective, policy.contract, preserve=config.data.preserve > 0)
         groups = stages.enter(row.name, row.stage, policy, {f"backbone.{name}" for name in tail})
         learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
         trained = {name for group in groups for name in group.parameters}

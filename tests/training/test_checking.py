@@ -47,6 +47,14 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "weights that are not there": ({"init-from": "nowhere"}, "--init-from nowhere is not a folder"),
     "a checkpoint that is not there": ({"resume-from": "nowhere"}, "--resume-from nowhere is not a folder"),
     "a run folder below a file": ({"out": "file/run"}, "--out file/run cannot be written"),
+    "what is learned that nobody asks for": (
+        {"data.where": "instruction=juggle"},
+        "no episode has instruction=juggle of --data.where",
+    ),
+    "a policy that is preserved by no adapter": (
+        {"data.where": "instruction=x", "data.preserve": 0.5},
+        "stage1 trains none: give --stage.lr.adapter 1e-4, or --data.preserve 0",
+    ),
     "another run's folder": ({"out": "taken"}, "taken already holds a run"),
 }
 
