@@ -1,13 +1,12 @@
 """Lists of clips in .pt files: figures drawn in a plane by segments, with texts, labels and more, a dictionary each.
 
-PyTorch's format for such files can run code where it is loaded. Here it is loaded with `weights_only`, which makes
-tensors, lists, dictionaries, texts and numbers and refuses all else, and mapped, so that the numbers of one clip at a
-time are in memory. Of several actors in a scene each is a clip of its own.
+They are loaded as tensors, lists, dictionaries, texts and numbers alone (archives.py), so that nothing of them is
+executed, and mapped, so that the numbers of one clip at a time are in memory. Of several actors in a scene each is a
+clip of its own.
 """
 
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from vla.data.formats.motion.arrays_only import NotPlain
+from vla.data.formats.motion.archives import load_archive
 from vla.errors import CorruptData
 from vla.motion.clip import Clip, Points, Scene
 from vla.motion_settings import MotionConfig
@@ -96,18 +95,9 @@ def load(file: Path) -> list[Any]:
         CorruptData: it cannot be read, or holds no list.
         ValueError: it is of PyTorch's old format, or holds objects that are no data.
     """
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is no archive of torch.save since PyTorch 1.6, or cut short: save its list again")
-    try:
-        samples = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except NotPlain as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"{file} holds what is no data ({name[1] if name else 'an object'}), which is not loaded: save tensors, "
-            "lists, dictionaries, texts and numbers alone"
-        ) from error
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise CorruptData(f"{file} cannot be read ({str(error).splitlines()[0]}): copy it again") from error
+    samples = load_archive(
+        file, again="save its list again", alone="save tensors, lists, dictionaries, texts and numbers alone"
+    )
     if not isinstance(samples, list):
         raise CorruptData(f"{file} holds a {type(samples).__name__}, a list of clips is expected: give another file")
     return samples
