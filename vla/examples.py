@@ -24,7 +24,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "import": (
         "vla import insertion /data/recordings /data/recordings_v30",
-        "vla import lerobot /data/v21 /data/v30 --data.action-key actions",
+        "vla import gaitdynamics GaitDynamicsDiffusion.pt /models/gait",
     ),
     "export": (
         "vla export /data/walks /data/walks_bvh",

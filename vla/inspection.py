@@ -21,7 +21,7 @@ from vla.run_folder import Manifest, read_manifest, read_meaning, read_schedule
 from vla.settings import DataConfig
 
 WIDTH, LABEL = 80, 26
-Kind = Literal["run", "policy", "adapter", "checkpoint", "data"]
+Kind = Literal["run", "policy", "adapter", "checkpoint", "data", "gait model"]
 Result = TypeVar("Result")
 
 
@@ -70,9 +70,15 @@ def inspect(path: Path) -> Inspection:
     """
     kind = kind_of(path)
     found = Inspection(path=path, kind=kind)
-    {"run": see_run, "policy": see_policy, "adapter": see_adapter, "checkpoint": see_checkpoint, "data": see_data}[
-        kind
-    ](found)
+    see: dict[Kind, Callable[[Inspection], None]] = {
+        "run": see_run,
+        "policy": see_policy,
+        "adapter": see_adapter,
+        "checkpoint": see_checkpoint,
+        "data": see_data,
+        "gait model": see_gait_model,
+    }
+    see[kind](found)
     return found
 
 
@@ -84,6 +90,7 @@ def kind_of(path: Path) -> Kind:
     """
     from vla.adapters.file import WEIGHTS_FILE
     from vla.data.formats import FORMATS
+    from vla.foreign.gait_base import is_gait_base
 
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give a run, a policy, an adapter, a checkpoint or a data set")
@@ -91,6 +98,8 @@ def kind_of(path: Path) -> Kind:
         return "checkpoint"
     if (path / "schedule.json").exists() or (path / "checkpoints").is_dir():
         return "run"
+    if is_gait_base(path):
+        return "gait model"
     if any(row.found(path) for row in FORMATS.values()):
         return "data"
     if (path / "normalizer.safetensors").exists():
@@ -182,6 +191,17 @@ def see_adapter(found: Inspection) -> None:
             found.made_with = stored.description.origin.versions
     found.about["layers"] = len(stored.tensors)
     found.about["parameters"] = sum(a.numel() + b.numel() for a, b in stored.tensors.values())
+
+
+def see_gait_model(found: Inspection) -> None:
+    """What was imported, what was left out, and whether its files are what they were."""
+    from vla.foreign import gait_base
+
+    description = found.attempt(lambda: gait_base.read_description(found.path))
+    if description is None:
+        return
+    found.attempt(lambda: gait_base.check_files(found.path, description))
+    found.about = to_json(description) | {"columns": [column.name for column in description.columns]}
 
 
 def see_data(found: Inspection) -> None:

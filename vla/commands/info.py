@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Tell what a bug report needs of a run, policy, adapter, checkpoint or data set."""
+    """Tell what a bug report needs of a run, policy, adapter, checkpoint, data set or imported model."""
 
     path: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|POLICY|ADAPTER|CHECKPOINT|DATA")]]
     """The folder. Nothing that is printed tells who or where: no home, host, user, token."""

@@ -7,6 +7,7 @@ of the attributes and does nothing.
 """
 
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,15 @@ import torch
 from vla.data.formats.motion.arrays_only import NotPlain
 from vla.errors import CorruptData
 
-UNREADABLE = (RuntimeError, OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError)
+UNREADABLE = (
+    RuntimeError, OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
+    AssertionError, struct.error,
+)  # fmt: skip
 """What loading a damaged file ends with."""
+LONGEST = 200
+"""Characters of what is told of a file's content."""
+POINTER = b"version https://git-lfs"
+"""What a repository has in the place of a large file, until it is fetched."""
 
 
 class Record:
@@ -48,6 +56,9 @@ def load_archive(file: Path, *, again: str, alone: str, stand_ins: Mapping[str, 
     """
     if not file.is_file():
         raise ValueError(f"{file} is no file: give one that torch.save wrote")
+    with file.open("rb") as opened:
+        if opened.read(len(POINTER)) == POINTER:
+            raise ValueError(f"{file} is a pointer of Git LFS in place of the file: fetch it with `git lfs pull`")
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is no archive of torch.save since PyTorch 1.6, or cut short: {again}")
     allowed: list[Any] = [(kind, name) for name, kind in (stand_ins or {}).items()]
@@ -57,8 +68,15 @@ def load_archive(file: Path, *, again: str, alone: str, stand_ins: Mapping[str, 
     except NotPlain as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
-            f"{file} holds what is no data ({name[1] if name else 'an object'}), which is not loaded: {alone}"
+            f"{file} holds what is no data ({quoted(name[1]) if name else 'an object'}), which is not loaded: {alone}"
         ) from error
     except UNREADABLE as error:
         said = str(error).splitlines() or [type(error).__name__]
-        raise CorruptData(f"{file} cannot be read ({said[0]}): copy it again") from error
+        raise CorruptData(f"{file} cannot be read ({quoted(said[0])}): copy it again") from error
+
+
+def quoted(text: object) -> str:
+    """What a file says, for a sentence: on one line, without what a terminal would obey, and not endless."""
+    told = str(text)
+    told = told if told.isprintable() else ascii(told)
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}..."

@@ -1,0 +1,1 @@
+"""Models of other programs, as modules and files of ours."""
