@@ -191,6 +191,7 @@ def younger() -> dict[str, Any]:
     return {
         "diffusion.unconditional": 0.0,
         "diffusion.guidance": 1.0,
+        "diffusion.given": 0.0,
         "data.labels": [],
         "data.style": [],
         "data.style_dropout": 0.1,

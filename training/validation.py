@@ -62,8 +62,8 @@ def validate(
         for key, value in reduced.items()
         if key.startswith("loss/")
     }
-    steps = reduced["steps"]
-    errors = reduced["absolute error"].view(len(steps), -1) / steps.clamp(min=1)[:, None]
+    steps = reduced["steps"].view(samples[0].actions.shape[0], -1)
+    errors = reduced["absolute error"].view(len(steps), -1) / steps.clamp(min=1)
     return {
         "loss": sum(losses.values()),
         "losses": losses,
@@ -81,7 +81,8 @@ def measure(policy: Policy, batch: Batch, real: Tensor, seed: int) -> dict[str, 
     sums = {f"loss/{part}": (loss * weight).sum().double() for part, loss in policy(batch).items()}
     fresh = torch.Generator().manual_seed(torch_seed(seed, "validation", int(batch.positions[0])))
     actions = policy.act(batch.observation, batch.draws.noise, generator=fresh)
-    valid = (batch.action_valid & real[:, None]).double()
-    error = (actions.double() - batch.actions.double()).abs() * valid[:, :, None]
+    valid = (batch.action_valid & real[:, None])[:, :, None]
+    valid = (valid if batch.action_known is None else valid & batch.action_known).double()
+    error = (actions.double() - batch.actions.double()).abs() * valid
     counts = {"weight": weight.sum().double(), "samples": weight.count_nonzero(), "steps": valid.sum(0)}
     return sums | counts | {"absolute error": error.sum(0)}

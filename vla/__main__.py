@@ -17,6 +17,7 @@ from vla.commands.doctor import Doctor, doctor
 from vla.commands.embed import Embed, embed
 from vla.commands.evaluate import Evaluate, evaluate
 from vla.commands.export import Export, export
+from vla.commands.forces import ForcesOf, forces
 from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "needle": (NeedleDemos, record),
     "report": (Report, report),
     "sample": (Sample, sample),
+    "forces": (ForcesOf, forces),
     "view": (View, view),
 }
 """The settings of each command, and what does it and may give an exit code. Heavy packages are loaded by the latter."""

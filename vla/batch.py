@@ -72,6 +72,8 @@ class Sample:
     """What is said of each step, by name: the number of a class, or the values of a quantity; a target, no input."""
     preserved: bool = False
     """Whether nothing is learned of it: a policy that is adapted stays there as it is."""
+    action_known: Bool[np.ndarray, "H A"] | None = None
+    """Which numbers of the actions were measured; None: all of them."""
 
     def resized(self, sizes: Sequence[Size]) -> "Sample":
         """The same sample with its frames, which are whole, in these sizes."""
@@ -142,6 +144,8 @@ class Draws:
     """Uniform in [0, 1): a sample goes without its instruction where this lies below the share of those that do.
 
     1 in the validation stream, whose samples all see it: the losses that are reported are with the instruction."""
+    shown: Float[Tensor, " B"]
+    """Uniform in [0, 1): a sample of motion and forces shows its motion as it is where this lies below their share."""
 
     @staticmethod
     def of(seed: int, stream: Stream, positions: Sequence[int], shape: tuple[int, int]) -> "Draws":
@@ -154,15 +158,17 @@ class Draws:
         times = [float(source.random(dtype=np.float32)) for source in sources]
         noise = [source.standard_normal(shape, dtype=np.float32) for source in sources]
         coin = [float(source.random(dtype=np.float32)) if stream == "noise" else 1.0 for source in sources]
+        shown = [float(source.random(dtype=np.float32)) for source in sources]
         return Draws(
             time=torch.tensor(times, dtype=torch.float32),
             noise=torch.from_numpy(np.stack(noise)),
             coin=torch.tensor(coin, dtype=torch.float32),
+            shown=torch.tensor(shown, dtype=torch.float32),
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         """The same draws with every tensor changed, always in this order."""
-        return Draws(time=change(self.time), noise=change(self.noise), coin=change(self.coin))
+        return Draws(time=change(self.time), noise=change(self.noise), coin=change(self.coin), shown=change(self.shown))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +185,8 @@ class Batch:
     """As of `Sample`, valid where the actions are."""
     preserved: Bool[Tensor, " B"] | None = None
     """As of `Sample`; None: of none of them."""
+    action_known: Bool[Tensor, "B H A"] | None = None
+    """As of `Sample`."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -195,6 +203,7 @@ class Batch:
             positions=change(self.positions),
             labels={name: change(rows) for name, rows in self.labels.items()},
             preserved=None if self.preserved is None else change(self.preserved),
+            action_known=None if self.action_known is None else change(self.action_known),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -205,6 +214,7 @@ class Batch:
 def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
     """Stack samples into a batch, with the draws of their positions; the frames keep their sizes."""
     positions = [sample.position for sample in samples]
+    known = [sample.action_known for sample in samples if sample.action_known is not None]
 
     def stack(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays))
@@ -236,4 +246,5 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
         positions=torch.tensor(positions, dtype=torch.int64),
         labels={name: stack([sample.labels[name] for sample in samples]) for name in samples[0].labels},
         preserved=torch.tensor(kept) if any(kept := [sample.preserved for sample in samples]) else None,
+        action_known=stack(known) if known else None,
     )

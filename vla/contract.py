@@ -165,9 +165,10 @@ def told_body(body: Body | None) -> str:
     """A body in words: `rotations of 15 joints`."""
     if body is None:
         return "none"
-    return (
-        f"{len(body.joints)} coordinates" if body.kind == "coordinates" else f"{body.kind} of {len(body.joints)} joints"
-    )
+    if body.kind == "coordinates":
+        forces = f" and {' '.join(body.forces)}" if body.forces else ""
+        return f"{len(body.joints)} coordinates{forces}"
+    return f"{body.kind} of {len(body.joints)} joints"
 
 
 def name_streams(keys: Sequence[str]) -> dict[str, str]:

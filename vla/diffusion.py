@@ -33,8 +33,14 @@ class Known:
     """Parts of clean chunks that are given, and not to be sampled."""
 
     values: Float[Tensor, "B H A"]
-    where: Bool[Tensor, " H"]
-    """Steps that are; what the others hold counts nothing."""
+    where: Bool[Tensor, "H *A"]
+    """Steps that are, or which numbers of which steps; what the others hold counts nothing."""
+    clean: bool = False
+    """Whether the network is shown them as they are at all times, which it must have learned from; else noised."""
+
+    def put(self, chunk: Chunk) -> Chunk:
+        """A chunk with what is known in its place."""
+        return torch.where(self.where if self.where.ndim == 2 else self.where[:, None], self.values, chunk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +273,11 @@ def sample(
     for step, (now, after) in enumerate(itertools.pairwise(grid), start=1):
         t = now.expand(len(noise))
         c_t, c_s = coefficients(config.path, t), coefficients(config.path, after.expand(len(noise)))
-        x0, _ = split(config.prediction, c_t, x_t, denoise(x_t, t))
+        shown = known.put(x_t) if known is not None and known.clean else x_t
+        x0, _ = split(config.prediction, c_t, x_t, denoise(shown, t))
         x0 = x0.clamp(-config.clip, config.clip)
         if known is not None:
-            x0 = torch.where(known.where[:, None], known.values, x0)
+            x0 = known.put(x0)
         eps = explain(c_t, x_t, x0)
         if watch is not None:
             watch(x_t, x0)
@@ -290,4 +297,4 @@ def sample(
                 x_t = jump(c_t, c_s, through, explain(c_t, x_t, through), eta=0.0, z=eps)
         earlier = c_t, x0
     # euler lands beside the clean chunk of its last step.
-    return x_t if known is None else torch.where(known.where[:, None], known.values, x_t)
+    return x_t if known is None else known.put(x_t)

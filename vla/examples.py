@@ -42,6 +42,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla sample runs/walk/policy --text 'a person walks forward' --out walks",
         "vla sample POLICY --text 'a person walks' --adapter zombie:0.7 --out slow",
     ),
+    "forces": (
+        "vla forces runs/gait/policy /data/walks --out forces",
+        "vla forces runs/gait/policy walk1_ik.mot --calibrate /data/held --out walk1",
+    ),
     "view": ("vla view /data/walks --out walks.png", "vla view walks/sample-0000.npz --out walk.mp4"),
     "report": ("vla report runs/pick/stage2", "vla report runs/pick/stage2 --out stage2.html"),
 }

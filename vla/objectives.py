@@ -6,7 +6,7 @@ over is a sample's valid steps and the action dimensions; the loop weighs the sa
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, get_args, runtime_checkable
 
 import torch
@@ -41,6 +41,8 @@ class Prediction:
     """Steps that are no padding."""
     labels: Labels
     """What it says of each step beside its motion."""
+    known: Bool[Tensor, "N H A"] | None = None
+    """Which numbers there is something to learn of; None: all of the valid steps."""
 
     @property
     def x0(self) -> Chunk:
@@ -69,10 +71,20 @@ class Predictor(Protocol):
     def base(self) -> AbstractContextManager[None]:
         """Within it, what the policy says without its adapters; nothing learns."""
 
+    def given(self, shown: Float[Tensor, " N"]) -> Bool[Tensor, "N 1 A"] | None:
+        """Which numbers samples of these draws show as they are; None: none of any."""
+
     def predict(
-        self, context: ContextCache, x0: Chunk, valid: Bool[Tensor, "N H"], time: Float[Tensor, " N"], noise: Chunk
+        self,
+        context: ContextCache,
+        x0: Chunk,
+        valid: Bool[Tensor, "N H"],
+        time: Float[Tensor, " N"],
+        noise: Chunk,
+        *,
+        given: Bool[Tensor, "N H A"] | None = None,
     ) -> Prediction:
-        """What the policy says of clean chunks once they are noised."""
+        """What the policy says of clean chunks once they are noised, but for what is given."""
 
 
 Objective = Callable[[Predictor, Batch], Losses]
@@ -267,15 +279,28 @@ def by_sample(errors: Float[Tensor, " N"], draws: int) -> Float[Tensor, " B"]:
 
 
 def noised(policy: Predictor, batch: Batch, draws: int) -> Prediction:
-    """The policy's prediction for the chunks of a batch, each at several times and noises."""
+    """The policy's prediction for the chunks of a batch, each at several times and noises.
+
+    Numbers that are not known are noised from the middle of the data, 0: what stands in their place is not seen.
+    """
     time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), draws)
     x0 = policy.normalize("actions", batch.actions).repeat_interleave(draws, dim=0)
     valid = batch.action_valid.repeat_interleave(draws, dim=0)
-    return policy.predict(policy.context(batch.observation, batch.draws.coin), x0, valid, time, noise)
+    known = None if batch.action_known is None else batch.action_known.repeat_interleave(draws, dim=0)
+    x0 = x0 if known is None else x0.masked_fill(~known, 0)
+    given = policy.given(batch.draws.shown.repeat_interleave(draws, dim=0))
+    given = None if given is None else given.expand(x0.shape)
+    said = policy.predict(policy.context(batch.observation, batch.draws.coin), x0, valid, time, noise, given=given)
+    if known is None:
+        return said
+    return replace(said, known=known if said.known is None else known & said.known)
 
 
 def mean_error(prediction: Prediction) -> Float[Tensor, " N"]:
-    """The squared error of the output, averaged over the valid steps and the action dimensions."""
+    """The squared error of the output, averaged over the known numbers of the valid steps."""
     error = (prediction.out - prediction.target).square()
+    if prediction.known is not None:
+        counted = prediction.valid[..., None] & prediction.known
+        return error.masked_fill(~counted, 0).sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
     count = prediction.valid.sum(dim=1).clamp(min=1) * error.shape[-1]
     return error.masked_fill(~prediction.valid[..., None], 0).sum(dim=(1, 2)) / count

@@ -93,6 +93,7 @@ class Policy(nn.Module):
         *,
         known: Known | None = None,
         draft: Draft | None = None,
+        valid: Bool[Tensor, "B H"] | None = None,
         guidance: float | None = None,
         guard: Guard | None = None,
     ) -> Float64[Tensor, "B H A"]:
@@ -101,18 +102,19 @@ class Policy(nn.Module):
         `noise` is standard normal and decides the answer alone, but for the ddpm sampler, which also needs a
         generator. `steps` and `guidance` override the configuration's; with a guidance other than 1 the expert answers
         twice as many rows. `watch` is shown the noised and the predicted chunk of each step, in the data's units, as is
-        what is `known` of it and a `draft` to begin with. A `guard` has unsafe chunks drawn again, of the same context.
-        ValueError where it was not trained for guidance.
+        what is `known` of it and a `draft` to begin with; steps that are not `valid` count nothing. A `guard` has
+        unsafe chunks drawn again, of the same context. ValueError where it was not trained for guidance.
         """
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         scale = Sampling(guidance=guidance).of(self.config.diffusion).guidance
         guided = scale != 1
         context = self.contexts(observation) if guided else self.context(observation)
         rows = 2 if guided else 1
-        valid = torch.ones(rows * len(noise), noise.shape[1], dtype=torch.bool, device=noise.device)
+        every = torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
+        counted = (every if valid is None else valid).repeat(rows, 1)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            out, _ = self.answer(context, x_t.repeat(rows, 1, 1), t.repeat(rows), valid)
+            out, _ = self.answer(context, x_t.repeat(rows, 1, 1), t.repeat(rows), counted)
             return diffusion.guide(out, scale) if guided else out
 
         undo = self.normalizer_of("actions").undo
@@ -241,15 +243,23 @@ class Policy(nn.Module):
         return cached
 
     def predict(
-        self, context: ContextCache, x0: Chunk, valid: Bool[Tensor, "N H"], time: Float[Tensor, " N"], noise: Chunk
+        self,
+        context: ContextCache,
+        x0: Chunk,
+        valid: Bool[Tensor, "N H"],
+        time: Float[Tensor, " N"],
+        noise: Chunk,
+        *,
+        given: Bool[Tensor, "N H A"] | None = None,
     ) -> Prediction:
         """What the expert says of clean chunks, unitless, once they are noised; as many a row of the context.
 
-        `valid` hides the padded steps of a chunk.
+        `valid` hides the padded steps of a chunk; numbers that are `given` are shown as they are.
         """
         config = self.config.diffusion
         coefficients = diffusion.coefficients(config.path, time)
         x_t = diffusion.mix(coefficients, x0, noise)
+        x_t = x_t if given is None else torch.where(given, x0, x_t)
         out, labels = self.answer(context, x_t, time, valid)
         return Prediction(
             kind=config.prediction,
@@ -259,7 +269,16 @@ class Policy(nn.Module):
             target=diffusion.target(config.prediction, coefficients, x0, noise),
             valid=valid,
             labels=labels,
+            known=None if given is None else ~given,
         )
+
+    def given(self, shown: Float[Tensor, " N"]) -> Bool[Tensor, "N 1 A"] | None:
+        """Which numbers samples of these draws show as they are: the motion beside forces; None: none of any."""
+        body, share = self.contract.body, self.config.diffusion.given
+        if share == 0 or body is None or not body.forces:
+            return None
+        of_motion = torch.arange(self.contract.action_dim, device=shown.device) < len(body.joints)
+        return (shown < share)[:, None, None] & of_motion
 
     def answer(
         self, context: ContextCache, x_t: Float32[Tensor, "N H A"], t: Float[Tensor, " N"], valid: Bool[Tensor, "N H"]

@@ -7,7 +7,7 @@ from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from vla.batch import Observation
@@ -71,8 +71,12 @@ class Mover(Protocol):
         *,
         known: Known | None = None,
         draft: Draft | None = None,
+        valid: Bool[Tensor, "B H"] | None = None,
     ) -> Float64[Tensor, "B H A"]:
         """Chunks of actions in the data's units; what is known of them and a draft are in these, too."""
+
+    def given(self, shown: Float[Tensor, " N"]) -> Bool[Tensor, "N 1 A"] | None:
+        """Which numbers it has learned to see as they are beside others; None: none."""
 
     def nearest(self, actions: Float[Tensor, "*batch A"]) -> Float64[Tensor, "*batch A"]:
         """What it can answer that is nearest to some actions, in the data's units."""

@@ -258,8 +258,13 @@ class DiffusionConfig(Guiding):
     """Network calls for one chunk, at least 1; the first is always at t = 1."""
     clip: float = 5.0
     """Sampled clean actions stay within plus or minus this, in normalised units."""
+    given: float = 0.0
+    """Of motions with forces, share of the samples that show the motion as it is, so that forces are learned as what
+    follows from it; they are then sampled beside a clean motion, too."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.given <= 1:
+            raise ValueError(f"diffusion.given is {self.given}; give a share of the samples, from 0 to 1")
         check_steps(self.sampling_steps)
         if not self.clip > 0:
             raise ValueError(f"diffusion.clip is {self.clip}; give a positive number of normalised units, e.g. 5")

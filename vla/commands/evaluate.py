@@ -74,6 +74,8 @@ def evaluate(command: Evaluate) -> None:
     contract, split = describe(command.policy, command.sampling)
     if command.training and contract.body is None:
         raise ValueError("--training is of policies of human motion, which this is not: leave it out")
+    if command.data.roots and contract.body is not None and contract.body.forces:
+        raise ValueError("this policy models forces, which `vla forces POLICY TRIALS --out DIR` measures: use that")
     asked = None
     if command.suites is not None:
         asked = open_suites(command.suites, command.suites_file, command.samples_a_prompt, command.critic, contract)

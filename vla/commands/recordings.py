@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vla.motion_settings import MotionConfig, NamedMotionFiles, Representation
+from vla.motion_settings import Forces, MotionConfig, NamedMotionFiles, Representation
 from vla.policy_settings import Sampling
 from vla.settings import Pairing
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vla.data.dataset import ValidationSamples
     from vla.data.episode import Episode
     from vla.evaluation.phases import Phases
+    from vla.motion.body import Body
     from vla.policy import Policy
     from vla.policy_folder import HeldOut
 
@@ -140,7 +141,15 @@ def as_body_of(contract: "DataContract", files: NamedMotionFiles) -> MotionConfi
         **vars(files) | {"joints": (*own, *files.joints)},
         rate_hz=contract.fps,
         representation=kinds.get(body.kind, "auto"),
+        forces=forces_of(body),
     )
+
+
+def forces_of(body: "Body") -> Forces:
+    """Which forces a policy models."""
+    if not body.forces:
+        return "none"
+    return "feet" if any(".left." in name for name in body.forces) else "total"
 
 
 def open_recordings(

@@ -294,7 +294,7 @@ def write(folder: Path, motions: "list[Moves]", draft: "Moves | None" = None) ->
 
     The names of the files are given back.
     """
-    from vla.data.formats.motion.storage import write_mot
+    from vla.data.formats.motion.storage import write_forces, write_mot
     from vla.data.formats.motion.writing import write_npz
     from vla.motion.clip import Coordinates
     from vla.motion.drawing import strip
@@ -305,6 +305,9 @@ def write(folder: Path, motions: "list[Moves]", draft: "Moves | None" = None) ->
         files.append(f"sample-{number:04d}.{'mot' if isinstance(clip, Coordinates) else 'npz'}")
         if isinstance(clip, Coordinates):
             write_mot(folder / files[-1], clip, motion.rate_hz)
+            if forces := motion.body.forces:
+                files.append(f"sample-{number:04d}_grf.mot")
+                write_forces(folder / files[-1], forces, motion.rows[:, -len(forces) :].astype(float), motion.rate_hz)
         else:
             write_npz(folder / files[-1], clip, motion.rate_hz, text=motion.text)
     if motions[0].body.kind == "coordinates":

@@ -83,6 +83,8 @@ class Episode:
     """What is known of the whole episode, as JSON: action, subject, ..."""
     carried: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
     """Columns that nobody looks at, a row a frame, as they are stored; for a copy alone."""
+    known: Bool[np.ndarray, "N A"] | None = None
+    """Which numbers of the actions were measured, a row an action; None: all. Others are finite, and not learned."""
 
 
 def mark_of(episode: Episode) -> str:

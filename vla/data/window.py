@@ -70,23 +70,26 @@ class Window:
             position=position,
             style=style_of(episode, self.contract.style),
             labels={name: self._label(episode, name, now) for name in self.contract.labels},
+            action_known=self._known(episode, now),
         )
 
     def void(self, episode: Episode, index: int, position: int) -> Sample:
         """A sample that holds nothing and weighs nothing, in the place of one that cannot be read."""
         contract = self.contract
+        actions = np.zeros((contract.horizon, contract.action_dim), dtype=np.float32)
         return Sample(
             images=tuple(np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8) for camera in contract.cameras),
             image_valid=np.zeros(len(contract.cameras), dtype=np.bool_),
             instruction=episode.instructions[index],
             state=np.zeros(contract.state_dim, dtype=np.float32),
             streams={name: nothing(stream) for name, stream in contract.streams.items()},
-            actions=np.zeros((contract.horizon, contract.action_dim), dtype=np.float32),
+            actions=actions,
             action_valid=np.zeros(contract.horizon, dtype=np.bool_),
             weight=0.0,
             position=position,
             style=np.zeros((len(contract.style), 2), np.float32),
             labels={name: nothing_said(contract, name) for name in contract.labels},
+            action_known=None if episode.known is None else np.zeros(actions.shape, np.bool_),
         )
 
     def frames(self, episode: Episode) -> range | Int64[np.ndarray, " N"]:
@@ -106,6 +109,13 @@ class Window:
         """The rows of actions or labels on the frame clock; where none is near, the nearest stands and is not valid."""
         places, valid = _steps(stream, now + np.arange(self.contract.horizon) / self.contract.fps, self.contract.fps)
         return _rows(stream, places), valid
+
+    def _known(self, episode: Episode, now: float) -> Bool[np.ndarray, "H A"] | None:
+        """Which numbers of a chunk were measured; None: all."""
+        if episode.known is None:
+            return None
+        measured = Stream(timestamps=episode.actions.timestamps, values=episode.known.astype(np.float32))
+        return self._chunk(measured, now)[0] > 0
 
     def _label(self, episode: Episode, name: str, now: float) -> Float[np.ndarray, "H _"]:
         """A label of the steps of a chunk."""

@@ -6,8 +6,8 @@ from typing import Literal
 
 Kind = Literal["rotations", "positions", "plane", "coordinates"]
 AXES = ("x", "y", "z")
-PLACES_M, MOVES_MPS, TURNS = 1e-3, 1e-2, 1e-2
-"""What motion capture tells apart: places; velocities; turns, as rad/s and as numbers of a rotation."""
+PLACES_M, MOVES_MPS, TURNS, FORCES_N = 1e-3, 1e-2, 1e-2, 1.0
+"""What motion capture tells apart: places; velocities; turns, as rad/s and as numbers of a rotation; what plates do."""
 ROOT_PLACE = {"pelvis_tx": "root.velocity.x", "pelvis_ty": "root.height", "pelvis_tz": "root.velocity.z"}
 """The coordinates of where the root stands, and what a row says of each."""
 LENGTH = re.compile(r"_t[xyz](_[lr])?$")
@@ -25,13 +25,15 @@ class Body:
     """Index of the parent, -1 for the root; none of coordinates."""
     feet: tuple[str, ...] = ()
     """Joints whose contact with the ground is among the numbers."""
+    forces: tuple[str, ...] = ()
+    """Of coordinates, components of what carries the body, N, that stand behind them: `force.vx`, ..."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """One a number of a row."""
         moving = ("root.velocity.x", "root.velocity.z", "root.turning")
         if self.kind == "coordinates":
-            return tuple(ROOT_PLACE.get(coordinate, coordinate) for coordinate in self.joints)
+            return (*(ROOT_PLACE.get(coordinate, coordinate) for coordinate in self.joints), *self.forces)
         if self.kind == "plane":
             return tuple(f"{joint}.{axis}" for joint in self.joints for axis in AXES[:2])
         if self.kind == "positions":
@@ -45,7 +47,8 @@ class Body:
         moving = ("mps", "mps", "radps")
         if self.kind == "coordinates":
             speeds = {"root.velocity.x": "mps", "root.velocity.z": "mps", "root.height": "m"}
-            return tuple(speeds.get(name, "m" if LENGTH.search(name) else "rad") for name in self.names)
+            own = tuple(speeds.get(name, "m" if LENGTH.search(name) else "rad") for name in self.names)
+            return (*own[: len(self.joints)], *("N",) * len(self.forces))
         if self.kind == "plane":
             return ("",) * (2 * len(self.joints))
         if self.kind == "positions":
@@ -58,7 +61,8 @@ class Body:
         if self.kind == "plane":
             return (0.0,) * len(self.names)
         if self.kind == "coordinates":
-            return tuple({"m": PLACES_M, "mps": MOVES_MPS, "rad": TURNS}[unit] for unit in self.units)
+            finest = {"m": PLACES_M, "mps": MOVES_MPS, "rad": TURNS, "N": FORCES_N}
+            return tuple(finest[unit] for unit in self.units)
         moving = (MOVES_MPS, MOVES_MPS, TURNS)
         if self.kind == "positions":
             return (*moving, *(PLACES_M,) * (3 * len(self.joints)))

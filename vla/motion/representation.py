@@ -92,7 +92,7 @@ def encode_positions(
 
 
 def encode_coordinates(body: Body, values: Float[Tensor, "T C"], rate_hz: float) -> Float[Tensor, "T C"]:
-    """The rows of a model's coordinates, in the order of the body."""
+    """The rows of a model's coordinates, in the order of the body; without forces."""
     across = [place for place, joint in enumerate(body.joints) if joint in GROUND]
     rows = values.clone()
     rows[:, across] = _rates(values[:, across], rate_hz, dim=0)
@@ -100,9 +100,9 @@ def encode_coordinates(body: Body, values: Float[Tensor, "T C"], rate_hz: float)
 
 
 def decode_coordinates(body: Body, rows: Float[Tensor, "*batch T C"], rate_hz: float) -> Float[Tensor, "*batch T C"]:
-    """A model's coordinates of rows, in the order of the body, from where its root stands at first."""
+    """A model's coordinates of rows, in the order of the body, from where its root stands at first; without forces."""
     across = [place for place, joint in enumerate(body.joints) if joint in GROUND]
-    values = rows.clone()
+    values = rows[..., : len(body.joints)].clone()
     values[..., across] = _sums(rows[..., across] / rate_hz, dim=-2)
     return values
 

@@ -18,6 +18,7 @@ from vla.data.episode import Episode, Layout, Stream
 from vla.data.formats.motion.converted import Converted, Unread
 from vla.data.formats.motion.files import CLIP_LIST, KINDS, LABELS, find_files, name_of, place_of, read_labels
 from vla.data.formats.motion.kept import keep
+from vla.data.formats.motion.kinetic import WEIGHT, Measured, model
 from vla.data.formats.motion.pictures import Shown, show
 from vla.data.formats.motion.remarks import (
     remarks_of,
@@ -72,7 +73,7 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
     sources = [*dict.fromkeys([*files, *sorted(beside)]), *([root / LABELS] if labels else [])]
     build = partial(convert, root, files, labels, selection.motion)
-    purpose = f"clips and their files {replace(selection.motion, pictures=None)}"
+    purpose = f"clips and their files {replace(selection.motion, pictures=None, forces='none')}"
     kept = keep(root, sources, purpose, FACTS.validate_python, build)
     for problem in kept.problems:
         report(problem)
@@ -85,6 +86,11 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
         raise CorruptData(f"{root} has no clip that can be read; restore its files")
     body = body_of_all(root, clips, keep_all=parse_joints(selection.motion.joints)[0])
     check_columns(root, clips, selection.columns)
+    forces = None
+    if selection.motion.forces != "none":
+        arrays = [kept.arrays(place) for place in places]
+        forces = model(root, clips, arrays, selection.motion.forces, selection.motion.rate_hz)
+        body = replace(body, forces=forces.names)
     left_out = tuple(sorted(set(selection.without) & set(range(len(clips)))))
     chosen = [index for index in sorted(set(selection.episodes)) or range(len(clips)) if index not in left_out]
     if unknown := [index for index in chosen if not 0 <= index < len(clips)]:
@@ -95,7 +101,11 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     said = remarks_on_labels(labels, {place_of(root, file) for file in files}) if root.is_dir() else []
     said += remarks_on_strangers(root, {*files, *beside}) if root.is_dir() else []
     build_episode = partial(episode_of, root, body, shown, rate_hz=selection.motion.rate_hz)
-    episodes = [build_episode(clips[index], kept.arrays(places[index]), index=index) for index in chosen]
+    episodes = [
+        build_episode(clips[index], kept.arrays(places[index]), forces=forces and forces.trials[index], index=index)
+        for index in chosen
+    ]
+    said += forces.remarks if forces else ()
     return MotionReader(
         layout=layout_of(
             root, body, clips, selection, shown, kinds=set(files.values()), unread=unread, left_out=left_out, said=said
@@ -108,7 +118,12 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
 
 
 def check_selection(root: Path, selection: Selection) -> None:
-    """Refuse what no motion has (ValueError)."""
+    """Refuse what no motion has, and what a copy does not hold (ValueError)."""
+    if selection.carry and selection.motion.forces != "none":
+        raise ValueError(
+            f"{root}: a copy does not hold which forces were measured: leave --data.motion.forces out, and give it to "
+            "the training on these files"
+        )
     if selection.cameras and selection.motion.pictures is None:
         raise ValueError(
             f"{root} holds clips of human motion, which have no {selection.cameras[0]} without pictures: give "
@@ -234,6 +249,7 @@ def episode_of(
     clip: Converted,
     arrays: Sequence[Float32[np.ndarray, "..."]],
     *,
+    forces: Measured | None,
     index: int,
     rate_hz: float,
 ) -> Episode:
@@ -241,8 +257,13 @@ def episode_of(
     measured = np.setdiff1d(np.arange(clip.frames), clip.invalid)
     times = np.arange(clip.frames) / rate_hz
     values, *columns = (array[measured] if clip.invalid else array for array in arrays)
-    if clip.body != body:
+    if clip.body.joints != body.joints:
         values = values[:, [clip.body.joints.index(joint) for joint in body.joints]]
+    known = None
+    if forces is not None:
+        beside = forces.known[measured, None].repeat(len(body.forces), axis=1)
+        known = np.concatenate([np.ones_like(values, np.bool_), beside], axis=1)
+        values = np.concatenate([values, forces.values[measured]], axis=1)
     # A row a frame, as a copy has it: so both have the same statistics.
     skeleton = np.broadcast_to(np.array(clip.offsets, np.float32), (len(measured), len(clip.offsets)))
     texts = clip.texts or ("",)
@@ -257,7 +278,8 @@ def episode_of(
         state=Stream(timestamps=times[measured], values=skeleton) if clip.offsets else None,
         cameras=cameras,
         seen=seen,
-        facts=clip.facts,
+        facts=clip.facts if forces is None else {**clip.facts, WEIGHT: forces.weight_n},
+        known=known,
         columns=dict(zip(clip.columns, columns, strict=True)),
     )
 

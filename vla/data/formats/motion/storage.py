@@ -153,17 +153,31 @@ def write_mot(file: Path, coordinates: Coordinates, rate_hz: float) -> None:
     """
     if not np.isfinite(coordinates.values).all():
         raise ValueError(f"coordinates to be written to {file} are not finite: leave out what was not measured")
-    times = np.arange(len(coordinates)) / rate_hz
+    _write(file, "Coordinates", coordinates.names, coordinates.values, rate_hz)
+
+
+def write_forces(file: Path, names: Sequence[str], values: Float64[np.ndarray, "T F"], rate_hz: float) -> None:
+    """Write forces as OpenSim labels them, N, time from 0 on: `force.vx` is `ground_force_vx`, `force.left.vx` with l.
+
+    Where they act is not among them.
+    """
+    labels = [name.replace("force.", "ground_force_").replace("left.", "l_").replace("right.", "r_") for name in names]
+    _write(file, "Forces", labels, values, rate_hz)
+
+
+def _write(file: Path, title: str, labels: Sequence[str], values: Float64[np.ndarray, "T C"], rate_hz: float) -> None:
+    """Write a table of OpenSim beside its place first."""
+    times = np.arange(len(values)) / rate_hz
     head = [
-        "Coordinates",
+        title,
         "version=1",
-        f"nRows={len(coordinates)}",
-        f"nColumns={len(coordinates.names) + 1}",
+        f"nRows={len(values)}",
+        f"nColumns={len(labels) + 1}",
         "inDegrees=no",
         "endheader",
-        "\t".join(["time", *coordinates.names]),
+        "\t".join(["time", *labels]),
     ]
-    rows = np.concatenate([times[:, None], coordinates.values], axis=1)
+    rows = np.concatenate([times[:, None], values], axis=1)
     lines = ("\t".join(map(repr, row)) for row in rows.tolist())
     beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     try:
