@@ -103,8 +103,8 @@ def model(
 def weigh(
     root: Path,
     clips: Sequence[Converted],
-    rows: Sequence[Float32[np.ndarray, "T A"]],
-    totals: Sequence[Float32[np.ndarray, "T 3"] | None],
+    rows: Sequence[Float32[np.ndarray, "_ _"]],
+    totals: Sequence[Float32[np.ndarray, "_ 3"] | None],
     rate_hz: float,
 ) -> tuple[list[float | None], list[str]]:
     """The weight of who moves in each clip, N, and where it is from; None where nothing says it."""

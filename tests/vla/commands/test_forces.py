@@ -1,0 +1,115 @@
+"""`vla forces`: tables that are read again, figures beside them, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.policies import build_policy
+from tests.vla.data.motion.test_kinetic import stand
+from vla.__main__ import main
+from vla.data.dataset import open_dataset
+from vla.data.formats.motion.reader import open_motion
+from vla.data.formats.motion.storage import write_mot
+from vla.data.selection import Selection
+from vla.forces import sample_forces
+from vla.motion.clip import Coordinates
+from vla.motion_settings import Forces, MotionConfig
+from vla.policy_folder import load_policy, save_policy
+from vla.policy_settings import PolicyConfig
+from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig
+
+
+def untrained(trials: Path, folder: Path, forces: Forces) -> None:
+    """A policy of what these trials offer."""
+    motion = MotionConfig(rate_hz=50.0, forces=forces)
+    settings = DataConfig(
+        roots=(str(trials),), horizon=16, normalization="z-score", clamp=False, validation_share=0.0,
+        withhold=("instruction",), motion=motion,
+    )  # fmt: skip
+    data = open_dataset(settings, 0)
+    config = PolicyConfig(
+        backbone=BackboneConfig(path="hash"),
+        expert=ExpertConfig(width=32, depth=1, heads=2),
+        diffusion=DiffusionConfig(prediction="data", given=1.0, sampling_steps=2),
+    )
+    save_policy(build_policy(config, data.contract, data.statistics, torch.float32, 0), folder)
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> Path:
+    """Two trials of bodies that stand."""
+    folder = tmp_path / "trials"
+    folder.mkdir()
+    stand(folder, "one", 700.0)
+    stand(folder, "two", 690.0)
+    return folder
+
+
+def test_forces_are_written_read_and_measured(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy, out = tmp_path / "policy", tmp_path / "out"
+    untrained(trials, policy, "total")
+    words = ["forces", str(policy), str(trials), "--n", "3", "--calibrate", str(trials)]
+    assert main([*words, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((out / "forces.json").read_text())
+    assert [trial["trial"] for trial in found["trials"]] == ["trials/one_ik", "trials/two_ik"]
+    assert sorted(path.name for path in out.iterdir()) == ["forces.json", "one_grf.mot", "two_grf.mot"]
+    for name in ("one", "two"):
+        shutil.copy(trials / f"{name}_ik.mot", out)
+    config = Selection(motion=MotionConfig(rate_hz=50.0))
+    read, given = open_motion(out, config).episodes[0], open_motion(trials, config).episodes[0]
+    loaded = load_policy(policy, None, torch.float32)
+    loaded.set_mode(training=False)
+    made = sample_forces(loaded, np.asarray(given.actions.values), n=3).mean(axis=0)
+    again = np.concatenate([read.columns[f"force.plate1.v{axis}"] for axis in "xyz"], axis=1)
+    np.testing.assert_allclose(again, made, rtol=1e-4, atol=1e-2)
+    rms = float(np.sqrt(((made[:, 1] - 700.0) ** 2).mean()))
+    assert found["trials"][0]["errors"]["rmse_n"][1] == pytest.approx(rms, rel=0.01, abs=0.05)
+    assert main([*words, "--out", str(tmp_path / "shown")]) == 0
+    shown = capsys.readouterr().out
+    assert "its 90 % intervals hold" in shown and "measured forces leave a residual of 0%" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines()[:-1])
+
+
+def test_a_trial_without_forces_is_told_them(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    untrained(trials, tmp_path / "policy", "total")
+    body = Coordinates(names=("pelvis_ty", "knee_angle_r"), values=np.tile([0.9, 0.1], (40, 1)))
+    write_mot(tmp_path / "bare.mot", body, 100.0)
+    words = ["forces", str(tmp_path / "policy"), str(tmp_path / "bare.mot"), "--n", "2", "--json"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    (trial,) = json.loads(said.out)["trials"]
+    assert (trial["frames"], trial["errors"], trial["weight_n"]) == (20, None, None)
+    assert "holds no measured force: there is nothing to compare with" in said.err
+    assert (tmp_path / "out/bare_grf.mot").is_file()
+
+
+def test_a_motion_is_sampled_with_its_forces(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    untrained(trials, tmp_path / "policy", "total")
+    words = ["sample", str(tmp_path / "policy"), "--text", "walk", "--seconds", "0.4", "--json"]
+    assert main([*words, "--out", str(tmp_path / "made")]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == ["sample-0000.mot", "sample-0000_grf.mot"]
+    (episode,) = open_motion(tmp_path / "made", Selection(motion=MotionConfig(rate_hz=50.0))).episodes
+    assert episode.columns["force.plate1.vy"].shape == (20, 1)
+
+
+def test_what_cannot_be_said_is_refused(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(words: list[str], sentence: str) -> None:
+        assert main(words) == 78
+        assert sentence in capsys.readouterr().err
+
+    untrained(trials, tmp_path / "policy", "total")
+    untrained(trials, tmp_path / "plain", "none")
+    out = ["--out", str(tmp_path / "out")]
+    refused(["forces", str(tmp_path / "plain"), str(trials), *out], "models no forces: train a policy on trials with")
+    refused(["forces", str(tmp_path / "policy"), str(trials), "--out", str(trials)], "give a folder that does not")
+    words = ["evaluate", str(tmp_path / "policy"), "--data.roots", str(trials), *out]
+    refused(words, "this policy models forces, which `vla forces POLICY TRIALS --out DIR` measures")
+    other = Coordinates(names=("pelvis_ty", "hip_flexion_r"), values=np.zeros((40, 2)))
+    write_mot(tmp_path / "other.mot", other, 100.0)
+    refused(["forces", str(tmp_path / "policy"), str(tmp_path / "other.mot"), *out], "lacks knee_angle_r: give trials")
+    assert not (tmp_path / "out").exists()

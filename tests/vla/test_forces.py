@@ -1,0 +1,160 @@
+"""Forces beside a motion: what is masked teaches nothing, what is given stays, whatever the length."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.vla.motion.test_losses import of_body
+from tests.vla.test_policy import CONFIG, batch, build
+from vla.batch import Batch
+from vla.diffusion import Known, sample
+from vla.forces import sample_forces, starts
+from vla.motion.body import Body
+from vla.objectives import Denoise, MinSnr, Objective
+from vla.policy import Policy
+from vla.settings import DiffusionConfig, Sampler
+
+HORIZON = 8
+BODY = Body(
+    kind="coordinates",
+    joints=("pelvis_tx", "pelvis_ty", "knee_angle_r"),
+    parents=(),
+    forces=("force.vx", "force.vy", "force.vz"),
+)
+BARE = CONFIG.__class__(backbone=CONFIG.backbone, expert=CONFIG.expert)
+
+
+def policy_of(given: float = 0.0) -> Policy:
+    contract = dataclasses.replace(of_body(BODY), horizon=HORIZON, cameras=(), streams={}, instructed=False)
+    policy = build(dataclasses.replace(BARE, diffusion=DiffusionConfig(prediction="data", given=given)), contract)
+    policy.set_mode(training=False)
+    return policy
+
+
+def masked(policy: Policy) -> Batch:
+    """A batch in which some forces were not measured, each step by itself."""
+    data = batch(policy.contract)
+    known = torch.ones(len(data), HORIZON, 6, dtype=torch.bool)
+    known[..., 3:] = torch.from_numpy(np.random.default_rng(1).random((len(data), HORIZON, 1)) < 0.6)
+    return dataclasses.replace(data, action_known=known)
+
+
+@pytest.mark.parametrize("objective", [Denoise(), Denoise(draws=2), MinSnr(gamma=2.0)])
+def test_masked_numbers_teach_nothing_and_the_others_all(objective: Objective) -> None:
+    """Whatever stands there, even what was never seen: losses and gradients are bit for bit the same."""
+    policy = policy_of()
+    data = masked(policy)
+    assert data.action_known is not None
+    found, gradients = [], []
+    for there in (data.actions, torch.where(data.action_known, data.actions, 1e5)):
+        policy.zero_grad()
+        loss = objective(policy, dataclasses.replace(data, actions=there))["diffusion"]
+        loss.sum().backward()
+        found.append(loss.detach())
+        gradients.append({name: own.grad.clone() for name, own in policy.named_parameters() if own.grad is not None})
+    assert torch.equal(*found)
+    assert all(torch.equal(own, gradients[1][name]) for name, own in gradients[0].items())
+    every = dataclasses.replace(data, action_known=torch.ones_like(data.action_known))
+    whole = dataclasses.replace(data, action_known=None)
+    torch.testing.assert_close(objective(policy, every)["diffusion"], objective(policy, whole)["diffusion"])
+    assert not torch.equal(objective(policy, whole)["diffusion"], found[0])
+
+
+def test_the_loss_is_the_mean_over_known_numbers_of_valid_steps() -> None:
+    policy = policy_of()
+    data = masked(policy)
+    assert data.action_known is not None
+    with torch.no_grad():
+        said = Denoise()(policy, data)["diffusion"].numpy()
+        x0 = policy.normalize("actions", data.actions).masked_fill(~data.action_known, 0)
+        out = policy.predict(
+            policy.context(data.observation), x0, data.action_valid, data.draws.time, data.draws.noise
+        ).out
+    for row in range(len(data)):
+        error, terms = (out[row] - x0[row]).double().numpy() ** 2, []
+        for step in np.flatnonzero(data.action_valid[row].numpy()):
+            terms += [error[step, place] for place in range(6) if data.action_known[row, step, place]]
+        assert said[row] == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_a_motion_that_is_given_is_seen_and_not_learned() -> None:
+    """Where a sample shows its motion, its loss is of the forces, and no noise of the motion is in it."""
+    policy = policy_of(given=1.0)
+    data = masked(policy)
+    assert data.action_known is not None
+    noise = data.draws.noise.clone()
+    noise[..., :3] += 7.0
+    other = dataclasses.replace(data, draws=dataclasses.replace(data.draws, noise=noise))
+    one, two = (Denoise()(policy, each)["diffusion"] for each in (data, other))
+    assert torch.equal(one, two)
+    half = policy_of(given=0.5)
+    shown = torch.tensor([0.2, 0.7, 0.49, 0.5])
+    given = half.given(shown)
+    assert given is not None
+    assert given[:, 0].tolist() == [[row in (0, 2)] * 3 + [False] * 3 for row in range(4)]
+    assert policy_of().given(shown) is None
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+def test_numbers_that_are_known_of_every_step_stay(sampler: Sampler) -> None:
+    """Of a law by which forces equal the coordinates, knowing the ones gives the others; noised or as they are."""
+    config = DiffusionConfig(sampler=sampler, prediction="data")
+    values = torch.linspace(-1, 1, 2 * HORIZON * 6).view(2, HORIZON, 6)
+    where = torch.zeros(HORIZON, 6, dtype=torch.bool)
+    where[:, :3] = True
+    for clean in (False, True):
+        seen: list[torch.Tensor] = []
+
+        def denoise(x_t: torch.Tensor, _: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(x_t)
+            return x_t[..., :3].repeat(1, 1, 2)
+
+        made = sample(
+            denoise, torch.ones(2, HORIZON, 6), config, 12, known=Known(values=values, where=where, clean=clean)
+        )
+        assert torch.equal(made[..., :3], values[..., :3])
+        assert torch.equal(seen[0][..., :3], values[..., :3]) == clean
+        if clean:
+            near = 0.02 if sampler == "euler" else 1e-5  # which lands beside the clean chunk of its last step
+            torch.testing.assert_close(made[..., 3:], values[..., :3], atol=near, rtol=0)
+
+
+def test_steps_are_known_as_all_their_numbers_are() -> None:
+    config = DiffusionConfig(prediction="data")
+    values, noise = torch.linspace(-1, 1, HORIZON * 6).view(1, HORIZON, 6), torch.ones(1, HORIZON, 6)
+    steps = torch.arange(HORIZON) < 3
+    made = [
+        sample(lambda x_t, _: x_t.flip(1), noise, config, known=Known(values=values, where=where))
+        for where in (steps, steps[:, None].expand(-1, 6))
+    ]
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("frames", [3, HORIZON, 21])
+def test_forces_of_a_motion_of_any_length(frames: int) -> None:
+    """Sample k follows from its number alone, and forces that stand in the motion's rows are not looked at."""
+    policy = policy_of(given=1.0)
+    motion = np.random.default_rng(0).standard_normal((frames, 6)) * 3 + 5
+    made = sample_forces(policy, motion, n=3, seed=2)
+    assert made.shape == (3, frames, 3) and np.isfinite(made).all()
+    np.testing.assert_allclose(sample_forces(policy, motion[:, :3], n=2, seed=2), made[:2], atol=1e-3)
+    assert np.abs(sample_forces(policy, motion + 1.0, n=1, seed=2) - made[:1]).max() > 1e-3
+    covered = np.zeros(frames)
+    for start in starts(frames, HORIZON):
+        covered[start : start + HORIZON] += 1
+    assert covered.min() >= 1 and starts(frames, HORIZON)[-1] == max(0, frames - HORIZON)
+
+
+def test_what_cannot_be_told_its_forces_is_refused() -> None:
+    policy = policy_of()
+    with pytest.raises(ValueError, match=r"motion of shape \(9, 4\) was given, the policy's has 3 coordinates"):
+        sample_forces(policy, np.zeros((9, 4)))
+    with pytest.raises(ValueError, match="0 samples of seed 0 were asked for"):
+        sample_forces(policy, np.zeros((9, 3)), n=0)
+    plain = dataclasses.replace(of_body(dataclasses.replace(BODY, forces=())), horizon=HORIZON, cameras=(), streams={})
+    with pytest.raises(ValueError, match="models no forces: train one on trials with forces"):
+        sample_forces(build(BARE, plain), np.zeros((9, 3)))
+    with pytest.raises(ValueError, match="diffusion.given is 2.0; give a share"):
+        DiffusionConfig(given=2.0)
