@@ -99,7 +99,7 @@ def encode_coordinates(body: Body, values: Float[Tensor, "T C"], rate_hz: float)
     return rows
 
 
-def decode_coordinates(body: Body, rows: Float[Tensor, "*batch T C"], rate_hz: float) -> Float[Tensor, "*batch T C"]:
+def decode_coordinates(body: Body, rows: Float[Tensor, "*batch T A"], rate_hz: float) -> Float[Tensor, "*batch T C"]:
     """A model's coordinates of rows, in the order of the body, from where its root stands at first; without forces."""
     across = [place for place, joint in enumerate(body.joints) if joint in GROUND]
     values = rows[..., : len(body.joints)].clone()

@@ -66,7 +66,7 @@ def test_forces_are_written_read_and_measured(trials: Path, tmp_path: Path, caps
     loaded.set_mode(training=False)
     made = sample_forces(loaded, np.asarray(given.actions.values), n=3).mean(axis=0)
     again = np.concatenate([read.columns[f"force.plate1.v{axis}"] for axis in "xyz"], axis=1)
-    np.testing.assert_allclose(again, made, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(again, made, atol=0.2)  # on the clock of the coordinates, at 100 Hz, in between
     rms = float(np.sqrt(((made[:, 1] - 700.0) ** 2).mean()))
     assert found["trials"][0]["errors"]["rmse_n"][1] == pytest.approx(rms, rel=0.01, abs=0.05)
     assert main([*words, "--out", str(tmp_path / "shown")]) == 0
