@@ -24,6 +24,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[Tensor, Tensor], None]
 """Told x_t "B H A" and the predicted x0 "B H A" of each sampling step in turn."""
 
+NEARLY = 0.1
+"""Noise of what training shows of a clean chunk, unitless: a few trials that are seen exactly are learned by heart."""
 SMALLEST_DIVISOR = 1e-2
 """Below this alpha (or sigma) a noise (or data) prediction says nothing of the other part, which then fades to zero."""
 

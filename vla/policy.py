@@ -254,12 +254,12 @@ class Policy(nn.Module):
     ) -> Prediction:
         """What the expert says of clean chunks, unitless, once they are noised; as many a row of the context.
 
-        `valid` hides the padded steps of a chunk; numbers that are `given` are shown as they are.
+        `valid` hides the padded steps of a chunk; numbers that are `given` are shown nearly as they are.
         """
         config = self.config.diffusion
         coefficients = diffusion.coefficients(config.path, time)
         x_t = diffusion.mix(coefficients, x0, noise)
-        x_t = x_t if given is None else torch.where(given, x0, x_t)
+        x_t = x_t if given is None else torch.where(given, x0 + diffusion.NEARLY * noise, x_t)
         out, labels = self.answer(context, x_t, time, valid)
         return Prediction(
             kind=config.prediction,

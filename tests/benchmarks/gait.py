@@ -1,6 +1,6 @@
 r"""Forces of gait trials from their motion alone, beside a ridge regression on the same frames.
 
-    python -m tests.benchmarks.gait [--leave-out trial style] [--only walking1 walkingTS] [--steps 600] \
+    python -m tests.benchmarks.gait [--leave-out trial style] [--only walking1 walkingTS] [--steps 500] \
         [--json docs/benchmarks/gait.json]
 
 It reads ../shared/data/nimble_gait/Subject4: twelve walks of one person on two plates, three each of normal walking,
@@ -228,13 +228,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leave-out", nargs="+", choices=("trial", "style"), default=["trial", "style"])
     parser.add_argument("--only", nargs="+", default=[], help="trials or styles to leave out; none: each in turn")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--horizon", type=int, default=32)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--given", type=float, default=1.0)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--sampling-steps", type=int, default=4)

@@ -45,7 +45,8 @@ class Trial:
     @property
     def spread(self) -> Float64[np.ndarray, "T 3"]:
         """The standard deviation of the samples, at least 1 N."""
-        return np.maximum(self.samples.std(axis=0), LEAST_SPREAD_N)
+        apart: Float64[np.ndarray, "T 3"] = np.maximum(self.samples.std(axis=0), LEAST_SPREAD_N)
+        return apart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,12 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     said += remarks_on_strangers(root, {*files, *beside}) if root.is_dir() else []
     build_episode = partial(episode_of, root, body, shown, rate_hz=selection.motion.rate_hz)
     episodes = [
-        build_episode(clips[index], kept.arrays(places[index]), forces=forces and forces.trials[index], index=index)
+        build_episode(
+            clips[index],
+            kept.arrays(places[index]),
+            forces=None if forces is None else forces.trials[index],
+            index=index,
+        )
         for index in chosen
     ]
     said += forces.remarks if forces else ()
