@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from vla import diffusion
@@ -23,6 +23,9 @@ from vla.motion.representation import Motion, decode, feet_of
 from vla.motion_settings import LabelName
 from vla.parts.expert import ContextCache, Labels
 from vla.settings import ObjectiveConfig, PredictionName
+
+Looked = tuple[Observation, tuple[Float[Tensor, "_ _ _"], Bool[Tensor, "_ _"]]]
+"""Observations in unitless numbers, and what a backbone says of them: `Tokens`, of as many rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +68,16 @@ class Predictor(Protocol):
     def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
         """Unitless to data units, within no limits."""
 
-    def context(self, observation: Observation, coin: Float[Tensor, " B"] | None = None) -> ContextCache:
-        """What is computed of B observations alone; `coin` says which go without the instruction, None: none does."""
+    def shared(self, observation: Observation) -> Looked | None:
+        """What the backbone says of B observations, where adapters change nothing of it; else None."""
+
+    def context(
+        self, observation: Observation, coin: Float[Tensor, " B"] | None = None, looked: Looked | None = None
+    ) -> ContextCache:
+        """What is computed of B observations alone; `coin` says which go without the instruction, None: none does.
+
+        `looked` is what the backbone said of them, where that is known.
+        """
 
     def base(self) -> AbstractContextManager[None]:
         """Within it, what the policy says without its adapters; nothing learns."""
@@ -278,22 +289,51 @@ def by_sample(errors: Float[Tensor, " N"], draws: int) -> Float[Tensor, " B"]:
     return errors.view(-1, draws).mean(dim=1)
 
 
-def noised(policy: Predictor, batch: Batch, draws: int) -> Prediction:
-    """The policy's prediction for the chunks of a batch, each at several times and noises.
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Chunks that a policy is to say something of, and how each is noised; N rows."""
 
-    Numbers that are not known are noised from the middle of the data, 0: what stands in their place is not seen.
-    """
-    time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), draws)
-    x0 = policy.normalize("actions", batch.actions).repeat_interleave(draws, dim=0)
-    valid = batch.action_valid.repeat_interleave(draws, dim=0)
-    known = None if batch.action_known is None else batch.action_known.repeat_interleave(draws, dim=0)
-    x0 = x0 if known is None else x0.masked_fill(~known, 0)
-    given = policy.given(batch.draws.shown.repeat_interleave(draws, dim=0))
-    given = None if given is None else given.expand(x0.shape)
-    said = policy.predict(policy.context(batch.observation, batch.draws.coin), x0, valid, time, noise, given=given)
-    if known is None:
-        return said
-    return replace(said, known=known if said.known is None else known & said.known)
+    x0: Chunk
+    """Unitless; numbers that are not known are 0, the middle of the data: what stands in their place is not seen."""
+    valid: Bool[Tensor, "N H"]
+    known: Bool[Tensor, "N H A"] | None
+    given: Bool[Tensor, "N H A"] | None
+    time: Float[Tensor, " N"]
+    noise: Chunk
+
+    @staticmethod
+    def of(policy: Predictor, batch: Batch, draws: int) -> "Rows":
+        """Those of a batch, each chunk at several times and noises, one behind the other."""
+        time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), draws)
+        x0 = policy.normalize("actions", batch.actions).repeat_interleave(draws, dim=0)
+        known = None if batch.action_known is None else batch.action_known.repeat_interleave(draws, dim=0)
+        given = policy.given(batch.draws.shown.repeat_interleave(draws, dim=0))
+        return Rows(
+            x0=x0 if known is None else x0.masked_fill(~known, 0),
+            valid=batch.action_valid.repeat_interleave(draws, dim=0),
+            known=known,
+            given=None if given is None else given.expand(x0.shape),
+            time=time,
+            noise=noise,
+        )
+
+    def only(self, where: Int64[Tensor, " M"]) -> "Rows":
+        """Some of them."""
+        chosen = {name: None if value is None else value[where] for name, value in vars(self).items()}
+        return Rows(**chosen)
+
+    def said(self, policy: Predictor, context: ContextCache) -> Prediction:
+        """What a policy says of them."""
+        said = policy.predict(context, self.x0, self.valid, self.time, self.noise, given=self.given)
+        if self.known is None:
+            return said
+        return replace(said, known=self.known if said.known is None else self.known & said.known)
+
+
+def noised(policy: Predictor, batch: Batch, draws: int, looked: Looked | None = None) -> Prediction:
+    """The policy's prediction for the chunks of a batch, each at several times and noises; `looked` as of `context`."""
+    context = policy.context(batch.observation, batch.draws.coin, looked)
+    return Rows.of(policy, batch, draws).said(policy, context)
 
 
 def mean_error(prediction: Prediction) -> Float[Tensor, " N"]:

@@ -18,7 +18,7 @@ from vla.diffusion import Chunk, Draft, Known, Watch
 from vla.frames import Size
 from vla.motion.moves import Moves
 from vla.normalize import Normalizer
-from vla.objectives import Denoise, Objective, Prediction
+from vla.objectives import Denoise, Looked, Objective, Prediction
 from vla.parts import PARTS, fitting, row_of
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Labels, Source, Tokens
 from vla.parts.kind import Backbone
@@ -191,7 +191,7 @@ class Policy(nn.Module):
         """Context tokens for the expert, and which of them may be looked at; `dropped` as of `join`."""
         return self.join(*self.look(observation), dropped)
 
-    def look(self, observation: Observation) -> tuple[Observation, Tokens]:
+    def look(self, observation: Observation) -> Looked:
         """The observation in unitless numbers, and what the backbone says of it."""
         if not self.contract.instructed:
             observation = replace(observation, instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions))
@@ -207,6 +207,12 @@ class Policy(nn.Module):
             said: Tokens = self.backbone(seen)
         return seen, said
 
+    def shared(self, observation: Observation) -> Looked | None:
+        """As `look`, where nothing of the backbone learns or is adapted, so that its base says the same; else None."""
+        learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
+        apart = learns or any(name.startswith("backbone.") for name, _ in self.adapters.layers())
+        return None if apart else self.look(observation)
+
     def join(self, seen: Observation, said: Tokens, dropped: Bool[Tensor, " B"] | None) -> ContextTokens:
         """Context tokens of what `look` gives, and which of them may be looked at; None: no sample is dropped.
 
@@ -220,14 +226,17 @@ class Policy(nn.Module):
             context: ContextTokens = self.expert.context(tokens, dropped)
         return context
 
-    def context(self, observation: Observation, coin: Float[Tensor, " B"] | None = None) -> ContextCache:
+    def context(
+        self, observation: Observation, coin: Float[Tensor, " B"] | None = None, looked: Looked | None = None
+    ) -> ContextCache:
         """What the expert computes of B observations alone: once, whatever the chunks and times.
 
         Those whose coin (of `Draws`) lies below the configured share go without the instruction; None: none does.
+        `looked` is what `look` gave of them, where that is known.
         """
         share = self.config.diffusion.unconditional
         dropped = None if coin is None or share == 0 else coin < share
-        return self.cache(self.encode(observation, dropped))
+        return self.cache(self.join(*(looked or self.look(observation)), dropped))
 
     def contexts(self, observation: Observation) -> ContextCache:
         """Those of B observations with the instruction, then without it; the backbone looks once."""
@@ -349,10 +358,12 @@ def enter_mode(module: nn.Module, *, training: bool, parent: bool) -> bool:
     """Set the mode of a module and all within; whether anything in it is trainable decides.
 
     An adapter's own layers are apart: where they alone are trained, dropout of the frozen layers around them stays off.
+    A block that recomputes its activations in training mode does so for them, too.
     """
     parameters = [parameter for name, parameter in module.named_parameters() if UPDATES not in f".{name}"]
     mode = training and any(parameter.requires_grad for parameter in parameters) if parameters else parent
-    module.training = mode
+    recomputes = training and vars(module).get("gradient_checkpointing", False)
+    module.training = any(own.requires_grad for own in module.parameters()) if recomputes else mode
     for child in module.children():
         enter_mode(child, training=training, parent=mode)
     return mode

@@ -11,10 +11,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vla import diffusion
 from vla.batch import Batch, Losses
 from vla.contract import DataContract
-from vla.objectives import Learning, Objective, Prediction, Predictor, by_sample, mean_error, noised, objective_of
+from vla.objectives import (
+    Learning,
+    Looked,
+    Objective,
+    Prediction,
+    Predictor,
+    Rows,
+    by_sample,
+    mean_error,
+    noised,
+    objective_of,
+)
 from vla.settings import ObjectiveConfig
 
 
@@ -27,10 +37,11 @@ class Preserve:
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """The losses of what is learned, and how far the answers to the rest are from the base's."""
         kept, draws = preserved(batch), self.learn.draws
-        student = noised(policy, batch, draws)
+        looked = policy.shared(batch.observation)
+        student = noised(policy, batch, draws, looked)
         losses = self.learn.losses(policy, student, batch)
         rows = chosen(kept)
-        said = answered(policy, batch, rows, batch.draws.coin[rows], draws)
+        said = answered(policy, batch, rows, batch.draws.coin[rows], draws, looked=looked)
         stays = differing(student, rows, draws, said.out)
         return {name: loss.masked_fill(kept, 0) for name, loss in losses.items()} | {
             "preserve": spread(stays, rows, kept)
@@ -55,11 +66,12 @@ class Erase:
         kept = preserved(batch)
         # What is to be forgotten is heard in every sample; who answers nothing is taught by what is preserved.
         coin = torch.where(kept, batch.draws.coin, torch.ones_like(batch.draws.coin))
-        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws)
+        looked = policy.shared(batch.observation)
+        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws, looked)
         forgotten, stay = chosen(~kept), chosen(kept)
         rows = [*forgotten, *forgotten, *stay]
         heard = torch.cat([torch.ones(len(forgotten)), torch.zeros(len(forgotten)), coin[stay].cpu()]).to(coin.device)
-        said = answered(policy, batch, rows, heard, self.draws)
+        said = answered(policy, batch, rows, heard, self.draws, looked=looked)
         count = len(forgotten) * self.draws
         told, untold, base = said.out[:count], said.out[count : 2 * count], said.out[2 * count :]
         target = untold - self.negative_guidance * (told - untold)
@@ -95,15 +107,32 @@ def places(rows: Sequence[int], draws: int, device: torch.device) -> Tensor:
     return (first + torch.arange(draws, device=device)).flatten()
 
 
-def answered(policy: Predictor, batch: Batch, rows: Sequence[int], coin: Float[Tensor, " R"], draws: int) -> Prediction:
-    """What the base says of some samples of a batch, at the times and noises of the student."""
-    where = places(rows, draws, batch.weight.device)
-    time, noise = diffusion.multiply(batch.draws.time, batch.draws.noise.float(), draws)
-    x0 = policy.normalize("actions", batch.actions).repeat_interleave(draws, dim=0)
-    valid = batch.action_valid.repeat_interleave(draws, dim=0)
+def answered(
+    policy: Predictor,
+    batch: Batch,
+    rows: Sequence[int],
+    coin: Float[Tensor, " R"],
+    draws: int,
+    *,
+    looked: Looked | None,
+) -> Prediction:
+    """What the base says of some samples of a batch, at the times and noises of the student.
+
+    `looked` is what the backbone said of all of them, where adapters change nothing of it: most of the cost of a look.
+    """
+    asked = Rows.of(policy, batch, draws).only(places(rows, draws, batch.weight.device))
     with policy.base():
-        context = policy.context(batch.observation.rows(rows), coin)
-        return policy.predict(context, x0[where], valid[where], time[where], noise[where])
+        context = policy.context(batch.observation.rows(rows), coin, seen_again(looked, rows))
+        return asked.said(policy, context)
+
+
+def seen_again(looked: Looked | None, rows: Sequence[int]) -> Looked | None:
+    """Some rows of what was seen."""
+    if looked is None:
+        return None
+    seen, (words, mask) = looked
+    chosen = torch.tensor(rows, device=words.device)
+    return seen.rows(rows), (words[chosen], mask[chosen])
 
 
 def differing(
@@ -111,7 +140,9 @@ def differing(
 ) -> Float[Tensor, " R"]:
     """How far the student is from a target on some samples: the mean square over valid steps, dimensions and draws."""
     where = places(rows, draws, target.device)
-    part = replace(student, out=student.out[where], target=target, valid=student.valid[where])
+    x_t, out, valid = student.x_t[where], student.out[where], student.valid[where]
+    known = None if student.known is None else student.known[where]
+    part = replace(student, x_t=x_t, out=out, target=target, valid=valid, known=known, labels={})
     return by_sample(mean_error(part), draws)
 
 
