@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train from environment variables: each becomes one flag of `accelerate launch training/ENTRY.py`, ENTRY being stage1,
-# stage2, pretrain or sft, or of the commands that make data ready for it. Started again it resumes each stage from the
+# stage2, pretrain, sft or adapter, or of the commands that make data ready for it. Started again it resumes each stage from the
 # volume and skips a finished one. The last line of a failure says why.
 #
 #   runpod/entrypoint.sh [--dry-run]      --dry-run prints the commands, quoted for a shell, checks paths, numbers and
@@ -15,7 +15,7 @@
 #   CHECKPOINT_DIR          the run folder on the volume; STAGE=both uses its stage1/ and stage2/. Required to train
 #   MODEL_VARIANT           tiny | 3b | 7b | 32b | 72b (Qwen2.5-VL-Instruct), a hub id, or a folder. Default 3b. Of
 #                           pretrain and sft it is the --preset: small | medium | large
-#   STAGE                   1 | 2 | both, or pretrain | sft of human motion; before it, or alone, prep, curate and embed:
+#   STAGE                   1 | 2 | both, pretrain | sft of human motion, or adapter of either; before it, or alone, prep, curate and embed:
 #                           "prep curate embed pretrain". Default both
 #   INIT_FROM_CHECKPOINT    weights to start from, at step 0; STAGE=2 wants a stage-1 run here
 #   RESUME_FROM_CHECKPOINT  auto | a checkpoint | a run. Default auto: the newest valid checkpoint of CHECKPOINT_DIR
@@ -189,9 +189,10 @@ show() {
     printf '%s\n' "${line[*]}"
 }
 
-# Whether run folder $1 holds a policy. A policy folder is written beside and renamed, so it is there whole or not at all.
+# Whether run folder $1 holds an adapter, or a policy. Their folder is written beside and renamed, so it is there whole or not at all.
 exported() {
     local file
+    [[ ! -s $1/adapter/adapter_model.safetensors ]] || return 0
     for file in config.json normalizer.safetensors action_expert.safetensors; do
         [[ -s $1/policy/$file ]] || return 1
     done
@@ -237,7 +238,9 @@ launch() {
 # Run entry point $1 in folder $2 from weights $3; returns its exit code, or ends here where --stop-after did.
 train() {
     if exported "$2" && ! stopped "$2" && [[ " ${extra[*]-}" != *" --extend-to"* ]]; then
-        say "$1 is finished: $2/policy"
+        local left=policy
+        [[ ! -d $2/adapter ]] || left=adapter
+        say "$1 is finished: $2/$left"
         return 0
     fi
     if [[ $dry_run == yes ]]; then

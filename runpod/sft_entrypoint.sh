@@ -7,7 +7,8 @@
 #   INIT_FROM_CHECKPOINT  weights to begin with: a run, its best/, a checkpoint or a policy
 #   MODEL_VARIANT         sft_small | sft_medium | sft_large, or small | medium | large. Default: the sizes of the weights
 #                         and the rate and epochs of sft_medium
-#   USE_LORA, LORA_RANK   refused: adapters of motion are not trained yet
+#   USE_LORA, LORA_RANK   true: train an adapter of these weights, of this rank (default: 16), which stay as they are;
+#                         LORA_ALPHA, LORA_DROPOUT and LORA_LR say more of it
 set -euo pipefail
 export STAGE=sft
 export USE_CURATED_DATA=${USE_CURATED_DATA:-true}

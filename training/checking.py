@@ -8,7 +8,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from training import launching
 from training.config import RunConfig
-from training.opening import check_begins, check_fresh, check_preserving
+from training.opening import check_adapted, check_begins, check_fresh, check_preserving
 from training.rehearsal import rehearse
 from training.run.sizes import with_suited_sizes
 from vla.contract import DataContract
@@ -31,6 +31,7 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     ranks = int(environment.get("WORLD_SIZE") or 1)
     accumulation = config.accumulation(ranks)
     check_places(config)
+    check_adapted(config)
     check_begins(config, config.init_from)
     check_preserving(config)
     lines, contract = data(config.data, config.seed)

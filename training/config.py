@@ -66,8 +66,8 @@ class RunConfig:
     """Steps between validations on the held-out episodes; one at the start and one at the end besides."""
     validation_samples: int = 64
     """At most this many, spread evenly over the held-out episodes."""
-    save_every: int = 500
-    """Steps between checkpoints."""
+    save_every: int | str = 500
+    """Steps between checkpoints, or passes over the training samples: `1epoch`."""
     save_seconds: float = 300.0
     """Seconds after which a checkpoint is due whatever the step."""
     keep: int = 3
@@ -103,9 +103,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "micro_batch", "validate_every", "validation_samples")
-        for name in (*counts, "save_every", "save_failures", "keep", "stop_after", "extend_to"):
+        for name in (*counts, "save_failures", "keep", "stop_after", "extend_to"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if isinstance(self.save_every, int) and self.save_every < 1:
+            raise ValueError(f"--save-every is {self.save_every}; it must be at least 1")
+        if isinstance(self.save_every, str) and not EPOCHS.fullmatch(self.save_every):
+            raise ValueError(f"--save-every is {self.save_every}; give a number of steps, or of epochs: 1epoch")
         for name in ("clip", "save_seconds", "grace_seconds", "hang_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be greater than 0")
@@ -139,22 +143,33 @@ class RunConfig:
             )
         return self.batch_size // (self.micro_batch * ranks)
 
-    def policy(self, stage: Stage) -> PolicyConfig:
-        """The policy of a stage: with adapters where the stage trains them."""
+    def policy(self, stage: Stage, *, lora: bool = False) -> PolicyConfig:
+        """The policy of a stage: with adapters where the stage trains them, or its weights have those of `lora`."""
         return PolicyConfig(
             backbone=self.backbone,
             encoders=Encoders(**{name: self._dropped(settings) for name, settings in vars(self.encoders).items()}),
             expert=self._dropped(self.expert),
             diffusion=self.diffusion,
-            lora=self._dropped(self.lora) if stage.lr.lora is not None else None,
+            lora=self._dropped(self.lora) if lora or stage.lr.lora is not None else None,
             adapter=self._dropped(self.adapter) if stage.lr.adapter is not None else None,
             normalization=self.data.normalization,
         )
+
+    def steps_between_saves(self, epoch: float) -> int:
+        """What --save-every is in steps, of which one pass over the samples takes `epoch`."""
+        if isinstance(self.save_every, int):
+            return self.save_every
+        return max(1, round(float(self.save_every.removesuffix("s").removesuffix("epoch")) * epoch))
 
     @property
     def opened(self) -> set[str]:
         """The groups of the backbone's parameters that some stage trains."""
         return {group for stage in self.stages.values() for group in stage.lr.by_group()} & {"lora", "backbone"}
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a named adapter is trained."""
+        return any(stage.lr.adapter is not None for stage in self.stages.values())
 
     def _dropped(self, settings: Settings) -> Settings:
         """Settings of a part, with the run's dropout where they have one."""
@@ -174,6 +189,8 @@ class RunConfig:
         }
 
 
+EPOCHS = re.compile(r"(?=.*[1-9])\d*\.?\d+epochs?")
+"""How --save-every says a number of passes over the samples."""
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best|extend_to"
     r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|motion\.pictures|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"

@@ -29,7 +29,7 @@ def read_file(
     if (other := tree.pop("entry", entry)) != entry:
         raise ValueError(f"--config {path} is of training/{other}.py; start that, or give a run of this entry point")
     if is_foreign(tree):
-        if entry not in presets.PRESETS:
+        if entry not in (*presets.PRESETS, "adapter"):
             raise ValueError(f"--config {path} is of human motion; give it to training/pretrain.py or training/sft.py")
         found = translate(tree, entry, f"--config {path}", flags)
         return [*found.words, *as_flags(found.own, keys)], found.remarks

@@ -52,7 +52,7 @@ def parse(recipe: RunConfig, argv: Sequence[str], environment: Mapping[str, str]
     known = commandline.flags(kind)
     sources = gather(recipe, argv, environment, known)
     arguments = [word for source in sources for word in source.words]
-    refuse_foreign(arguments, known)
+    refuse_foreign(arguments, known, recipe.entry)
     first = rank() == 0
     settings: dict[str, Any] = vars(recipe) | {keys[name]: stage for name, stage in recipe.stages.items()}
     with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):  # one rank prints the help

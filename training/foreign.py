@@ -1,6 +1,6 @@
 """Flags of other trainers: refused by name, with what says the same here."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from vla.errors import UsageError
@@ -39,27 +39,36 @@ OF_MOTION = MappingProxyType(
         "--use_geometric_loss": "--stage.objective.motion.bones, 0 without it",
         "--geometric_weight": "--stage.objective.motion.bones",
         "--log_every": "nothing: every step is recorded in RUN/metrics.jsonl",
-        "--save_every_e": "--save-every, in steps, or --save-seconds",
+        "--save_every_e": "--save-every, as 1epoch",
         "--diffusion_steps": "--diffusion.sampling-steps, the calls for a sample: time is continuous in training",
     }
 )
 """Those of trainers of human motion."""
+OF_ADAPTERS = MappingProxyType(
+    {
+        "--checkpoint": "--init-from, with the run of the base; its normaliser comes with it",
+        "--window_len": "--data.horizon to the base, which says how many frames a window has",
+        "--target_sampling_rate": "--data.motion.rate-hz to the base, which says how many frames a second there are",
+    }
+)
+"""Those of a trainer of adapters, where an adapter is trained."""
 RENAMED = MappingProxyType({("--data.without", name): f"--data.withhold {name}" for name in ("state", "instruction")})
 """A flag with a value that it had here, and what says the same now."""
 
 
-def refuse_foreign(arguments: Sequence[str], known: Collection[str]) -> None:
+def refuse_foreign(arguments: Sequence[str], known: Collection[str], entry: str) -> None:
     """Refuse the flags of other trainers, with dashes or underscores; `known` are ours, which are spelled with dashes.
 
     Raises:
         UsageError: names the flag, and what to give instead.
     """
     flag = ""
+    apart: Mapping[str, str] = OF_ADAPTERS if entry == "adapter" else {}
     for argument in arguments:
         flag, _, value = argument.partition("=") if argument.startswith("--") else (flag, "", argument)
         if (flag, value) in RENAMED:
             raise UsageError(f"{flag} {value} is {RENAMED[flag, value]} now: {flag} names episodes by their indices")
-    by_dashes = {flag.replace("_", "-"): instead for flag, instead in (INSTEAD | OF_MOTION).items()}
+    by_dashes = {flag.replace("_", "-"): instead for flag, instead in {**INSTEAD, **OF_MOTION, **apart}.items()}
     for argument in arguments:
         flag = argument.partition("=")[0]
         if flag not in known and (instead := by_dashes.get(flag.replace("_", "-"))) is not None:

@@ -18,6 +18,13 @@ OF_MOTION = (
     *("--stage.steps", "--stage.epochs", "--stage.lr.expert"),
 )
 """As many of a training on human motion."""
+OF_ADAPTERS = (
+    *("--init-from", "--data.roots", "--data.where", "--data.preserve", "--data.near", "--data.text"),
+    *("--data.validation-share", "--adapter.name", "--adapter.rank", "--adapter.alpha", "--adapter.dropout"),
+    *("--adapter.targets", "--out", "--batch-size", "--micro-batch", "--seed", "--save-every", "--resume-from"),
+    *("--stage.epochs", "--stage.lr.adapter"),
+)
+"""As many of a training of an adapter; all else is as its base has it."""
 LAUNCH = "accelerate launch --config_file accelerate_configs/single.yaml"
 EXAMPLES: Mapping[str, tuple[str, str]] = {
     "stage1": (
@@ -40,6 +47,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "--init-from runs/motion/best \\\n    --data.roots /data/dances --out runs/dances",
         "--config runs/dances/config.json \\\n    --stage.lr.expert 5e-5 --out runs/slower",
     ),
+    "adapter": (
+        "--init-from runs/motion/best \\\n    --data.roots /data/gait --data.where condition=crouch --out runs/crouch",
+        "--init-from runs/pick/stage2 \\\n    --data.roots /data/pick --data.where task=2 --out runs/task2",
+    ),
 }
 """Of each entry point, what stands behind its name."""
 
@@ -51,6 +62,9 @@ def examples(entry: str) -> tuple[str, ...]:
 
 def describe(entry: str) -> str:
     """What an entry point does."""
+    if entry == "adapter":
+        return """Train a named adapter of the policy of --init-from, which stays as it is, by `accelerate launch`.
+What the two must share is read from there. --config FILE replays the config.json of a run; flags change it."""
     kind, file = (
         ("model of human motion", ", or is a file of another trainer")
         if entry in PRESETS
@@ -62,5 +76,5 @@ def describe(entry: str) -> str:
 
 def essential(entry: str, stages: tuple[str, ...]) -> frozenset[str]:
     """The flags that `--help` of an entry point shows, where the stages' flags begin with these names."""
-    shown = OF_MOTION if entry in PRESETS else ESSENTIAL
+    shown = OF_ADAPTERS if entry == "adapter" else OF_MOTION if entry in PRESETS else ESSENTIAL
     return frozenset(flag.replace("--stage.", f"--{stage}.") for flag in shown for stage in (stages or ("stage",)))

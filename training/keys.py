@@ -5,90 +5,28 @@ refuses with the reason.
 """
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from training.config import flatten
+from training.rules import (
+    Became,
+    File,
+    Rule,
+    lora,
+    never,
+    nothing,
+    number,
+    of_lora,
+    off,
+    only,
+    rate,
+    takes,
+    takes_epochs,
+    targets,
+)
 from vla.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Became:
-    """What became of a key."""
-
-    words: tuple[str, ...] = ()
-    """Of flags."""
-    because: str = ""
-    """Why it became no flag, or how its meaning differs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """What a rule may look at beside its own key."""
-
-    entry: str
-    """Entry point that is to train by it."""
-    given: Mapping[str, Any]
-    """All its values by dotted key."""
-
-
-Rule = Callable[[Any, File], Became]
-"""Of a key's value, in a file: ValueError with the reason where it cannot be obeyed."""
-
-
-def takes(flag: str, because: str = "") -> Rule:
-    """The value is that of a flag."""
-
-    def rule(value: Any, _: File) -> Became:
-        values = value if isinstance(value, list) else [value]
-        return Became(words=(flag, *map(str, values)), because=because)
-
-    return rule
-
-
-def nothing(because: str) -> Rule:
-    """It changes nothing of what is learned here."""
-    return lambda _, __: Became(because=because)
-
-
-def off(because: str) -> Rule:
-    """It may only be off: there is nothing here that it could switch on."""
-
-    def rule(value: Any, _: File) -> Became:
-        if value:
-            raise ValueError(because)
-        return Became(because="off")
-
-    return rule
-
-
-def only(expected: str, because: str) -> Rule:
-    """It may have one value."""
-
-    def rule(value: Any, _: File) -> Became:
-        if str(value) != expected and not (expected[0].isdigit() and number(value) == float(expected)):
-            raise ValueError(because)
-        return Became(because="as it is here")
-
-    return rule
-
-
-def never(because: str) -> Rule:
-    """It cannot be obeyed."""
-
-    def rule(_: Any, __: File) -> Became:
-        raise ValueError(because)
-
-    return rule
-
-
-def number(value: Any) -> float:
-    """A value that must be a number (ValueError)."""
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{value!r} is no number") from error
 
 
 def batch(value: Any, file: File) -> Became:
@@ -148,16 +86,17 @@ def switch(term: str, weight: str, usual: float) -> Rule:
 
 def older(value: Any, file: File) -> Became:
     """Data, unless curated ones are named."""
-    if file.given.get(CURATED[file.entry]):
-        return Became(because=f"{CURATED[file.entry]} goes before it")
+    curated = CURATED.get(file.entry, CURATED["sft"])
+    if file.given.get(curated):
+        return Became(because=f"{curated} goes before it")
     return Became(words=("--data.roots", str(value)))
 
 
 def curated(entry: str) -> Rule:
-    """Data of one entry point."""
+    """Data of one entry point; adapters are trained on those of fine-tuning."""
 
     def rule(value: Any, file: File) -> Became:
-        if file.entry != entry:
+        if file.entry != entry and (file.entry, entry) != ("adapter", "sft"):
             return Became(because=f"of training/{entry}.py")
         return Became(words=("--data.roots", str(value)))
 
@@ -166,7 +105,7 @@ def curated(entry: str) -> Rule:
 
 def stage(value: Any, file: File) -> Became:
     """Which entry point."""
-    if value != file.entry:
+    if value != file.entry and (file.entry, value) != ("adapter", "sft"):
         raise ValueError(f"start training/{value}.py with it" if value in CURATED else "give pretrain or sft")
     return Became(because=f"training/{value}.py is what runs")
 
@@ -201,7 +140,6 @@ LABELS = ("action", "physics")
 VELOCITY = "here the squared error of velocities, in (m/s)^2, in place of a pull to standing still"
 LOOKING = "the camera encoder beside the text encoder, or a Qwen2.5-VL as --backbone.path, looks at pictures"
 PICTURES = "of data.use_parallax_augmentation"
-ADAPTERS = "adapters of motion are not trained yet"
 REFINING = "drafts are not refined yet; what is trained is a diffusion model itself"
 SIMULATOR = "no simulator is differentiated here; loss_weights.physics is of physics that the clips say"
 PREPARING = "of the preparation of data"
@@ -221,7 +159,7 @@ KEYS: Mapping[str, Rule] = {
     "training.batch_size": batch,
     "training.grad_accum_steps": accumulation,
     "training.epochs": takes("--stage.epochs"),
-    "training.learning_rate": takes("--stage.lr.expert"),
+    "training.learning_rate": rate,
     "training.warmup_epochs": warmup,
     "training.max_grad_norm": takes("--clip"),
     "training.resume_from": takes("--resume-from"),
@@ -238,11 +176,11 @@ KEYS: Mapping[str, Rule] = {
     "diffusion.timesteps": nothing("of diffusion.enabled"),
     "diffusion.use_style_conditioning": nothing("of diffusion.enabled"),
     "diffusion.cfg_dropout_prob": nothing("of diffusion.enabled"),
-    "lora.enabled": off(ADAPTERS),
-    "lora.rank": nothing("of lora.enabled"),
-    "lora.alpha": nothing("of lora.enabled"),
-    "lora.dropout": nothing("of lora.enabled"),
-    "lora.target_modules": nothing("of lora.enabled"),
+    "lora.enabled": lora,
+    "lora.rank": of_lora("--adapter.rank"),
+    "lora.alpha": of_lora("--adapter.alpha"),
+    "lora.dropout": of_lora("--adapter.dropout"),
+    "lora.target_modules": targets,
     "data.train_data": older,
     "data.curated_pretrain_data": curated("pretrain"),
     "data.curated_sft_data": curated("sft"),
@@ -268,7 +206,7 @@ KEYS: Mapping[str, Rule] = {
     "optimization.betas": takes("--betas"),
     "optimization.eps": only("1e-8", "AdamW's eps is 1e-8"),
     "cpu.*": nothing("OMP_NUM_THREADS says how many threads"),
-    "lr": takes("--stage.lr.expert"),
+    "lr": rate,
     "num_epochs": takes("--stage.epochs"),
     "max_grad_norm": takes("--clip"),
     "use_velocity_loss": switch("velocity", "velocity_weight", 0.1),
@@ -278,7 +216,7 @@ KEYS: Mapping[str, Rule] = {
     "use_geometric_loss": switch("bones", "geometric_weight", 0.01),
     "geometric_weight": weight("bones", "use_geometric_loss"),
     "log_every": never(RECORDS),
-    "save_every_e": never("--save-every counts steps, and --save-seconds seconds: give one of them"),
+    "save_every_e": takes_epochs,
     "diffusion_steps": never("time is continuous here; --diffusion.sampling-steps says how many calls a sample takes"),
 }
 """Of the files of a trainer in sections (model, training, ...), and of one whose options have none."""

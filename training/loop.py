@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training import checking, distributed, faults
+from training import adapted, checking, distributed, faults
 from training.config import RunConfig
 from training.engine import ema
 from training.engine.guard import finite_or_none
@@ -77,6 +77,9 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
                 engine.backward(sum_of(losses) * ranks)
             parts = {part: parts.get(part, 0.0) + loss.detach().double() for part, loss in losses.items()}
 
+        if session.gradients is not None:
+            adapted.tell(session.gradients, accelerator, session.step)
+            session.gradients = None
         norms = engine.gradient_norms()
         reduced = dict(zip(parts, distributed.sum_over_ranks(accelerator, [*parts.values()]), strict=True))
         skip, spike = session.guard.judge(sum_of(reduced), norms["all"])

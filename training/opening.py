@@ -14,6 +14,7 @@ from torch import Tensor
 from training import distributed
 from training.checkpoints.beginning import (
     Beginning,
+    check_base,
     check_origin,
     check_unconditional,
     normalizers_from_json,
@@ -125,6 +126,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         CorruptData: a data file or the checkpoint to go on from is damaged.
     """
     check_preserving(config)
+    check_adapted(config)
     resumed = folder.resumed()
     say_beginning(config, folder, resumed, accelerator)
     data = open_data(config, accelerator)
@@ -144,6 +146,8 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         origin = read_origin(place, config.backbone.path, accelerator)
         check_origin(origin, place, config.data, data.contract, backbone)
         check_unconditional(origin, config.diffusion)
+        if config.adapts:
+            check_base(origin, config)
     if resumed is None and origin is None:
         check_fresh(config, data.contract)
     config = folder.config = sized(config, data, resumed, origin, accelerator)
@@ -196,6 +200,35 @@ def check_begins(config: RunConfig, weights: str | None) -> None:
         raise ValueError(
             f"{name} goes on from the weights of another run: give --init-from RUN, or --stage.begins anew without"
         )
+    if weights is None and config.resume_from is None and config.adapts:
+        raise ValueError("an adapter of fresh weights is of no use: give --init-from, with the run of its base")
+
+
+def check_adapted(config: RunConfig) -> None:
+    """Refuse what an adapter cannot be trained by, and what only an adapter can (ValueError)."""
+    rates = {name: stage.lr.by_group() for name, stage in config.stages.items()}
+    for own in rates.values():
+        others = sorted(own.keys() - {"adapter"})
+        if "adapter" in own and (others or len(rates) > 1):
+            raise ValueError(
+                "an adapter is trained alone, of a policy that stays as it is: "
+                + (
+                    f"give {' '.join(f'--stage.lr.{group} None' for group in others)}"
+                    if others
+                    else "use training/adapter.py on the finished run"
+                )
+            )
+    for stage in config.stages.values():
+        if stage.objective.kind == "erase" and not config.adapts:
+            raise ValueError(
+                "--stage.objective.kind erase asks the policy without its adapter what to forget, and none is "
+                "trained: use training/adapter.py"
+            )
+        if stage.objective.kind == "erase" and not config.diffusion.unconditional:
+            raise ValueError(
+                "--stage.objective.kind erase needs a base that answers without an instruction, and this one was "
+                "trained with --diffusion.unconditional 0: train one with 0.1"
+            )
 
 
 def check_preserving(config: RunConfig) -> None:

@@ -43,6 +43,9 @@ SFT = Stage(
 )
 """Fewer passes over better data, at a third of the rate."""
 
+ADAPTER = Stage(steps=1_000, epochs=5, lr=Rates(adapter=1e-3), begins="weights", warmup=0.03)
+"""Few steps of a small update; everything else stays as it is."""
+
 
 def stage1(**changes: Any) -> RunConfig:
     """Encoders and expert on a frozen backbone."""
@@ -70,8 +73,26 @@ def sft(**changes: Any) -> RunConfig:
     return changed(of_motion("sft", SFT), changes)
 
 
+def adapter(**changes: Any) -> RunConfig:
+    """A named adapter of the policy of another run, on chosen episodes; on as many others it stays as it is.
+
+    What it must share with that policy is read from there where `init_from` is among the changes.
+    """
+    recipe = RunConfig(
+        entry="adapter",
+        stages={"adapter": ADAPTER},
+        out="runs/adapter",
+        data=DataConfig(preserve=0.5),
+        batch_size=32,
+        micro_batch=8,
+        save_every="1epoch",
+        keep_best=True,
+    )
+    return changed(recipe, changes)
+
+
 RECIPES: Mapping[str, Callable[..., RunConfig]] = {
-    recipe.__name__: recipe for recipe in (stage1, stage2, two_stage, pretrain, sft)
+    recipe.__name__: recipe for recipe in (stage1, stage2, two_stage, pretrain, sft, adapter)
 }
 """By the name of the entry point."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NoReturn, Self
 
-from training import distributed, faults, launching
+from training import adapted, distributed, faults, launching
 from training.checkpoints import checkpoint
 from training.checkpoints.beginning import check_moments, load_weights
 from training.checkpoints.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from training.ending import exits
 from training.ending.preemption import SHARE_FOR_SAVING, SHARE_OF_GRACE, Preemption
 from training.ending.watchdog import SAVE_ALLOWANCE, START_ALLOWANCE, Watchdog
 from training.engine import stages
+from training.engine.gradients import Summed
 from training.engine.guard import Guard
 from training.engine.sharding import Engine
 from training.engine.state import State
@@ -32,11 +33,9 @@ from training.run.metrics import Metrics
 from training.run.resuming import Row
 from training.run.tracking import check_tracker
 from vla import errors
-from vla.assembling import assemble
 from vla.batch import Batch, collate
 from vla.redaction import hide
 from vla.run_folder import GuardState
-from vla.teaching import taught
 
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
 """Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
@@ -62,6 +61,8 @@ class Session:
         self._restarts = Restarts()
         self._stream: Generator[list[Batch]] | None = None
         self._ended = False
+        self.gradients: Summed | None = None
+        """Those of an adapter's first step, until they are told."""
 
     def __enter__(self) -> Self:
         """Open the run: from here signals are answered and progress is watched.
@@ -109,6 +110,9 @@ class Session:
         self._guard_state, self._roll_backs = GuardState(), 0
         if run.resumed is not None:
             self._go_on_from(run.resumed)
+        self._save_every = config.steps_between_saves(run.rows[0].epoch)
+        if isinstance(config.save_every, str):
+            accelerator.print(f"--save-every {config.save_every}: every {self._save_every} steps")
         self._hosts: list[str] = distributed.collect(accelerator, socket.gethostname())
 
     @property
@@ -132,17 +136,12 @@ class Session:
         config = self.config
         self.watchdog.beat("building the stage", START_ALLOWANCE)
         dtype = distributed.dtype_of(config.precision)
-        self.policy = policy = assemble(
-            config.policy(row.stage), self.run.data.contract, self.run.normalizers, dtype=dtype, seed=config.seed
-        )
+        given = self.state.weight if self.state is not None else self.initial or {}
+        self.policy = policy = adapted.policy_of(row, self.run, given, dtype)
         tail = policy.backbone.last_layer_names(row.stage.blocks) if row.stage.lr.backbone is not None else set()
-        policy.objective = taught(row.stage.objective, policy.contract, preserve=config.data.preserve > 0)
         groups = stages.enter(row.name, row.stage, policy, {f"backbone.{name}" for name in tail})
-        learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
         trained = {name for group in groups for name in group.parameters}
-        for name, parameter in policy.named_parameters():
-            if name in trained:
-                parameter.data = parameter.data.float()  # the last blocks come in the dtype of the frozen ones
+        learned = stages.learned(policy, trained | policy.tuned)
         within = self.step > row.start
         if self.state is not None:
             load_weights(policy, self.state.weight, learned, groups, opening=not within)
@@ -160,8 +159,9 @@ class Session:
         num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
         num_frozen += policy.backbone.num_apart
         self.accelerator.print(*self.run.data.table(), stages.table(row.name, groups, num_frozen), sep="\n")
-        self.folder.open(self.step, groups, self._kept_weights, self.run.data, self.run.schedule())
         policy.to(self.accelerator.device)
+        self.gradients = adapted.begin(policy, self.run.data.train, config.seed, self.accelerator)
+        self.folder.open(self.step, groups, self._kept_weights, self.run.data, self.run.schedule())
         engine = Engine(
             self.accelerator,
             policy,
@@ -265,7 +265,7 @@ class Session:
         """
         last = self.step == row.end or self.stopped()
         validated = self.config.keep_best and self.step in self.validated
-        if not (last or validated or self._save_is_due or self.step % self.config.save_every == 0):
+        if not (last or validated or self._save_is_due or self.step % self._save_every == 0):
             return
         self.watchdog.beat("saving", SAVE_ALLOWANCE)
         self.metrics.settle()
@@ -273,6 +273,8 @@ class Session:
             self._save_is_due = True
             return
         self._save(engine, row)
+        if self.step % self._save_every == 0:
+            self.export.after(self.step, engine, self.run, self.folder)
 
     def _save(self, engine: Engine, row: Row, *, check: bool = True) -> None:
         began = self.folder.began_from and hide(self.folder.began_from)

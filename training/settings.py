@@ -161,7 +161,7 @@ class WandbConfig:
 class Verification:
     """What is tried. Flags of the entry point follow after `--`."""
 
-    recipe: Literal["stage1", "stage2", "two_stage", "pretrain", "sft"] = "two_stage"
+    recipe: Literal["stage1", "stage2", "two_stage", "pretrain", "sft", "adapter"] = "two_stage"
     """Entry point."""
     steps: int = 12
     """Optimizer steps of each stage."""

@@ -1,18 +1,22 @@
 """Where the settings of a run come from: recipe < file < environment < command line. Each source becomes flags."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from training import presets, variables
-from training.config import RunConfig
-from training.files import read_file
+from training import bases, presets, variables
+from training.config import RunConfig, flatten
+from training.files import as_flags, read_file
 from training.settings import Stage
+from vla.documents import to_json
 from vla.errors import UsageError
 
 OPENED = ("lora", "backbone")
 """Groups of the backbone that --finetune-vl may open."""
 BEGINNINGS = ("--resume-from", "--init-from")
+ADAPTER = "adapter"
+"""The entry point whose settings are, but for those given, its base's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ def gather(
     refuse_two_lengths(line, recipe)
     sources = [completed(source, recipe) for source in found]
     refuse_two_beginnings(sources)
-    return sources
+    return sources if recipe.entry != ADAPTER else [*from_base(sources, recipe), *sources]
 
 
 def taken(flag: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -76,6 +80,28 @@ def from_file(path: str, recipe: RunConfig, known: Collection[str]) -> Source:
     """The settings in a file."""
     words, remarks = read_file(Path(path), recipe.entry, keys_of(recipe), known)
     return Source(place=path, words=[*words], remarks=[*remarks])
+
+
+def from_base(sources: Sequence[Source], recipe: RunConfig) -> list[Source]:
+    """What the policy that an adapter begins with, or the run that goes on, says of its settings."""
+    last = {flag: None if value == "None" else value for flag, value in last_values(sources).items()}
+    resumed = last["--out"] or recipe.out if last["--resume-from"] == "auto" else last["--resume-from"]
+    if (place := last["--init-from"] or resumed) is None:
+        return []
+    (stage,) = recipe.stages
+    shared = bases.settings_of(place, stage)
+    words = as_flags(shared, keys_of(recipe))
+    usual = flatten(json.loads(json.dumps(to_json(recipe))))
+    changed = as_flags({key: value for key, value in shared.items() if value != usual.get(key)}, keys_of(recipe))
+    return [Source(place=f"the base {place}", words=words, remarks=[" ".join(changed)] if changed else [])]
+
+
+def last_values(sources: Sequence[Source]) -> dict[str, str | None]:
+    """What the strongest source gives for the flags that say where a run begins and writes."""
+    return {
+        flag: next((value for source in reversed(sources) if (value := taken(flag, source.words)[0]) is not None), None)
+        for flag in (*BEGINNINGS, "--out")
+    }
 
 
 def from_environment(entry: str, environment: Mapping[str, str], above: Collection[str]) -> Source:

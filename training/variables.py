@@ -17,13 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROBOT, MOTION = ("stage1", "stage2"), ("pretrain", "sft")
-EVERY = (*ROBOT, *MOTION)
+ROBOT, MOTION, ADAPTER = ("stage1", "stage2"), ("pretrain", "sft"), ("adapter",)
+EVERY = (*ROBOT, *MOTION, *ADAPTER)
+READING = (*MOTION, *ADAPTER)
+"""Entry points that read variables by themselves."""
+ADAPTING = ("sft", "adapter")
+"""Those that train an adapter where they are asked to."""
 PREPARING = ("curate", "embed")
 """Commands of `vla` that make data ready for a training."""
 QWEN = ("3b", "7b", "32b", "72b")
-
-
 CURATE = ("curate",)
 
 
@@ -38,7 +40,7 @@ class Variable:
     several: bool = False
     """Its value is several, separated by spaces."""
     read: bool = False
-    """The recipes of human motion read it too, whoever starts them."""
+    """The recipes of human motion and of adapters read it too, whoever starts them."""
 
 
 TABLE = (
@@ -52,12 +54,22 @@ TABLE = (
     Variable("BATCH_SIZE", "--batch-size"),
     Variable("MICRO_BATCH", "--micro-batch"),
     Variable("LR_SENSOR", "--stage.lr.sensor", ROBOT),
-    Variable("LR_EXPERT", "--stage.lr.expert"),
+    Variable("LR_EXPERT", "--stage.lr.expert", (*ROBOT, *MOTION)),
     Variable("LR_LORA", "--stage.lr.lora", ("stage2",)),
     Variable("FINETUNE_VL", "--finetune-vl", ("stage2",)),
     Variable("LORA_RANK", "--lora.rank", ("stage2",)),
     Variable("LORA_ALPHA", "--lora.alpha", ("stage2",)),
     Variable("LORA_DROPOUT", "--lora.dropout", ("stage2",)),
+    Variable("LORA_RANK", "--adapter.rank", ADAPTING, read=True),
+    Variable("LORA_R", "--adapter.rank", ADAPTER, read=True),
+    Variable("LORA_ALPHA", "--adapter.alpha", ADAPTING, read=True),
+    Variable("LORA_DROPOUT", "--adapter.dropout", ADAPTING, read=True),
+    Variable("LORA_EXP_NAME", "--adapter.name", ADAPTER, read=True),
+    Variable("LORA_SAVE_DIR", "--out", ADAPTER, read=True),
+    Variable("LORA_DATA_ROOT", "--data.roots", ADAPTER, read=True),
+    Variable("LORA_EPOCHS", "--stage.epochs", ADAPTER, read=True),
+    Variable("LORA_BATCH", "--batch-size", ADAPTER, read=True),
+    Variable("LORA_LR", "--stage.lr.adapter", ADAPTING, read=True),
     Variable("DROPOUT", "--dropout"),
     Variable("SEED", "--seed"),
     Variable("SAVE_EVERY", "--save-every"),
@@ -88,13 +100,16 @@ TABLE = (
 
 BEGINNING = ("INIT_FROM_CHECKPOINT", "RESUME_FROM_CHECKPOINT")
 """Weights to begin with, or a run to go on with: one of them."""
-ADAPTERS = "adapters of motion are not trained yet"
-REFUSED: "Mapping[str, str]" = {
-    "USE_LORA": ADAPTERS,
-    **dict.fromkeys(("LORA_RANK", "LORA_R", "LORA_ALPHA", "LORA_DROPOUT", "LORA_EPOCHS", "LORA_BATCH"), ADAPTERS),
-    **dict.fromkeys(("LORA_LR", "LORA_EXP_NAME", "LORA_DATA_ROOT", "LORA_SAVE_DIR"), ADAPTERS),
-}
-"""Variables of the documents that a recipe of human motion cannot obey, and why; one that says no asks for nothing."""
+USE = "USE_LORA"
+"""Whether sft trains an adapter of the weights that it begins with, in place of the weights themselves."""
+USED = ("--stage.lr.expert", "None", "--stage.lr.adapter", "1e-3")
+"""What it is then."""
+TUNING = ("LORA_RANK", "LORA_ALPHA", "LORA_DROPOUT", "LORA_LR")
+"""What says more of it."""
+OF_ADAPTER = ("LORA_R", "LORA_EPOCHS", "LORA_BATCH", "LORA_EXP_NAME", "LORA_DATA_ROOT", "LORA_SAVE_DIR")
+"""What training/adapter.py alone reads."""
+NAMED, SAVED, ADAPTERS_IN = "LORA_EXP_NAME", "LORA_SAVE_DIR", "runs/adapter_train"
+"""What a run of an adapter is called, what folder it is in, and which one without."""
 NO = ("", "0", "false", "no", "off")
 UPLOADED = "nothing is sent anywhere from a pod; take data and policies from the volume, and unset it"
 OF_ONE_FOLDER = "is in one folder, which curation reads whole; put them into RAW_DATA_PATH, and unset it"
@@ -130,21 +145,47 @@ def flags_of(entry: str, environment: "Mapping[str, str]") -> "list[tuple[str, l
     Raises:
         ValueError: one asks for what there is not.
     """
-    if entry not in MOTION:
+    if entry not in READING:
         return []
-    refuse(environment)
-    return [
-        (row.name, [row.flag, *values_of(row, environment[row.name])])
+    refuse(entry, environment)
+    given = {**environment, SAVED: environment.get(SAVED) or (ADAPTERS_IN if environment.get(NAMED) else "")}
+    found = [(USE, [*USED])] if uses_lora(entry, environment) else []
+    return found + [
+        (row.name, [row.flag, *values_of(row, given[row.name], name=given.get(NAMED))])
         for row in TABLE
-        if row.read and entry in row.entries and environment.get(row.name)
+        if row.read and entry in row.entries and given.get(row.name)
     ]
 
 
-def refuse(environment: "Mapping[str, str]") -> None:
-    """Refuse what a recipe of human motion cannot obey (ValueError)."""
-    for name, reason in REFUSED.items():
-        if environment.get(name, "").lower() not in NO:
-            raise ValueError(f"{name} is set, but {reason}; unset it")
+def uses_lora(entry: str, environment: "Mapping[str, str]") -> bool:
+    """Whether USE_LORA makes a fine-tuning that of an adapter."""
+    return entry == "sft" and environment.get(USE, "").lower() not in NO
+
+
+def refuse(entry: str, environment: "Mapping[str, str]") -> None:
+    """Refuse what a recipe that reads variables cannot obey; one that says no asks for nothing.
+
+    Raises:
+        ValueError: it is of another recipe, or two say the same.
+    """
+    given = {name for name, value in environment.items() if value.lower() not in NO}
+    if entry == "pretrain" and (own := first(given, (USE, *TUNING))):
+        raise ValueError(f"{own} is set, but LoRA of fresh weights is of no use: adapt a trained model; unset it")
+    if entry in MOTION and (own := first(given, OF_ADAPTER)):
+        raise ValueError(f"{own} is set, but training/adapter.py alone reads it; unset it")
+    if entry == "sft" and USE not in given and (own := first(given, TUNING)):
+        raise ValueError(f"{own} is set, but {USE} is not true: set that too, or train as it is; unset it")
+    flags: dict[str, str] = {}
+    for row in TABLE:
+        if row.read and entry in row.entries and row.name in given:
+            if row.flag in flags:
+                raise ValueError(f"{flags[row.flag]} and {row.name} both say {row.flag}; unset one of them")
+            flags[row.flag] = row.name
+
+
+def first(given: "set[str]", names: "tuple[str, ...]") -> str:
+    """The first of some names that is given; empty where none is."""
+    return next((name for name in names if name in given), "")
 
 
 def refuse_of_jobs(environment: "Mapping[str, str]") -> "list[str]":
@@ -167,16 +208,18 @@ def refuse_of_jobs(environment: "Mapping[str, str]") -> "list[str]":
     return [f"{name} changes nothing: {reason}" for name, reason in IDLE.items() if environment.get(name)]
 
 
-def values_of(row: Variable, value: str, folder: str = "") -> "list[str]":
-    """The values of a variable; paths are those in `folder` where they are not absolute."""
-    if row.name == "TRAIN_DATA_PATH":
-        return [str(Path(folder, place)) for place in places(value, folder)]
+def values_of(row: Variable, value: str, folder: str = "", name: "str | None" = None) -> "list[str]":
+    """The values of a variable; paths are those in `folder` where they are not absolute, `name` that of an adapter."""
+    if row.name == SAVED:
+        return [str(Path(folder, value, name or "adapter"))]
+    if row.flag == "--data.roots":
+        return [str(Path(folder, place)) for place in places(value, folder, row.name)]
     if row.name == "TEXT_ENCODER":
         return [str(Path(folder, value)) if Path(folder, value).is_dir() else value]
     return value.split() if row.several else [value]
 
 
-def places(value: str, folder: str) -> "list[str]":
+def places(value: str, folder: str, name: str = "TRAIN_DATA_PATH") -> "list[str]":
     """Paths separated by newlines, colons or spaces; a colon keeps the spaces of a path, a folder that exists is whole.
 
     Raises:
@@ -187,7 +230,7 @@ def places(value: str, folder: str) -> "list[str]":
     separator = next((mark for mark in ("\n", ":") if mark in value), None)
     found = [place for place in value.split(separator) if place.strip()]
     if not found:
-        raise ValueError("TRAIN_DATA_PATH names no folder; give one or more data sets, e.g. /workspace/data/pick")
+        raise ValueError(f"{name} names no folder; give one or more data sets, e.g. /workspace/data/pick")
     return found
 
 
@@ -199,13 +242,18 @@ def job(entry: str, run: str, environment: "Mapping[str, str]", data: str = "") 
     """
     folder = environment.get("DATA_ROOT") or str(Path.cwd())
     given = {name: value for name, value in environment.items() if value}
-    if "TRAIN_DATA_PATH" not in given and not data:
+    if entry in ADAPTER and SAVED in given:
+        raise ValueError(f"{SAVED} is set, but CHECKPOINT_DIR says where a job writes; unset it")
+    named = entry in ADAPTER and "LORA_DATA_ROOT" in given
+    if "TRAIN_DATA_PATH" not in given and not data and not named:
         raise ValueError("TRAIN_DATA_PATH is not set; give one or more data set folders, e.g. /workspace/data/pick")
-    if entry in MOTION:
-        refuse(environment)
-    words = []
+    if entry in READING:
+        refuse(entry, environment)
+    words = [*USED] if uses_lora(entry, environment) else []
     for row in TABLE:
         if entry not in row.entries:
+            continue
+        if row.name == "TRAIN_DATA_PATH" and named:
             continue
         if row.name == "TRAIN_DATA_PATH":
             roots = values_of(row, given[row.name], folder) if row.name in given else [data]
@@ -214,7 +262,7 @@ def job(entry: str, run: str, environment: "Mapping[str, str]", data: str = "") 
             words += ["--out", run, *beginning(run, given, folder)]
         elif row.name == "MODEL_VARIANT" and entry in ROBOT:
             words += [row.flag, model(given.get(row.name, "3b"), folder)]
-        elif row.name in given and row.name not in BEGINNING:
+        elif row.name in given and row.name not in (*BEGINNING, SAVED):
             words += [row.flag, *values_of(row, given[row.name], folder)]
     return words
 
@@ -281,7 +329,7 @@ def beginning(run: str, given: "Mapping[str, str]", folder: str) -> "list[str]":
 def main(argv: "list[str]") -> int:
     """Print flags, or names; the exit code."""
     if not argv:
-        print("\n".join(dict.fromkeys([*(row.name for row in TABLE), *REFUSED])))
+        print("\n".join(dict.fromkeys([*(row.name for row in TABLE), USE])))
         return 0
     entry, told = argv[0], []
     try:

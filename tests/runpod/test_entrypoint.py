@@ -82,8 +82,9 @@ def test_every_variable_becomes_its_flag(pod: Pod) -> None:
 def test_no_variable_of_the_table_is_untested() -> None:
     elsewhere = {"TRAIN_DATA_PATH", "MODEL_VARIANT", "INIT_FROM_CHECKPOINT", "RESUME_FROM_CHECKPOINT"}
     lists = {"EPOCHS", "TRAIN_DATA_WEIGHTS", "TRAIN_DATA_EPISODES"}
+    adapters = {row.name for row in variables.TABLE if set(row.entries) <= set(variables.ADAPTING)}
     prepared = {row.name for row in variables.TABLE if set(row.entries) & set(variables.PREPARING)}
-    assert {row.name for row in variables.TABLE} - prepared == {*FLAGS, *STAGE_2_FLAGS, *lists, *elsewhere}
+    assert {row.name for row in variables.TABLE} - prepared == {*FLAGS, *STAGE_2_FLAGS, *lists, *elsewhere, *adapters}
 
 
 def test_training_knows_every_flag_of_the_table() -> None:
@@ -164,11 +165,34 @@ def test_human_motion(pod: Pod, entry: str) -> None:
 
 
 def test_what_human_motion_cannot_obey_ends_the_job(pod: Pod) -> None:
-    for name in ("USE_LORA", "LORA_R"):
+    for name, reason in (("LORA_RANK", "USE_LORA is not true: set that too, or train as it is"),
+                         ("LORA_R", "training/adapter.py alone reads it")):  # fmt: skip
         result = pod.start(STAGE="sft", MODEL_VARIANT="small", **{name: "1"})
         assert result.returncode == 78
-        assert result.stderr == f"error: {name} is set, but adapters of motion are not trained yet; unset it\n"
+        assert result.stderr == f"error: {name} is set, but {reason}; unset it\n"
     assert pod.start(STAGE="sft", MODEL_VARIANT="small", USE_LORA="false").returncode == 0
+
+
+def test_adapters(pod: Pod) -> None:
+    """Of a fine-tuning that is asked for one, and of a stage of their own."""
+    pod.base |= {
+        "INIT_FROM_CHECKPOINT": "/runs/first/best",
+        "LORA_ALPHA": "8",
+        "LORA_DROPOUT": "0.1",
+        "LORA_LR": "2e-3",
+    }
+    sizes = {"--adapter.rank": "4", "--adapter.alpha": "8", "--adapter.dropout": "0.1", "--stage.lr.adapter": "2e-3"}
+    (tuned,) = pod.planned(STAGE="sft", MODEL_VARIANT="medium", USE_LORA="true", LORA_RANK="4")
+    assert "training/sft.py" in tuned and after(tuned, "--preset") == "medium"
+    assert tuned[tuned.index("--stage.lr.expert") + 1] == "None"
+    assert {flag: tuned[len(tuned) - tuned[::-1].index(flag)] for flag in sizes} == sizes, "the last one counts"
+    own = {"LORA_R": "4", "LORA_EXP_NAME": "crouch", "LORA_EPOCHS": "3", "LORA_BATCH": "24", "LORA_DATA_ROOT": "/gait"}
+    (adapted,) = pod.planned(STAGE="adapter", MODEL_VARIANT=None, TRAIN_DATA_PATH=None, **own)
+    assert "training/adapter.py" in adapted and after(adapted, "--init-from") == "/runs/first/best"
+    sizes |= {"--adapter.name": "crouch", "--stage.epochs": "3", "--batch-size": "24", "--data.roots": "/gait"}
+    assert {flag: after(adapted, flag) for flag in sizes} == sizes
+    result = pod.start(STAGE="adapter", LORA_SAVE_DIR="/elsewhere")
+    assert result.returncode == 78 and "CHECKPOINT_DIR says where a job writes" in result.stderr
 
 
 def test_training_is_told_by_flags_alone(pod: Pod) -> None:

@@ -176,7 +176,7 @@ def test_a_copy_is_read_where_prep_writes_one(pod: Pod) -> None:
     ("changes", "says"),
     [
         ({"CURATION_MIN_QUALTY_SFT": "1"}, "no variable of curation; the nearest is CURATION_MIN_QUALITY_SFT"),
-        ({"USE_LORA": "true"}, "USE_LORA is set, but adapters of motion are not trained yet; unset it"),
+        ({"USE_LORA": "true"}, "USE_LORA is set, but LoRA of fresh weights is of no use: adapt a trained model"),
         ({"STAGE": "curate prep"}, "the order is prep, curate, embed"),
         ({"STAGE": "prep pretrain curate"}, "nothing comes after a training"),
         ({"STAGE": "prep prep"}, "each once"),

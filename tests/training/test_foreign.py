@@ -10,7 +10,7 @@ import pytest
 from training import recipes
 from training.config import RunConfig
 from training.flags import parse, view_of
-from training.foreign import INSTEAD
+from training.foreign import INSTEAD, OF_ADAPTERS
 from vla import commandline
 from vla.errors import UsageError
 
@@ -43,6 +43,12 @@ def test_a_batch_a_gpu_is_told_from_a_batch_of_all_ranks() -> None:
     assert "--batch-size counts samples per optimizer step over all ranks" in refusal("--batch_size", "4")
     assert parse(recipes.stage2(), ["--batch-size", "4"]).batch_size == 4
     assert parse(recipes.stage2(), ["--finetune_vl", "full", "--micro_batch", "2"]).micro_batch == 2
+
+
+def test_the_flags_of_a_trainer_of_adapters_lead_to_ours() -> None:
+    for flag, instead in OF_ADAPTERS.items():
+        with pytest.raises(UsageError, match=f"there is no flag {flag} here; give {re.escape(instead)}"):
+            parse(recipes.adapter(), [flag, "150"], {})
 
 
 def test_what_is_named_instead_is_there() -> None:

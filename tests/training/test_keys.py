@@ -93,7 +93,7 @@ REFUSED = {
     "loss_weights.pose": 0.5, "loss_weights.diff_physics": 0.1, "loss_weights.diffusion": 0.1,
     "diffusion.enabled": True, "lora.enabled": True, "optimization.optimizer": "SGD",
     "data.use_parallax_augmentation": True, "optimization.eps": 1e-6, "training.stage": "sft", "log_every": 50,
-    "save_every_e": 10, "diffusion_steps": 1000, "training.warmup_epochs": "many",
+    "diffusion_steps": 1000, "training.warmup_epochs": "many",
 }  # fmt: skip
 
 
@@ -209,6 +209,25 @@ def test_options_without_sections_change_what_they_name(tmp_path: Path) -> None:
     assert (config.batch_size, config.clip) == (48, 0.25)
 
 
+def test_lora_of_a_file_is_an_adapter_of_what_a_fine_tuning_begins_with(tmp_path: Path) -> None:
+    lora = {"enabled": True, "rank": 8, "alpha": 16, "dropout": 0.1, "target_modules": ["q_proj", "linear1"]}
+    tree = {"lora": lora, "training": {"learning_rate": 2e-4}, "save_every_e": 1}
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(tree))
+    for recipe in (recipes.sft, recipes.adapter):
+        config = parse(recipe(), ["--config", str(tmp_path / "lora.yaml")], {})
+        (stage,) = config.stages.values()
+        assert stage.lr.by_group() == {"adapter": 2e-4}
+        assert (config.adapter.rank, config.adapter.alpha, config.adapter.dropout) == (8, 16, 0.1)
+        assert config.adapter.targets == (
+            r"expert\.blocks\.\d+.*attention\.query", r"expert\.blocks\.\d+.*\.feed\..*",
+        )  # fmt: skip
+        assert config.save_every == "1epoch"
+    lora["target_modules"] = ["transformer_encoder"]
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(ValueError, match=r"no layer here is known as transformer_encoder: .*"):
+        parse(recipes.sft(), ["--config", str(tmp_path / "lora.yaml")], {})
+
+
 def test_the_flags_that_keys_become_are_there() -> None:
     """Each rule with a value that it takes, or with its reason."""
     known = {*commandline.flags(view_of(recipes.pretrain())), "--config_file", "--refine"}
@@ -240,7 +259,7 @@ def test_the_page_names_every_key_preset_and_variable() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "motion.md").read_text()
     quoted = set(re.findall(r"`([\w.*]+)`", page))
     assert KEYS.keys() <= quoted
-    assert {row.name for row in variables.TABLE if row.read} | variables.REFUSED.keys() <= quoted
+    assert {row.name for row in variables.TABLE if row.read} | {variables.USE} <= quoted
     for name, sizes in presets.SIZES.items():
         tuned = presets.PRESETS["sft"][name]
         width, depth, heads = sizes.values()

@@ -93,13 +93,16 @@ def fake_accelerator() -> Any:
 
 
 @pytest.mark.promise(28, "killed trainings of motion", "end bitwise equal to straight ones")
-@pytest.mark.parametrize("recipe", ["pretrain", pytest.param("sft", marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "recipe", ["pretrain", *(pytest.param(name, marks=pytest.mark.deep) for name in ("sft", "adapter"))]
+)
 def test_killed_runs_end_bitwise_equal(
     server: ForkServer, trained: Trained, data: Path, tmp_path: Path, recipe: str
 ) -> None:
     """By verify_resume: SIGKILL and SIGTERM at steps drawn from a seed, under ZeRO-2, with dropout."""
     shown = tmp_path / "shown.txt"
-    begin = ["--init-from", str(trained.pretrain("cpu") / "best")] if recipe == "sft" else []
+    begin = ["--init-from", str(trained.pretrain("cpu") / "best")] if recipe != "pretrain" else []
+    begin += ["--data.preserve", "0"] if recipe == "adapter" else []
     flags = [
         word for word in clips.flags(data, dropout=0.1, **{"micro-batch": 1}) if word not in ("--stage.steps", "6")
     ]

@@ -91,12 +91,54 @@ def test_a_variable_that_a_flag_goes_before_is_told(capsys: pytest.CaptureFixtur
     assert "TRAIN_DATA_PATH: --data.roots of the command line goes before it" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", variables.REFUSED)
-def test_what_cannot_be_obeyed_is_refused_by_name(name: str) -> None:
-    for entry in variables.MOTION:
-        with pytest.raises(ValueError, match=f"^{name} is set, but .*; unset it$"):
-            of(recipe=entry, **{name: "true"})
-        assert of(recipe=entry, **{name: "false"}) == of(recipe=entry)
+LORA = {
+    "LORA_EXP_NAME": ("crouch", lambda config: config.adapter.name, "crouch"),
+    "LORA_SAVE_DIR": ("saved", lambda config: config.out, "saved/adapter"),
+    "LORA_DATA_ROOT": ("gait", lambda config: config.data.roots, ("gait",)),
+    "LORA_R": ("4", lambda config: config.adapter.rank, 4),
+    "LORA_ALPHA": ("8", lambda config: config.adapter.alpha, 8),
+    "LORA_DROPOUT": ("0", lambda config: config.adapter.dropout, 0.0),
+    "LORA_EPOCHS": ("7", lambda config: config.stages["adapter"].epochs, 7.0),
+    "LORA_BATCH": ("24", lambda config: config.batch_size, 24),
+    "LORA_LR": ("2e-3", lambda config: config.stages["adapter"].lr.adapter, 2e-3),
+}
+"""The nine of a trainer of adapters: what each says, where it is read, and what it is there."""
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_each_variable_of_adapters_reaches_the_configuration(name: str) -> None:
+    value, read, expected = LORA[name]
+    assert read(of(recipe="adapter")) != expected
+    assert read(of(recipe="adapter", **{name: value})) == expected
+
+
+def test_an_adapter_is_trained_in_a_folder_of_its_name() -> None:
+    assert of(recipe="adapter", LORA_EXP_NAME="crouch").out == "runs/adapter_train/crouch"
+    assert of(recipe="adapter", LORA_EXP_NAME="crouch", LORA_SAVE_DIR="/s").out == "/s/crouch"
+    assert of("--out", "mine", recipe="adapter", LORA_EXP_NAME="crouch").out == "mine"
+
+
+def test_fine_tuning_trains_an_adapter_where_it_is_asked_to() -> None:
+    config = of(USE_LORA="true", LORA_RANK="4", LORA_LR="2e-3", MODEL_VARIANT="sft_large")
+    assert config.stages["sft"].lr.by_group() == {"adapter": 2e-3}
+    assert (config.adapter.rank, config.expert.width) == (4, 576)
+    assert of(USE_LORA="false") == of()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "said"),
+    [
+        ("pretrain", {"USE_LORA": "1"}, "USE_LORA is set, but LoRA of fresh weights is of no use"),
+        ("pretrain", {"LORA_R": "4"}, "LORA_R is set, but training/adapter.py alone reads it"),
+        ("sft", {"USE_LORA": "1", "LORA_EPOCHS": "4"}, "LORA_EPOCHS is set, but training/adapter.py alone reads it"),
+        ("sft", {"LORA_RANK": "4"}, "LORA_RANK is set, but USE_LORA is not true"),
+        ("adapter", {"LORA_RANK": "4", "LORA_R": "4"}, "LORA_RANK and LORA_R both say --adapter.rank; unset one"),
+        ("adapter", {"TRAIN_DATA_PATH": "a", "LORA_DATA_ROOT": "b"}, "both say --data.roots; unset one of them"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_by_name(recipe: str, given: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        of(recipe=recipe, **given)
 
 
 def test_the_table_names_flags_that_there_are() -> None:
@@ -111,7 +153,7 @@ def test_the_table_names_flags_that_there_are() -> None:
 def test_any_python_reads_the_table_without_a_package_of_ours() -> None:
     script = ROOT / "training" / "variables.py"
     told = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, check=True).stdout
-    assert told.split() == list(dict.fromkeys([*(row.name for row in variables.TABLE), *variables.REFUSED]))
+    assert told.split() == list(dict.fromkeys([*(row.name for row in variables.TABLE), variables.USE]))
     tree = ast.parse(script.read_text())
     plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     froms = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -120,7 +162,7 @@ def test_any_python_reads_the_table_without_a_package_of_ours() -> None:
 
 def test_no_other_place_reads_a_variable() -> None:
     """In Python a name in quotes would be a look into the environment, in a shell one behind a dollar."""
-    names = "|".join([*(row.name for row in variables.TABLE), *variables.REFUSED])
+    names = "|".join([*(row.name for row in variables.TABLE), variables.USE])
     python, shell = re.compile(rf"""["']({names})["']"""), re.compile(rf"\$\{{?!?({names})\b")
     files = [*(ROOT / "vla").rglob("*.py"), *(ROOT / "training").rglob("*.py"), *(ROOT / "runpod").glob("*.sh")]
     assert len(files) > 200

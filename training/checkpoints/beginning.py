@@ -1,5 +1,6 @@
 """Weights that a run starts from: of a checkpoint, a run or a policy folder, and what they mean."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,9 +12,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.checkpoints import checkpoint
-from training.config import flatten
+from training.config import RunConfig, flatten, younger
 from training.engine.stages import Group
 from training.engine.state import State
+from vla.adapters.host import UPDATES
 from vla.contract import DataContract
 from vla.documents import to_json
 from vla.errors import CorruptData
@@ -130,6 +132,28 @@ def check_unconditional(origin: Beginning, diffusion: DiffusionConfig) -> None:
         )
 
 
+DECIDING = re.compile(
+    r"diffusion\.(path|prediction)|expert\.positions|backbone\.(output|min_pixels|max_pixels)"
+    r"|encoders\.(camera\.(pixels|tokens)|sensor\.max_tokens)"
+)
+"""Settings that decide what a policy computes and that its weights do not show."""
+
+
+def check_base(origin: Beginning, config: RunConfig) -> None:
+    """Refuse another policy around the weights of a base than they were trained in: its adapters would fit neither.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for key, own in flatten(to_json(config)).items():
+        had = origin.settings.get(key, younger().get(key, own))  # older ones do not know all
+        if DECIDING.fullmatch(key) and own != had:
+            flag = "--" + key.removeprefix("encoders.").replace("_", "-")
+            raise ValueError(
+                f"{origin.place} was trained with {flag} {had}, not {own}, and its adapters fit that: leave it out"
+            )
+
+
 def load_weights(
     policy: nn.Module,
     weights: Mapping[str, Tensor],
@@ -159,6 +183,12 @@ def load_weights(
         raise ValueError(f"--allow-missing {idle[0]} names no tensor that is missing or has no place; leave it out")
     weights = {name: weight for name, weight in weights.items() if name not in spared}
     missing, unexpected = ([name for name in names if name not in spared] for names in (missing, unexpected))
+    if other := next((name for name in unexpected if UPDATES in name), None):
+        called = other.partition(UPDATES)[2].partition(".")[0]
+        raise ValueError(
+            f"the weights are those of an adapter called {called}, beside its base's: give the run of the base, or "
+            f"--adapter.name {called} with its settings to train it further"
+        )
     if missing or unexpected:
         parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
         said = [
@@ -179,6 +209,13 @@ def load_weights(
         for name, weight in weights.items():
             parameters[name].copy_(weight)
     return spared
+
+
+def tuned(weights: Mapping[str, Tensor]) -> frozenset[str]:
+    """The backbone's own parameters among the weights of a policy: those that its training changed."""
+    return frozenset(
+        name for name in weights if row_of(name) == "backbone" and "lora_" not in name and UPDATES not in name
+    )
 
 
 def check_moments(state: State, groups: Sequence[Group]) -> None:

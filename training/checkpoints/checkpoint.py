@@ -194,9 +194,9 @@ def clean(out: Path) -> None:
             storage.remove(path)
 
 
-def path_of(out: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
-    return out / "checkpoints" / f"step-{step:08d}"
+def path_of(out: Path, step: int, folder: str = "checkpoints") -> Path:
+    """Where the checkpoint of a step stands, or what another folder of the run has of it."""
+    return out / folder / f"step-{step:08d}"
 
 
 def steps(out: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.engine.stages import Group
@@ -34,13 +36,49 @@ class Arrivals:
         missing = [name for name in self.groups if name not in self.reached]
         self.reached.clear()
         if missing:
+            group = self.groups[missing[0]]
+            freeze = (
+                "narrow --adapter.targets" if group == "adapter" else f"freeze its group with --stage.lr.{group} None"
+            )
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
                 f"{missing[0]}{more}, which this stage trains, got no gradient: nothing of the loss depends on it; "
-                f"freeze its group with --stage.lr.{self.groups[missing[0]]} None"
+                f"{freeze}"
             )
 
     def close(self) -> None:
         """Stop watching."""
         for hook in self._hooks:
             hook.remove()
+
+
+class Summed:
+    """The gradients of a step by parameter, whatever wraps the policy: summed as they come, of each micro-batch."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Watch parameters, before anything wraps them."""
+        self.sums: dict[str, Tensor] = {}
+        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self._hooks = [parameter.register_hook(self._adding(name)) for name, parameter in parameters.items()]
+
+    def _adding(self, name: str) -> Callable[[Tensor], None]:
+        def add(gradient: Tensor) -> None:
+            own = gradient.detach().float()
+            self.sums[name] = self.sums[name] + own if name in self.sums else own.clone()
+
+        return add
+
+    def norms(self, accelerator: Accelerator) -> dict[str, float]:
+        """L2 norm of the gradient of each, averaged over ranks as the step is; collective."""
+        norms = {}
+        for name, shape in self._shapes.items():
+            own = self.sums.get(name, torch.zeros(shape, device=accelerator.device))
+            total = accelerator.reduce(own, "sum")
+            norms[name] = float(torch.linalg.vector_norm(total)) / accelerator.num_processes
+        return norms
+
+    def close(self) -> None:
+        """Stop watching."""
+        for hook in self._hooks:
+            hook.remove()
+        self.sums.clear()

@@ -90,6 +90,17 @@ def enter(name: str, stage: Stage, model: nn.Module, tail: Collection[str] = ())
     ]
 
 
+def learned(policy: nn.Module, in_full: Collection[str]) -> list[str]:
+    """Names of the parameters that training changes or changed; those given are from here on float32."""
+    names = []
+    for name, parameter in policy.named_parameters():
+        if name in in_full:
+            parameter.data = parameter.data.float()  # the last blocks come in the dtype of the frozen ones
+        if group_of(name, ()) != FROZEN or name in in_full:
+            names.append(name)
+    return names
+
+
 def without(stage: Stage, group: str) -> Stage:
     """The stage with a group left out."""
     return replace(stage, lr=stage.lr.changed(**{group: None}))
