@@ -7,7 +7,7 @@ over is a sample's valid steps and the action dimensions; the loop weighs the sa
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -19,10 +19,10 @@ from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Coefficients
 from vla.motion.body import Body
 from vla.motion.losses import TERMS, Pair, cross_entropy, squared_error
-from vla.motion.representation import Motion, decode, feet_of
-from vla.motion_settings import LabelName
+from vla.motion.representation import Motion, decode
 from vla.parts.expert import ContextCache, Labels
 from vla.settings import ObjectiveConfig, PredictionName
+from vla.weighing import check_labelled, check_motion, switched_off
 
 Looked = tuple[Observation, tuple[Float[Tensor, "_ _ _"], Bool[Tensor, "_ _"]]]
 """Observations in unitless numbers, and what a backbone says of them: `Tokens`, of as many rows."""
@@ -247,43 +247,6 @@ def objective_of(config: ObjectiveConfig, contract: DataContract) -> Learning:
     return Kinematic(base=base, weights=weights, body=contract.body, rate_hz=contract.fps, labels=labels)
 
 
-def switched_off(weights: Mapping[str, float]) -> str:
-    """The flags that weigh nothing."""
-    return " ".join(f"--stage.objective.motion.{name} 0" for name in weights)
-
-
-def check_motion(weights: Mapping[str, float], body: Body) -> None:
-    """Refuse weights of what a body does not have (ValueError)."""
-    if weights and body.kind == "coordinates":
-        raise ValueError(
-            f"--stage.objective.motion.{next(iter(weights))} needs joints in space, which coordinates of a model do "
-            f"not say: give {switched_off(weights)}"
-        )
-    if "bones" in weights and body.kind == "rotations":
-        raise ValueError(
-            "--stage.objective.motion.bones has no effect on rotations, whose bones keep their length: set it to 0"
-        )
-    if "feet" in weights and not (body.feet or feet_of(body.joints)):
-        raise ValueError(
-            f"--stage.objective.motion.feet needs joints of feet among {' '.join(body.joints)}: set it to 0"
-        )
-
-
-def check_labelled(weights: Mapping[str, float], labels: Mapping[str, int]) -> None:
-    """Refuse labels without a weight, whose head would learn nothing, and weights without their labels (ValueError)."""
-    for name in get_args(LabelName):
-        if name in labels and name not in weights:
-            raise ValueError(
-                f"--data.labels {name} is chosen but not trained: give --stage.objective.motion.{name} 0.1 or another "
-                "weight, or leave it out"
-            )
-        if name in weights and name not in labels:
-            raise ValueError(
-                f"--stage.objective.motion.{name} needs what the data say of it: give --data.labels {name}, or leave "
-                "it out"
-            )
-
-
 def by_sample(errors: Float[Tensor, " N"], draws: int) -> Float[Tensor, " B"]:
     """The mean over the draws of each sample."""
     return errors.view(-1, draws).mean(dim=1)
@@ -319,8 +282,15 @@ class Rows:
 
     def only(self, where: Int64[Tensor, " M"]) -> "Rows":
         """Some of them."""
-        chosen = {name: None if value is None else value[where] for name, value in vars(self).items()}
-        return Rows(**chosen)
+        known, given = (None if mask is None else mask[where] for mask in (self.known, self.given))
+        return Rows(
+            x0=self.x0[where],
+            valid=self.valid[where],
+            known=known,
+            given=given,
+            time=self.time[where],
+            noise=self.noise[where],
+        )
 
     def said(self, policy: Predictor, context: ContextCache) -> Prediction:
         """What a policy says of them."""

@@ -16,6 +16,7 @@ from vla.batch import Batch, Losses, Observation
 from vla.contract import CLASSED, DataContract
 from vla.diffusion import Chunk, Draft, Known, Watch
 from vla.frames import Size
+from vla.modes import enter_mode
 from vla.motion.moves import Moves
 from vla.normalize import Normalizer
 from vla.objectives import Denoise, Looked, Objective, Prediction
@@ -187,10 +188,6 @@ class Policy(nn.Module):
         """Where it computes."""
         return self.expert.out.weight.device
 
-    def encode(self, observation: Observation, dropped: Bool[Tensor, " B"] | None = None) -> ContextTokens:
-        """Context tokens for the expert, and which of them may be looked at; `dropped` as of `join`."""
-        return self.join(*self.look(observation), dropped)
-
     def look(self, observation: Observation) -> Looked:
         """The observation in unitless numbers, and what the backbone says of it."""
         if not self.contract.instructed:
@@ -286,8 +283,7 @@ class Policy(nn.Module):
         body, share = self.contract.body, self.config.diffusion.given
         if share == 0 or body is None or not body.forces:
             return None
-        of_motion = torch.arange(self.contract.action_dim, device=shown.device) < len(body.joints)
-        return (shown < share)[:, None, None] & of_motion
+        return (shown < share)[:, None, None] & (torch.arange(self.contract.action_dim).to(shown) < len(body.joints))
 
     def answer(
         self, context: ContextCache, x_t: Float32[Tensor, "N H A"], t: Float[Tensor, " N"], valid: Bool[Tensor, "N H"]
@@ -352,18 +348,3 @@ class Policy(nn.Module):
             if UPDATES not in name
             and (not name.startswith("backbone.") or "lora_" in name or parameter.requires_grad or name in self.tuned)
         }
-
-
-def enter_mode(module: nn.Module, *, training: bool, parent: bool) -> bool:
-    """Set the mode of a module and all within; whether anything in it is trainable decides.
-
-    An adapter's own layers are apart: where they alone are trained, dropout of the frozen layers around them stays off.
-    A block that recomputes its activations in training mode does so for them, too.
-    """
-    parameters = [parameter for name, parameter in module.named_parameters() if UPDATES not in f".{name}"]
-    mode = training and any(parameter.requires_grad for parameter in parameters) if parameters else parent
-    recomputes = training and vars(module).get("gradient_checkpointing", False)
-    module.training = any(own.requires_grad for own in module.parameters()) if recomputes else mode
-    for child in module.children():
-        enter_mode(child, training=training, parent=mode)
-    return mode

@@ -119,7 +119,8 @@ def test_what_reads_is_told_by_table_folder_and_card(
 def test_the_words_decide(walks: Path, tmp_path: Path) -> None:
     loop.train(config(walks, tmp_path / "run", "--backbone.path", "hash"))
     observation = replace(look(walks, 0, 0).observation, instructions=("walk", "run"))
-    one, other = load_policy(tmp_path / "run" / "policy").encode(observation)[0]
+    policy = load_policy(tmp_path / "run" / "policy")
+    one, other = policy.join(*policy.look(observation), None)[0]
     assert (one - other).abs().max() > 1e-3
 
 

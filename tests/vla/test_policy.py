@@ -208,8 +208,8 @@ def test_tokens_of_the_camera_encoder_join_the_context(shared_policy: Policy) ->
     seeing, without, data = build(SEEING), copy.deepcopy(shared_policy), batch()
     for policy in (seeing, without):
         policy.set_mode(training=False)
-    plain, mask = without.encode(data.observation)
-    context, wider = seeing.encode(data.observation)
+    plain, mask = without.join(*without.look(data.observation), None)
+    context, wider = seeing.join(*seeing.look(data.observation), None)
     assert context.shape[1] == plain.shape[1] + 2 * 2
     assert torch.equal(context[:, : plain.shape[1]], plain)
     assert torch.equal(wider[:, : plain.shape[1]], mask)
@@ -461,4 +461,4 @@ def test_a_policy_without_instructions_reads_the_same_sentence_always(policy: Po
     deaf = copy.deepcopy(policy)
     deaf.contract = dataclasses.replace(CONTRACT, instructed=False)
     for observation in (seen, other):
-        assert torch.equal(deaf.encode(observation)[0], policy.encode(neutral)[0])
+        assert torch.equal(deaf.look(observation)[1][0], policy.look(neutral)[1][0])
