@@ -64,20 +64,20 @@ class Word:
 
 
 def parse_words(words: Sequence[str], flag: str) -> tuple[Word, ...]:
-    """The words `FACT=VALUE[,VALUE...]` of a flag; an instruction may have commas, so it is one text.
+    """The words `FACT=VALUE[,VALUE...]` of a flag; an instruction may have commas, so each has a word of its own.
 
     ValueError where one is none, or a fact is named twice.
     """
-    parsed: list[Word] = []
+    parsed: dict[str, tuple[str, ...]] = {}
     for word in words:
         fact, _, rest = word.partition("=")
         values = (rest,) if fact == INSTRUCTION else tuple(rest.split(","))
         if not fact or not all(values):
             raise ValueError(f"{flag} has {word!r}, expected FACT=VALUE or FACT=VALUE,VALUE, such as action=kick")
-        if fact != INSTRUCTION and any(other.fact == fact for other in parsed):
+        if fact != INSTRUCTION and fact in parsed:
             raise ValueError(f"{flag} names {fact} twice: give its values in one word, {fact}=VALUE,VALUE")
-        parsed.append(Word(fact=fact, values=values))
-    return tuple(parsed)
+        parsed[fact] = parsed.get(fact, ()) + values
+    return tuple(Word(fact=fact, values=values) for fact, values in parsed.items())
 
 
 def chosen(

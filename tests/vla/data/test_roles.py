@@ -73,6 +73,8 @@ def test_any_instruction_of_an_episode_counts_and_may_have_commas(labels: Mappin
     assert read(data) == {
         name for name, rows in labels.items() if "a man jumps up and down" in {row["text"] for row in rows}
     }
+    both = ("instruction=a man jumps up and down", "action=jumping", "instruction=a person runs")
+    assert read(clips(where=both)) == read(clips(where=both[:1])), "any of the instructions, and the action"
     reader = edited(ROOT.open(), 1, instructions=Texts.of(["reach", *["push, then pull"] * 24]))
     assert len(read(opened(reader, where=("instruction=push, then pull",), validation_share=0.0))) == 1
 
