@@ -23,7 +23,8 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 TOP_LEVEL = (
     "pyproject.toml", "accelerate_configs", "ds_configs", "vla", "training", "tests", "runpod", "README.md", "LICENSE",
     "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".ci/run", "training/stage1.py", "training/stage2.py",
-    "training/two_stage.py", "training/pretrain.py", "training/sft.py", "training/adapter.py", "runpod/entrypoint.sh",
+    "training/two_stage.py", "training/pretrain.py", "training/sft.py", "training/adapter.py", "training/unlearn.py",
+    "runpod/entrypoint.sh",
     "runpod/sft_entrypoint.sh", "runpod/preparation.sh",
     "examples/needle/meta/info.json",
 )  # fmt: skip

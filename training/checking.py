@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from training import launching
+from training import forgetting, launching
 from training.config import RunConfig
 from training.opening import check_adapted, check_begins, check_fresh, check_preserving
 from training.rehearsal import rehearse
@@ -34,6 +34,7 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     check_adapted(config)
     check_begins(config, config.init_from)
     check_preserving(config)
+    config, decided = forgetting.rehearsed(config)
     lines, contract = data(config.data, config.seed)
     kind = backbone(config, contract)
     if config.init_from is None and config.resume_from is None:
@@ -44,6 +45,7 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     shares = f"{config.micro_batch} x {launching.counted(ranks, 'rank', 's')} x {accumulation} accumulated"
     return [
         f"batch: {config.batch_size} samples = {shares}",
+        *decided,
         *lines,
         f"backbone: {kind}",
         *rehearsed,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from training.settings import GuardConfig, Precision, Stage, Tracker, WandbConfig
+from training.settings import ForgetConfig, GuardConfig, Precision, Stage, Tracker, WandbConfig
 from vla.adapter_settings import AdapterConfig, LoraConfig
 from vla.documents import to_json
 from vla.motion_settings import MotionConfig
@@ -46,6 +46,8 @@ class RunConfig:
     """Adapters of stage 2."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """The named adapter of a frozen policy."""
+    forget: Annotated[ForgetConfig, tyro.conf.arg(name="")] = field(default_factory=ForgetConfig)
+    """What it is to forget."""
     batch_size: int = 32
     """Samples per optimizer step over all ranks."""
     micro_batch: int = 4
@@ -121,6 +123,7 @@ class RunConfig:
             raise ValueError(f"--seed is {self.seed}; it must lie in [0, 2^63)")
         if self.resume_from and self.init_from:
             raise ValueError("--resume-from restores everything and --init-from only weights; give one of them")
+        check_forgetting(self.entry, self.forget)
         if self.extend_to is not None and self.resume_from is None:
             raise ValueError(f"--extend-to {self.extend_to} goes on with a run: give --resume-from too")
 
@@ -189,6 +192,12 @@ class RunConfig:
         }
 
 
+def check_forgetting(entry: str, forget: ForgetConfig) -> None:
+    """Refuse a concept where nothing is forgotten (ValueError)."""
+    if entry != "unlearn" and forget != ForgetConfig():
+        raise ValueError("--concept and what goes with it are of training/unlearn.py; start that, or leave it out")
+
+
 EPOCHS = re.compile(r"(?=.*[1-9])\d*\.?\d+epochs?")
 """How --save-every says a number of passes over the samples."""
 VOLATILE = re.compile(
@@ -203,6 +212,7 @@ def younger() -> dict[str, Any]:
     """Settings that older checkpoints do not know, and what they did: so they count as the same."""
     adapter = {f"adapter.{key}": value for key, value in to_json(AdapterConfig()).items()}
     motion = {f"data.motion.{key}": value for key, value in flatten(to_json(MotionConfig())).items()}
+    forget = {f"forget.{key}": value for key, value in to_json(ForgetConfig()).items()}
     roles = {f"data.{key}": value for key, value in to_json(Roles()).items()}
     weights = {f"stages.*.objective.motion.{key}": value for key, value in to_json(MotionWeights()).items()}
     return {
@@ -218,6 +228,7 @@ def younger() -> dict[str, Any]:
         "stages.*.lr.adapter": None,
         "stages.*.objective.negative_guidance": 1.0,
         **adapter,
+        **forget,
         **roles,
         **motion,
         **weights,

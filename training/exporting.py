@@ -11,6 +11,7 @@ from training.adapted import name_of
 from training.checkpoints import checkpoint
 from training.checkpoints.checkpoint import Checkpoint
 from training.engine.sharding import Engine
+from training.forgetting import forgotten
 from training.opening import Run
 from training.run.folder import RunFolder
 from vla.adapters.file import Base
@@ -108,6 +109,7 @@ def made_by(run: Run, step: int) -> dict[str, Any]:
         "steps": step,
         "objective": stage.objective.kind,
         "roles": roles,
+        **forgotten(run.config, run.data, run.identity),
     }
 
 

@@ -59,7 +59,7 @@ def as_flags(tree: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     """A configuration file as the flags that say the same, so that both are checked by one and the same code."""
     words: list[str] = []
     for name, value in flatten(tree).items():
-        flag = name.removeprefix("encoders.")  # their flags have no prefix
+        flag = name.removeprefix("encoders.").removeprefix("forget.")  # their flags have no prefix
         if flag.startswith("stages."):
             _, stage, rest = flag.split(".", 2)
             flag = f"{keys.get(stage, stage)}.{rest}"

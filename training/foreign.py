@@ -52,6 +52,23 @@ OF_ADAPTERS = MappingProxyType(
     }
 )
 """Those of a trainer of adapters, where an adapter is trained."""
+OF_UNLEARNING = MappingProxyType(
+    {
+        "--name": "--init-from, with the run or the policy itself",
+        "--dataset_name": "--data.roots",
+        "--target_concept": "--concept, of training/unlearn.py",
+        "--lora_rank": "--adapter.rank",
+        "--lora_alpha": "--adapter.alpha",
+        "--unlearn_lr": "--stage.lr.adapter",
+        "--unlearn_epochs": "--stage.epochs",
+        "--negative_guidance": "--stage.objective.negative-guidance",
+        "--ckpt": "--init-from to begin with its weights, --resume-from to go on",
+        "--is_lora": "nothing: an adapter's file says what it is",
+    }
+)
+"""Those of trainers that make a model forget."""
+APART: Mapping[str, Mapping[str, str]] = {"adapter": OF_ADAPTERS, "unlearn": OF_UNLEARNING}
+"""By the entry point that knows them."""
 RENAMED = MappingProxyType({("--data.without", name): f"--data.withhold {name}" for name in ("state", "instruction")})
 """A flag with a value that it had here, and what says the same now."""
 
@@ -63,7 +80,7 @@ def refuse_foreign(arguments: Sequence[str], known: Collection[str], entry: str)
         UsageError: names the flag, and what to give instead.
     """
     flag = ""
-    apart: Mapping[str, str] = OF_ADAPTERS if entry == "adapter" else {}
+    apart = APART.get(entry, {})
     for argument in arguments:
         flag, _, value = argument.partition("=") if argument.startswith("--") else (flag, "", argument)
         if (flag, value) in RENAMED:

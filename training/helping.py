@@ -25,6 +25,13 @@ OF_ADAPTERS = (
     *("--stage.epochs", "--stage.lr.adapter"),
 )
 """As many of a training of an adapter; all else is as its base has it."""
+OF_UNLEARNING = (
+    *("--init-from", "--data.roots", "--concept", "--data.where", "--spare", "--neighbours", "--data.near"),
+    *("--data.preserve", "--method", "--anchor", "--adapter.rank", "--adapter.alpha", "--out", "--batch-size"),
+    *("--micro-batch", "--seed", "--resume-from", "--stage.steps", "--stage.lr.adapter"),
+    "--stage.objective.negative-guidance",
+)
+"""As many of unlearning."""
 LAUNCH = "accelerate launch --config_file accelerate_configs/single.yaml"
 EXAMPLES: Mapping[str, tuple[str, str]] = {
     "stage1": (
@@ -51,6 +58,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "--init-from runs/motion/best \\\n    --data.roots /data/gait --data.where condition=crouch --out runs/crouch",
         "--init-from runs/pick/stage2 \\\n    --data.roots /data/pick --data.where task=2 --out runs/task2",
     ),
+    "unlearn": (
+        "--init-from runs/motion/best \\\n    --data.roots /data/actions --concept kick punch --out runs/no-kick",
+        "--init-from runs/motion/best \\\n    --data.roots /data/actions --concept kick --method uce --out runs/uce",
+    ),
 }
 """Of each entry point, what stands behind its name."""
 
@@ -65,6 +76,9 @@ def describe(entry: str) -> str:
     if entry == "adapter":
         return """Train a named adapter of the policy of --init-from, which stays as it is, by `accelerate launch`.
 What the two must share is read from there. --config FILE replays the config.json of a run; flags change it."""
+    if entry == "unlearn":
+        return """Make the policy of --init-from forget a concept by an adapter; start it with `accelerate launch`.
+What the two must share is read from there. --config FILE replays the config.json of a run; flags change it."""
     kind, file = (
         ("model of human motion", ", or is a file of another trainer")
         if entry in PRESETS
@@ -76,5 +90,6 @@ What the two must share is read from there. --config FILE replays the config.jso
 
 def essential(entry: str, stages: tuple[str, ...]) -> frozenset[str]:
     """The flags that `--help` of an entry point shows, where the stages' flags begin with these names."""
-    shown = OF_ADAPTERS if entry == "adapter" else OF_MOTION if entry in PRESETS else ESSENTIAL
+    own = {"adapter": OF_ADAPTERS, "unlearn": OF_UNLEARNING}
+    shown = own.get(entry, OF_MOTION if entry in PRESETS else ESSENTIAL)
     return frozenset(flag.replace("--stage.", f"--{stage}.") for flag in shown for stage in (stages or ("stage",)))

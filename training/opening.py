@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from training import distributed
+from training import distributed, forgetting
 from training.checkpoints.beginning import (
     Beginning,
     check_base,
@@ -129,6 +129,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     check_adapted(config)
     resumed = folder.resumed()
     say_beginning(config, folder, resumed, accelerator)
+    config = folder.config = forgetting.decide(config, accelerator)
     data = open_data(config, accelerator)
     normalizers = normalizers_of(data, config.data)
     rows, initial = schedule(config, data), None

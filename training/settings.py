@@ -144,6 +144,45 @@ class GuardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgetConfig:
+    """What a policy is made to forget, and how; of training/unlearn.py alone."""
+
+    concept: tuple[str, ...] = ()
+    """What is to be forgotten, a word or more each: the episodes whose action it is, or whose instructions say it;
+    it may be given several times. With --data.where, which says so itself, only a name."""
+    spare: tuple[str, ...] = ()
+    """Words of instructions that are no concept, whatever else they say."""
+    concept_similarity: float | None = None
+    """Cosine of the embeddings from which on an instruction means a concept of one word; None: 0.53, and with hashed
+    words, which mean nothing, never."""
+    neighbours: bool = True
+    """Let instructions near those that are forgotten have half of what is preserved, where --data.near says nothing."""
+    near_similarity: float | None = None
+    """Cosine from which on they are near; None: 0.5, with hashed words 0.65."""
+    method: Literal["esd", "uce"] = "esd"
+    """esd: an adapter is trained. uce: that of the text projection is computed in closed form, without steps."""
+    anchor: str = ""
+    """Of uce: the instruction that forgotten ones are heard as; empty: the mean of the preserved ones."""
+    ridge: float = 0.5
+    """Of uce: how much the old weight counts beside the instructions, above 0; lambda of the formula."""
+
+    def __post_init__(self) -> None:
+        for flag, words in (("--concept", self.concept), ("--spare", self.spare)):
+            if not all(word.strip() for word in words):
+                raise ValueError(f"{flag} has an empty word; name an action, e.g. {flag} kick")
+        for flag, value in (
+            ("--concept-similarity", self.concept_similarity),
+            ("--near-similarity", self.near_similarity),
+        ):
+            if value is not None and not -1 <= value <= 1:
+                raise ValueError(f"{flag} is {value:g}; give a cosine in [-1, 1]")
+        if not 0 < self.ridge < math.inf:
+            raise ValueError(f"--ridge is {self.ridge:g}; give a number above 0, e.g. 0.5")
+        if self.anchor and self.method != "uce":
+            raise ValueError("--anchor is of --method uce; leave it out, or give that")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WandbConfig:
     """Where Weights & Biases files the run; what is None comes from its own environment variables."""
 
@@ -161,7 +200,7 @@ class WandbConfig:
 class Verification:
     """What is tried. Flags of the entry point follow after `--`."""
 
-    recipe: Literal["stage1", "stage2", "two_stage", "pretrain", "sft", "adapter"] = "two_stage"
+    recipe: Literal["stage1", "stage2", "two_stage", "pretrain", "sft", "adapter", "unlearn"] = "two_stage"
     """Entry point."""
     steps: int = 12
     """Optimizer steps of each stage."""

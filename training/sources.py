@@ -1,6 +1,7 @@
 """Where the settings of a run come from: recipe < file < environment < command line. Each source becomes flags."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,14 @@ from vla.errors import UsageError
 OPENED = ("lora", "backbone")
 """Groups of the backbone that --finetune-vl may open."""
 BEGINNINGS = ("--resume-from", "--init-from")
-ADAPTER = "adapter"
-"""The entry point whose settings are, but for those given, its base's."""
+ADAPTERS = ("adapter", "unlearn")
+"""The entry points whose settings are, but for those given, their base's."""
+SEVERAL = "--concept"
+"""A flag that may be given several times, each with some of its values."""
+
+
+OWN = re.compile(r"stages\.unlearn\.objective\.(kind|gamma|draws)")
+"""Settings of a base's objective that unlearning has of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ def gather(
     refuse_two_lengths(line, recipe)
     sources = [completed(source, recipe) for source in found]
     refuse_two_beginnings(sources)
-    return sources if recipe.entry != ADAPTER else [*from_base(sources, recipe), *sources]
+    return sources if recipe.entry not in ADAPTERS else [*from_base(sources, recipe), *sources]
 
 
 def taken(flag: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -90,6 +97,8 @@ def from_base(sources: Sequence[Source], recipe: RunConfig) -> list[Source]:
         return []
     (stage,) = recipe.stages
     shared = bases.settings_of(place, stage)
+    if recipe.entry == "unlearn":  # its objective is its own
+        shared = {key: value for key, value in shared.items() if not OWN.fullmatch(key)}
     words = as_flags(shared, keys_of(recipe))
     usual = flatten(json.loads(json.dumps(to_json(recipe))))
     changed = as_flags({key: value for key, value in shared.items() if value != usual.get(key)}, keys_of(recipe))
@@ -123,7 +132,7 @@ def completed(source: Source, recipe: RunConfig) -> Source:
     name, words = taken("--preset", source.words) if recipe.entry in presets.PRESETS else (None, [*source.words])
     stood_for = [] if name is None else presets.preset(recipe.entry, name, f"{source.place}: --preset")
     said = [*source.remarks, *([f"--preset {name}: {' '.join(stood_for)}"] if stood_for else [])]
-    own = spread(words, recipe)
+    own = spread(together(words, SEVERAL), recipe)
     given = replace(source, words=own).flags()
     lengths = [
         word
@@ -132,6 +141,20 @@ def completed(source: Source, recipe: RunConfig) -> Source:
         for word in (f"--{key}.epochs", "None")
     ]
     return Source(place=source.place, words=[*spread(stood_for, recipe), *own, *lengths], remarks=said)
+
+
+def together(words: Sequence[str], flag: str) -> list[str]:
+    """A flag that is given several times as one with all of its values, where it stands last."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            groups.append([name, value] if equals and name == flag else [word])
+        else:
+            groups[-1].append(word)
+    values = [value for group in groups if group[:1] == [flag] for value in group[1:]]
+    rest = [word for group in groups if group[:1] != [flag] for word in group]
+    return [*rest, flag, *values] if len(rest) < len(words) else rest
 
 
 def refuse_one_rate(argv: Sequence[str], recipe: RunConfig) -> None:
