@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vla.evaluation.intervals import LEVEL, bootstrap, fewest, wilson
+from vla.evaluation.intervals import LEVEL, bootstrap, fewest, rate_change, wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +70,17 @@ def share(hits: Bool[np.ndarray, " N"], sources: Sequence[str], *, seed: int = 0
         return mean(hits.astype(np.float64), sources, seed=seed)
     low, high = wilson(round(value * count), count)
     return Figure(value=value, low=low, high=high, n=len(hits))
+
+
+def change(before: Bool[np.ndarray, " N"], after: Bool[np.ndarray, " N"], *, seed: int = 0) -> Figure:
+    """By how much a share grew between two trials of the same cases; the interval resamples pairs.
+
+    Where every pair changed alike, of which a bootstrap knows no spread: Newcombe's for paired shares.
+    """
+    if not len(before):
+        return NOTHING
+    differences = after.astype(np.float64) - before
+    if (differences == differences[0]).all():
+        low, high = rate_change(before.tolist(), after.tolist())
+        return Figure(value=float(differences[0]), low=low, high=high, n=len(before))
+    return mean(differences, [str(place) for place in range(len(before))], seed=seed)

@@ -15,6 +15,7 @@ from vla.evaluation.motion.clips import Clip, Windows, stack
 from vla.evaluation.motion.counterexamples import KINDS, NOT_HUMAN, Counterexamples, counterexamples
 from vla.evaluation.motion.heading import Scale
 from vla.evaluation.motion.landmarks import Landmarks
+from vla.names import hint
 from vla.randomness import derive, seeded
 
 
@@ -97,6 +98,15 @@ class ConvolutionalJudge:
         """The label of each, or `not human`; ValueError at another rate than that of its training."""
         names = (*self.labels, NOT_HUMAN)
         return [names[place] for place in self.network(*self._seen(windows)).argmax(dim=1).tolist()]
+
+    @torch.no_grad()
+    def chances(self, windows: Windows, label: str) -> Float32[np.ndarray, " N"]:
+        """How likely each shows a label, 0 to 1; errors as `classify`, and ValueError of a label it was not taught."""
+        if label not in (*self.labels, NOT_HUMAN):
+            raise ValueError(f"the judge knows nothing of {label!r}: {hint(label, self.labels)}")
+        logits = self.network(*self._seen(windows))
+        likely: Float32[np.ndarray, " N"] = logits.softmax(dim=1)[:, (*self.labels, NOT_HUMAN).index(label)].numpy()
+        return likely
 
     def _seen(self, windows: Windows) -> tuple[Float32[Tensor, "N T C"], Bool[Tensor, "N T"]]:
         if windows.rate_hz != self.rate_hz:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vla.data.episode import Episode, Reader
 from vla.data.retargeting import Skeletons, moves_of
 from vla.evaluation.motion.clips import FEWEST_FRAMES, VARIATIONS, Clip, cut, prepare, varied
-from vla.evaluation.motion.judge import train_judge
+from vla.evaluation.motion.judge import ConvolutionalJudge, train_judge
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.measuring import measure
 from vla.evaluation.motion.table import Table
@@ -84,11 +84,18 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
     unseen = [clip for clip in unseen if clip.label in asked.texts]
     if not unseen:
         raise ValueError(f"no held-out clip shows {', '.join(asked.texts)}: give others with --data.roots")
-    lessons = windows_of(lessons_of(training, seen, landmarks, asked.seed), seconds)
-    judge = train_judge([prepare(clip) for clip in lessons], landmarks, seed=asked.seed)
+    judge = judge_of(training, seen, landmarks, seconds, asked.seed)
     real = evenly(windows_of(unseen, seconds), asked)
     table = measure(samples, real, windows_of(trained, seconds), landmarks, judge, seed=asked.seed)
     return Judged(table=table, made=made)
+
+
+def judge_of(
+    training: Sequence[Reader], seen: Sequence[int], landmarks: Landmarks, seconds: float, seed: int
+) -> ConvolutionalJudge:
+    """A judge of the actions that training clips show, taught with windows of them."""
+    lessons = windows_of(lessons_of(training, seen, landmarks, seed), seconds)
+    return train_judge([prepare(clip) for clip in lessons], landmarks, seed=seed)
 
 
 def landmarks_of(body: Body) -> tuple[list[int], Landmarks]:
