@@ -2,11 +2,15 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from vla.commandline import progress
+from vla.commands.adapted import UNLEARNING, AdapterSettings, Certified, certify, check_adapted, wanted
 from vla.commands.limits import FILE as LIMITS
 from vla.commands.limits import TRIES, Unsafe, check_critic, check_limits, critic_of
 from vla.commands.measuring import (
@@ -21,12 +25,14 @@ from vla.commands.measuring import (
 )
 from vla.commands.motions import against_clips
 from vla.commands.recordings import choose_device, describe, open_phases, open_policy, open_recordings
+from vla.commands.styles import measure_styles
 from vla.commands.suites import SAMPLES, Tried, against_prompts, check_suites, open_suites
 from vla.critic_settings import CriticConfig
 from vla.errors import UsageError
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
+    from vla.evaluation.adapted.blending import Blended
     from vla.evaluation.closed_loop import ClosedLoop
     from vla.evaluation.motion.table import Table
     from vla.evaluation.open_loop import Report
@@ -51,8 +57,14 @@ class Evaluate(Measuring):
     """Motions of each action that are judged, >= 1."""
     record: int = 4
     """Episodes of which a video and the traces are kept."""
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Adapter to measure the policy with, and its weight, `FILE:0.7` (1 without), or the name of one in
+    POLICY/adapters; may be given several times."""
+    adapted: Annotated[AdapterSettings, tyro.conf.arg(name="")] = field(default_factory=AdapterSettings)
+    """Of `--suites unlearning` and `--suites style`."""
     suites: tuple[str, ...] | None = None
-    """Of a policy of human motion: prompt suites to try it with, none named: all. Tells how many motions are safe."""
+    """Of a policy of human motion: prompt suites to try it with, none named: all. Tells how many motions are safe.
+    `unlearning` or `style` alone: what adapters have unlearned, or do over their weights."""
     suites_file: Path | None = None
     """YAML file of suites of your own: further ones, or in place of those that ship under the same names."""
     samples_a_prompt: int = SAMPLES
@@ -76,27 +88,54 @@ def evaluate(command: Evaluate) -> None:
         raise ValueError("--training is of policies of human motion, which this is not: leave it out")
     if command.data.roots and contract.body is not None and contract.body.forces:
         raise ValueError("this policy models forces, which `vla forces POLICY TRIALS --out DIR` measures: use that")
+    if (suite := wanted(command.suites)) is not None:
+        if contract.body is None:
+            raise ValueError(f"--suites {suite} is of policies of human motion, which this is not: leave it out")
+        check_results(command)
+        measured = certify if suite == UNLEARNING else measure_styles
+        told = measured(
+            command,
+            adapters=command.adapter,
+            training=command.training,
+            motions=command.motions,
+            settings=command.adapted,
+            contract=contract,
+            device=device,
+        )
+        show(command, {suite: told})
+        return
     asked = None
     if command.suites is not None:
         asked = open_suites(command.suites, command.suites_file, command.samples_a_prompt, command.critic, contract)
     check_results(command)
     results: dict[str, Report | ClosedLoop | Table | Tried] = {}
     if command.training:
-        results["motions"] = against_clips(command, command.training, command.motions, contract, device)
+        results["motions"] = against_clips(
+            command, command.training, command.motions, contract, device, adapters=command.adapter
+        )
     elif command.data.roots:
         results["open_loop"] = against_recordings(command, contract, split, device)
     if command.env is not None:
         seed = split.seed if command.seed is None else command.seed
         results["closed_loop"] = in_environment(command, contract, seed, device)
     if asked is not None:
-        results["suites"] = tried = against_prompts(command, asked, device)
-    if command.json:
-        content = {name: result.to_json() for name, result in results.items()}
-        print(json.dumps(content if len(content) > 1 else next(iter(content.values())), indent=2))
-    else:
-        print("\n\n".join("\n".join(result.lines()) for result in results.values()))
+        results["suites"] = tried = against_prompts(command, asked, device, command.adapter)
+    show(command, results)
     if asked is not None:
         tried.check()
+
+
+def show(command: Evaluate, results: "Mapping[str, Report | ClosedLoop | Table | Tried | Certified | Blended]") -> None:
+    """Print what was measured."""
+    if command.json:
+        content = {name: result.to_json() for name, result in results.items()}
+        if command.adapter:
+            content = {name: {"adapters": list(command.adapter)} | told for name, told in content.items()}
+        print(json.dumps(content if len(content) > 1 else next(iter(content.values())), indent=2))
+        return
+    if command.adapter:
+        print(f"measured with {', '.join(command.adapter)}\n")
+    print("\n\n".join("\n".join(result.lines()) for result in results.values()))
 
 
 def against_recordings(command: Evaluate, contract: "DataContract", split: "HeldOut", device: str) -> "Report":
@@ -110,7 +149,9 @@ def against_recordings(command: Evaluate, contract: "DataContract", split: "Held
     out, seed = command.results, split.seed if command.seed is None else command.seed
     samples = open_recordings(command.data, contract, split)
     phases = open_phases(command.data, contract, command.phase, command.phase_names)
-    policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings)
+    policy = open_policy(
+        command.policy, command.backbone, device, command.sampling, command.embeddings, adapters=command.adapter
+    )
     looked_at = samples.resized(policy.sizes)
     chosen = open_loop.spread(len(samples), command.samples)
     shown = open_loop.episode_indices(samples)
@@ -210,6 +251,8 @@ def check_settings(command: Evaluate) -> None:
         ValueError: a number is too small, or a setting would have no effect.
         UsageError: there is nothing to measure on.
     """
+    suite = wanted(command.suites)
+    check_adapted(command, command.adapter, command.training, command.adapted, suite)
     if command.training and (not command.data.roots or command.env is not None):
         raise UsageError(
             "--training compares motions with clips: give held-out ones with --data.roots DIR, and no --env"
@@ -232,9 +275,9 @@ def check_settings(command: Evaluate) -> None:
             "give recordings with --data.roots DIR, an environment with --env needle, or both; a policy of human "
             "motion can be tried with --suites"
         )
-    check_suites(command.suites, command.suites_file, command.samples_a_prompt)
+    check_suites(None if suite else command.suites, command.suites_file, command.samples_a_prompt)
     check_limits(command.limits, command.env, command.tries, command.unsafe)
-    check_critic(command.critic, suites=command.suites is not None, limits=command.limits is not None)
+    check_critic(command.critic, suites=command.suites is not None and suite is None, limits=command.limits is not None)
     check_numbers(
         command,
         {

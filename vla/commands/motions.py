@@ -20,16 +20,24 @@ DRAWN = 4
 
 
 def against_clips(
-    command: Measuring, training: Sequence[str], motions: int, contract: "DataContract", device: str
+    command: Measuring,
+    training: Sequence[str],
+    motions: int,
+    contract: "DataContract",
+    device: str,
+    *,
+    adapters: Sequence[str] = (),
 ) -> "Table":
-    """Motions of each action beside real ones: motions.json, and a picture an action."""
+    """Motions of each action beside real ones: motions.json, and a picture an action; `adapters` are on."""
     from vla.evaluation.motion.policies import Asked, captions, judge_policy
     from vla.motion.drawing import strip
 
     motion = as_body_of(contract, command.data.motion)
     known = [open_clips(root, contract, motion) for root in training]
     held_out = [open_clips(root, contract, motion) for root in command.data.roots]
-    policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings).to(device)
+    policy = open_policy(
+        command.policy, command.backbone, device, command.sampling, command.embeddings, adapters=adapters
+    ).to(device)
     policy.set_mode(training=False)
     if contract.cameras:
         print(f"motions are made of texts alone: nothing is seen of {', '.join(contract.cameras)}", file=sys.stderr)
@@ -37,7 +45,13 @@ def against_clips(
     found = judge_policy(policy, known, held_out, asked)
     out = command.results
     out.mkdir(parents=True, exist_ok=True)
-    content = {"policy": str(command.policy), "seed": asked.seed, "texts": dict(asked.texts), "motions": motions}
+    content = {
+        "policy": str(command.policy),
+        "adapters": policy.blend.weights,
+        "seed": asked.seed,
+        "texts": dict(asked.texts),
+        "motions": motions,
+    }
     (out / "motions.json").write_text(json.dumps(content | found.table.to_json(), indent=2) + "\n", encoding="utf-8")
     for action, made in found.made.items():
         name = "".join(letter if letter.isalnum() else "_" for letter in action)

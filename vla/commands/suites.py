@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,13 +90,18 @@ def open_suites(
     return Asked(suites=suites, remarks=tuple(remarks), samples=samples, critic=critic)
 
 
-def against_prompts(command: Measuring, asked: Asked, device: str) -> Tried:
-    """Motions of every prompt, judged: adversarial_eval.json. One that is there already is kept under its time."""
+def against_prompts(command: Measuring, asked: Asked, device: str, adapters: Sequence[str] = ()) -> Tried:
+    """Motions of every prompt, judged: adversarial_eval.json. One that is there already is kept under its time.
+
+    `adapters` are on.
+    """
     from vla.critic.critic import Critic
     from vla.evaluation.motion.robustness import try_policy
     from vla.policy_folder import digest
 
-    policy = open_policy(command.policy, command.backbone, device, command.sampling, command.embeddings).to(device)
+    policy = open_policy(
+        command.policy, command.backbone, device, command.sampling, command.embeddings, adapters=adapters
+    ).to(device)
     policy.set_mode(training=False)
     with progress(sum(len(suite.prompts) for suite in asked.suites.values()), "prompts") as bar:
         found = try_policy(
@@ -113,6 +118,7 @@ def against_prompts(command: Measuring, asked: Asked, device: str) -> Tried:
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint": str(command.policy),
         "policy_sha256": digest(command.policy / "config.json"),
+        "adapters": policy.blend.weights,
         "sampler": command.sampler,
         "guidance": command.guidance,
         **found.to_json(),
