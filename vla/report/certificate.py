@@ -129,12 +129,12 @@ def texts(one: Paraphrase) -> list[str]:
 
 def neighbour_part(certificate: Certificate, pictures: Mapping[str, Path]) -> list[Html]:
     """Line 3."""
-    rows = [[*retained(other), kept(other)] for other in certificate.lines.neighbours]
+    rows = [retained(other) for other in certificate.lines.neighbours]
     drawn = [
         details(other.action, *picture(pictures.get(other.action), f"poses of {other.text}"))
         for other in certificate.lines.neighbours
     ]
-    head = ("action", "text", "nearness", "base", "adapter", "off", "retrained", "change", "kept")
+    head = ("action", "kept", "change", "base", "adapter", "off", "retrained", "nearness", "text")
     told = (
         f"Near actions may lose {-100 * NEAR:.0f} points and far ones {-100 * FAR:.0f}, at the worse end of the "
         "interval of what changed between motions of the same noise."
@@ -147,11 +147,12 @@ def retained(other: Retained) -> list[str]:
     found = other.found
     return [
         other.action,
-        other.text,
-        "far" if other.similarity is None else words.number(other.similarity, 2),
+        kept(other),
+        change(found.change),
         *(cell(told.recall) for told in (found.base, found.adapter, found.off)),
         "-" if found.retrained is None else cell(found.retrained.recall),
-        change(found.change),
+        "far" if other.similarity is None else words.number(other.similarity, 2),
+        other.text,
     ]
 
 
@@ -207,7 +208,7 @@ def apart(found: Apart | None, missing: str) -> list[str]:
     """A distance, its floor, and what limits it."""
     if found is None:
         return ["-", "-", missing]
-    return [*("-" if figure is None else cell(figure) for figure in (found.distance, found.floor)), found.remark]
+    return [distance(found.distance), distance(found.floor), found.remark]
 
 
 def off_part(certificate: Certificate) -> list[Html]:
@@ -260,11 +261,16 @@ def cell(figure: Figure) -> str:
     """`74 % (64 to 82), n 100`."""
     if figure.value is None:
         return "-"
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.3g}, n {figure.n}"
-    if figure.low >= 0 and figure.high <= 1:
-        return f"{100 * figure.value:.0f} % ({100 * figure.low:.0f} to {100 * figure.high:.0f}), n {figure.n}"
-    return f"{figure.value:.3g} ({figure.low:.3g} to {figure.high:.3g}), n {figure.n}"
+    ends = "" if figure.low is None or figure.high is None else f" ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+    return f"{100 * figure.value:.0f} %{ends}, n {figure.n}"
+
+
+def distance(figure: Figure | None) -> str:
+    """`3.1 (2.8 to 3.6), n 100`."""
+    if figure is None or figure.value is None:
+        return "-"
+    ends = "" if figure.low is None or figure.high is None else f" ({figure.low:.3g} to {figure.high:.3g})"
+    return f"{figure.value:.3g}{ends}, n {figure.n}"
 
 
 def change(figure: Figure) -> str:

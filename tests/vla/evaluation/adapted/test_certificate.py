@@ -101,6 +101,9 @@ def test_the_page_has_six_lines_and_says_what_is_missing() -> None:
     assert [f"{number}." in text for number in range(1, 7)] == [True] * 6
     assert "Not measured: no base that was retrained without the concept was given" in text
     assert "someone <kicks>" in reader.seen
+    assert "80 % (75 to 85), n 100" in reader.seen
+    assert "3.1 (3.05 to 3.15), n 100" in reader.seen, "a distance is no share"
+    assert "0.6 (0.55 to 0.65), n 100" in reader.seen
     assert "<script" not in content
     words = re.findall(r'class="verdict (good|bad)"', content)
     # recall 0.02 to 0.07: held; paraphrases 0.05: held; soccer loses 13 points at worst and walking 5: held; off
