@@ -71,8 +71,22 @@ def blend_part(found: Blended) -> list[Html]:
         cards(*drawn),
         paragraph(told),
         table(("quantity", "rank correlation", "monotone"), rows, label="Monotone"),
+        *curve_part(found),
         details("All figures", table(head(found), [row(point) for point in found.points], label="All figures")),
     ]
+
+
+def curve_part(found: Blended) -> list[Html]:
+    """Which weights make equal steps of what goes with them."""
+    if not found.curves:
+        return [paragraph("No quantity goes with the weight, so none can be asked for by its value.")]
+    rows = [
+        [f"{name} [{QUANTITIES[name][0]}]", *(f"{value:.3g} at {weight:.2f}" for value, weight in steps)]
+        for name, steps in found.curves.items()
+    ]
+    head = ("quantity", *(f"step {place}" for place in range(len(found.points))))
+    told = "Half of a style is not at half of the weight. Equal steps of a quantity, each at its weight:"
+    return [paragraph(told), table(head, rows, label="Weights for equal steps")]
 
 
 def numbers(values: Sequence[float | None]) -> Float64[np.ndarray, " N"]:

@@ -10,7 +10,7 @@ import torch
 
 from vla.adapters.host import Adapters
 from vla.evaluation.adapted.bench import Answers, Bench, Told, each, questions_of
-from vla.evaluation.adapted.quantities import MONOTONE, QUANTITIES, spearman
+from vla.evaluation.adapted.quantities import MONOTONE, QUANTITIES, curve, spearman
 from vla.evaluation.motion.figure import NOTHING, Figure, change, mean, share
 from vla.evaluation.motion.gait import gait_amplitude, steps
 from vla.evaluation.motion.table import WIDTH
@@ -68,6 +68,8 @@ class Blended:
     points: tuple[Point, ...]
     correlations: Mapping[str, float]
     """Rank correlation of each quantity's means with the weight."""
+    curves: Mapping[str, tuple[tuple[float, float], ...]]
+    """Of each quantity that goes with the weight, values in equal steps, and the weight of each."""
     others: tuple[Other, ...]
     """At the last weight."""
     layers: tuple[Layer, ...]
@@ -103,6 +105,9 @@ class Blended:
             f"  {name:<28}{value:>8.2f}  {'monotone' if abs(value) >= MONOTONE else 'not monotone'}"
             for name, value in self.correlations.items()
         ]
+        for name, steps_ in self.curves.items():
+            pairs = ", ".join(f"{value:.3g} at {weight:.2f}" for value, weight in steps_)
+            found += textwrap.wrap(f"equal steps of {name} [{QUANTITIES[name][0]}]: {pairs}", WIDTH)
         found += ["", f"other actions at weight {self.points[-1].weight:g}: recall of the base, with adapters, change"]
         found += [
             f"  {other.action[:20]:<20}{other.base.recall.value:>6.2f}{other.adapter.recall.value:>6.2f}"
@@ -172,6 +177,8 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
     policy.adapters.set({})
     after = bench.ask(policy, asked)
     layers, cosine = conflict(policy.adapters, *plan.adapters) if len(plan.adapters) == 2 else ((), None)
+    means = {name: [mean_of(some.quantities[name]) for some in points] for name in QUANTITIES}
+    correlations = {name: spearman(WEIGHTS, values) for name, values in means.items()}
     return Blended(
         adapters=tuple(plan.adapters),
         styles=tuple(plan.styles),
@@ -180,10 +187,8 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
         motions=plan.motions,
         seed=plan.seed,
         points=tuple(points),
-        correlations={
-            name: spearman(WEIGHTS, [float(np.nan if (v := p.quantities[name].value) is None else v) for p in points])
-            for name in QUANTITIES
-        },
+        correlations=correlations,
+        curves={name: curve(WEIGHTS, means[name]) for name, value in correlations.items() if abs(value) >= MONOTONE},
         others=tuple(changed),
         layers=layers,
         cosine=cosine,
@@ -192,6 +197,11 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
             for one, other in zip(before.motions, after.motions, strict=True)
         ),
     ), made
+
+
+def mean_of(figure: Figure) -> float:
+    """Its value, NaN where there is none."""
+    return float("nan") if figure.value is None else figure.value
 
 
 def blend_of(adapters: Sequence[str], weight: float) -> dict[str, float]:

@@ -92,6 +92,18 @@ def weight_for(weights: Sequence[float], values: Sequence[float], wanted: float)
     return float(np.interp(np.sign(correlation) * wanted, list(middle), places))
 
 
+def curve(weights: Sequence[float], values: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """Which weights make equal steps of a quantity, from its value at the first weight to that at the last.
+
+    As many values as weights were measured, each with its weight; errors as `weight_for`.
+    """
+    rising = 1.0 if spearman(weights, values) > 0 else -1.0
+    order = np.argsort(np.asarray(weights))
+    ends = rising * isotonic(rising * np.asarray(values, dtype=np.float64)[order])[[0, -1]]
+    wanted = np.linspace(*ends, len(values)).clip(ends.min(), ends.max()).tolist()
+    return tuple((value, weight_for(weights, values, value)) for value in wanted)
+
+
 def isotonic(values: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     """The nearest values, in squares, that never fall."""
     blocks: list[list[float]] = []

@@ -11,7 +11,7 @@ from vla.adapter_settings import AdapterConfig
 from vla.adapters.host import Adapters
 from vla.adapters.layer import Blend
 from vla.evaluation.adapted.blending import blend_of, conflict
-from vla.evaluation.adapted.quantities import QUANTITIES, isotonic, spearman, weight_for
+from vla.evaluation.adapted.quantities import QUANTITIES, curve, isotonic, spearman, weight_for
 from vla.evaluation.motion.clips import Clip
 from vla.evaluation.motion.landmarks import Landmarks
 
@@ -57,6 +57,13 @@ def test_the_weight_for_a_value_is_that_of_the_line() -> None:
         assert weight_for(weights, heights, wanted) == pytest.approx(expected)
     kinked = (0.0, 2.0, 1.9, 3.0, 4.0, 5.0, 6.0)  # 2.0 and 1.9 share 1.95, in the middle of their weights
     assert weight_for([float(place) for place in range(7)], kinked, 1.95) == pytest.approx(1.5)
+
+
+def test_equal_steps_are_at_the_weights_of_the_line() -> None:
+    weights, heights = [0.0, 0.25, 0.5, 0.75, 1.0], [0.84, 0.81, 0.74, 0.67, 0.65]
+    steps = np.linspace(0.84, 0.65, 5)
+    expected = np.interp(-steps, -np.array(heights), weights)
+    assert np.array(curve(weights, heights)) == pytest.approx(np.stack([steps, expected], axis=1))
 
 
 def test_a_weight_that_cannot_be_told_is_refused() -> None:
