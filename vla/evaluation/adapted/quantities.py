@@ -100,7 +100,7 @@ def curve(weights: Sequence[float], values: Sequence[float]) -> tuple[tuple[floa
     rising = 1.0 if spearman(weights, values) > 0 else -1.0
     order = np.argsort(np.asarray(weights))
     ends = rising * isotonic(rising * np.asarray(values, dtype=np.float64)[order])[[0, -1]]
-    wanted = np.linspace(*ends, len(values)).clip(ends.min(), ends.max()).tolist()
+    wanted = np.linspace(ends[0], ends[1], len(values)).clip(ends.min(), ends.max()).tolist()
     return tuple((value, weight_for(weights, values, value)) for value in wanted)
 
 
