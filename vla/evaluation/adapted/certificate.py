@@ -264,7 +264,7 @@ def read(file: Path) -> Certificate:
 def table(certificate: Certificate) -> list[str]:
     """What a terminal shows, in 80 columns."""
     lines, found = certificate.lines, certificate.lines.recall.found
-    head = f"{'':<28}{'base':>18}{'adapter':>18}{'off':>16}"
+    head = f"{'':<26}{'base':>18}{'adapter':>18}{'off':>18}"
     rows = [f"Unlearned: {certificate.concept}. {certificate.motions} motions or more of each row; 95 % intervals.", ""]
     rows += [head, *row("1 recall by captions", found), *row("2 by paraphrases", lines.paraphrases.found)]
     for other in lines.neighbours:
@@ -295,13 +295,8 @@ def table(certificate: Certificate) -> list[str]:
 
 def row(name: str, found: Beside) -> list[str]:
     """Recall by what was on."""
-    cells = "".join(f"{short(told.recall):>{wide}}" for told, wide in zip(columns(found), (18, 18, 16), strict=True))
-    return [f"{name:<28.28}{cells}", f"{'':<28}change {found.change}"[:WIDTH]]
-
-
-def columns(found: Beside) -> tuple[Told, Told, Told]:
-    """Base, adapter, off."""
-    return found.base, found.adapter, found.off
+    cells = "".join(f"{short(told.recall):>18}" for told in (found.base, found.adapter, found.off))
+    return [f"{name:<26.26}{cells}", f"{'':<28}change {found.change}"[:WIDTH]]
 
 
 def short(figure: Figure) -> str:

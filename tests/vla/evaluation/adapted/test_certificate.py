@@ -79,7 +79,8 @@ def test_one_that_is_not_complete_is_none(sentence: str, tmp_path: Path) -> None
 def test_the_table_fits_80_columns() -> None:
     lines = table(certificate())
     assert max(map(len, lines)) <= 80
-    assert any(line.startswith("3 near: soccer") and "0.80" in line and "0.72" in line for line in lines)
+    (soccer,) = (line.split() for line in lines if line.startswith("3 near: soccer"))
+    assert soccer[3:] == ["0.80", "[0.75", "0.85]", "0.72", "[0.67", "0.77]", "0.80", "[0.75", "0.85]"]
 
 
 class Texts(HTMLParser):
