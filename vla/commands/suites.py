@@ -118,9 +118,9 @@ def against_prompts(command: Measuring, asked: Asked, device: str, adapters: Seq
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint": str(command.policy),
         "policy_sha256": digest(command.policy / "config.json"),
-        "adapters": policy.blend.weights,
         "sampler": command.sampler,
         "guidance": command.guidance,
+        "adapters": policy.blend.weights,
         **found.to_json(),
     }
     out = command.results

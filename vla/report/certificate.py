@@ -74,6 +74,11 @@ def tiles(certificate: Certificate) -> list[Html]:
     changes = [other.found.change.value or 0.0 for other in lines.neighbours]
     return [
         tile(words.percent(found.adapter.recall.value), "recall", f"base {words.percent(found.base.recall.value)}"),
+        tile(
+            words.percent(found.adapter.not_human.value),
+            "of these no human's",
+            f"base {words.percent(found.base.not_human.value)}",
+        ),
         tile(words.percent(lines.paraphrases.found.adapter.recall.value), "recall by paraphrases"),
         tile(points(min(changes)), "largest loss elsewhere"),
         tile(words.percent(strongest.fresh.recall.value), "recall by the best search"),
