@@ -67,8 +67,10 @@ def blend_part(found: Blended) -> list[Html]:
         for name, value in found.correlations.items()
     ]
     told = f"Held: the rank correlation of the means with the weight is {MONOTONE:g} or more, either way."
+    judged = "; ".join(f"{cell(figure)} of {style}" for style, figure in found.judged.items())
     return [
         cards(*drawn),
+        paragraph(f"Of the training windows the judge itself names right: {judged}."),
         paragraph(told),
         table(("quantity", "rank correlation", "monotone"), rows, label="Monotone"),
         *curve_part(found),

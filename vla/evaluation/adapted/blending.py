@@ -61,6 +61,8 @@ class Blended:
 
     adapters: tuple[str, ...]
     styles: tuple[str, ...]
+    judged: Mapping[str, Figure]
+    """Of each style, its training clips that the judge names right: what limits all shares."""
     prompt: str
     action: str
     motions: int
@@ -91,6 +93,8 @@ class Blended:
         """The table in 80 columns."""
         told = f"{self.motions} motions of {self.prompt!r} at each weight, seed {self.seed}; 95 % intervals."
         found = textwrap.wrap(told, WIDTH)
+        for style, figure in self.judged.items():
+            found.append(f"the judge names {figure} of the {figure.n} training windows of {style} right"[:WIDTH])
         for point in self.points:
             found += [
                 "",
@@ -182,6 +186,7 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
     return Blended(
         adapters=tuple(plan.adapters),
         styles=tuple(plan.styles),
+        judged={style: bench.recall_of(bench.taught, style, plan.seed) for style in plan.styles},
         prompt=plan.prompt,
         action=plan.action,
         motions=plan.motions,
