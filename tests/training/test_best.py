@@ -147,7 +147,7 @@ class TestRuns:
         run = tmp_path / "run"
         self.train(data, run, "--stop-after", 2)
         older = load_policy(run / "best").learned()
-        monkeypatch.setattr(session, "export", lambda *_: None)
+        monkeypatch.setattr(session, "exporter", lambda *_: lambda *_: None)
         AcceleratorState._reset_state(True)
         self.train(data, run, "--resume-from", "auto")
         average = checkpoint.read(checkpoint.path_of(run, 3)).state().moments["ema"]

@@ -189,6 +189,7 @@ def test_what_cannot_be_forgotten_is_refused_and_nothing_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.deep
 def test_the_entry_point_exits_78_and_writes_nothing(data: Path, base: Path, tmp_path: Path) -> None:
     found = launch.entry("unlearn", "cpu", *words(data, base, tmp_path / "run", "--concept", "yoga"))
     assert found.returncode == errors.REFUSED

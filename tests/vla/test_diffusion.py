@@ -173,7 +173,7 @@ def best_of_gaussian(path: PathName, kind: PredictionName, mean: float, std: flo
 def test_sampling_recovers_a_gaussian(path: PathName, kind: PredictionName, sampler: Sampler) -> None:
     """20,000 numbers: the standard error of the mean is 0.002, of the deviation 0.0015; the rest is discretisation."""
     config = DiffusionConfig(
-        path=path, prediction=kind, sampler=sampler, sampling_steps=1000 if sampler == "ddpm" else 200
+        path=path, prediction=kind, sampler=sampler, sampling_steps=250 if sampler == "ddpm" else 120
     )
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(1000, 4, 5, generator=generator)

@@ -114,7 +114,7 @@ def test_info_tells_of_checkpoints_policies_and_data(
     tree = info(needle, capsys)
     assert (tree["kind"], tree["episodes"], tree["made_with"]) == ("data", 12, None)
     assert main(["info", str(tmp_path)]) == 78
-    assert "is no run, policy, checkpoint or data set" in capsys.readouterr().err
+    assert "is no run, policy, adapter, checkpoint or data set" in capsys.readouterr().err
 
 
 def test_info_tells_of_data_why_training_refuses_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,10 +111,10 @@ class Recalling:
 
     def __init__(self, policy: Policy) -> None:
         self.contract, self.device, self.usual_state = policy.contract, policy.device, policy.usual_state
-        self.nearest = policy.nearest
+        self.nearest, self.given = policy.nearest, policy.given
         self.asked: list[tuple[diffusion.Known | None, Draft]] = []
 
-    def act(self, observation, noise, steps=None, *, known=None, draft=None):
+    def act(self, observation, noise, steps=None, *, known=None, draft=None, valid=None):
         self.asked.append((known, draft))
         return draft.values + 100.0 * len(self.asked)
 

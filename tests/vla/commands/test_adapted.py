@@ -121,7 +121,7 @@ REFUSED = {
     "--suites unlearning judges by real clips": ("--suites", "unlearning", "--adapter", "ADAPTER"),
     "--suites unlearning measures adapters, not prompts": (*CERTIFY, "--suites", "unlearning", "robustness_baseline"),
     "no clip of --training shows the action 'fly'": (*CERTIFY, "--concept", "fly"),
-    "nowhere holds no adapter": (*CERTIFY[:-1], "nowhere"),
+    "--adapter nowhere is no file or folder": (*CERTIFY[:-1], "nowhere"),
     "--concept would have no effect without --suites unlearning": ("--data.roots", "TRAIN", "--concept", "kick"),
     "--adapter has no effect in an environment": ("--env", "needle", "--adapter", "ADAPTER"),
     "what the 1 adapters do is not said of each": (*STYLE, "--adapter", "ADAPTER"),

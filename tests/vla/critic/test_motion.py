@@ -128,11 +128,14 @@ def test_what_turns_back_is_the_smaller_of_two_opposed_accelerations() -> None:
 @given(period=st.floats(0.3, 1.2), shift=st.floats(0, 1), rate_hz=st.sampled_from((20.0, 25.0)))
 @settings(max_examples=25)
 def test_a_motion_that_goes_round_is_a_loop_whatever_its_period(period: float, shift: float, rate_hz: float) -> None:
-    """Also where that is no whole number of frames; one that grows while it goes round is none."""
+    """Also where that is no whole number of frames; one that grows while it goes round is none.
+
+    Rounds are looked for at quarters of a frame, so a turn may be an eighth of one off where it ends.
+    """
     time = np.arange(round(4 * rate_hz)) / rate_hz
     angle = 2 * np.pi * (time / period + shift)
     circle = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)[:, None] * np.array([[0.1], [0.2]])
-    assert repetition(circle, rate_hz) < 0.02
+    assert repetition(circle, rate_hz) < 0.005 + 2 * np.pi / (8 * rate_hz * period)
     drifting = circle * 2.0 ** time[:, None, None]
     assert repetition(drifting, rate_hz) > 0.1
 
