@@ -1,0 +1,247 @@
+r"""Adapters of human motion, end to end: styles, their blend and forgotten actions of several bases, judged.
+
+    python -m tests.benchmarks.adapters [--seeds 0 1 2] [--motions 100] [--work runs/adapters-benchmark] \
+        [--json docs/benchmarks/adapters.json]
+
+Every base is trained by examples/motion.json on the clips that ship and on DeepMimic's, which lie in ../shared and
+whose texts are read by MiniLM; the zombie's and the stealthy walk are kept from it. Styles are asked for by `a person
+walks forward`, the caption of other walks. What the work folder holds is not trained again. Adapters are judged by
+`vla evaluate --suites style` and `--suites unlearning`, whose judge has another seed for each base. A threshold is
+held by the worse end of the interval where it is one of shares, pooled over seeds; of changes in pairs by the mean,
+whose intervals stand in what is written.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.motion import CLIPS, HELD_OUT, REPOSITORY, TRAINED, Line
+from vla.evaluation.intervals import wilson
+
+DEEPMIMIC = REPOSITORY.parent / "shared" / "data" / "deepmimic_motions"
+TEXTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "kick": ("kick", ("a person kicks", "a man does a kick", "a person kicks with the right leg")),
+    "spinkick": ("kick", ("a person does a spinning kick", "a person kicks while turning around")),
+    "punch": ("punch", ("a person throws punches", "a man punches the air")),
+    "dance_a": ("dance", ("a person dances",)),
+    "dance_b": ("dance", ("a man is dancing",)),
+    "jump": ("jumping", ("a person jumps", "a man leaps up")),
+    "walk": ("walking", ("a person walks forward",)),
+    "jog": ("running", ("a person jogs",)),
+    "run": ("running", ("a person runs",)),
+    "roll": ("roll", ("a person rolls on the ground",)),
+    "cartwheel": ("cartwheel", ("a person does a cartwheel",)),
+    "backflip": ("backflip", ("a person does a backflip",)),
+}
+"""Of DeepMimic's clips the action and captions, which their files do not say."""
+STYLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "zombie_walk": ("zombie", ("a person walks like a zombie",)),
+    "stealthy_walk": ("stealthy", ("a person walks stealthily",)),
+}
+PROMPT = "a person walks forward"
+FORGOTTEN = ("kick", "jumping")
+METHODS = ("train", "uce")
+NEAR = 0.5
+"""Cosine of captions from which on an action counts as near what is forgotten."""
+
+Found = dict[str, Any]
+"""What was measured of one seed, by name."""
+
+
+def write_clips(folder: Path, clips: Mapping[str, tuple[str, tuple[str, ...]]]) -> Path:
+    """DeepMimic's clips with labels beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("file", "text", "action"))
+        for name, (action, texts) in clips.items():
+            own = f"humanoid3d_{name}.txt"
+            shutil.copyfile(DEEPMIMIC / own, folder / own)
+            rows.writerows((own, text, action) for text in texts)
+    return folder
+
+
+def launch(entry: str, *words: str | Path) -> None:
+    """An entry point on one rank of the CPU."""
+    how = ["--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0", "--num_processes", "1"]
+    run(str(Path(sys.executable).parent / "accelerate"), "launch", *how, f"training/{entry}.py", *words)
+
+
+def run(*words: str | Path) -> None:
+    """A command, whose output is shown."""
+    command = [str(word) for word in words]
+    subprocess.run(command, check=True, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def measure(seed: int, work: Path, motions: int) -> Found:
+    """All that is measured of one training seed; what is there already is read."""
+    trained = [*map(Path, TRAINED), write_clips(work / "clips", TEXTS)]
+    every = [*trained, write_clips(work / "styles", STYLES)]
+    own = work / f"seed-{seed}"
+    base = own / "base" / "policy"
+    if not (base / "config.json").is_file():
+        launch(
+            "pretrain", "--config", "examples/motion.json", "--backbone.path", "minilm", "--data.roots", *trained,
+            "--seed", str(seed), "--out", base.parent,
+        )  # fmt: skip
+    found: Found = {
+        "base": {row["name"]: row for row in evaluated(own / "judged", base, trained, motions, seed)["rows"]}
+    }
+    for style, _ in STYLES.values():
+        made = own / style
+        if not (made / "adapter").is_dir():
+            launch(
+                "adapter", "--init-from", base, "--data.roots", *every, "--data.balance", "action",
+                "--data.where", f"action={style}", "--data.text", PROMPT, "--adapter.name", style,
+                "--stage.steps", "400", "--seed", str(seed), "--out", made,
+            )  # fmt: skip
+        found[style] = evaluated(
+            own / f"{style}-judged", base, every, motions, seed, "--suites", "style", "--styles", style,
+            "--prompt", PROMPT, "--adapter", made / "adapter",
+        )  # fmt: skip
+    names = [style for style, _ in STYLES.values()]
+    both = [word for name in names for word in ("--adapter", own / name / "adapter")]
+    asked = ["--suites", "style", "--prompt", PROMPT, "--styles", *names]
+    found["blend"] = evaluated(own / "blend-judged", base, every, motions, seed, *asked, *both)
+    for concept in FORGOTTEN:
+        for method in METHODS:
+            made = own / f"no-{concept}-{method}"
+            if not (made / "adapter").is_dir():
+                launch(
+                    "unlearn", "--init-from", base, "--data.roots", *trained, "--data.balance", "action",
+                    "--concept", concept, "--method", method, "--seed", str(seed), "--out", made,
+                    *(["--anchor", "a person stands"] if method == "uce" else []),
+                )  # fmt: skip
+            found[f"no {concept}, {method}"] = evaluated(
+                own / f"{made.name}-judged", base, trained, motions, seed, "--suites", "unlearning",
+                "--adapter", made / "adapter",
+            )  # fmt: skip
+    return found
+
+
+def evaluated(
+    out: Path, policy: Path, training: Sequence[Path], motions: int, seed: int, *words: str | Path
+) -> dict[str, Any]:
+    """What `vla evaluate` writes of a policy."""
+    names = {"style": "style.json", "unlearning": "certificate.json"}
+    file = out / names.get(str(words[1]) if words else "", "motions.json")
+    if not file.is_file():
+        vla = Path(sys.executable).parent / "vla"
+        asked: list[str | Path] = [
+            "--data.roots",
+            HELD_OUT,
+            "--training",
+            *training,
+            "--motions",
+            str(motions),
+            "--seed",
+            str(seed),
+        ]
+        run(vla, "evaluate", policy, *asked, *words, "--out", out)
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def pooled(figures: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """A share over all seeds, with Wilson's interval."""
+    hits, total = sum(round(one["value"] * one["n"]) for one in figures), sum(one["n"] for one in figures)
+    low, high = wilson(hits, total)
+    return hits / total, low, high
+
+
+def meant(figures: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """The mean of some seeds, judged by itself: the worst ends of their intervals stand in the rows."""
+    value = sum(one["value"] for one in figures) / len(figures)
+    return value, value, value
+
+
+def judge(seeds: Sequence[Found]) -> list[Line]:
+    """All thresholds."""
+    lines: list[Line] = []
+
+    def line(what: str, found: tuple[float, float, float], **bounds: float) -> None:
+        lines.append(Line(what=what, value=found[0], low=found[1], high=found[2], **bounds))
+
+    for action in FORGOTTEN:
+        line(
+            f"base: recall, {action}",
+            pooled([own["base"][f"recall, {action}"]["samples"] for own in seeds]),
+            at_least=0.7,
+        )
+    line("base: steps, walking", pooled([own["base"]["steps, walking"]["samples"] for own in seeds]), at_least=0.95)
+    for style, _ in STYLES.values():
+        last = [own[style]["points"][-1] for own in seeds]
+        line(f"{style}: recognised", pooled([point["styles"][style] for point in last]), at_least=0.9)
+        line(f"{style}: stepping", pooled([point["stepping"] for point in last]), at_least=0.9)
+        others = [other for own in seeds for other in own[style]["others"]]
+        before, after = (sum(other[which]["recall"]["value"] for other in others) for which in ("base", "adapter"))
+        line(f"{style}: recall of others / the base's", (after / before,) * 3, at_least=0.9)
+    for quantity in seeds[0]["blend"]["correlations"]:
+        worst = min(abs(own["blend"]["correlations"][quantity]) for own in seeds)
+        line(f"blend: rank correlation, {quantity}", (worst,) * 3)
+    kept = [point["kept"] for own in seeds for point in own["blend"]["points"]]
+    line("blend: action or style kept", pooled(kept), at_least=0.9)
+    for name in (f"no {concept}, {method}" for concept in FORGOTTEN for method in METHODS):
+        own = [seed[name]["lines"] for seed in seeds]
+        recalled = [one["recall"]["found"]["adapter"] for one in own]
+        otherwise = [one["paraphrases"]["found"]["adapter"]["recall"] for one in own]
+        line(f"{name}: recall", pooled([told["recall"] for told in recalled]), at_most=0.1)
+        line(f"{name}: not human", pooled([told["not_human"] for told in recalled]), at_most=0.1)
+        line(f"{name}: paraphrases", pooled(otherwise), at_most=0.15)
+        for what, near, most in (("far", False, -0.05), ("near", True, -0.15)):
+            changes = [
+                beside["found"]["change"]
+                for one in own
+                for beside in one["neighbours"]
+                if ((beside["similarity"] or 0) >= NEAR) == near and beside["found"]["change"]["value"] is not None
+            ]
+            if changes:
+                line(f"{name}: change of {what} actions", meant(changes), at_least=most)
+        apart = [
+            tuple(one["distance"][which]["distance"]["value"] for which in ("real_adapter", "real_base"))
+            for one in own
+            if one["distance"]["measured"]
+        ]
+        if apart:
+            ratio = sum(after / before for after, before in apart) / len(apart)
+            line(f"{name}: Frechet distance of others / the base's", (ratio,) * 3, at_most=1.1)
+        line(f"{name}: best text brings back", pooled([one["inversion"]["prompt"]["fresh"]["recall"] for one in own]))
+        line(f"{name}: off, largest difference", (max(one["off"]["max_difference"] for one in own),) * 3, at_most=0.0)
+    return lines
+
+
+def main() -> None:
+    """Train what is missing, judge all, print the lines and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--motions", type=int, default=100)
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "adapters-benchmark")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    if not DEEPMIMIC.is_dir():
+        sys.exit(f"{DEEPMIMIC} is missing: put DeepMimic's clips there")
+    found = [measure(seed, asked.work.absolute(), asked.motions) for seed in asked.seeds]
+    lines = judge(found)
+    print("\n".join(map(str, lines)))
+    if asked.json:
+        content = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "seeds": asked.seeds,
+            "motions": asked.motions,
+            "clips": [str(path.relative_to(CLIPS.parents[1])) for path in map(Path, TRAINED)] + ["deepmimic_motions"],
+            "thresholds": [line.to_json() for line in lines],
+            "found": found,
+        }
+        asked.json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
