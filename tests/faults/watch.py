@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import session
+from training import adapted
 from training.checkpoints import storage
 from training.checkpoints.saving import Outcome, Saver
 from training.run import tracking
@@ -71,7 +71,7 @@ def spoiled_actions() -> None:
 
 def infinite_gradient() -> None:
     """Make the gradient of one parameter infinite in the INFINITE_AT-th backward pass of rank 1."""
-    assemble, count, at = session.assemble, [0], int(os.environ["INFINITE_AT"])
+    assemble, count, at = adapted.assemble, [0], int(os.environ["INFINITE_AT"])
 
     def spoil(gradient: Tensor) -> Tensor:
         count[0] += 1
@@ -84,7 +84,7 @@ def infinite_gradient() -> None:
             parameter.register_hook(spoil)
         return policy
 
-    session.assemble = assembled
+    adapted.assemble = assembled
 
 
 def gone() -> None:
