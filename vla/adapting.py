@@ -17,7 +17,7 @@ from vla.contract import DataContract
 from vla.names import hint
 from vla.parts.backbone import fingerprint
 from vla.policy import Policy
-from vla.policy_folder import ADAPTERS
+from vla.policy_folder import ADAPTERS, replace_folder
 from vla.provenance import Origin
 
 
@@ -78,8 +78,7 @@ def save_adapter(
             origin=origin,
             tensors=tensors,
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
+        replace_folder(folder, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return description
