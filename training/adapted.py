@@ -38,7 +38,9 @@ def policy_of(row: Row, run: Run, given: Mapping[str, Tensor], dtype: torch.dtyp
     lora = adapts and any("lora_" in name for name in given)
     settings = config.policy(row.stage, lora=lora)
     policy = assemble(settings, run.data.contract, run.normalizers, dtype=dtype, seed=config.seed)
-    policy.objective = taught(row.stage.objective, policy.contract, preserve=config.data.preserve > 0)
+    policy.objective = taught(
+        row.stage.objective, policy.contract, preserve=config.data.preserve > 0, anchor=config.forget.anchor
+    )
     if adapts:
         policy.tuned = tuned(given)
     return policy

@@ -123,7 +123,7 @@ class RunConfig:
             raise ValueError(f"--seed is {self.seed}; it must lie in [0, 2^63)")
         if self.resume_from and self.init_from:
             raise ValueError("--resume-from restores everything and --init-from only weights; give one of them")
-        check_forgetting(self.entry, self.forget)
+        check_forgetting(self.entry, self.forget, self.data.renamed)
         if self.extend_to is not None and self.resume_from is None:
             raise ValueError(f"--extend-to {self.extend_to} goes on with a run: give --resume-from too")
 
@@ -192,10 +192,12 @@ class RunConfig:
         }
 
 
-def check_forgetting(entry: str, forget: ForgetConfig) -> None:
+def check_forgetting(entry: str, forget: ForgetConfig, renamed: float | None) -> None:
     """Refuse a concept where nothing is forgotten (ValueError)."""
     if entry != "unlearn" and forget != ForgetConfig():
         raise ValueError("--concept and what goes with it are of training/unlearn.py; start that, or leave it out")
+    if entry != "unlearn" and renamed:
+        raise ValueError("--data.renamed is of training/unlearn.py; start that, or leave it out")
 
 
 EPOCHS = re.compile(r"(?=.*[1-9])\d*\.?\d+epochs?")
@@ -226,7 +228,7 @@ def younger() -> dict[str, Any]:
         "data.retarget": 0.0,
         "expert.positions": "small",
         "stages.*.lr.adapter": None,
-        "stages.*.objective.negative_guidance": 1.0,
+        "stages.*.objective.negative_guidance": None,
         **adapter,
         **forget,
         **roles,

@@ -23,17 +23,21 @@ from vla.concepts import MEANING, SPELLING, Embed, Found, Nearness
 from vla.data.dataset import Dataset, agree_on_readers, open_root
 from vla.data.episode import Episode
 from vla.data.facts import INSTRUCTION, chosen, parse_words, told
+from vla.instruction import check_instruction
 from vla.parts.backbone import check_checkpoint, load_backbone, resolve
 from vla.parts.hashed import WIDTH, HashedWords
 from vla.parts.text import TextBackbone
 from vla.role_settings import Roles
 from vla.settings import BackboneConfig
+from vla.teaching import guidance_of
 
 ENTRY = "unlearn"
 ACTION = "action"
 """The fact of an episode that decides what it is, where all have it."""
 MOST_NEIGHBOURS = 64
 """Instructions that are looked for."""
+RENAMED = 0.5
+"""Share of what is learned that is of preserved episodes under a forgotten instruction, where there is an anchor."""
 MOST_SHOWN = 24
 """Instructions that are printed of a list."""
 
@@ -90,6 +94,8 @@ def check(config: RunConfig) -> None:
             "--data.preserve 0 would let everything else change with what is forgotten: give a share of the samples, "
             "e.g. 0.5"
         )
+    if config.data.renamed and config.forget.method == "uce":
+        raise ValueError("--data.renamed is of samples, and --method uce looks at instructions alone: leave it out")
 
 
 def settled(config: RunConfig, where: tuple[str, ...], near: tuple[str, ...]) -> RunConfig:
@@ -98,15 +104,20 @@ def settled(config: RunConfig, where: tuple[str, ...], near: tuple[str, ...]) ->
     if name == AdapterConfig().name:
         said = config.forget.concept or (value for word in where for value in word.partition("=")[2].split(","))
         name = "-".join(["no", *re.findall(r"[A-Za-z0-9]+", " ".join(said))])[:40]
+    usual = RENAMED if config.forget.anchor and config.forget.method == "esd" else 0.0
+    renamed = usual if config.data.renamed is None else config.data.renamed
     return replace(
-        config, data=replace(config.data, where=where, near=near), adapter=replace(config.adapter, name=name)
+        config,
+        data=replace(config.data, where=where, near=near, renamed=renamed),
+        adapter=replace(config.adapter, name=name),
     )
 
 
 def decided(config: RunConfig) -> Decided:
     """What is forgotten, and what is near it. Errors as `decide`."""
     forget, data = config.forget, config.data
-    open_ = replace(data, **{name: getattr(Roles(), name) for name in ("where", "preserve", "near", "near_share")})
+    roles = ("where", "preserve", "near", "near_share", "renamed")
+    open_ = replace(data, **{name: getattr(Roles(), name) for name in roles})
     agreed = agree_on_readers(replace(open_, validation_share=0.0), config.seed, open_root)
     episodes = [episode for reader in agreed.readers for episode in reader.episodes]
     encoder = encoder_of(config.backbone, forget)
@@ -127,11 +138,24 @@ def decided(config: RunConfig) -> Decided:
             f"{len(shared)} instructions are forgotten and preserved, since episodes of both have them, such as "
             f"{shared[0]!r}: the labels may be wrong"
         )
+    if forget.anchor:
+        lines.append(anchored(forget, erased, texts_of(others)))
     near = data.near
     if not near and forget.neighbours:
         near, more = nearby(forget, erased, others, encoder)
         lines += more
     return Decided(where=where, near=near, lines=tuple(lines))
+
+
+def anchored(forget: ForgetConfig, erased: Sequence[str], preserved: Sequence[str]) -> str:
+    """What is said of the instruction whose answer the forgotten ones get. ValueError where it is to be forgotten."""
+    check_instruction(forget.anchor, "--anchor", "it")
+    if forget.anchor in set(erased) or any(concepts.says(forget.anchor, concept) for concept in forget.concept):
+        raise ValueError(
+            f"--anchor {forget.anchor!r} is itself forgotten: name an instruction that stays, e.g. {preserved[0]!r}"
+        )
+    known = "" if forget.anchor in set(preserved) else ", which no episode has: the base may not know what it is"
+    return f"what is forgotten gets the answer to {forget.anchor!r}{known}"
 
 
 def searched(forget: ForgetConfig, episodes: Sequence[Episode], encoder: Encoder) -> tuple[tuple[str, ...], list[str]]:
@@ -231,7 +255,8 @@ def forgotten(config: RunConfig, data: Dataset, identity: Mapping[str, Any]) -> 
         "forgotten": {
             "concept": list(config.forget.concept),
             "method": config.forget.method,
-            "negative_guidance": stage.objective.negative_guidance,
+            "anchor": config.forget.anchor,
+            "negative_guidance": guidance_of(stage.objective, config.forget.anchor),
             "captions": sorted(texts_of(erased)),
             "neighbours": sorted(texts_of([own for own in others if any(word.holds(own) for word in near)])),
             "preserved": sorted(texts_of(others)),

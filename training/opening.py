@@ -225,10 +225,11 @@ def check_adapted(config: RunConfig) -> None:
                 "--stage.objective.kind erase asks the policy without its adapter what to forget, and none is "
                 "trained: use training/adapter.py"
             )
-        if stage.objective.kind == "erase" and not config.diffusion.unconditional:
+        untold = stage.objective.kind == "erase" and not config.forget.anchor
+        if untold and not config.diffusion.unconditional:
             raise ValueError(
                 "--stage.objective.kind erase needs a base that answers without an instruction, and this one was "
-                "trained with --diffusion.unconditional 0: train one with 0.1"
+                "trained with --diffusion.unconditional 0: train one with 0.1, or give --anchor, another instruction"
             )
 
 

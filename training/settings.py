@@ -162,7 +162,8 @@ class ForgetConfig:
     method: Literal["esd", "uce"] = "esd"
     """esd: an adapter is trained. uce: that of the text projection is computed in closed form, without steps."""
     anchor: str = ""
-    """Of uce: the instruction that forgotten ones are heard as; empty: the mean of the preserved ones."""
+    """Instruction whose answer the forgotten ones get; empty: by esd the answer to none, and beyond, by uce that to the
+    mean of the preserved ones."""
     ridge: float = 0.5
     """Of uce: how much the old weight counts beside the instructions, above 0; lambda of the formula."""
 
@@ -178,8 +179,6 @@ class ForgetConfig:
                 raise ValueError(f"{flag} is {value:g}; give a cosine in [-1, 1]")
         if not 0 < self.ridge < math.inf:
             raise ValueError(f"--ridge is {self.ridge:g}; give a number above 0, e.g. 0.5")
-        if self.anchor and self.method != "uce":
-            raise ValueError("--anchor is of --method uce; leave it out, or give that")
 
 
 @dataclass(frozen=True, kw_only=True)

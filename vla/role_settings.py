@@ -18,6 +18,10 @@ class Roles:
     """Preserved episodes to see more often, written like --data.where, of which any word holds."""
     near_share: float = 0.5
     """Share of the preserved samples of the episodes of --data.near, 0 < share < 1."""
+    renamed: float | None = None
+    """Share of the learned samples that are of preserved episodes, under an instruction of the learned ones: a policy
+    that answers it as another is soon far from the episodes it was given for; 0 <= share < 1. None: 0, with an
+    --anchor 0.5."""
     text: str = ""
     """Instruction that is shown for the learned episodes in place of theirs; empty: their own."""
     split_by: str = ""
@@ -39,6 +43,10 @@ class Roles:
                 "--data.near says which of the preserved episodes are seen more often, and none are: give "
                 "--data.preserve too, e.g. 0.5"
             )
+        if self.renamed is not None and not 0 <= self.renamed < 1:
+            raise ValueError(f"--data.renamed is {self.renamed:g}, expected 0 <= share < 1")
+        if self.renamed and not self.preserve:
+            raise ValueError("--data.renamed takes preserved episodes, and there are none: leave it out")
         if not 0 < self.near_share < 1:
             raise ValueError(f"--data.near-share is {self.near_share:g}, expected 0 < share < 1")
         if self.near_share != Roles.near_share and not self.near:

@@ -305,8 +305,9 @@ class ObjectiveConfig:
     from what the policy makes of the instruction without its adapter."""
     gamma: float = 5.0
     """Of min-snr: signal-to-noise ratio from which on times count alike, > 0."""
-    negative_guidance: float = 1.0
-    """Of erase: how far beyond the answer to no instruction, at least 0; 0: exactly that answer."""
+    negative_guidance: float | None = None
+    """Of erase: how far beyond the answer to no instruction, or to the anchor, at least 0; 0: exactly that answer.
+    None: 1, with an anchor 0."""
     draws: int = 1
     """Times and noises each sample is trained at in one look at its observation, at least 1: cheap beside a look."""
     motion: MotionWeights = field(default_factory=MotionWeights)
@@ -315,7 +316,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ValueError(f"objective.draws is {self.draws}; give at least 1")
-        if not 0 <= self.negative_guidance < math.inf:
+        if self.negative_guidance is not None and not 0 <= self.negative_guidance < math.inf:
             raise ValueError(f"objective.negative_guidance is {self.negative_guidance}; give a number of at least 0")
         if not 0 < self.gamma < math.inf:
             raise ValueError(f"objective.gamma is {self.gamma}; give a positive signal-to-noise ratio, e.g. 5")

@@ -52,7 +52,8 @@ class Preserve:
 class Erase:
     """ESD (Gandikota et al. 2023): away from what the base makes of an instruction, beyond what it makes of none.
 
-    target = base(none) - guidance (base(instruction) - base(none)).
+    target = base(none) - guidance (base(instruction) - base(none)); with an anchor base(anchor) stands for base(none),
+    and without guidance that is concept ablation (Kumari et al. 2023).
 
     Outputs of every kind of prediction are affine in the clean chunk, and the target's weights add up to 1: so it is
     the same clean chunk for noise, data and velocity predictions.
@@ -60,6 +61,8 @@ class Erase:
 
     negative_guidance: float = 1.0
     draws: int = 1
+    anchor: str = ""
+    """Instruction whose answer is the target; empty: none."""
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """How far the answers are from the target, of what is preserved from the base's."""
@@ -70,23 +73,31 @@ class Erase:
         student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws, looked)
         forgotten, stay = chosen(~kept), chosen(kept)
         rows = [*forgotten, *forgotten, *stay]
-        heard = torch.cat([torch.ones(len(forgotten)), torch.zeros(len(forgotten)), coin[stay].cpu()]).to(coin.device)
-        said = answered(policy, batch, rows, heard, self.draws, looked=looked)
+        instead = torch.full((len(forgotten),), 1.0 if self.anchor else 0.0)
+        heard = torch.cat([instead, torch.ones(len(forgotten)), coin[stay].cpu()]).to(coin.device)
+        anchors = [self.anchor] * len(forgotten) if self.anchor else []
+        said = answered(policy, batch, rows, heard, self.draws, looked=looked, anchors=anchors)
         count = len(forgotten) * self.draws
-        told, untold, base = said.out[:count], said.out[count : 2 * count], said.out[2 * count :]
-        target = untold - self.negative_guidance * (told - untold)
+        other, told, base = said.out[:count], said.out[count : 2 * count], said.out[2 * count :]
+        target = other - self.negative_guidance * (told - other)
         return {
             "erase": spread(differing(student, forgotten, self.draws, target), forgotten, ~kept),
             "preserve": spread(differing(student, stay, self.draws, base), stay, kept),
         }
 
 
-def taught(config: ObjectiveConfig, contract: DataContract, *, preserve: bool) -> Objective:
+def taught(config: ObjectiveConfig, contract: DataContract, *, preserve: bool, anchor: str = "") -> Objective:
     """The objective of a stage, with a teacher where it needs one. ValueError as of `objective_of`."""
     learn = objective_of(config, contract)
     if config.kind == "erase":
-        return Erase(negative_guidance=config.negative_guidance, draws=config.draws)
+        return Erase(negative_guidance=guidance_of(config, anchor), draws=config.draws, anchor=anchor)
     return Preserve(learn=learn) if preserve else learn
+
+
+def guidance_of(config: ObjectiveConfig, anchor: str) -> float:
+    """How far beyond the other answer: what is usual where that is not said."""
+    usual = 0.0 if anchor else 1.0
+    return usual if config.negative_guidance is None else config.negative_guidance
 
 
 def preserved(batch: Batch) -> Bool[Tensor, " B"]:
@@ -115,14 +126,20 @@ def answered(
     draws: int,
     *,
     looked: Looked | None,
+    anchors: Sequence[str] = (),
 ) -> Prediction:
     """What the base says of some samples of a batch, at the times and noises of the student.
 
     `looked` is what the backbone said of all of them, where adapters change nothing of it: most of the cost of a look.
+    `anchors` are the instructions of the first of them, in place of their own: then all are looked at anew.
     """
     asked = Rows.of(policy, batch, draws).only(places(rows, draws, batch.weight.device))
+    observation = batch.observation.rows(rows)
+    if anchors:
+        observation = replace(observation, instructions=(*anchors, *observation.instructions[len(anchors) :]))
+        looked = None
     with policy.base():
-        context = policy.context(batch.observation.rows(rows), coin, seen_again(looked, rows))
+        context = policy.context(observation, coin, seen_again(looked, rows))
         return asked.said(policy, context)
 
 

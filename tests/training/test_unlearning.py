@@ -159,6 +159,13 @@ def test_a_concept_in_closed_form_is_an_adapter_like_any_other(data: Path, base:
         editing.edit(parse(recipes.unlearn(), words(data, base, out, "--concept", "kick", "--method", "uce"), {}))
 
 
+def test_an_anchor_s_answer_takes_the_place_of_what_is_forgotten(data: Path, base: Path, tmp_path: Path) -> None:
+    """Also on motions of others, of which half have an instruction that is forgotten; the file says it."""
+    out = unlearned(data, base, tmp_path / "run", "--concept", "kick", "--anchor", "a man is walking")
+    made, settings = described(out), json.loads((out / "config.json").read_text())
+    assert (made["anchor"], made["negative_guidance"], settings["data"]["renamed"]) == ("a man is walking", 0, 0.5)
+
+
 def test_episodes_are_chosen_by_instructions_where_some_have_no_label(data: Path, base: Path, tmp_path: Path) -> None:
     """And what is spared is near, whatever it says."""
     bare = Path(shutil.copytree(data, tmp_path / "data"))
@@ -178,7 +185,13 @@ def test_episodes_are_chosen_by_instructions_where_some_have_no_label(data: Path
         (["--data.where", "action=kick,soccer,walking,jumping,punch"], "all 9 episodes are forgotten"),
         (["--data.where", "action=yoga"], "no episode has action=yoga"),
         (["--concept", "kick", "--ridge", 0], "--ridge is 0; give a number above 0"),
-        (["--concept", "kick", "--anchor", "a person stands"], "--anchor is of --method uce"),
+        (["--concept", "kick", "--anchor", "someone is kicking"], "--anchor 'someone is kicking' is itself forgotten"),
+        (
+            ["--concept", "hit", "--data.where", "action=punch", "--anchor", "a person throws punches"],
+            "itself forgotten",
+        ),
+        (["--concept", "kick", "--data.renamed", 1], "--data.renamed is 1, expected 0 <= share < 1"),
+        (["--concept", "kick", "--method", "uce", "--data.renamed", 0.5], "--method uce looks at instructions alone"),
     ],
 )
 def test_what_cannot_be_forgotten_is_refused_and_nothing_written(
@@ -220,4 +233,5 @@ def test_concepts_of_other_recipes_are_refused() -> None:
         parse(recipes.sft(), ["--concept", "kick"], {})
     config = parse(recipes.unlearn(), ["--concept", "kick", "hit", "--seed", "1", "--concept=jump"], {})
     assert config.forget.concept == ("kick", "hit", "jump")
-    assert config.stages["unlearn"].objective.negative_guidance == 1
+    with pytest.raises(ValueError, match=r"--data\.renamed is of training/unlearn\.py"):
+        parse(recipes.adapter(), ["--init-from", "base", "--data.where", "action=kick", "--data.renamed", "0.5"], {})

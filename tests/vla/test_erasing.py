@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -13,8 +14,8 @@ from vla import diffusion
 from vla.batch import Batch, Draws, Observation
 from vla.objectives import Prediction
 from vla.parts.expert import ContextCache
-from vla.settings import PredictionName
-from vla.teaching import Erase
+from vla.settings import ObjectiveConfig, PredictionName
+from vla.teaching import Erase, guidance_of
 
 DIM, STEPS = 2, 3
 TEXTS = ("kicks", "punches", "walks")
@@ -107,9 +108,11 @@ def batch_of(texts: tuple[str, ...], preserved: tuple[bool, ...] | None = None, 
     )
 
 
-def trained(kind: PredictionName, eta: float, texts: tuple[str, ...], preserved: tuple[bool, ...]) -> Toy:
+def trained(
+    kind: PredictionName, eta: float, texts: tuple[str, ...], preserved: tuple[bool, ...], anchor: str = ""
+) -> Toy:
     """The toy after enough steps; its losses are quadratic."""
-    toy, objective = Toy(kind), Erase(negative_guidance=eta)
+    toy, objective = Toy(kind), Erase(negative_guidance=eta, anchor=anchor)
     optimizer = torch.optim.LBFGS([*toy.adapter.values()], lr=1, max_iter=60, tolerance_grad=1e-12)
     batch = batch_of(texts, preserved)
 
@@ -134,6 +137,23 @@ def test_every_kind_of_prediction_reaches_the_same_clean_chunk(kind: PredictionN
         if eta == 0:
             torch.testing.assert_close(BASE[text] + toy.adapter[text].detach(), BASE[""], atol=1e-4, rtol=0)
     assert toy.adapter["walks"].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", get_args(PredictionName))
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_an_anchor_s_answer_stands_for_the_one_to_none(kind: PredictionName, eta: float) -> None:
+    """And its own stays."""
+    toy = trained(kind, eta, TEXTS, (False, False, True), anchor="walks")
+    for text in ("kicks", "punches"):
+        aim = BASE["walks"] - eta * (BASE[text] - BASE["walks"])
+        torch.testing.assert_close(BASE[text] + toy.adapter[text].detach(), aim, atol=1e-4, rtol=0)
+    assert toy.adapter["walks"].abs().max() < 1e-4
+
+
+def test_the_usual_guidance_goes_beyond_none_and_to_an_anchor() -> None:
+    usual = ObjectiveConfig(kind="erase")
+    assert [guidance_of(usual, anchor) for anchor in ("", "walks")] == [1.0, 0.0]
+    assert guidance_of(replace(usual, negative_guidance=2.0), "walks") == 2.0
 
 
 def test_the_loss_is_the_formula_s() -> None:

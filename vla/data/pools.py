@@ -75,17 +75,38 @@ def roles(train: Sequence[Part], whole: Sequence[Reader], cast: Cast, config: Da
 
     ValueError where a pool has no position.
     """
-    learned, preserved = apportion((1 - config.preserve, config.preserve), BLOCK)
+    given = config.renamed or 0.0
+    learned, preserved, renamed = apportion(
+        ((1 - config.preserve) * (1 - given), config.preserve, (1 - config.preserve) * given), BLOCK
+    )
     near, others = apportion((config.near_share, 1 - config.near_share), preserved) if config.near else (0, preserved)
     rest = [all_of - own for all_of, own in zip(cast.preserved, cast.near, strict=True)]
     shares = {"learned": (cast.learned, learned), "near": (cast.near, near), "preserved": (rest, others)}
+    if renamed:
+        shares["renamed"] = (cast.preserved, renamed)
     found: list[Stack] = []
     for name, (places, positions) in shares.items():
         parts = [part.at(own) for part, own in zip(train, places, strict=True)]
+        if name == "renamed":
+            texts = asked_of(train, cast, config)
+            parts = [replace(part, preserved=frozenset[int](), renamed=texts) for part in parts]
         if not any(map(len, parts)):
             continue  # nothing is near: what is to have samples and has none was refused
         found += divided(stacks_of(parts, whole, config), name, positions)
     return found
+
+
+def asked_of(train: Sequence[Part], cast: Cast, config: DataConfig) -> tuple[str, ...]:
+    """The instructions of what is learned, in order."""
+    if config.text:
+        return (config.text,)
+    learned = [
+        part.reader.episodes[place]
+        for part, own in zip(train, cast.learned, strict=True)
+        for place in part.places
+        if place in own
+    ]
+    return tuple(dict.fromkeys(text for episode in learned for text in episode.instructions.different))
 
 
 def divided(stacks: Sequence[Stack], role: str, positions: int) -> Iterator[Stack]:

@@ -123,6 +123,11 @@ def on_preserved(preserved: int, near: int, asked: int, config: DataConfig) -> t
         return ()
     share = f", {near:,} of them near (--data.near)" if config.near else ""
     found = [f"--data.preserve {config.preserve:g}: {preserved:,} episodes are preserved{share}"]
+    if config.renamed:
+        found.append(
+            f"--data.renamed {config.renamed:g}: so much of what is learned is of preserved episodes, under an "
+            "instruction of the learned ones"
+        )
     if asked:
         found.append(f"not preserved, since --data.text is an instruction of theirs: {asked:,} episodes")
     return tuple(found)

@@ -45,6 +45,8 @@ class Part:
     """Places in the reader of the episodes that are not learned but preserved."""
     text: str = ""
     """Instruction of the learned episodes in place of their own; empty: their own."""
+    renamed: tuple[str, ...] = ()
+    """Instructions of all samples in place of their own, which take turns; none: their own."""
 
     @staticmethod
     def of(
@@ -125,7 +127,8 @@ class Part:
             if not self.quarantine:
                 raise
             sample = self.window.void(episode, frame, position)
-        return replace(sample, instruction=self.said(place)[frame], preserved=place in self.preserved)
+        instruction = self.renamed[position % len(self.renamed)] if self.renamed else self.said(place)[frame]
+        return replace(sample, instruction=instruction, preserved=place in self.preserved)
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void; None where it can be read."""
@@ -194,6 +197,8 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
                 digest.update(style_of(episode, part.window.contract.style).astype("<f4").tobytes())
                 if place in part.preserved:
                     digest.update(b"preserved")
+            if part.renamed:
+                digest.update(json.dumps(part.renamed).encode())
             digest.update(b";")
         return digest.hexdigest()
 

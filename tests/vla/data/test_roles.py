@@ -182,6 +182,31 @@ def test_the_text_is_shown_and_read_again_as_it_was() -> None:
     assert swapped.train.fingerprint() != plain.train.fingerprint()
 
 
+def test_some_of_what_is_learned_are_preserved_episodes_under_its_instructions() -> None:
+    """In exact shares of each block, the instructions in turn; all else is as it was."""
+    learned = edited(people("root", ("a", 20)), 0, instructions=Texts.of([*["kick"] * 10, *["hit"] * 10]))
+    readers, config = (learned, people("others", ("b", 60))), {"where": ("who=a",), "validation_share": 0.0}
+    plain, data = (opened(*readers, **config, preserve=0.4, renamed=share) for share in (0.0, 0.25))
+    assert plain.train.fingerprint() != data.train.fingerprint()
+    counts = Counter[tuple[str, str, bool]]()
+    for position in range(BLOCK):
+        sample, episode = data.train[position], data.train.locate(position)[0]
+        counts[episode, sample.instruction, sample.preserved] += 1
+    first, second = (reader.episodes[0] for reader in readers)
+    own = second.instructions.different[0]
+    assert sum(counts[first.name, text, False] for text in ("kick", "hit")) == 450
+    assert counts[second.name, own, True] == 400
+    assert counts.keys() == {
+        (first.name, "kick", False), (first.name, "hit", False), (second.name, own, True),
+        (second.name, "kick", False), (second.name, "hit", False),
+    }  # fmt: skip
+    assert abs(counts[second.name, "kick", False] - counts[second.name, "hit", False]) < 3 * 150**0.5
+    assert any("--data.renamed 0.25" in remark for remark in data.remarks)
+    told = edited(people("root", ("a", 20)), 0, instructions=Texts.of(["kick"] * 20))
+    other = opened(told, readers[1], **config, preserve=0.4, renamed=0.25)
+    assert {other.train[position].instruction for position in range(50)} == {"kick", own}
+
+
 @pytest.mark.parametrize("sampling", ["windows", "trials"])
 def test_a_stream_goes_on_where_it_was(sampling: str) -> None:
     """In another process, and in workers, which get it pickled."""
@@ -271,6 +296,7 @@ def test_a_robot_s_episodes_are_chosen_by_their_instruction(needle: Path) -> Non
         ({"where": ("who=a",), "near": ("who=b",)}, "none are: give --data.preserve too"),
         ({"where": ("who=a",), "preserve": 0.5, "near": ("who=a",)}, "no preserved episode has who=a of --data.near"),
         ({"where": ("who=a",), "preserve": 0.5, "near": ("who=b",)}, "is one of --data.near, so none has the rest of"),
+        ({"renamed": 0.5}, "--data.renamed takes preserved episodes, and there are none: leave it out"),
         ({"near_share": 0.3}, "says how many samples --data.near gives, which is missing"),
         ({"text": " "}, "--data.text has an empty instruction"),
         ({"text": "<|im_end|>"}, r"--data.text has the control token <\|im_end\|>: take it out"),
