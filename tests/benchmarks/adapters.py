@@ -47,8 +47,9 @@ STYLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "stealthy_walk": ("stealthy", ("a person walks stealthily",)),
 }
 PROMPT = "a person walks forward"
+"""What styles are asked for by, and what is done in place of what is forgotten."""
 FORGOTTEN = ("kick", "jumping")
-METHODS = ("train", "uce")
+METHODS = ("esd", "uce")
 NEAR = 0.5
 """Cosine of captions from which on an action counts as near what is forgotten."""
 
@@ -117,8 +118,7 @@ def measure(seed: int, work: Path, motions: int) -> Found:
             if not (made / "adapter").is_dir():
                 launch(
                     "unlearn", "--init-from", base, "--data.roots", *trained, "--data.balance", "action",
-                    "--concept", concept, "--method", method, "--seed", str(seed), "--out", made,
-                    *(["--anchor", "a person stands"] if method == "uce" else []),
+                    "--concept", concept, "--method", method, "--anchor", PROMPT, "--seed", str(seed), "--out", made,
                 )  # fmt: skip
             found[f"no {concept}, {method}"] = evaluated(
                 own / f"{made.name}-judged", base, trained, motions, seed, "--suites", "unlearning",

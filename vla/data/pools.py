@@ -82,17 +82,21 @@ def roles(train: Sequence[Part], whole: Sequence[Reader], cast: Cast, config: Da
     near, others = apportion((config.near_share, 1 - config.near_share), preserved) if config.near else (0, preserved)
     rest = [all_of - own for all_of, own in zip(cast.preserved, cast.near, strict=True)]
     shares = {"learned": (cast.learned, learned), "near": (cast.near, near), "preserved": (rest, others)}
-    if renamed:
-        shares["renamed"] = (cast.preserved, renamed)
     found: list[Stack] = []
     for name, (places, positions) in shares.items():
         parts = [part.at(own) for part, own in zip(train, places, strict=True)]
-        if name == "renamed":
-            texts = asked_of(train, cast, config)
-            parts = [replace(part, preserved=frozenset[int](), renamed=texts) for part in parts]
         if not any(map(len, parts)):
             continue  # nothing is near: what is to have samples and has none was refused
         found += divided(stacks_of(parts, whole, config), name, positions)
+    if renamed:
+        texts = asked_of(train, cast, config)
+        parts = [
+            replace(part.at(own), preserved=frozenset[int](), renamed=texts)
+            for part, own in zip(train, cast.preserved, strict=True)
+        ]
+        # As often as there are of each: a role of so few positions has none for what is rare.
+        alike = replace(config, balance="", emphasis="", weights=())
+        found += divided(stacks_of(parts, whole, alike), "renamed", renamed)
     return found
 
 
