@@ -113,7 +113,7 @@ class Entry:
         """Write the facts, beside and renamed; a folder that cannot be written is logged."""
         stamps = self._stamps()
         content = {"layout": LAYOUT, "stamps": stamps, "facts": facts, "digest": _digest(stamps, facts)}
-        _write(self.path, lambda file: file.write(json.dumps(content).encode()))
+        write_file(self.path, lambda file: file.write(json.dumps(content).encode()))
 
     def _stamps(self) -> dict[str, str]:
         return {str(root): stamp for root, stamp in self.stamps.items()}
@@ -130,17 +130,25 @@ def _say_changed(root: str, _before: str | None, _now: str) -> None:
 
 
 @functools.cache
-def _say_unwritable(place: Path, reason: str) -> None:
+def _say_unwritable(place: Path, reason: str, instead: str) -> None:
     log.warning(
-        "the cache %s cannot be written (%s): each process reads and holds all numbers itself; "
-        "set XDG_CACHE_HOME to a folder that can be written",
+        "the cache %s cannot be written (%s): %s; set XDG_CACHE_HOME to a folder that can be written",
         place,
         reason,
+        instead,
     )
 
 
-def _write(path: Path, write: Callable[[Any], object]) -> bool:
-    """Write a file beside and rename it, so that several processes may; whether that could be done."""
+def write_file(
+    path: Path,
+    write: Callable[[Any], object],
+    *,
+    instead: str = "each process reads and holds all numbers itself",
+) -> bool:
+    """Write a file beside and rename it, so that several processes may; whether that could be done.
+
+    Where not, it is logged with what is done `instead`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")
@@ -151,7 +159,7 @@ def _write(path: Path, write: Callable[[Any], object]) -> bool:
         finally:
             Path(beside).unlink(missing_ok=True)  # it is gone where it has become the file
     except OSError as error:
-        _say_unwritable(folder(), error.strerror or str(error))
+        _say_unwritable(folder(), error.strerror or str(error), instead)
         return False
     return True
 
@@ -171,7 +179,7 @@ def stored_array(
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s is damaged (%s): what it held is read anew", path, error)
     values = np.ascontiguousarray(build())
-    written = _write(path, lambda file: np.lib.format.write_array(file, values, allow_pickle=False))
+    written = write_file(path, lambda file: np.lib.format.write_array(file, values, allow_pickle=False))
     return _mapped(path) if written else values
 
 
@@ -181,7 +189,7 @@ def stored_file(root: Path, sources: Sequence[Path], purpose: str, write: Callab
     A file that is there was written to its end.
     """
     path = _stored_at(root, sources, purpose, ".bin")
-    return path if path.is_file() or _write(path, write) else None
+    return path if path.is_file() or write_file(path, write) else None
 
 
 def _stored_at(root: Path, sources: Sequence[Path], purpose: str, ending: str) -> Path:

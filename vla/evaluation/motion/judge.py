@@ -18,6 +18,12 @@ from vla.evaluation.motion.landmarks import Landmarks
 from vla.names import hint
 from vla.randomness import derive, seeded
 
+VERSION = 1
+"""Of how a judge is taught. Raise it when the same clips would make another one: those that were kept hold no more.
+
+It is of all that lies between the rows of a clip and the weights, in whatever module.
+"""
+
 
 @runtime_checkable
 class Judge(Protocol):

@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from vla.data.episode import Episode, Reader
 from vla.data.retargeting import Skeletons, moves_of
+from vla.evaluation.motion import judge as judges
 from vla.evaluation.motion.clips import FEWEST_FRAMES, VARIATIONS, Clip, cut, prepare, varied
 from vla.evaluation.motion.judge import ConvolutionalJudge, train_judge
+from vla.evaluation.motion.keeping import kept_judge, key_of
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.evaluation.motion.measuring import measure
 from vla.evaluation.motion.table import Table
@@ -93,9 +97,26 @@ def judge_policy(policy: Policy, training: Sequence[Reader], held_out: Sequence[
 def judge_of(
     training: Sequence[Reader], seen: Sequence[int], landmarks: Landmarks, seconds: float, seed: int
 ) -> ConvolutionalJudge:
-    """A judge of the actions that training clips show, taught with windows of them."""
-    lessons = windows_of(lessons_of(training, seen, landmarks, seed), seconds)
-    return train_judge([prepare(clip) for clip in lessons], landmarks, seed=seed)
+    """A judge of the actions that training clips show, taught with windows of them, or kept from an earlier call."""
+    settings = judges.JudgeSettings()
+
+    def train() -> ConvolutionalJudge:
+        lessons = windows_of(lessons_of(training, seen, landmarks, seed), seconds)
+        return train_judge([prepare(clip) for clip in lessons], landmarks, settings, seed=seed)
+
+    facts = {
+        "settings": asdict(settings),
+        "seen": list(seen),
+        "landmarks": asdict(landmarks),
+        "seconds": seconds,
+        "seed": seed,
+        "bodies": [[reader.layout.fps, reader.layout.body and asdict(reader.layout.body)] for reader in training],
+        "clips": [[(episode.name, action_of(episode)) for episode in reader.episodes] for reader in training],
+    }
+    episodes = [episode for reader in training for episode in reader.episodes]
+    rows = [np.asarray(episode.actions.values) for episode in episodes]
+    skeletons = [np.zeros(0) if episode.state is None else np.asarray(episode.state.values[0]) for episode in episodes]
+    return kept_judge(key_of(facts, [*rows, *skeletons]), landmarks, settings, train)
 
 
 def landmarks_of(body: Body) -> tuple[list[int], Landmarks]:
