@@ -3,7 +3,7 @@ r"""Adapters of human motion, end to end: styles, their blend and forgotten acti
     python -m tests.benchmarks.adapters [--seeds 0 1 2] [--motions 100] [--work runs/adapters-benchmark] \
         [--json docs/benchmarks/adapters.json]
 
-Every base is trained by examples/motion.json on the clips that ship and on DeepMimic's, which lie in ../shared and
+Every base is trained by examples/motion.json, and goes on for 2,000 steps, on the clips that ship and on DeepMimic's, which lie in ../shared and
 whose texts are read by MiniLM; the zombie's and the stealthy walk are kept from it. Styles are asked for by `a person
 walks forward`, the caption of other walks. What the work folder holds is not trained again. Adapters are judged by
 `vla evaluate --suites style` and `--suites unlearning`, whose judge has another seed for each base. A threshold is
@@ -48,6 +48,13 @@ STYLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 PROMPT = "a person walks forward"
 """What styles are asked for by, and what is done in place of what is forgotten."""
+SECOND = (
+    *("--backbone.path", "minilm", "--data.horizon", "32", "--data.balance", "action", "--data.retarget", "1"),
+    *("--data.validation-share", "0.05", "--expert.width", "96", "--expert.depth", "3", "--diffusion.sampler", "dpm++"),
+    *("--dropout", "0", "--ema-decay", "0.995", "--batch-size", "64", "--micro-batch", "64", "--stage.steps", "2000"),
+    *("--stage.lr.expert", "7e-4"),
+)
+"""How a base goes on after examples/motion.json: of its walks 6 % are called not human then, before 16 %."""
 FORGOTTEN = ("kick", "jumping")
 METHODS = ("esd", "uce")
 NEAR = 0.5
@@ -87,11 +94,15 @@ def measure(seed: int, work: Path, motions: int) -> Found:
     trained = [*map(Path, TRAINED), write_clips(work / "clips", TEXTS)]
     every = [*trained, write_clips(work / "styles", STYLES)]
     own = work / f"seed-{seed}"
-    base = own / "base" / "policy"
-    if not (base / "config.json").is_file():
+    first, base = own / "first" / "policy", own / "base" / "policy"
+    if not (first / "config.json").is_file():
         launch(
             "pretrain", "--config", "examples/motion.json", "--backbone.path", "minilm", "--data.roots", *trained,
-            "--seed", str(seed), "--out", base.parent,
+            "--seed", str(seed), "--out", first.parent,
+        )  # fmt: skip
+    if not (base / "config.json").is_file():
+        launch(
+            "sft", "--init-from", first, "--data.roots", *trained, *SECOND, "--seed", str(seed), "--out", base.parent,
         )  # fmt: skip
     found: Found = {
         "base": {row["name"]: row for row in evaluated(own / "judged", base, trained, motions, seed)["rows"]}
@@ -102,7 +113,7 @@ def measure(seed: int, work: Path, motions: int) -> Found:
             launch(
                 "adapter", "--init-from", base, "--data.roots", *every, "--data.balance", "action",
                 "--data.where", f"action={style}", "--data.text", PROMPT, "--adapter.name", style,
-                "--stage.steps", "400", "--seed", str(seed), "--out", made,
+                "--stage.steps", "400", "--micro-batch", "32", "--seed", str(seed), "--out", made,
             )  # fmt: skip
         found[style] = evaluated(
             own / f"{style}-judged", base, every, motions, seed, "--suites", "style", "--styles", style,
@@ -117,8 +128,9 @@ def measure(seed: int, work: Path, motions: int) -> Found:
             made = own / f"no-{concept}-{method}"
             if not (made / "adapter").is_dir():
                 launch(
-                    "unlearn", "--init-from", base, "--data.roots", *trained, "--data.balance", "action",
-                    "--concept", concept, "--method", method, "--anchor", PROMPT, "--seed", str(seed), "--out", made,
+                    "unlearn", "--init-from", base, "--data.roots", *trained, "--concept", concept,
+                    "--method", method, "--anchor", PROMPT, "--stage.steps", "400", "--micro-batch", "32",
+                    "--seed", str(seed), "--out", made,
                 )  # fmt: skip
             found[f"no {concept}, {method}"] = evaluated(
                 own / f"{made.name}-judged", base, trained, motions, seed, "--suites", "unlearning",
