@@ -3,12 +3,12 @@ r"""Adapters of human motion, end to end: styles, their blend and forgotten acti
     python -m tests.benchmarks.adapters [--seeds 0 1 2] [--motions 100] [--work runs/adapters-benchmark] \
         [--json docs/benchmarks/adapters.json]
 
-Every base is trained by examples/motion.json, and goes on for 2,000 steps, on the clips that ship and on DeepMimic's, which lie in ../shared and
-whose texts are read by MiniLM; the zombie's and the stealthy walk are kept from it. Styles are asked for by `a person
-walks forward`, the caption of other walks. What the work folder holds is not trained again. Adapters are judged by
-`vla evaluate --suites style` and `--suites unlearning`, whose judge has another seed for each base. A threshold is
-held by the worse end of the interval where it is one of shares, pooled over seeds; of changes in pairs by the mean,
-whose intervals stand in what is written.
+Every base is trained by examples/motion.json, and goes on for 2,000 steps, on the clips that ship and on DeepMimic's,
+which lie in ../shared and whose texts are read by MiniLM; the zombie's and the stealthy walk are kept from it. Styles are
+asked for by `a person walks forward`, the caption of other walks. What the work folder holds is not trained again.
+Adapters are judged by `vla evaluate --suites style` and `--suites unlearning`, whose judge has another seed for each
+base. A threshold is held by the worse end of the interval where it is one of shares, pooled over seeds; of changes in
+pairs by the mean, whose intervals stand in what is written.
 """
 
 import argparse
