@@ -11,9 +11,9 @@ from vla.report.style import STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """The page runs no script and asks the network for nothing."""
-CONCEPT, PARAPHRASE, FAR, NEAR = 0.10, 0.15, -0.05, -0.15
-"""What the worse end of an interval is to keep to: recall of the concept and of paraphrases at most, and what far and
-near actions may lose."""
+CONCEPT, NOT_HUMAN, PARAPHRASE, FAR, NEAR = 0.10, 0.10, 0.15, -0.05, -0.15
+"""What the worse end of an interval is to keep to: at most so much recall of the concept, motions for it that no human
+does, and recall of paraphrases, and what far and near actions may lose."""
 
 
 def page(certificate: Certificate, pictures: Mapping[str, Path]) -> Html:
@@ -95,11 +95,15 @@ def tile(value: str, name: str, more: str = "") -> Html:
 def concept_part(certificate: Certificate, pictures: Mapping[str, Path]) -> list[Html]:
     """Line 1, and what it looks like."""
     line = certificate.lines.recall
-    worst = line.found.adapter.recall.high
+    worst, strange = line.found.adapter.recall.high, line.found.adapter.not_human.high
     return [
         paragraph(f"Asked for by {'; '.join(line.captions)}."),
         besides({"called by its name": (line.found, "recall"), "called no human's": (line.found, "not_human")}),
         verdict(worst is not None and worst <= CONCEPT, f"recall at most {words.percent(CONCEPT)}, at its worse end"),
+        verdict(
+            strange is not None and strange <= NOT_HUMAN,
+            f"called no human's at most {words.percent(NOT_HUMAN)}, at its worse end",
+        ),
         facts(
             [
                 ("the judge names", f"{cell(line.real)} of held-out clips, {cell(line.taught)} of its own"),

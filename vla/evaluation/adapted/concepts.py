@@ -101,7 +101,7 @@ def concept_of(
         left_out=tuple(text for text in given if plain(text) in trained),
         neighbours=neighbours,
         texts=texts,
-        method=None if made.get("method") is None else str(made["method"]),
+        method=method_of(made),
         remarks=tuple(remarks),
     )
 
@@ -134,6 +134,14 @@ def entries_of(made: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         {"name": name, "captions": made.get("captions", ())} for name in made.get("concept", ())
     ]
     return named + [entry for entry in made.get("concepts", ()) if isinstance(entry, dict)]
+
+
+def method_of(made: Mapping[str, Any]) -> str | None:
+    """How an adapter says that it was made, and what it does instead."""
+    if made.get("method") is None:
+        return None
+    anchor = f", towards {made['anchor']!r}" if made.get("anchor") else ""
+    return f"{made['method']}{anchor}"
 
 
 def action_among(entry: Mapping[str, Any], known: Mapping[str, Counter[str]]) -> str:

@@ -73,12 +73,13 @@ def test_the_header_says_what_it_was(policy: Policy, reader: Reader) -> None:
                 {"caption": "a man plays soccer", "similarity": 0.5},
                 {"caption": "a person kicks a soccer ball", "similarity": 0.74}, {"action": "punch", "similarity": 0.6},
             ],
-            method="esd",
+            method="esd", anchor="a person walks",
         )],
         [reader],
         Wanted(),
     )  # fmt: skip
-    assert (found.action, found.captions, found.method) == ("kick", ("a person kicks",), "esd")
+    method = "esd, towards 'a person walks'"
+    assert (found.action, found.captions, found.method) == ("kick", ("a person kicks",), method)
     assert found.neighbours == {"soccer": 0.74, "punch": 0.6}
     assert list(found.neighbours) == ["soccer", "punch"]
     assert found.texts["soccer"] == "a person kicks a soccer ball"
