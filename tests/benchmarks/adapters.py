@@ -21,11 +21,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.motion import CLIPS, HELD_OUT, REPOSITORY, TRAINED, Line
+from vla import adapting
+from vla.commands.motions import open_clips
+from vla.commands.recordings import as_body_of
+from vla.evaluation.adapted.bench import Bench, questions_of
 from vla.evaluation.intervals import wilson
+from vla.motion_settings import NamedMotionFiles
+from vla.policy_folder import load_policy
 
 DEEPMIMIC = REPOSITORY.parent / "shared" / "data" / "deepmimic_motions"
 TEXTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -57,6 +64,24 @@ SECOND = (
 )
 """How a base goes on after examples/motion.json: of its walks 6 % are called not human then, before 16 %."""
 FORGOTTEN = ("kick", "jumping")
+BOTH = "no-kick-and-jumping-esd"
+TOGETHER = (
+    (),
+    ("zombie",),
+    ("no-kick-esd",),
+    ("zombie", "no-kick-esd"),
+    ("no-kick-esd", "no-jumping-esd"),
+    (BOTH,),
+)
+"""Adapters that are on at once, each at weight 1; the last one has forgotten two actions."""
+ASKED = {
+    "zombie": ("zombie", (PROMPT,)),
+    "walking": ("walking", (PROMPT,)),
+    "kick": ("kick", TEXTS["kick"][1]),
+    "jumping": ("jumping", TEXTS["jump"][1]),
+    "soccer": ("soccer", ("a person kicks a soccer ball",)),
+}
+"""What is asked for, and by what it is to be called."""
 METHODS = ("esd", "uce")
 """The second is computed, whatever the seed."""
 NEAR = 0.5
@@ -144,7 +169,45 @@ def measure(seed: int, base: Path, work: Path, motions: int, methods: Sequence[s
                 own / f"{made.name}-judged", base, trained, motions, seed, "--suites", "unlearning",
                 "--adapter", made / "adapter",
             )  # fmt: skip
+    both_forgotten = own / BOTH
+    if len(methods) > 1 and not (both_forgotten / "adapter").is_dir():
+        launch(
+            "unlearn", "--init-from", base, "--data.roots", *trained, "--concept", *FORGOTTEN, "--anchor", PROMPT,
+            "--stage.steps", "400", "--micro-batch", "32", "--seed", str(seed), "--out", both_forgotten,
+        )  # fmt: skip
+    found["together"] = together(own, base, every, motions, seed)
     return found
+
+
+def together(own: Path, base: Path, every: Sequence[Path], motions: int, seed: int) -> Found:
+    """Adapters that are on at once: what is forgotten and what is done otherwise, by which of them are on."""
+    file = own / "together.json"
+    if not file.is_file():
+        policy = load_policy(base)
+        policy.set_mode(training=False)
+        settings = as_body_of(policy.contract, NamedMotionFiles())
+        clips, held_out = (
+            [open_clips(str(folder), policy.contract, settings) for folder in folders]
+            for folders in (every, [HELD_OUT])
+        )
+        bench = Bench.of(policy, clips, held_out, seed, None)
+        found: Found = {}
+        for names in TOGETHER:
+            words = [str(own / name / "adapter") for name in names if (own / name / "adapter").is_dir()]
+            if len(words) < len(names):
+                continue
+            adapting.blend(policy, words)
+            policy.adapters.fold()
+            found[" + ".join(names) or "base"] = {
+                label: asdict(bench.ask(policy, questions_of(texts, asked, motions, seed)).told(seed))
+                for label, (asked, texts) in ASKED.items()
+            }
+            policy.adapters.set({})
+            for name in list(policy.adapters.names):
+                policy.adapters.remove(name)
+        file.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    content: Found = json.loads(file.read_text())
+    return content
 
 
 def evaluated(
@@ -235,6 +298,10 @@ def judge(base: Found, seeds: Sequence[Found]) -> list[Line]:
             line(f"{name}: Frechet distance of others / the base's", (ratio,) * 3, at_most=1.1)
         line(f"{name}: best text brings back", pooled([one["inversion"]["prompt"]["fresh"]["recall"] for one in own]))
         line(f"{name}: off, largest difference", (max(one["off"]["max_difference"] for one in own),) * 3, at_most=0.0)
+    for name in seeds[0]["together"]:
+        own = [seed["together"][name] for seed in seeds if name in seed["together"]]
+        for label in ASKED:
+            line(f"{name}: called {label}", pooled([told[label]["recall"] for told in own]))
     return lines
 
 
