@@ -13,7 +13,7 @@ from vla.settings import renamed
 SHARED = re.compile(
     r"backbone\.(path|min_pixels|max_pixels|output|pooling)|(encoders|expert|diffusion|lora)\..+"
     r"|data\.(horizon|cameras|depth|state_key|action_key|dims|sensor|sensor_samples|sensor_rate_hz|missing_cameras"
-    r"|angles|pairing|labels|style|normalization|compand|clamp|withhold)"
+    r"|angles|pairing|labels|style|normalization|compand|clamp|withhold|retarget)"
     r"|data\.motion\.(rate_hz|representation|joints)"
     r"|stages\.[^.]+\.objective\.((kind|gamma|draws)|motion\..+)"
 )
@@ -26,6 +26,9 @@ LABELLED = 0.1
 """Weight of a label in the loss where a policy does not say what it was trained with."""
 TAUGHT = {"stages.adapter.objective.motion.joints": 20.0, "stages.adapter.objective.motion.velocity": 0.2}
 """Terms of a policy of motion that does not say what it was trained for."""
+RETARGET = 0.5
+"""Share of samples on other skeletons where such a policy does not say its own: that of pre-training. Motions are made
+on the usual skeleton of the base, which the clips of a style may not have."""
 
 
 def settings_of(place: str, stage: str) -> dict[str, Any]:
@@ -99,6 +102,8 @@ def of_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"data.motion.rate_hz": contract["fps"], "data.withhold": withheld}
     if body["kind"] != "coordinates":
         found |= {"data.motion.representation": body["kind"]} | TAUGHT
+    if body["kind"] == "rotations" and not contract["cameras"] and "physics" not in contract["labels"]:
+        found["data.retarget"] = RETARGET
     return found
 
 

@@ -76,6 +76,7 @@ class TestSettings:
             8, "hash", 32, "data",
         )  # fmt: skip
         assert (found.data.normalization, found.data.clamp, found.expert.positions) == ("z-score", False, "waves")
+        assert found.data.retarget == 0.5, "or motions on other skeletons than the adapter's clips would be another's"
         objective = found.stages["adapter"].objective
         assert (objective.draws, objective.motion.joints) == (2, 20.0)
         assert (found.batch_size, found.adapter.rank, found.stages["adapter"].lr.by_group()) == (
@@ -93,6 +94,7 @@ class TestSettings:
         found = config("--init-from", str(alone))
         assert (found.data.horizon, found.data.clamp, found.data.motion.rate_hz) == (8, False, 20.0)
         assert found.data.motion.representation == "rotations" and found.expert.width == 32
+        assert found.data.retarget == 0.5
 
     def test_a_flag_goes_before_the_base(self, base: Path) -> None:
         assert config("--init-from", str(base), "--data.horizon", "6").data.horizon == 6
