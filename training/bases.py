@@ -14,7 +14,7 @@ SHARED = re.compile(
     r"backbone\.(path|min_pixels|max_pixels|output|pooling)|(encoders|expert|diffusion|lora)\..+"
     r"|data\.(horizon|cameras|depth|state_key|action_key|dims|sensor|sensor_samples|sensor_rate_hz|missing_cameras"
     r"|angles|pairing|labels|style|normalization|compand|clamp|withhold|retarget)"
-    r"|data\.motion\.(rate_hz|representation|joints)"
+    r"|data\.motion\.(rate_hz|representation|joints|forces)"
     r"|stages\.[^.]+\.objective\.((kind|gamma|draws)|motion\..+)"
 )
 """Settings that decide what a policy looks at, computes and is trained for."""
@@ -22,6 +22,8 @@ STAGE = re.compile(r"stages\.[^.]+\.")
 NORMALIZER = "normalizer.safetensors"
 LARGEST = 3.4e38
 """What limits nothing is beyond it."""
+AXES = 3
+"""Components of one force."""
 LABELLED = 0.1
 """Weight of a label in the loss where a policy does not say what it was trained with."""
 TAUGHT = {"stages.adapter.objective.motion.joints": 20.0, "stages.adapter.objective.motion.velocity": 0.2}
@@ -100,6 +102,8 @@ def of_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
     if (body := contract["body"]) is None:
         return found | {"data.withhold": withheld + ([] if contract["state_dim"] else ["state"])}
     found |= {"data.motion.rate_hz": contract["fps"], "data.withhold": withheld}
+    if forces := body.get("forces"):
+        found["data.motion.forces"] = "total" if len(forces) == AXES else "feet"
     if body["kind"] != "coordinates":
         found |= {"data.motion.representation": body["kind"]} | TAUGHT
     if body["kind"] == "rotations" and not contract["cameras"] and "physics" not in contract["labels"]:

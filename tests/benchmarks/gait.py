@@ -4,11 +4,13 @@ r"""Forces of gait trials from their motion alone, beside a ridge regression on 
         [--json docs/benchmarks/gait.json]
 
 It reads ../shared/data/nimble_gait/Subject4: twelve walks of one person on two plates, three each of normal walking,
-toes in, toes out and trunk sway. Of each fold one trial, or the three of one style, are left out; a small policy is
-trained on the others but one, which says how wide the intervals are to be. What is compared is the sum of the forces,
-at 100 Hz, on the frames that are believed (vla/motion/kinetics.py) and lie 80 ms or more from the ends of their trial,
-where the ridge regression has its five lags. Both learn from believed frames alone. As a reference the regression is
-fitted and judged as well on all frames of more than 20 N, among which are those of one foot beside the plates.
+toes in, toes out and trunk sway. Of each fold one trial, or the three of one style, are left out. Without a trial a
+small policy is trained on the others but one, which says how wide the intervals are to be. Without a style it is
+trained on all others, and how wide they are to be says how far other policies are off each of the three styles left,
+who were trained on the two further ones. What is compared is the sum of the forces, at 100 Hz, on the frames that are
+believed (vla/motion/kinetics.py) and lie 80 ms or more from the ends of their trial, where the ridge regression has
+its five lags. Both learn from believed frames alone. As a reference the regression is fitted and judged as well on all
+frames of more than 20 N, among which are those of one foot beside the plates.
 
 Folds that stand in the file of --json already, made by the same settings, are not made again.
 """
@@ -20,6 +22,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +142,50 @@ def judged(policy: Any, name: str, episode: Episode, body: Body, asked: argparse
     )
 
 
-def fold(kind: str, left_out: Sequence[str], number: int, root: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Train without some trials, and say their forces."""
-    began = time.monotonic()
-    body, fine = trials_of(RATE_HZ, root)
-    told_body, coarse = trials_of(asked.rate, root)
-    others = [name for name in fine if name not in left_out]
-    aside = others[5 * number % len(others)]
+def spared(fitted: Sequence[str], spare: Sequence[str], root: Path, asked: argparse.Namespace) -> list[figures.Trial]:
+    """What a policy that is trained on some trials says of others."""
+    body, trials = trials_of(asked.rate, root)
     work = Path(tempfile.mkdtemp(prefix="gait-benchmark-"))
     try:
-        policy = fit_policy(root, [name for name in others if name != aside], work, asked)
+        policy = fit_policy(root, fitted, work, asked)
+        return [judged(policy, name, trials[name], body, asked) for name in spare]
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    scale = figures.calibrate([judged(policy, aside, coarse[aside], told_body, asked)])
+
+
+class Pairs:
+    """What policies that saw neither of two styles say of both; each pair is trained once."""
+
+    def __init__(self, names: Sequence[str], root: Path, asked: argparse.Namespace) -> None:
+        self.names, self.root, self.asked = names, root, asked
+        self.found: dict[frozenset[str], list[figures.Trial]] = {}
+
+    def of(self, style: str, other: str) -> list[figures.Trial]:
+        """The trials of `other`, of a policy that saw neither."""
+        both = frozenset((style, other))
+        if both not in self.found:
+            fitted = [name for name in self.names if style_of(name) not in both]
+            spare = [name for name in self.names if style_of(name) in both]
+            self.found[both] = spared(fitted, spare, self.root, self.asked)
+        return [trial for trial in self.found[both] if style_of(trial.name) == other]
+
+
+def fold(kind: str, left_out: Sequence[str], number: int, pairs: Pairs) -> dict[str, Any]:
+    """Train without some trials, and say their forces."""
+    began, root, asked = time.monotonic(), pairs.root, pairs.asked
+    body, fine = trials_of(RATE_HZ, root)
+    others = [name for name in fine if name not in left_out]
+    if kind == "trial":
+        aside = [others[5 * number % len(others)]]
+        fitted = [name for name in others if name not in aside]
+        made_of = {trial.name: trial for trial in spared(fitted, [*left_out, *aside], root, asked)}
+        groups = [[made_of[name] for name in aside]]
+    else:
+        made_of = {trial.name: trial for trial in spared(others, left_out, root, asked)}
+        groups = [pairs.of(style_of(left_out[0]), style) for style in dict.fromkeys(map(style_of, others))]
+    far = [[figures.distances(trial) for trial in group] for group in groups]
+    scale = figures.calibrate([trial for group in far for trial in group])
+    widest = np.max([figures.calibrate(group) for group in far], axis=0)
     total = {name: total_of(episode) for name, episode in fine.items()}
     believed = {name: episode.known[:, -1] for name, episode in fine.items() if episode.known is not None}
     loaded = {name: forces[:, 1] > LEAST_N for name, forces in total.items()}
@@ -161,7 +195,9 @@ def fold(kind: str, left_out: Sequence[str], number: int, root: Path, asked: arg
         ridges[word].fit([(fine[name], total[name], used[name]) for name in others])
     rows = []
     for name in left_out:
-        made = judged(policy, name, coarse[name], told_body, asked)
+        made = made_of[name]
+        by_the_widest = figures.coverage(made, widest)
+        assert by_the_widest is not None, "its forces were measured"
         said = numbers(made.mean, asked.rate, RATE_HZ) if asked.rate != RATE_HZ else made.mean
         inner = np.zeros(len(fine[name].timestamps), np.bool_)
         inner[EDGE : min(len(inner), len(said)) - EDGE] = True
@@ -171,6 +207,7 @@ def fold(kind: str, left_out: Sequence[str], number: int, root: Path, asked: arg
             figures.told(made, scale)
             | {
                 "style": style_of(name),
+                "coverage_by_the_widest": asdict(by_the_widest),
                 "compared_frames": int(same.sum()),
                 "policy_rmse_n": rmse(said[: len(same)][same[: len(said)]], true[same]),
                 "ridge_rmse_n": rmse(by_ridge["believed"][same], true[same]),
@@ -179,9 +216,11 @@ def fold(kind: str, left_out: Sequence[str], number: int, root: Path, asked: arg
                 ),
             }
         )
+        del rows[-1]["distances"]
         rows[-1]["residual"]["samples_n"] = np.mean(rows[-1]["residual"]["samples_n"], axis=0).tolist()
     return {
-        "kind": kind, "left_out": list(left_out), "calibrated_on": aside, "spreads": scale.tolist(), "trials": rows,
+        "kind": kind, "left_out": list(left_out), "calibrated_on": [trial.name for group in groups for trial in group],
+        "spreads": scale.tolist(), "widest_spreads": widest.tolist(), "trials": rows,
         "seconds": time.monotonic() - began,
     }  # fmt: skip
 
@@ -200,6 +239,7 @@ def summary(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         frames = np.array([row["coverage"]["frames"] for row in rows])
         share = float(np.average([row["coverage"]["share"][1] for row in rows], weights=frames))
         width = float(np.average([row["coverage"]["width_n"][1] for row in rows], weights=frames))
+        of_all = [row.get("coverage_by_the_widest", row["coverage"]) for row in rows]
         weight = rows[0]["weight_n"]
         vertical = means["policy_rmse_n"][1]
         residual = np.mean([row["residual"]["samples_n"] for row in rows], axis=0)
@@ -211,6 +251,10 @@ def summary(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "covered": share,
             "width_n": width,
             "width_in_errors": width / vertical,
+            "by_the_widest": {
+                "covered": float(np.average([of["share"][1] for of in of_all], weights=frames)),
+                "width_n": float(np.average([of["width_n"][1] for of in of_all], weights=frames)),
+            },
             "residual_n": residual.tolist(),
             "residual_percent_of_weight": (100 * residual / weight).tolist(),
             "measured_residual_n": np.mean([row["residual"]["measured_n"] for row in rows], axis=0).tolist(),
@@ -253,7 +297,7 @@ def main() -> int:
         for file in (*FOLDER.glob("walking*.mot"), *FOLDER.glob("static1*.mot")):
             (root / file.name).symlink_to(file)
         names = list(trials_of(RATE_HZ, root)[1])
-        styles = dict.fromkeys(map(style_of, names))
+        styles, pairs = dict.fromkeys(map(style_of, names)), Pairs(names, root, asked)
         jobs = [("trial", [name], number) for number, name in enumerate(names)]
         jobs += [
             ("style", [name for name in names if style_of(name) == style], number)
@@ -264,7 +308,7 @@ def main() -> int:
             word = left_out[0] if kind == "trial" else style_of(left_out[0])
             if kind not in asked.leave_out or (asked.only and word not in asked.only) or known:
                 continue
-            folds.append(fold(kind, left_out, number, root, asked))
+            folds.append(fold(kind, left_out, number, pairs))
             for row in folds[-1]["trials"]:
                 three = (
                     row["policy_rmse_n"],

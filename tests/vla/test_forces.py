@@ -10,7 +10,7 @@ from tests.vla.motion.test_losses import of_body
 from tests.vla.test_policy import CONFIG, batch, build
 from vla.batch import Batch
 from vla.diffusion import Known, sample
-from vla.forces import sample_forces, starts
+from vla.forces import continue_motion, sample_forces, sample_motion, starts
 from vla.motion.body import Body
 from vla.objectives import Denoise, MinSnr, Objective, noised
 from vla.policy import Policy
@@ -29,6 +29,11 @@ BARE = CONFIG.__class__(backbone=CONFIG.backbone, expert=CONFIG.expert)
 def policy_of(given: float = 0.0) -> Policy:
     contract = dataclasses.replace(of_body(BODY), horizon=HORIZON, cameras=(), streams={}, instructed=False)
     policy = build(dataclasses.replace(BARE, diffusion=DiffusionConfig(prediction="data", given=given)), contract)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for name, parameter in policy.named_parameters():
+            if "modulation.weight" in name:  # closed, no frame would hear of another
+                torch.nn.init.normal_(parameter, std=0.05)
     policy.set_mode(training=False)
     return policy
 
@@ -147,6 +152,40 @@ def test_forces_of_a_motion_of_any_length(frames: int) -> None:
     for start in starts(frames, HORIZON):
         covered[start : start + HORIZON] += 1
     assert covered.min() >= 1 and starts(frames, HORIZON)[-1] == max(0, frames - HORIZON)
+
+
+@pytest.mark.parametrize("frames", [3, HORIZON, 21])
+def test_a_motion_of_forces_follows_from_them_and_its_number(frames: int) -> None:
+    policy = policy_of(given=0.5)
+    forces = np.random.default_rng(0).standard_normal((frames, 3)) * 3 + 5
+    made = sample_motion(policy, forces, n=3, seed=2)
+    assert made.shape == (3, frames, 3) and np.isfinite(made).all()
+    np.testing.assert_allclose(sample_motion(policy, forces, n=2, seed=2), made[:2], atol=1e-3)
+    assert np.abs(sample_motion(policy, forces + 1.0, n=1, seed=2) - made[:1]).max() > 1e-3
+    assert np.abs(made[0] - made[1]).max() > 1e-3
+
+
+def test_a_motion_is_continued_by_its_first_half_alone() -> None:
+    """Each window of its own: what comes behind its first half, and what forces there were, changes nothing."""
+    policy = policy_of()
+    motion = np.random.default_rng(0).standard_normal((21, 6)) * 3 + 5
+    begins, made = continue_motion(policy, motion, n=2, seed=1)
+    half = HORIZON // 2
+    assert begins == [start + half for start in starts(21, HORIZON)]
+    assert made.shape == (2, len(begins), half, 3)
+    behind = motion.copy()
+    behind[half:], behind[:, 3:] = -7.0, 0.0
+    np.testing.assert_allclose(continue_motion(policy, behind, n=2, seed=1)[1][:, 0], made[:, 0], atol=1e-3)
+    before = motion + np.where(np.arange(21) < half, 1.0, 0.0)[:, None]
+    assert np.abs(continue_motion(policy, before, n=2, seed=1)[1][:, 0] - made[:, 0]).max() > 1e-3
+    assert continue_motion(policy, motion[: HORIZON - 1])[0] == []
+
+
+def test_a_policy_that_was_always_shown_the_motion_makes_none() -> None:
+    with pytest.raises(ValueError, match="makes no motion, as training always showed it .* --diffusion.given 0.5"):
+        sample_motion(policy_of(given=1.0), np.zeros((9, 3)))
+    with pytest.raises(ValueError, match=r"forces of shape \(9, 2\) were given, the policy's are 3 a frame"):
+        sample_motion(policy_of(given=0.5), np.zeros((9, 2)))
 
 
 def test_what_cannot_be_told_its_forces_is_refused() -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from vla.policy_settings import Sampling
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
-    from vla.data.episode import Reader
+    from vla.data.episode import Episode, Reader
     from vla.evaluation.motion.forces import Trial
     from vla.policy import Policy
 
@@ -40,10 +40,17 @@ class ForcesOf:
     trials: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TRIALS")]]
     """A trial, or a folder of trials; forces that were measured with them are what is compared with."""
     out: Path
-    """Folder to write, a table of OpenSim a trial and forces.json; it must not exist."""
-    calibrate: Path | None = None
+    """Folder to write, a table of OpenSim and a picture a trial, and forces.json; it must not exist."""
+    calibrate: tuple[Path, ...] = ()
     """Further trials with measured forces, to which the policy was not fitted, such as those that training held out:
-    intervals are made so wide that they hold 90 % of their frames. None: no intervals."""
+    intervals are made so wide that they hold 90 % of their frames. Or folders that this command wrote of other
+    policies, each trained without the style of the trials it told. None: no intervals."""
+    make_motion: bool = False
+    """Make the motion, too, of its measured forces and of each window's first half, and say how far joint angles are
+    off; of a policy that was trained with --diffusion.given below 1."""
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Adapter and its weight, `FILE:0.7` (1 without), or the name of one in POLICY/adapters; may be given several
+    times."""
     text: str = ""
     """What the trials show, of a policy that was trained to read it."""
     n: int = 16
@@ -65,6 +72,7 @@ class ForcesOf:
 def forces(command: ForcesOf) -> None:
     """`vla forces`."""
     from vla.evaluation.motion import forces as figures
+    from vla.forces import check_makes_motion
 
     if command.out.exists():
         raise ValueError(f"{command.out} exists; give a folder that does not")
@@ -74,25 +82,69 @@ def forces(command: ForcesOf) -> None:
         raise ValueError(
             f"{command.policy} models no forces: train a policy on trials with forces and --data.motion.forces total"
         )
-    readers = [
-        open_trials(root, contract, command.data.motion)
-        for root in (command.trials, command.calibrate)
-        if root is not None
-    ]
-    policy = open_policy(command.policy, command.backbone, device, Sampling()).to(device)
+    kept = {root: distances_in(root) for root in command.calibrate if (root / FIGURES).is_file()}
+    aside = [open_trials(root, contract, command.data.motion) for root in command.calibrate if root not in kept]
+    reader = open_trials(command.trials, contract, command.data.motion)
+    policy = open_policy(command.policy, command.backbone, device, Sampling(), adapters=command.adapter).to(device)
     policy.set_mode(training=False)
-    made = [sample_all(policy, reader, command) for reader in readers]
-    scale = None if command.calibrate is None else figures.calibrate([trial for trial, _ in made[1]])
+    if command.make_motion:
+        check_makes_motion(policy)
+    far = dict[str, Any]()
+    for other in aside:
+        far |= {trial.name: figures.distances(trial) for trial, _ in sample_all(policy, other, command)}
+    far |= {f"{root}: {name}": values for root, own in kept.items() for name, values in own.items()}
+    scale = figures.calibrate([*far.values()]) if command.calibrate else None
+    made = sample_all(policy, reader, command)
+    angles = [angles_of(policy, episode, command) for episode in reader.episodes] if command.make_motion else []
     found = {
         "policy": str(command.policy),
+        "adapters": dict(policy.blend.weights),
         "samples": command.n,
         "seed": command.seed,
-        "calibrated_on": None if command.calibrate is None else [trial.name for trial, _ in made[1]],
+        "calibrated_on": [*far] if command.calibrate else None,
         "spreads": None if scale is None else scale.tolist(),
-        "trials": [figures.told(trial, scale) for trial, _ in made[0]],
+        "trials": [figures.told(trial, scale) for trial, _ in made],
     }
-    write(command.out, made[0], found, contract)
+    for trial, told in zip(found["trials"], angles, strict=False):
+        trial["angles"] = told
+    write(command.out, made, scale, found, contract)
     print(json.dumps(found, indent=2) if command.json else "\n".join(lines(found, command.out)))
+
+
+def distances_in(folder: Path) -> "dict[str, Any]":
+    """How far the trials are off that a folder tells of, by name (CorruptData, ValueError where it does not)."""
+    import numpy as np
+
+    from vla.errors import CorruptData
+
+    file = folder / FIGURES
+    try:
+        trials = json.loads(file.read_text(encoding="utf-8"))["trials"]
+        far = {trial["trial"]: np.array(trial["distances"], np.float64).reshape(-1, 3) for trial in trials}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CorruptData(f"{file} does not say how far each trial is off ({error!r}): write it anew") from error
+    if not any(map(len, far.values())):
+        raise ValueError(f"{file} tells of no measured force, so nothing is calibrated by it: leave {folder} out")
+    return far
+
+
+def angles_of(policy: "Policy", episode: "Episode", command: ForcesOf) -> dict[str, Any]:
+    """How far joint angles of a trial are off that the policy makes; None in the place of what cannot be made."""
+    import numpy as np
+
+    from vla.evaluation.motion import angles
+
+    rows, known = np.asarray(episode.actions.values), np.zeros(0, np.bool_)
+    if episode.known is not None:
+        known = episode.known[:, -1]
+    how: dict[str, Any] = {"text": command.text, "n": command.n, "seed": command.seed, "steps": command.steps}
+    found = {
+        "from_forces": angles.from_forces(policy, rows, known, **how),
+        "continued": angles.continued(policy, rows, **how),
+    }
+    return {name: of and asdict(of) for name, of in found.items()} | {
+        "continued_s": policy.contract.horizon / 2 / policy.contract.fps
+    }
 
 
 def open_trials(root: Path, contract: "DataContract", files: NamedMotionFiles) -> "Reader":
@@ -168,10 +220,13 @@ def weight_of(facts: "Any") -> float | None:
     return float(facts[WEIGHT_KG]) * GRAVITY if facts.get(WEIGHT_KG) else None
 
 
-def write(out: Path, made: "list[tuple[Trial, Any]]", found: dict[str, Any], contract: "DataContract") -> None:
-    """A table of forces a trial, and the figures; the folder is there when it is complete."""
+def write(
+    out: Path, made: "list[tuple[Trial, Any]]", scale: "Any", found: dict[str, Any], contract: "DataContract"
+) -> None:
+    """A table of forces and a picture a trial, and the figures; the folder is there when it is complete."""
     from vla.data.formats.motion.storage import write_forces
     from vla.data.formats.motion.trials import trial_of
+    from vla.evaluation.figures import draw_forces
 
     assert contract.body is not None, "asked of a policy of motion"
     beside = out.parent / f".{out.name}.part"
@@ -181,6 +236,7 @@ def write(out: Path, made: "list[tuple[Trial, Any]]", found: dict[str, Any], con
         for trial, samples in made:
             name = trial_of(Path(f"{Path(trial.name).name}.mot"))
             write_forces(beside / f"{name}_grf.mot", contract.body.forces, samples.mean(axis=0), trial.rate_hz)
+            draw_forces(trial, scale, beside / f"{name}.png")
         (beside / FIGURES).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         beside.replace(out)
     finally:
@@ -205,10 +261,14 @@ def lines(found: dict[str, Any], out: Path) -> list[str]:
         if trial["coverage"]:
             held, wide = trial["coverage"]["share"][1], trial["coverage"]["width_n"][1]
             said.append(f"  its 90 % intervals hold {held:.0%} of the frames and are {wide:.0f} N wide")
+        if told := trial.get("angles"):
+            ways = {"from_forces": "of its forces", "continued": f"continued by {told['continued_s']:.2g} s"}
+            each = [f"{told[way]['rmse_deg']:.1f} deg {word}" for way, word in ways.items() if told[way]]
+            said.append(f"  its joint angles, made anew, are off by {' and '.join(each) or '-'}")
         if left and left["measured_n"]:
             said.append(f"  measured forces leave a residual of {100 * left['measured_n'][1] / weight:.0f}%")
     explained = (
         "Error: root mean square over frames whose measured force can be trusted. Residual: of the sum of forces less "
         "m (a + g) of the pelvis, which is near the centre of mass and is not it."
     )
-    return [*said, *textwrap.wrap(explained, 80), f"{len(found['trials'])} tables and {FIGURES} in {out}"]
+    return [*said, *textwrap.wrap(explained, 80), f"{len(found['trials'])} tables, pictures and {FIGURES} in {out}"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from vla.evaluation.alteration import KINDS, Kind
 from vla.evaluation.denoising import Denoising
 from vla.evaluation.findings import Ablation, Change
+from vla.evaluation.motion.forces import AXES, LEVEL, Trial, interval
 from vla.evaluation.open_loop import Predictions, Report, dimension_names, titled
 from vla.evaluation.varying import more, most_varying
 
@@ -167,3 +169,29 @@ def draw_denoising(denoising: Denoising, file: Path) -> None:
         panels[row, 0].set_ylabel(names[axis], fontsize=9)
     title = f"from noise to actions in {steps - 1} steps, by time ahead [s]"
     finish(figure, titled_with(title, more(spreads)), file)
+
+
+def draw_forces(trial: Trial, scale: Float64[np.ndarray, " 3"] | None, file: Path) -> None:
+    """A picture of the forces of a trial by time, a panel an axis: said with their interval, and measured."""
+    time = np.arange(len(trial.mean)) / trial.rate_hz
+    figure, panels = grid(len(AXES))
+    for axis, panel in enumerate(panels):
+        if scale is not None:
+            low, high = interval(trial, scale)
+            panel.fill_between(
+                time,
+                low[:, axis],
+                high[:, axis],
+                color="tab:blue",
+                alpha=0.2,
+                linewidth=0,
+                label=f"{LEVEL:.0%} interval",
+            )
+        if trial.measured is not None:
+            # Where it is not believed a mean stands in its place: a gap says more.
+            shown = np.where(trial.known, trial.measured[:, axis], np.nan)
+            panel.plot(time, shown, color="black", linewidth=1.6, label="measured, where it can be trusted")
+        panel.plot(time, trial.mean[:, axis], color="tab:blue", linewidth=1.2, label="said")
+        panel.set_title(f"{AXES[axis]} [N]", fontsize=10)
+        panel.set_xlabel("time [s]", fontsize=9)
+    finish(figure, f"{trial.name}: sum of the ground-reaction forces", file)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.policies import build_policy
 from tests.vla.data.motion.test_kinetic import stand
@@ -23,7 +24,7 @@ from vla.policy_settings import PolicyConfig
 from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig
 
 
-def untrained(trials: Path, folder: Path, forces: Forces) -> None:
+def untrained(trials: Path, folder: Path, forces: Forces, given: float = 1.0) -> None:
     """A policy of what these trials offer."""
     motion = MotionConfig(rate_hz=50.0, forces=forces)
     settings = DataConfig(
@@ -34,7 +35,7 @@ def untrained(trials: Path, folder: Path, forces: Forces) -> None:
     config = PolicyConfig(
         backbone=BackboneConfig(path="hash"),
         expert=ExpertConfig(width=32, depth=1, heads=2),
-        diffusion=DiffusionConfig(prediction="data", given=1.0, sampling_steps=2),
+        diffusion=DiffusionConfig(prediction="data", given=given, sampling_steps=2),
     )
     save_policy(build_policy(config, data.contract, data.statistics, torch.float32, 0), folder)
 
@@ -57,7 +58,10 @@ def test_forces_are_written_read_and_measured(trials: Path, tmp_path: Path, caps
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((out / "forces.json").read_text())
     assert [trial["trial"] for trial in found["trials"]] == ["trials/one_ik", "trials/two_ik"]
-    assert sorted(path.name for path in out.iterdir()) == ["forces.json", "one_grf.mot", "two_grf.mot"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "forces.json",
+        *("one.png", "one_grf.mot", "two.png", "two_grf.mot"),
+    ]
     for name in ("one", "two"):
         shutil.copy(trials / f"{name}_ik.mot", out)
     config = Selection(motion=MotionConfig(rate_hz=50.0))
@@ -73,6 +77,47 @@ def test_forces_are_written_read_and_measured(trials: Path, tmp_path: Path, caps
     shown = capsys.readouterr().out
     assert "its 90 % intervals hold" in shown and "measured forces leave a residual of 0%" in shown
     assert all(len(line) <= 80 for line in shown.splitlines()[:-1])
+
+
+def test_intervals_are_calibrated_by_what_other_policies_wrote(
+    trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The quantile is numpy's of what their forces.json tell, pooled; a folder that tells nothing is refused."""
+    untrained(trials, tmp_path / "policy", "total")
+    words = ["forces", str(tmp_path / "policy"), str(trials / "one_ik.mot"), "--n", "2"]
+    for name, seed in (("a", "1"), ("b", "2")):
+        assert main([*words, "--seed", seed, "--out", str(tmp_path / name)]) == 0
+    capsys.readouterr()
+    kept = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main([*words, "--calibrate", *kept, "--out", str(tmp_path / "c"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    told = [json.loads((Path(folder) / "forces.json").read_text())["trials"][0]["distances"] for folder in kept]
+    pooled = np.sort(np.concatenate(told), axis=0)
+    assert len(pooled) == 80 and found["spreads"] == pytest.approx(pooled[int(np.ceil(81 * 0.9)) - 1].tolist())
+    assert found["calibrated_on"] == [f"{folder}: one_ik/one_ik" for folder in kept]
+    with Image.open(tmp_path / "c/one.png") as picture:
+        blue = (np.asarray(picture.convert("RGB")).astype(int) @ [-1, 0, 1] > 20).sum()
+    with Image.open(tmp_path / "a/one.png") as picture:  # without an interval there is less of it
+        assert (np.asarray(picture.convert("RGB")).astype(int) @ [-1, 0, 1] > 20).sum() < blue
+    (tmp_path / "a/forces.json").write_text('{"trials": [{"trial": "one"}]}')
+    assert main([*words, "--calibrate", kept[0], "--out", str(tmp_path / "d")]) == 65
+    assert "does not say how far each trial is off (KeyError('distances')): write it anew" in capsys.readouterr().err
+
+
+def test_a_motion_is_made_of_forces_and_told_in_degrees(
+    trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained(trials, tmp_path / "policy", "total", given=0.5)
+    words = ["forces", str(tmp_path / "policy"), str(trials), "--n", "2", "--make-motion"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out/forces.json").read_text())["trials"][0]["angles"]
+    assert list(told["from_forces"]["joints"]) == ["knee_angle_r"] and told["continued_s"] == pytest.approx(0.16)
+    both = f"{told['from_forces']['rmse_deg']:.1f} deg of its forces and {told['continued']['rmse_deg']:.1f} deg"
+    assert both in capsys.readouterr().out
+    untrained(trials, tmp_path / "shown", "total")
+    assert main(["forces", str(tmp_path / "shown"), *words[2:], "--out", str(tmp_path / "none")]) == 78
+    assert "makes no motion, as training always showed it" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_trial_without_forces_is_told_them(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

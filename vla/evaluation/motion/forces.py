@@ -119,28 +119,33 @@ def residual(trial: Trial) -> Residual | None:
     return Residual(samples_n=tuple(map(tuple, each.tolist())), measured_n=measured, weight_n=trial.weight_n)
 
 
-def calibrate(trials: Sequence[Trial], level: float = LEVEL) -> Float64[np.ndarray, " 3"]:
+def distances(trial: Trial) -> Float64[np.ndarray, "K 3"]:
+    """How far the known frames of a trial are off, in spreads of its samples; no row where nothing was measured."""
+    if trial.measured is None:
+        return np.zeros((0, 3))
+    far: Float64[np.ndarray, "K 3"] = (np.abs(trial.mean - trial.measured) / trial.spread)[trial.known]
+    return far
+
+
+def calibrate(trials: Sequence[Float64[np.ndarray, "_ 3"]], level: float = LEVEL) -> Float64[np.ndarray, " 3"]:
     """By how many spreads of the samples a force may be off, one an axis, that a share of the known frames is within.
 
-    Split-conformal (Lei et al. 2018, section 5.2): of n distances in spreads the ceil((n + 1) level)-th smallest, of
-    trials that the policy was not fitted to. It holds for frames that are like these, as those of a new style are not.
+    Split-conformal (Lei et al. 2018, section 5.2): of n `distances` the ceil((n + 1) level)-th smallest, of trials that
+    whoever said their forces was not fitted to. It holds for frames that are like these. A style of walking that nobody
+    showed the policy is like styles that nobody showed other policies, of which each says the one that it lacks: pooled
+    over them, an interval holds that share in the mean over styles (Dunn et al. 2023, pooled distributions).
 
     Raises:
         ValueError: too few frames are known for that share.
     """
-    far = [
-        (np.abs(trial.mean - trial.measured) / trial.spread)[trial.known]
-        for trial in trials
-        if trial.measured is not None
-    ]
-    count = sum(map(len, far))
-    rank = math.ceil((count + 1) * level)
-    if rank > count:
+    far = np.concatenate([np.zeros((0, 3)), *trials])
+    rank = math.ceil((len(far) + 1) * level)
+    if rank > len(far):
         raise ValueError(
-            f"{count} frames with a known force say nothing of intervals that hold {level:.0%}: give trials with at "
+            f"{len(far)} frames with a known force say nothing of intervals that hold {level:.0%}: give trials with at "
             f"least {math.ceil(level / (1 - level))} such frames"
         )
-    scale: Float64[np.ndarray, " 3"] = np.sort(np.concatenate(far), axis=0)[rank - 1]
+    scale: Float64[np.ndarray, " 3"] = np.sort(far, axis=0)[rank - 1]
     return scale
 
 
@@ -175,4 +180,5 @@ def told(trial: Trial, scale: Float64[np.ndarray, " 3"] | None) -> dict[str, Any
         "errors": found and asdict(found),
         "residual": left and asdict(left),
         "coverage": held and asdict(held),
+        "distances": distances(trial).round(4).tolist(),
     }

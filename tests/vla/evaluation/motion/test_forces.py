@@ -10,7 +10,7 @@ from tests.vla.data.motion.test_opensim import independent
 from tests.vla.motion.test_kinetics import BODY, INSIDE, RATE, TIMES, WEIGHT, rows_of
 from vla.data.formats.motion.reader import open_motion
 from vla.data.selection import Selection
-from vla.evaluation.motion.forces import Trial, calibrate, coverage, errors, interval, residual, told
+from vla.evaluation.motion.forces import Trial, calibrate, coverage, distances, errors, interval, residual, told
 from vla.motion.kinetics import GRAVITY
 from vla.motion_settings import MotionConfig
 
@@ -72,7 +72,7 @@ def test_calibrated_intervals_hold_the_share_that_they_say(wrong: float) -> None
         samples = middle + random.standard_normal((64, frames, 3)) * spread
         return trial_of(samples, middle + wrong * random.standard_normal((frames, 3)) * spread)
 
-    scale = calibrate([drawn()])
+    scale = calibrate([distances(drawn())])
     assert scale == pytest.approx(wrong * 1.645 * np.ones(3), rel=0.08)
     fresh = drawn()
     held = coverage(fresh, scale)
@@ -82,7 +82,7 @@ def test_calibrated_intervals_hold_the_share_that_they_say(wrong: float) -> None
     low, high = interval(fresh, scale)
     np.testing.assert_allclose((low + high) / 2, fresh.samples.mean(axis=0), atol=1e-9)
     with pytest.raises(ValueError, match="8 frames with a known force say nothing of intervals that hold 90%"):
-        calibrate([replace(fresh, known=np.arange(frames) < 8)])
+        calibrate([distances(replace(fresh, known=np.arange(frames) < 8))])
 
 
 def test_newton_leaves_nothing_of_bodies_that_fall_and_stand() -> None:
