@@ -15,14 +15,17 @@ from tests import clips
 from tests.book import Book
 from tests.faults import runs
 from tests.training.adapting import SMALL, Taken, config, forget, train, weights
-from training import loop, recipes
+from tests.vla.motion.test_losses import of_body
+from training import bases, loop, recipes
 from training.checkpoints import checkpoint
 from training.ending import exits
 from training.flags import parse
 from vla.adapters import file
 from vla.adapters.host import UPDATES
 from vla.adapting import load_adapter
+from vla.documents import to_json
 from vla.errors import REFUSED
+from vla.motion.body import Body
 from vla.policy import Policy
 from vla.policy_folder import load_policy
 
@@ -95,6 +98,13 @@ class TestSettings:
         assert (found.data.horizon, found.data.clamp, found.data.motion.rate_hz) == (8, False, 20.0)
         assert found.data.motion.representation == "rotations" and found.expert.width == 32
         assert found.data.retarget == 0.5
+
+    @pytest.mark.parametrize(("kind", "sides"), [("none", []), ("total", [""]), ("feet", ["left.", "right."])])
+    def test_a_policy_of_gait_says_which_forces_it_models(self, kind: str, sides: list[str]) -> None:
+        names = tuple(f"force.{side}v{axis}" for side in sides for axis in "xyz")
+        body = Body(kind="coordinates", joints=("pelvis_ty", "knee_angle_r"), parents=(), forces=names)
+        told = bases.of_contract(json.loads(json.dumps(to_json(of_body(body)))))
+        assert told.get("data.motion.forces", "none") == kind and "data.motion.representation" not in told
 
     def test_a_flag_goes_before_the_base(self, base: Path) -> None:
         assert config("--init-from", str(base), "--data.horizon", "6").data.horizon == 6
