@@ -22,8 +22,6 @@ STAGE = re.compile(r"stages\.[^.]+\.")
 NORMALIZER = "normalizer.safetensors"
 LARGEST = 3.4e38
 """What limits nothing is beyond it."""
-AXES = 3
-"""Components of one force."""
 LABELLED = 0.1
 """Weight of a label in the loss where a policy does not say what it was trained with."""
 TAUGHT = {"stages.adapter.objective.motion.joints": 20.0, "stages.adapter.objective.motion.velocity": 0.2}
@@ -103,7 +101,8 @@ def of_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
         return found | {"data.withhold": withheld + ([] if contract["state_dim"] else ["state"])}
     found |= {"data.motion.rate_hz": contract["fps"], "data.withhold": withheld}
     if forces := body.get("forces"):
-        found["data.motion.forces"] = "total" if len(forces) == AXES else "feet"
+        names = [name.split(".")[1] for name in forces]
+        found["data.motion.forces"] = {"left": "feet", "residual": "residual"}.get(names[0], "total")
     if body["kind"] != "coordinates":
         found |= {"data.motion.representation": body["kind"]} | TAUGHT
     if body["kind"] == "rotations" and not contract["cameras"] and "physics" not in contract["labels"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vla.diffusion import Known
 from vla.motion.body import Body
+from vla.motion.kinetics import is_residual, taken
 from vla.randomness import derive
 from vla.sampling import Asked, Mover, body_of, check_asked, observation, style_for
 
@@ -58,6 +59,7 @@ def sample_forces(
     policy: Mover,
     motion: Float[np.ndarray, "T C"],
     *,
+    weight_n: float | None = None,
     text: str = "",
     n: int = 16,
     seed: int = 0,
@@ -68,16 +70,19 @@ def sample_forces(
     `motion` is the rows of a trial in the data's units, of which the coordinates alone are looked at, one row a frame
     at the policy's rate. Windows begin a quarter of a window after one another, and where they overlap their samples
     are averaged, each the more the farther it is from its window's ends. Sample k follows from (seed, k), whatever n.
+    A policy that models what forces are beyond m (a + g) of the pelvis needs the weight, N, and gives the whole forces.
 
     Raises:
-        ValueError: the policy models no forces, the motion has another width or no frame, or nothing is asked for.
+        ValueError: the policy models no forces or needs a weight, the motion has another width or no frame, or nothing
+            is asked for.
     """
     asked = inpainting(policy, text, n, seed, steps)
     given = len(asked.body.joints)
     rows = padded(asked.body, checked(asked.body, motion), first=0)
     where = np.zeros((policy.contract.horizon, rows.shape[1]), np.bool_)
     where[:, :given] = True
-    return averaged(asked, rows, where)[..., given:]
+    beside = taken(asked.body, motion, policy.contract.fps, weight_n)
+    return averaged(asked, rows, where)[..., given:] + beside
 
 
 def sample_motion(
@@ -97,6 +102,11 @@ def sample_motion(
     check_makes_motion(policy)
     asked = inpainting(policy, text, n, seed, steps)
     body, given = asked.body, len(asked.body.joints)
+    if is_residual(body):
+        raise ValueError(
+            "this policy models what forces are beyond m (a + g) of the pelvis, so its motion does not follow from "
+            "forces: train one with --data.motion.forces total"
+        )
     if forces.ndim != 2 or forces.shape[1] != len(body.forces) or not len(forces):
         raise ValueError(f"forces of shape {forces.shape} were given, the policy's are {len(body.forces)} a frame")
     where = np.zeros((policy.contract.horizon, len(body.names)), np.bool_)

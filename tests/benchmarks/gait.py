@@ -9,8 +9,9 @@ small policy is trained on the others but one, which says how wide the intervals
 trained on all others, and how wide they are to be says how far other policies are off each of the three styles left,
 who were trained on the two further ones. What is compared is the sum of the forces, at 100 Hz, on the frames that are
 believed (vla/motion/kinetics.py) and lie 80 ms or more from the ends of their trial, where the ridge regression has
-its five lags. Both learn from believed frames alone. As a reference the regression is fitted and judged as well on all
-frames of more than 20 N, among which are those of one foot beside the plates.
+its five lags. Both learn from believed frames alone. Beside them stands a regression of what forces are beyond
+m (a + g) of the pelvis, which `--forces residual` has the policy model, too. As a reference the regression is fitted
+and judged as well on all frames of more than 20 N, among which are those of one foot beside the plates.
 
 Folds that stand in the file of --json already, made by the same settings, are not made again.
 """
@@ -35,6 +36,7 @@ from vla.data.formats.motion.reader import MotionReader, open_motion
 from vla.data.selection import Selection
 from vla.evaluation.motion import forces as figures
 from vla.forces import sample_forces
+from vla.motion import kinetics
 from vla.motion.body import Body
 from vla.motion.resampling import numbers
 from vla.motion_settings import MotionConfig
@@ -45,6 +47,7 @@ RATE_HZ, LAGS, PENALTY, LEAST_N = 100.0, (-8, -4, 0, 4, 8), 100.0, 20.0
 EDGE = max(LAGS)
 TARGETS = {"trial": 25.0, "style": 40.0}
 """Vertical root mean square, N."""
+RMSE = ("policy_rmse_n", "ridge_rmse_n", "ridge_of_residuals_rmse_n", "ridge_on_all_loaded_frames_rmse_n")
 COVERED, WIDEST = (0.85, 0.95), 4.0
 
 
@@ -91,6 +94,11 @@ def total_of(episode: Episode) -> np.ndarray:
     return np.concatenate([sum(episode.columns[f"force.plate{n}.v{axis}"] for n in (1, 2)) for axis in "xyz"], axis=1)
 
 
+def carried_by(body: Body, episode: Episode) -> np.ndarray:
+    """m (a + g) of the pelvis at each frame, N."""
+    return kinetics.carrying(body, np.asarray(episode.actions.values), RATE_HZ, float(episode.facts["weight_n"]))
+
+
 def rmse(said: np.ndarray, true: np.ndarray) -> list[float]:
     """One an axis."""
     return np.sqrt(((said - true) ** 2).mean(axis=0)).tolist()
@@ -99,7 +107,7 @@ def rmse(said: np.ndarray, true: np.ndarray) -> list[float]:
 def fit_policy(root: Path, fitted: Sequence[str], work: Path, asked: argparse.Namespace) -> Any:
     """A policy trained on some of the trials of a folder."""
     names = sorted(file.stem.removesuffix("_ik") for file in root.glob("*_ik.mot"))
-    motion = {"rate_hz": asked.rate, "forces": "total"}
+    motion = {"rate_hz": asked.rate, "forces": asked.forces}
     data = {
         "roots": [str(root)], "without": [place for place, name in enumerate(names) if name not in fitted],
         "horizon": asked.horizon, "withhold": ["instruction"], "validation_share": 0.0, "workers": 0, "retarget": 0.0,
@@ -128,17 +136,18 @@ def fit_policy(root: Path, fitted: Sequence[str], work: Path, asked: argparse.Na
 
 def judged(policy: Any, name: str, episode: Episode, body: Body, asked: argparse.Namespace) -> figures.Trial:
     """Sampled forces of a trial at the policy's rate."""
-    rows = np.asarray(episode.actions.values)
+    rows, weight = np.asarray(episode.actions.values), float(episode.facts["weight_n"])
     assert episode.known is not None
+    how: dict[str, Any] = {"n": asked.samples, "seed": asked.seed, "steps": asked.sampling_steps}
     return figures.Trial(
         name=name,
         body=body,
         rate_hz=asked.rate,
         motion=rows[:, :-3],
-        samples=sample_forces(policy, rows, n=asked.samples, seed=asked.seed, steps=asked.sampling_steps),
+        samples=sample_forces(policy, rows[:, :-3], weight_n=weight, **how),
         measured=rows[:, -3:],
         known=episode.known[:, -1],
-        weight_n=float(episode.facts["weight_n"]),
+        weight_n=weight,
     )
 
 
@@ -189,10 +198,15 @@ def fold(kind: str, left_out: Sequence[str], number: int, pairs: Pairs) -> dict[
     total = {name: total_of(episode) for name, episode in fine.items()}
     believed = {name: episode.known[:, -1] for name, episode in fine.items() if episode.known is not None}
     loaded = {name: forces[:, 1] > LEAST_N for name, forces in total.items()}
-    ridges = {}
-    for word, used in (("believed", believed), ("loaded", loaded)):
+    ridges, carried = {}, {name: carried_by(body, episode) for name, episode in fine.items()}
+    residuals = {name: forces - carried[name] for name, forces in total.items()}
+    for word, used, aim in (
+        ("believed", believed, total),
+        ("loaded", loaded, total),
+        ("residual", believed, residuals),
+    ):
         ridges[word] = Ridge(body)
-        ridges[word].fit([(fine[name], total[name], used[name]) for name in others])
+        ridges[word].fit([(fine[name], aim[name], used[name]) for name in others])
     rows = []
     for name in left_out:
         made = made_of[name]
@@ -203,6 +217,7 @@ def fold(kind: str, left_out: Sequence[str], number: int, pairs: Pairs) -> dict[
         inner[EDGE : min(len(inner), len(said)) - EDGE] = True
         same, true = inner & believed[name], total[name]
         by_ridge = {word: np.pad(own(fine[name]), ((EDGE, EDGE), (0, 0))) for word, own in ridges.items()}
+        by_ridge["residual"] += carried[name]
         rows.append(
             figures.told(made, scale)
             | {
@@ -211,6 +226,7 @@ def fold(kind: str, left_out: Sequence[str], number: int, pairs: Pairs) -> dict[
                 "compared_frames": int(same.sum()),
                 "policy_rmse_n": rmse(said[: len(same)][same[: len(said)]], true[same]),
                 "ridge_rmse_n": rmse(by_ridge["believed"][same], true[same]),
+                "ridge_of_residuals_rmse_n": rmse(by_ridge["residual"][same], true[same]),
                 "ridge_on_all_loaded_frames_rmse_n": rmse(
                     by_ridge["loaded"][inner & loaded[name]], true[inner & loaded[name]]
                 ),
@@ -232,10 +248,7 @@ def summary(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [row for each in folds if each["kind"] == kind for row in each["trials"]]
         if not rows:
             continue
-        means = {
-            key: np.mean([row[key] for row in rows], axis=0).tolist()
-            for key in ("policy_rmse_n", "ridge_rmse_n", "ridge_on_all_loaded_frames_rmse_n")
-        }
+        means = {key: np.mean([row[key] for row in rows], axis=0).tolist() for key in RMSE}
         frames = np.array([row["coverage"]["frames"] for row in rows])
         share = float(np.average([row["coverage"]["share"][1] for row in rows], weights=frames))
         width = float(np.average([row["coverage"]["width_n"][1] for row in rows], weights=frames))
@@ -273,6 +286,7 @@ def main() -> int:
     parser.add_argument("--leave-out", nargs="+", choices=("trial", "style"), default=["trial", "style"])
     parser.add_argument("--only", nargs="+", default=[], help="trials or styles to leave out; none: each in turn")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--forces", choices=("total", "residual"), default="total", help="what the policy models")
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--horizon", type=int, default=32)
     parser.add_argument("--width", type=int, default=64)

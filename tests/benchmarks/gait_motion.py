@@ -215,6 +215,7 @@ def main() -> int:
     for flag, value in (("samples", 16), ("sampling-steps", 4), ("made-steps", 10), ("seed", 0)):
         parser.add_argument(f"--{flag}", type=int, default=value)
     parser.add_argument("--json", type=Path)
+    parser.set_defaults(forces="total")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     settings = {key: value for key, value in vars(asked).items() if key not in ("parts", "only", "json")}

@@ -99,7 +99,9 @@ class TestSettings:
         assert found.data.motion.representation == "rotations" and found.expert.width == 32
         assert found.data.retarget == 0.5
 
-    @pytest.mark.parametrize(("kind", "sides"), [("none", []), ("total", [""]), ("feet", ["left.", "right."])])
+    @pytest.mark.parametrize(
+        ("kind", "sides"), [("none", []), ("total", [""]), ("residual", ["residual."]), ("feet", ["left.", "right."])]
+    )
     def test_a_policy_of_gait_says_which_forces_it_models(self, kind: str, sides: list[str]) -> None:
         names = tuple(f"force.{side}v{axis}" for side in sides for axis in "xyz")
         body = Body(kind="coordinates", joints=("pelvis_ty", "knee_angle_r"), parents=(), forces=names)

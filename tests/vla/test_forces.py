@@ -26,8 +26,8 @@ BODY = Body(
 BARE = CONFIG.__class__(backbone=CONFIG.backbone, expert=CONFIG.expert)
 
 
-def policy_of(given: float = 0.0) -> Policy:
-    contract = dataclasses.replace(of_body(BODY), horizon=HORIZON, cameras=(), streams={}, instructed=False)
+def policy_of(given: float = 0.0, body: Body = BODY) -> Policy:
+    contract = dataclasses.replace(of_body(body), horizon=HORIZON, cameras=(), streams={}, instructed=False)
     policy = build(dataclasses.replace(BARE, diffusion=DiffusionConfig(prediction="data", given=given)), contract)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -186,6 +186,25 @@ def test_a_policy_that_was_always_shown_the_motion_makes_none() -> None:
         sample_motion(policy_of(given=1.0), np.zeros((9, 3)))
     with pytest.raises(ValueError, match=r"forces of shape \(9, 2\) were given, the policy's are 3 a frame"):
         sample_motion(policy_of(given=0.5), np.zeros((9, 2)))
+
+
+def test_a_policy_of_residuals_says_whole_forces() -> None:
+    """Of a body whose pelvis gains 2 m/s each second they are m (a + g) more than what the policy makes."""
+    names = tuple(name.replace("force.", "force.residual.") for name in BODY.forces)
+    residual = dataclasses.replace(BODY, forces=names)
+    frames, weight = 40, 700.0
+    rate = of_body(BODY).fps
+    motion = np.zeros((frames, 3))
+    motion[:, 1] = (np.arange(frames) / rate) ** 2
+    made = sample_forces(policy_of(given=1.0), motion, n=2)
+    whole = sample_forces(policy_of(given=1.0, body=residual), motion, weight_n=weight, n=2)
+    inner = slice(10, -10)  # at both ends the filter takes what follows for a straight line
+    expected = np.broadcast_to([0.0, weight / 9.80665 * (9.80665 + 2.0), 0.0], (2, frames, 3))
+    np.testing.assert_allclose((whole - made)[:, inner], expected[:, inner], rtol=2e-3, atol=0.5)
+    with pytest.raises(ValueError, match=r"has no known weight: say weight_kg in labels.csv"):
+        sample_forces(policy_of(given=1.0, body=residual), motion)
+    with pytest.raises(ValueError, match="its motion does not follow from forces: train one with"):
+        sample_motion(policy_of(given=0.5, body=residual), np.zeros((9, 3)))
 
 
 def test_what_cannot_be_told_its_forces_is_refused() -> None:

@@ -177,16 +177,23 @@ def sample_all(policy: "Policy", reader: "Reader", command: ForcesOf) -> "list[t
     from vla.commandline import progress
     from vla.evaluation.motion.forces import Trial
     from vla.forces import sample_forces
+    from vla.motion.kinetics import taken
 
     body = policy.contract.body
     assert body is not None, "asked of a policy of motion"
     given = len(body.joints)
     found: list[tuple[Trial, Any]] = []
+    weights = [weight_of(episode.facts) for episode in reader.episodes]
+    # Of all trials first: one whose weight is missing is refused before any is sampled.
+    besides = [
+        taken(body, np.asarray(episode.actions.values), policy.contract.fps, weight)
+        for episode, weight in zip(reader.episodes, weights, strict=True)
+    ]
     with progress(len(reader.episodes), "trials") as bar:
-        for episode in reader.episodes:
+        for episode, weight, beside in zip(reader.episodes, weights, besides, strict=True):
             rows = np.asarray(episode.actions.values)
             samples = sample_forces(
-                policy, rows, text=command.text, n=command.n, seed=command.seed, steps=command.steps
+                policy, rows, weight_n=weight, text=command.text, n=command.n, seed=command.seed, steps=command.steps
             )
             told = rows.shape[1] > given
             known = np.zeros(len(rows), np.bool_) if episode.known is None else episode.known[:, given]
@@ -196,9 +203,9 @@ def sample_all(policy: "Policy", reader: "Reader", command: ForcesOf) -> "list[t
                 rate_hz=policy.contract.fps,
                 motion=rows[:, :given],
                 samples=summed(samples),
-                measured=summed(rows[None, :, given:])[0] if told and known.any() else None,
+                measured=summed((rows[:, given:] + beside)[None])[0] if told and known.any() else None,
                 known=known,
-                weight_n=weight_of(episode.facts),
+                weight_n=weight,
             )
             found.append((trial, samples))
             bar.update(1)
@@ -227,6 +234,7 @@ def write(
     from vla.data.formats.motion.storage import write_forces
     from vla.data.formats.motion.trials import trial_of
     from vla.evaluation.figures import draw_forces
+    from vla.motion.kinetics import whole_names
 
     assert contract.body is not None, "asked of a policy of motion"
     beside = out.parent / f".{out.name}.part"
@@ -235,7 +243,7 @@ def write(
     try:
         for trial, samples in made:
             name = trial_of(Path(f"{Path(trial.name).name}.mot"))
-            write_forces(beside / f"{name}_grf.mot", contract.body.forces, samples.mean(axis=0), trial.rate_hz)
+            write_forces(beside / f"{name}_grf.mot", whole_names(contract.body), samples.mean(axis=0), trial.rate_hz)
             draw_forces(trial, scale, beside / f"{name}.png")
         (beside / FIGURES).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         beside.replace(out)

@@ -147,8 +147,12 @@ def as_body_of(contract: "DataContract", files: NamedMotionFiles) -> MotionConfi
 
 def forces_of(body: "Body") -> Forces:
     """Which forces a policy models."""
+    from vla.motion.kinetics import is_residual
+
     if not body.forces:
         return "none"
+    if is_residual(body):
+        return "residual"
     return "feet" if any(".left." in name for name in body.forces) else "total"
 
 

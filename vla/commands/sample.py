@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -298,14 +299,21 @@ def write(folder: Path, motions: "list[Moves]", draft: "Moves | None" = None) ->
     from vla.data.formats.motion.writing import write_npz
     from vla.motion.clip import Coordinates
     from vla.motion.drawing import strip
+    from vla.motion.kinetics import is_residual
 
+    if is_residual(motions[0].body):
+        print(
+            "forces are not written: this policy models what they are beyond m (a + g), and who moves has no weight; "
+            "`vla forces` says them of these motions with a labels.csv of weight_kg beside them",
+            file=sys.stderr,
+        )
     files = []
     for number, motion in enumerate(motions):
         clip = motion.clip()
         files.append(f"sample-{number:04d}.{'mot' if isinstance(clip, Coordinates) else 'npz'}")
         if isinstance(clip, Coordinates):
             write_mot(folder / files[-1], clip, motion.rate_hz)
-            if forces := motion.body.forces:
+            if (forces := motion.body.forces) and not is_residual(motion.body):
                 files.append(f"sample-{number:04d}_grf.mot")
                 write_forces(folder / files[-1], forces, motion.rows[:, -len(forces) :].astype(float), motion.rate_hz)
         else:

@@ -21,6 +21,8 @@ SMOOTH_HZ = 15.0
 """Places are low-passed as for this rate, at 6 Hz, before they are differentiated twice."""
 LEAST_N = 20.0
 """Below this, a vertical force carries nobody."""
+RESIDUAL = "force.residual."
+"""What a policy calls the components of a force that it models less m (a + g) of the pelvis."""
 MISSING = 0.1
 """Share of the weight by which a force falls short of what the pelvis' motion asks for where a foot is off the plates.
 
@@ -40,6 +42,34 @@ def carrying(body: Body, rows: Float[np.ndarray, "T A"], rate_hz: float, weight_
     felt = acceleration(body, rows, rate_hz) + np.array([0.0, GRAVITY, 0.0])
     asked: Float64[np.ndarray, "T 3"] = weight_n / GRAVITY * felt
     return asked
+
+
+def is_residual(body: Body) -> bool:
+    """Whether the forces among the numbers of a body are what is left of a sum of forces less m (a + g)."""
+    return bool(body.forces) and all(name.startswith(RESIDUAL) for name in body.forces)
+
+
+def whole_names(body: Body) -> tuple[str, ...]:
+    """What the forces of a body are called once m (a + g) is added, where that was taken from them."""
+    return tuple(name.replace(RESIDUAL, "force.") for name in body.forces)
+
+
+def taken(
+    body: Body, rows: Float[np.ndarray, "T A"], rate_hz: float, weight_n: float | None
+) -> Float64[np.ndarray, "T F"]:
+    """What is to be added to the forces among the numbers of a body, so that they are whole, N; 0 where they are.
+
+    Raises:
+        ValueError: it depends on the weight, which is not known.
+    """
+    if not is_residual(body):
+        return np.zeros((len(rows), len(body.forces)))
+    if not weight_n:
+        raise ValueError(
+            "this policy models what forces are beyond m (a + g) of the pelvis, and who moves has no known weight: say "
+            "weight_kg in labels.csv beside the trials"
+        )
+    return carrying(body, rows, rate_hz, weight_n)
 
 
 def believed(

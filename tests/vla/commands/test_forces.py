@@ -120,6 +120,25 @@ def test_a_motion_is_made_of_forces_and_told_in_degrees(
     assert not (tmp_path / "none").exists()
 
 
+def test_a_policy_of_residuals_is_measured_by_whole_forces(
+    trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained(trials, tmp_path / "policy", "residual", given=0.5)
+    words = ["forces", str(tmp_path / "policy"), str(trials), "--n", "2", "--json", "--make-motion"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    (trial, _) = json.loads(capsys.readouterr().out)["trials"]
+    assert trial["angles"]["from_forces"] is None and trial["angles"]["continued"] is not None
+    table = np.loadtxt(tmp_path / "out/one_grf.mot", skiprows=7)
+    head = (tmp_path / "out/one_grf.mot").read_text().splitlines()[6]
+    assert head.split() == ["time", "ground_force_vx", "ground_force_vy", "ground_force_vz"]
+    rms = float(np.sqrt(((table[:, 2] - 700.0) ** 2).mean()))
+    assert trial["errors"]["rmse_n"][1] == pytest.approx(rms, rel=1e-3, abs=1e-3)
+    words = ["sample", str(tmp_path / "policy"), "--text", "walk", "--seconds", "0.4", "--out", str(tmp_path / "made")]
+    assert main(words) == 0
+    assert "forces are not written: this policy models what they are beyond m (a + g)" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["sample-0000.mot"]
+
+
 def test_a_trial_without_forces_is_told_them(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     untrained(trials, tmp_path / "policy", "total")
     body = Coordinates(names=("pelvis_ty", "knee_angle_r"), values=np.tile([0.9, 0.1], (40, 1)))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from vla.forces import continue_motion, sample_motion
 from vla.motion.body import Body
+from vla.motion.kinetics import is_residual
 from vla.sampling import Mover
 
 
@@ -49,12 +50,13 @@ def from_forces(
 ) -> Angles | None:
     """How far a motion is off that is made of its measured forces, of the longest run of frames where those are known.
 
-    What is said is the mean of the samples; `how` as of `vla.forces.sample_motion`. None where nothing was measured.
+    What is said is the mean of the samples; `how` as of `vla.forces.sample_motion`. None where nothing was measured,
+    and of a policy that models what forces are beyond m (a + g), which the motion says.
     """
     body = policy.contract.body
     assert body is not None, "asked of a policy of motion"
     given, run = len(body.joints), rows[longest(known)]
-    if rows.shape[1] == given or not len(run):
+    if rows.shape[1] == given or not len(run) or is_residual(body):
         return None
     return apart(body, sample_motion(policy, run[:, given:], **how).mean(axis=0), run[:, :given])
 

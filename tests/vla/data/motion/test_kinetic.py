@@ -65,6 +65,19 @@ def test_the_sum_over_plates_stands_behind_the_coordinates(walks: Path) -> None:
         assert not first or 8 < first < 17
 
 
+def test_a_residual_is_what_the_weight_leaves_of_bodies_that_stand(tmp_path: Path) -> None:
+    stand(tmp_path, "one", 700.0)
+    stand(tmp_path, "two", 690.0)
+    reader = opened(tmp_path, forces="residual")
+    assert reader.layout.body is not None and reader.layout.body.names[-2:] == (
+        "force.residual.vy",
+        "force.residual.vz",
+    )
+    for episode, left in zip(reader.episodes, (0.0, -10.0), strict=True):
+        assert episode.known is not None and episode.known.all()
+        np.testing.assert_allclose(np.asarray(episode.actions.values)[:, 2:], [[0.0, left, 0.0]] * 80, atol=1e-3)
+
+
 def test_samples_say_which_numbers_are_known(walks: Path) -> None:
     settings = DataConfig(
         roots=(str(walks),), horizon=20, normalization="z-score", validation_share=0.0, withhold=("instruction",),

@@ -21,6 +21,7 @@ SIDES = ("left", "right")
 NAMES: Mapping[Forces, tuple[str, ...]] = {
     "none": (),
     "total": tuple(f"force.{part}" for part in COMPONENTS),
+    "residual": tuple(f"{kinetics.RESIDUAL}{part}" for part in COMPONENTS),
     "feet": tuple(f"force.{side}.{part}" for side in SIDES for part in COMPONENTS),
 }
 """What the numbers behind the coordinates are called, N."""
@@ -77,11 +78,13 @@ def model(
         if total is None or weight is None:
             found.append((np.zeros((len(row), len(NAMES[asked])), np.float32), np.zeros(len(row), np.bool_)))
             continue
-        values = total if asked == "total" else sided(of)
+        values = sided(of) if asked == "feet" else total
         assert values is not None, "feet are refused where they have no side"
         known = np.isfinite(values).all(axis=1)
         if MARKS not in of:  # what a file says of its forces goes before what the pelvis says
             known &= kinetics.believed(total, clip.body, row, rate_hz, weight)
+        if asked == "residual":
+            values = (total - kinetics.carrying(clip.body, row, rate_hz, weight)).astype(np.float32)
         found.append((values, known))
     if not any(known.any() for _, known in found):
         raise ValueError(f"{root} has no trial with a force that can be trusted: leave {flag} out")
