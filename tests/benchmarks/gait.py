@@ -248,7 +248,9 @@ def summary(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [row for each in folds if each["kind"] == kind for row in each["trials"]]
         if not rows:
             continue
-        means = {key: np.mean([row[key] for row in rows], axis=0).tolist() for key in RMSE}
+        means = {
+            key: np.mean([row[key] for row in rows], axis=0).tolist() for key in RMSE if all(key in row for row in rows)
+        }
         frames = np.array([row["coverage"]["frames"] for row in rows])
         share = float(np.average([row["coverage"]["share"][1] for row in rows], weights=frames))
         width = float(np.average([row["coverage"]["width_n"][1] for row in rows], weights=frames))
