@@ -82,7 +82,8 @@ def sample_forces(
     where = np.zeros((policy.contract.horizon, rows.shape[1]), np.bool_)
     where[:, :given] = True
     beside = taken(asked.body, motion, policy.contract.fps, weight_n)
-    return averaged(asked, rows, where)[..., given:] + beside
+    found: Float64[np.ndarray, "n T F"] = averaged(asked, rows, where)[..., given:] + beside
+    return found
 
 
 def sample_motion(

@@ -96,6 +96,9 @@ def forces(command: ForcesOf) -> None:
     scale = figures.calibrate([*far.values()]) if command.calibrate else None
     made = sample_all(policy, reader, command)
     angles = [angles_of(policy, episode, command) for episode in reader.episodes] if command.make_motion else []
+    trials = [figures.told(trial, scale) for trial, _ in made]
+    for trial, said in zip(trials, angles, strict=False):
+        trial["angles"] = said
     found = {
         "policy": str(command.policy),
         "adapters": dict(policy.blend.weights),
@@ -103,10 +106,8 @@ def forces(command: ForcesOf) -> None:
         "seed": command.seed,
         "calibrated_on": [*far] if command.calibrate else None,
         "spreads": None if scale is None else scale.tolist(),
-        "trials": [figures.told(trial, scale) for trial, _ in made],
+        "trials": trials,
     }
-    for trial, told in zip(found["trials"], angles, strict=False):
-        trial["angles"] = told
     write(command.out, made, scale, found, contract)
     print(json.dumps(found, indent=2) if command.json else "\n".join(lines(found, command.out)))
 
