@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train from environment variables: each becomes one flag of `accelerate launch training/ENTRY.py`, ENTRY being stage1,
-# stage2, pretrain, sft or adapter, or of the commands that make data ready for it. Started again it resumes each stage from the
-# volume and skips a finished one. The last line of a failure says why.
+# stage2, pretrain, sft, adapter or unlearn, or of the commands that make data ready for it. Started again it resumes each
+# stage from the volume and skips a finished one. The last line of a failure says why.
 #
 #   runpod/entrypoint.sh [--dry-run]      --dry-run prints the commands, quoted for a shell, checks paths, numbers and
 #                                         the backbone's kind, and starts nothing
@@ -15,8 +15,8 @@
 #   CHECKPOINT_DIR          the run folder on the volume; STAGE=both uses its stage1/ and stage2/. Required to train
 #   MODEL_VARIANT           tiny | 3b | 7b | 32b | 72b (Qwen2.5-VL-Instruct), a hub id, or a folder. Default 3b. Of
 #                           pretrain and sft it is the --preset: small | medium | large
-#   STAGE                   1 | 2 | both, pretrain | sft of human motion, or adapter of either; before it, or alone, prep, curate and embed:
-#                           "prep curate embed pretrain". Default both
+#   STAGE                   1 | 2 | both, pretrain | sft of human motion, adapter or unlearn of either; before it, or
+#                           alone, prep, curate and embed: "prep curate embed pretrain". Default both
 #   INIT_FROM_CHECKPOINT    weights to start from, at step 0; STAGE=2 wants a stage-1 run here
 #   RESUME_FROM_CHECKPOINT  auto | a checkpoint | a run. Default auto: the newest valid checkpoint of CHECKPOINT_DIR
 # How it is launched

@@ -60,12 +60,12 @@ read_stages() {
                 ;;
             1 | 2) entries=("stage$name") ;;
             both) entries=(stage1 stage2) ;;
-            pretrain | sft | adapter) entries=("$name") ;;
-            *) refuse "STAGE is '$STAGE'; give 1, 2, both, pretrain, sft or adapter, and before it prep, curate and embed" ;;
+            pretrain | sft | adapter | unlearn) entries=("$name") ;;
+            *) refuse "STAGE is '$STAGE'; give 1, 2, both, pretrain, sft, adapter or unlearn, and before it prep, curate and embed" ;;
         esac
         stage=$name
     done
-    ((${#order[@]})) || refuse "STAGE is empty; give 1, 2, both, pretrain, sft or adapter, and before it prep, curate and embed"
+    ((${#order[@]})) || refuse "STAGE is empty; give 1, 2, both, pretrain, sft, adapter or unlearn, and before it prep, curate and embed"
 }
 
 # Where data lie, from one stage to the next.

@@ -17,16 +17,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROBOT, MOTION, ADAPTER = ("stage1", "stage2"), ("pretrain", "sft"), ("adapter",)
+ROBOT, MOTION, ADAPTER, UNLEARN = ("stage1", "stage2"), ("pretrain", "sft"), ("adapter", "unlearn"), ("unlearn",)
 EVERY = (*ROBOT, *MOTION, *ADAPTER)
 READING = (*MOTION, *ADAPTER)
 """Entry points that read variables by themselves."""
-ADAPTING = ("sft", "adapter")
+ADAPTING = ("sft", *ADAPTER)
 """Those that train an adapter where they are asked to."""
 PREPARING = ("curate", "embed")
 """Commands of `vla` that make data ready for a training."""
 QWEN = ("3b", "7b", "32b", "72b")
 CURATE = ("curate",)
+CURATION = (
+    "MIN_SECONDS MAX_SECONDS MAX_ARTIFACT MIN_REALISM_PRETRAIN MIN_REALISM_SFT MIN_QUALITY_PRETRAIN MIN_QUALITY_SFT "
+    "MIN_CAMERA_STABILITY_SFT BALANCE_MAX_FRACTION SOURCE_MAX_FRACTION HELD_OUT SEED"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Variable:
     entries: "tuple[str, ...]" = EVERY
     """Entry points and commands that have the flag."""
     several: bool = False
-    """Its value is several, separated by spaces."""
+    """Its value is several, separated by spaces; concepts, which may have spaces, by commas or newlines."""
     read: bool = False
     """The recipes of human motion and of adapters read it too, whoever starts them."""
 
@@ -70,6 +74,9 @@ TABLE = (
     Variable("LORA_EPOCHS", "--stage.epochs", ADAPTER, read=True),
     Variable("LORA_BATCH", "--batch-size", ADAPTER, read=True),
     Variable("LORA_LR", "--stage.lr.adapter", ADAPTING, read=True),
+    Variable("UNLEARN_CONCEPT", "--concept", UNLEARN, several=True, read=True),
+    Variable("UNLEARN_METHOD", "--method", UNLEARN, read=True),
+    Variable("UNLEARN_ANCHOR", "--anchor", UNLEARN, read=True),
     Variable("DROPOUT", "--dropout"),
     Variable("SEED", "--seed"),
     Variable("SAVE_EVERY", "--save-every"),
@@ -83,18 +90,7 @@ TABLE = (
     Variable("TRAIN_DATA_WEIGHTS", "--data.weights", several=True),
     Variable("TRAIN_DATA_EPISODES", "--data.episodes", several=True),
     Variable("TEXT_ENCODER", "--backbone.path", (*MOTION, "embed")),
-    Variable("CURATION_MIN_SECONDS", "--min-seconds", CURATE),
-    Variable("CURATION_MAX_SECONDS", "--max-seconds", CURATE),
-    Variable("CURATION_MAX_ARTIFACT", "--max-artifact", CURATE),
-    Variable("CURATION_MIN_REALISM_PRETRAIN", "--min-realism-pretrain", CURATE),
-    Variable("CURATION_MIN_REALISM_SFT", "--min-realism-sft", CURATE),
-    Variable("CURATION_MIN_QUALITY_PRETRAIN", "--min-quality-pretrain", CURATE),
-    Variable("CURATION_MIN_QUALITY_SFT", "--min-quality-sft", CURATE),
-    Variable("CURATION_MIN_CAMERA_STABILITY_SFT", "--min-camera-stability-sft", CURATE),
-    Variable("CURATION_BALANCE_MAX_FRACTION", "--balance-max-fraction", CURATE),
-    Variable("CURATION_SOURCE_MAX_FRACTION", "--source-max-fraction", CURATE),
-    Variable("CURATION_HELD_OUT", "--held-out", CURATE),
-    Variable("CURATION_SEED", "--seed", CURATE),
+    *(Variable(f"CURATION_{name}", f"--{name.lower().replace('_', '-')}", CURATE) for name in CURATION.split()),
 )
 """In the order of their flags."""
 
@@ -107,7 +103,9 @@ USED = ("--stage.lr.expert", "None", "--stage.lr.adapter", "1e-3")
 TUNING = ("LORA_RANK", "LORA_ALPHA", "LORA_DROPOUT", "LORA_LR")
 """What says more of it."""
 OF_ADAPTER = ("LORA_R", "LORA_EPOCHS", "LORA_BATCH", "LORA_EXP_NAME", "LORA_DATA_ROOT", "LORA_SAVE_DIR")
-"""What training/adapter.py alone reads."""
+"""What training/adapter.py and unlearn.py alone read."""
+OF_UNLEARNING = ("UNLEARN_CONCEPT", "UNLEARN_METHOD", "UNLEARN_ANCHOR")
+"""What training/unlearn.py alone reads."""
 NAMED, SAVED, ADAPTERS_IN = "LORA_EXP_NAME", "LORA_SAVE_DIR", "runs/adapter_train"
 """What a run of an adapter is called, what folder it is in, and which one without."""
 NO = ("", "0", "false", "no", "off")
@@ -172,7 +170,9 @@ def refuse(entry: str, environment: "Mapping[str, str]") -> None:
     if entry == "pretrain" and (own := first(given, (USE, *TUNING))):
         raise ValueError(f"{own} is set, but LoRA of fresh weights is of no use: adapt a trained model; unset it")
     if entry in MOTION and (own := first(given, OF_ADAPTER)):
-        raise ValueError(f"{own} is set, but training/adapter.py alone reads it; unset it")
+        raise ValueError(f"{own} is set, but training/adapter.py and unlearn.py alone read it; unset it")
+    if entry not in UNLEARN and (own := first(given, OF_UNLEARNING)):
+        raise ValueError(f"{own} is set, but training/unlearn.py alone reads it; unset it")
     if entry == "sft" and USE not in given and (own := first(given, TUNING)):
         raise ValueError(f"{own} is set, but {USE} is not true: set that too, or train as it is; unset it")
     flags: dict[str, str] = {}
@@ -216,6 +216,8 @@ def values_of(row: Variable, value: str, folder: str = "", name: "str | None" = 
         return [str(Path(folder, place)) for place in places(value, folder, row.name)]
     if row.name == "TEXT_ENCODER":
         return [str(Path(folder, value)) if Path(folder, value).is_dir() else value]
+    if row.name == "UNLEARN_CONCEPT":
+        return [concept.strip() for concept in value.replace("\n", ",").split(",") if concept.strip()]
     return value.split() if row.several else [value]
 
 

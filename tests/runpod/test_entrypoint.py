@@ -166,7 +166,8 @@ def test_human_motion(pod: Pod, entry: str) -> None:
 
 def test_what_human_motion_cannot_obey_ends_the_job(pod: Pod) -> None:
     for name, reason in (("LORA_RANK", "USE_LORA is not true: set that too, or train as it is"),
-                         ("LORA_R", "training/adapter.py alone reads it")):  # fmt: skip
+                         ("LORA_R", "training/adapter.py and unlearn.py alone read it"),
+                         ("UNLEARN_CONCEPT", "training/unlearn.py alone reads it")):  # fmt: skip
         result = pod.start(STAGE="sft", MODEL_VARIANT="small", **{name: "1"})
         assert result.returncode == 78
         assert result.stderr == f"error: {name} is set, but {reason}; unset it\n"
@@ -191,6 +192,14 @@ def test_adapters(pod: Pod) -> None:
     assert "training/adapter.py" in adapted and after(adapted, "--init-from") == "/runs/first/best"
     sizes |= {"--adapter.name": "crouch", "--stage.epochs": "3", "--batch-size": "24", "--data.roots": "/gait"}
     assert {flag: after(adapted, flag) for flag in sizes} == sizes
+    concepts = {"UNLEARN_CONCEPT": "kick, play soccer", "UNLEARN_METHOD": "uce", "UNLEARN_ANCHOR": "a person stands"}
+    (forgetful,) = pod.planned(STAGE="unlearn", MODEL_VARIANT=None, TRAIN_DATA_PATH=None, **own, **concepts)
+    assert "training/unlearn.py" in forgetful and after(forgetful, "--init-from") == "/runs/first/best"
+    at = forgetful.index("--concept")
+    assert forgetful[at : at + 7] == [
+        "--concept", "kick", "play soccer", "--method", "uce", "--anchor", "a person stands",
+    ]  # fmt: skip
+    assert {flag: after(forgetful, flag) for flag in sizes} == sizes
     result = pod.start(STAGE="adapter", LORA_SAVE_DIR="/elsewhere")
     assert result.returncode == 78 and "CHECKPOINT_DIR says where a job writes" in result.stderr
 

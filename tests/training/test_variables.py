@@ -12,6 +12,7 @@ import pytest
 from training import recipes, variables
 from training.config import RunConfig
 from training.flags import parse, view_of
+from training.settings import Stage
 from vla import commandline
 from vla.commands.curate import Curate
 from vla.commands.embed import Embed
@@ -91,25 +92,44 @@ def test_a_variable_that_a_flag_goes_before_is_told(capsys: pytest.CaptureFixtur
     assert "TRAIN_DATA_PATH: --data.roots of the command line goes before it" in capsys.readouterr().out
 
 
+def stage_of(config: RunConfig) -> Stage:
+    (stage,) = config.stages.values()
+    return stage
+
+
 LORA = {
     "LORA_EXP_NAME": ("crouch", lambda config: config.adapter.name, "crouch"),
     "LORA_SAVE_DIR": ("saved", lambda config: config.out, "saved/adapter"),
     "LORA_DATA_ROOT": ("gait", lambda config: config.data.roots, ("gait",)),
     "LORA_R": ("4", lambda config: config.adapter.rank, 4),
     "LORA_ALPHA": ("8", lambda config: config.adapter.alpha, 8),
-    "LORA_DROPOUT": ("0", lambda config: config.adapter.dropout, 0.0),
-    "LORA_EPOCHS": ("7", lambda config: config.stages["adapter"].epochs, 7.0),
+    "LORA_DROPOUT": ("0.2", lambda config: config.adapter.dropout, 0.2),
+    "LORA_EPOCHS": ("7", lambda config: stage_of(config).epochs, 7.0),
     "LORA_BATCH": ("24", lambda config: config.batch_size, 24),
-    "LORA_LR": ("2e-3", lambda config: config.stages["adapter"].lr.adapter, 2e-3),
+    "LORA_LR": ("2e-3", lambda config: stage_of(config).lr.adapter, 2e-3),
 }
 """The nine of a trainer of adapters: what each says, where it is read, and what it is there."""
 
 
+@pytest.mark.parametrize("recipe", variables.ADAPTER)
 @pytest.mark.parametrize("name", LORA)
-def test_each_variable_of_adapters_reaches_the_configuration(name: str) -> None:
+def test_each_variable_of_adapters_reaches_the_configuration(name: str, recipe: str) -> None:
     value, read, expected = LORA[name]
-    assert read(of(recipe="adapter")) != expected
-    assert read(of(recipe="adapter", **{name: value})) == expected
+    assert read(of(recipe=recipe)) != expected
+    assert read(of(recipe=recipe, **{name: value})) == expected
+
+
+def test_what_is_forgotten_can_be_said_by_variables() -> None:
+    given = {
+        "UNLEARN_CONCEPT": "kick, play soccer\npunch,",
+        "UNLEARN_METHOD": "uce",
+        "UNLEARN_ANCHOR": "a person stands",
+    }
+    config = of(recipe="unlearn", **given, INIT_FROM_CHECKPOINT="runs/first")
+    assert config.forget.concept == ("kick", "play soccer", "punch")
+    assert (config.forget.method, config.forget.anchor, config.init_from) == ("uce", "a person stands", "runs/first")
+    assert of("--concept", "jump", recipe="unlearn", UNLEARN_CONCEPT="kick").forget.concept == ("jump",)
+    assert of(recipe="unlearn", UNLEARN_CONCEPT="") == of(recipe="unlearn")
 
 
 def test_an_adapter_is_trained_in_a_folder_of_its_name() -> None:
@@ -129,8 +149,11 @@ def test_fine_tuning_trains_an_adapter_where_it_is_asked_to() -> None:
     ("recipe", "given", "said"),
     [
         ("pretrain", {"USE_LORA": "1"}, "USE_LORA is set, but LoRA of fresh weights is of no use"),
-        ("pretrain", {"LORA_R": "4"}, "LORA_R is set, but training/adapter.py alone reads it"),
-        ("sft", {"USE_LORA": "1", "LORA_EPOCHS": "4"}, "LORA_EPOCHS is set, but training/adapter.py alone reads it"),
+        ("pretrain", {"LORA_R": "4"}, "LORA_R is set, but training/adapter.py and unlearn.py alone read it"),
+        ("sft", {"USE_LORA": "1", "LORA_EPOCHS": "4"}, "LORA_EPOCHS is set, but training/adapter.py and unlearn.py"),
+        ("sft", {"UNLEARN_CONCEPT": "kick"}, "UNLEARN_CONCEPT is set, but training/unlearn.py alone reads it"),
+        ("adapter", {"UNLEARN_METHOD": "uce"}, "UNLEARN_METHOD is set, but training/unlearn.py alone reads it"),
+        ("unlearn", {"LORA_RANK": "4", "LORA_R": "4"}, "LORA_RANK and LORA_R both say --adapter.rank; unset one"),
         ("sft", {"LORA_RANK": "4"}, "LORA_RANK is set, but USE_LORA is not true"),
         ("adapter", {"LORA_RANK": "4", "LORA_R": "4"}, "LORA_RANK and LORA_R both say --adapter.rank; unset one"),
         ("adapter", {"TRAIN_DATA_PATH": "a", "LORA_DATA_ROOT": "b"}, "both say --data.roots; unset one of them"),
