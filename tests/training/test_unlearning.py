@@ -1,6 +1,7 @@
 """Unlearning from end to end on a few clips, and what is refused before anything is written."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,20 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from rich.console import Console
 from safetensors.torch import load_file
 
 from tests import clips
+from tests.book import Book
 from tests.faults import runs
+from tests.forkserver import ForkServer, free_port
 from tests.training import launch
+from tests.training.test_adapters import measured
+from tests.training.test_verify_resume import forked
 from training import editing, loop, recipes
+from training.ending import exits
 from training.flags import parse
+from training.verify_resume import verify
 from vla import errors
 from vla.adapters.file import read
 from vla.adapting import load_adapter
@@ -64,6 +72,12 @@ def words(data: Path, base: Path, out: Path, *more: object, steps: int = STEPS) 
     flags = ["--init-from", base, "--data.roots", data, "--out", out, "--data.workers", 0, "--tracker", "jsonl"]
     flags += ["--batch-size", 8, "--micro-batch", 4, "--data.validation-share", 0]
     return [*map(str, flags), *(["--stage.steps", str(steps)] if steps else []), *map(str, more)]
+
+
+def several(data: Path, base: Path, *, dropout: float = 0.0) -> list[object]:
+    """Flags of a training that several ranks share as one does; of no folder and no number of steps."""
+    flags = ["--init-from", base, "--data.roots", data, "--data.workers", 0, "--tracker", "jsonl", "--batch-size", 8]
+    return [*flags, "--micro-batch", 4, "--data.validation-share", 0, "--adapter.dropout", dropout]
 
 
 def unlearned(data: Path, base: Path, out: Path, *more: object) -> Path:
@@ -164,6 +178,62 @@ def test_an_anchor_s_answer_takes_the_place_of_what_is_forgotten(data: Path, bas
     out = unlearned(data, base, tmp_path / "run", "--concept", "kick", "--anchor", "a man is walking")
     made, settings = described(out), json.loads((out / "config.json").read_text())
     assert (made["anchor"], made["negative_guidance"], settings["data"]["renamed"]) == ("a man is walking", 0, 0.5)
+
+
+def edited(topology: str, argv: list[str]) -> None:
+    """A rank of an unlearning in closed form."""
+    if topology.startswith("zero"):
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = f"ds_configs/{topology}.json"
+    exits.main(lambda: editing.edit(parse(recipes.unlearn(), argv, {})))
+
+
+@pytest.mark.deep
+def test_a_concept_in_closed_form_is_the_same_on_several_ranks(
+    server: ForkServer, data: Path, base: Path, tmp_path: Path
+) -> None:
+    found = []
+    for topology, ranks in (("cpu", 1), ("ddp", 2), ("zero3", 2)):
+        out = tmp_path / topology
+        argv = words(data, base, out, "--concept", "kick", "--method", "uce", steps=0)
+        life = server.call(edited, topology, argv, ranks=ranks, environment={"MASTER_PORT": str(free_port())})
+        assert life.wait() == [0] * ranks, life.report()
+        found.append((load_file(out / "adapter" / "adapter_model.safetensors"), described(out)))
+    (one, made), *others = found
+    for several, made_there in others:
+        assert several.keys() == one.keys() and all(torch.equal(several[name], one[name]) for name in one)
+        assert made_there == made
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("topology", ["ddp", "zero2", "zero3"])
+def test_every_topology_unlearns_the_same(book: Book, data: Path, base: Path, topology: str) -> None:
+    """The answers that are aimed at and those that are preserved are the base's, which each rank asks by itself."""
+    flags = [*several(data, base), "--stage.steps", STEPS, "--concept", "kick"]
+    one, two = (
+        book.of(flags, ranks=ranks, topology=name, recipe="unlearn") for name, ranks in (("cpu", 1), (topology, 2))
+    )
+    assert measured(two) == pytest.approx(measured(one), rel=1e-5)
+    assert [line["losses"].keys() for line in runs.lines(two)] == [{"erase", "preserve"}] * STEPS
+    ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (two, one))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
+    assert described(two) == described(one)
+
+
+@pytest.mark.deep
+def test_an_unlearning_that_is_killed_goes_on_bitwise(
+    server: ForkServer, data: Path, base: Path, tmp_path: Path
+) -> None:
+    asked = ["--recipe", "unlearn", "--steps", "16", "--kill-at", "3", "6", "--topologies", "zero3:2", "--seed", "1"]
+    asked += ["--work", str(tmp_path / "runs"), "--json", str(tmp_path / "result.json"), "--leg-seconds", "600", "--"]
+    asked += [*map(str, several(data, base, dropout=0.1)), "--concept", "kick"]
+    with (tmp_path / "shown.txt").open("w") as shown:
+        code = verify(asked, Console(width=80, file=shown), forked(server))
+    assert code == errors.DONE, (tmp_path / "shown.txt").read_text()
+    kills, *others = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert kills["count"] == "2 of 2"
+    assert {row["verdict"] for row in others} <= {"bitwise equal", "each once, in order", "as they should"}
 
 
 def test_episodes_are_chosen_by_instructions_where_some_have_no_label(data: Path, base: Path, tmp_path: Path) -> None:
