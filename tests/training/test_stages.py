@@ -11,6 +11,9 @@ from torch import nn
 
 from training.engine.stages import FROZEN, enter, group_of, table, without
 from training.settings import Rates, Stage
+from vla.adapter_settings import AdapterConfig
+from vla.adapters.host import Adapters
+from vla.adapters.layer import Blend
 from vla.parts.camera import CameraEncoder
 from vla.settings import CameraConfig
 
@@ -38,6 +41,21 @@ def test_a_group_without_a_rate_is_frozen() -> None:
     groups = enter("test", stage(lora=1e-5), model)
     assert [(group.name, group.parameters) for group in groups] == [("lora/decay", ("backbone.0.lora_A.weight",))]
     assert not model.expert[0].weight.requires_grad
+
+
+def test_an_adapter_that_does_not_count_is_frozen() -> None:
+    model = policy()
+    adapters = Adapters(model, Blend())
+    for name in ("first", "second"):
+        adapters.add(AdapterConfig(name=name, rank=2, targets=(r"expert\.0",)))
+    adapters.set({"first": 0.5})
+    groups = enter("test", stage(adapter=1e-3), model)
+    trained = {name for group in groups for name in group.parameters}
+    assert trained == {f"expert.0.updates.first.{factor}.weight" for factor in ("down", "up")}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    adapters.set({})
+    with pytest.raises(ValueError, match=r"trains \['adapter'\], but the policy has no such parameters"):
+        enter("test", stage(adapter=1e-3), model)
 
 
 def test_a_camera_encoder_is_a_group_of_its_own_and_its_convolutions_decay() -> None:

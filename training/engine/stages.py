@@ -11,6 +11,7 @@ from torch import nn
 
 from training.settings import Stage
 from vla.adapters.host import UPDATES
+from vla.adapters.layer import Adapted, update_of
 from vla.parts import GROUPS, PARTS, row_of
 from vla.run_folder import GroupSize
 
@@ -56,6 +57,20 @@ def decaying(model: nn.Module) -> set[str]:
     }
 
 
+def resting(model: nn.Module) -> set[str]:
+    """Names of the weights of adapters that are loaded and do not count: no stage trains them.
+
+    A trained parameter that no loss reaches is moved all the same under ZeRO (training/engine/gradients.py).
+    """
+    return {
+        f"{path}{UPDATES}{name}.{own}"
+        for path, layer in model.named_modules()
+        if isinstance(layer, Adapted)
+        for name in layer.updates.keys() - layer.blend.weights.keys()
+        for own, _ in update_of(layer, name).named_parameters()
+    }
+
+
 def enter(name: str, stage: Stage, model: nn.Module, tail: Collection[str] = ()) -> list[Group]:
     """Freeze what the stage leaves out, open the rest, and return the optimizer's groups.
 
@@ -63,11 +78,11 @@ def enter(name: str, stage: Stage, model: nn.Module, tail: Collection[str] = ())
         ValueError: the stage trains a group of which the model has no parameter.
     """
     rates = stage.lr.by_group()
-    decay = decaying(model)
+    decay, idle = decaying(model), resting(model)
     members: dict[tuple[str, bool], list[tuple[str, int]]] = {}
     for path, parameter in model.named_parameters():
         group = group_of(path, tail)
-        parameter.requires_grad_(group in rates)
+        parameter.requires_grad_(group in rates and path not in idle)
         if parameter.requires_grad:
             members.setdefault((group, path in decay), []).append((path, parameter.numel()))
     if missing := rates.keys() - {group for group, _ in members}:
