@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
@@ -54,13 +55,18 @@ def stage() -> Stage:
     return Stage(steps=STEPS, lr=Rates(sensor=1e-2, expert=1e-3), weight_decay=0.1)
 
 
-def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
+def started(zero: int) -> Accelerator:
+    """The accelerator of a ZeRO stage; 0 is without DeepSpeed."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a plugin sets it for the rest of the process
     config = {"zero_optimization": {"stage": zero, "overlap_comm": False}, "train_micro_batch_size_per_gpu": "auto"}
     plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False) if zero else None
-    accelerator = distributed.start_accelerator(plugin)
+    return distributed.start_accelerator(plugin)
+
+
+def build(zero: int, state: State | None = None, seed: int = 0) -> Engine:
+    accelerator = started(zero)
     policy = Toy(seed if state is None else seed + 1)
     if state is not None:
         policy.load_state_dict(

@@ -216,6 +216,21 @@ def test_every_topology_trains_the_same_adapter(book: Book, base: Path, data: Pa
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.deep
+def test_a_second_adapter_that_is_loaded_stays_and_changes_nothing_under_zero3(
+    book: Book, base: Path, data: Path
+) -> None:
+    words = ["--init-from", base, "--data.roots", data, *SMALL, *CROUCH, "--adapter.dropout", 0]
+    alone, beside = (
+        book.of(words, ranks=2, topology="zero3", recipe="adapter", prepare=prepare)
+        for prepare in ("", "tests.training.resting_worker:beside")
+    )
+    assert json.loads((beside / "RESTING.json").read_text()) == {"weights": 12, "moved": 0, "zero": 3}
+    assert measured(beside) == measured(alone)
+    ours, theirs = (load_file(run / "adapter" / file.WEIGHTS_FILE) for run in (beside, alone))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 class TestRefusals:
     """One sentence, exit code 78, and no run folder."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.forkserver import ForkServer, free_port
-from tests.training import sharding_worker
+from tests.training import resting_worker, sharding_worker
 from tests.training.sharding_worker import MOVES, ZERO_STAGES
 
 RANKS = [2, pytest.param(1, marks=pytest.mark.deep), pytest.param(3, marks=pytest.mark.deep)]
@@ -89,3 +89,20 @@ def test_a_parameter_without_a_gradient_is_named(server: ForkServer, tmp_path: P
     for sentence in said.values():
         assert sentence.startswith("sensor.norm.bias, which this stage trains, got no gradient")
         assert sentence.endswith("--stage.lr.sensor None")
+
+
+@pytest.mark.deep
+def test_an_adapter_that_is_loaded_and_does_not_count_stays_bit_by_bit(server: ForkServer, tmp_path: Path) -> None:
+    """Where both are trained until one no longer counts, as libraries do it, every ZeRO stage moves it all the same.
+
+    1 and 2 by its momentum and decay, 3 by the gradient of an earlier step; DDP ends with an error.
+    """
+    file, port = tmp_path / "seen.json", {"MASTER_PORT": str(free_port())}
+    life = server.call(resting_worker.watch, file, ranks=2, environment=port)
+    assert life.wait() == [0, 0], life.report()
+    seen = json.loads(file.read_text())
+    assert seen.keys() == {str(zero) for zero in ZERO_STAGES}
+    for zero, found in seen.items():
+        assert found["weights"] == {"trained": 4, "other": 4}
+        assert found["ours"] == {"trained": 4, "other": 0}
+        assert zero == "0" or found["plain"] == {"trained": 4, "other": 4}
