@@ -11,6 +11,7 @@ import tyro
 
 from vla import commandline, printing, provenance
 from vla.commands.ablate import Ablate, ablate
+from vla.commands.calibrate import Calibrate, calibrate
 from vla.commands.convert import Import, convert
 from vla.commands.curate import Curate, curate
 from vla.commands.doctor import Doctor, doctor
@@ -37,6 +38,7 @@ Training starts with `accelerate launch training/stage1.py`. Exit codes: 0 done,
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "evaluate": (Evaluate, evaluate),
     "ablate": (Ablate, ablate),
+    "calibrate": (Calibrate, calibrate),
     "merge": (Merge, merge),
     "doctor": (Doctor, doctor),
     "info": (Info, info),

@@ -1,6 +1,8 @@
 """Adapters of a policy: what they fit, how they are written, loaded and blended."""
 
+import dataclasses
 import math
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from vla import redaction
 from vla.adapters import file
+from vla.adapters.curves import Curve, weight_for, words_of
 from vla.adapters.file import Base, Description, Stored, digest_of
 from vla.contract import DataContract
 from vla.names import hint
@@ -20,6 +23,9 @@ from vla.policy import Policy
 from vla.policy_folder import ADAPTERS, replace_folder
 from vla.provenance import Origin
 
+QUANTITY = re.compile(r"([a-z][a-z_ ]*)=(.*)")
+"""What is asked for by its value."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -27,6 +33,10 @@ class Asked:
 
     place: str
     weight: float = 1.0
+    quantity: str | None = None
+    """What is asked for by its value, in place of a weight: `pelvis height`."""
+    value: float = math.nan
+    """Of the quantity, in its unit."""
 
 
 def base_of(policy: Policy) -> Base:
@@ -84,16 +94,104 @@ def save_adapter(
     return description
 
 
-def parse(word: str) -> Asked:
-    """`FILE` or `FILE:0.7`: the last colon counts, where a number follows it. ValueError where that is not finite."""
-    place, colon, weight = word.rpartition(":")
+def save_curve(stored: Stored, quantity: str, curve: Curve, out: Path | None = None) -> Path:
+    """Write a curve into the header of an adapter's file, in place of an older one of the same quantity.
+
+    `out` is a folder to be, in which a copy gets it; None: the adapter's own file, which is replaced as a whole.
+    Returns the file.
+
+    Raises:
+        ValueError: the header does not say what the adapter fits, or `out` exists.
+    """
+    check_described(stored)
+    assert stored.description is not None
+    description = dataclasses.replace(stored.description, curves={**stored.description.curves, quantity: curve})
+    source = file.weights_of(stored.place)
+    if out is None:
+        file.describe_anew(stored, description, source)
+        return source
+    check_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    beside.mkdir()
     try:
-        asked = Asked(place=place, weight=float(weight)) if colon and place else Asked(place=word)
-    except ValueError:
+        file.describe_anew(stored, description, beside / file.WEIGHTS_FILE)
+        shutil.copyfile(source.with_name(file.CONFIG_FILE), beside / file.CONFIG_FILE)
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out / file.WEIGHTS_FILE
+
+
+def check_described(stored: Stored) -> None:
+    """Refuse an adapter that cannot have a curve (ValueError)."""
+    if stored.description is None:
+        raise ValueError(
+            f"{stored.place} is a file of plain peft, which does not say what policy it fits: only adapters that "
+            "training/adapter.py or training/unlearn.py wrote can be calibrated"
+        )
+    if not (beside := file.weights_of(stored.place).with_name(file.CONFIG_FILE)).is_file():
+        raise ValueError(f"{beside} is missing, without which peft cannot load the adapter: copy the whole folder")
+
+
+def check_new(out: Path) -> None:
+    """Refuse a place that is taken (ValueError)."""
+    if out.exists():
+        raise ValueError(f"{out} exists; give a folder that does not")
+
+
+def parse(word: str) -> Asked:
+    """`FILE`, `FILE:0.7` or `FILE:pelvis_height=0.85`: the last colon counts, where a number follows it, or a name's.
+
+    ValueError where the number is not finite, or the name has none.
+    """
+    place, colon, weight = word.rpartition(":")
+    if not colon or not place:
         return Asked(place=word)
-    if not math.isfinite(asked.weight):
-        raise ValueError(f"--adapter {word} has the weight {weight}; give a number, such as {place}:0.7")
-    return asked
+    named = QUANTITY.fullmatch(weight)
+    try:
+        number = float(named[2] if named else weight)
+    except ValueError as error:
+        if named is None:
+            return Asked(place=word)
+        raise ValueError(f"--adapter {word} has no number for {named[1]}; write {place}:{named[1]}=0.9") from error
+    if not math.isfinite(number):
+        example = f"{named[1]}=0.9" if named else "0.7"
+        raise ValueError(f"--adapter {word} has the weight {weight}; give a number, such as {place}:{example}")
+    if named is None:
+        return Asked(place=place, weight=number)
+    return Asked(place=place, quantity=named[1].replace("_", " "), value=number)
+
+
+def weighed(asked: Asked, stored: Stored, *, alone: bool = True) -> tuple[float, str]:
+    """The weight of an adapter that is asked for, and how it came, in words, where a quantity says it.
+
+    Raises:
+        ValueError: its file has no curve of the quantity, or one of other weights, or the value is out of its reach.
+    """
+    if asked.quantity is None:
+        return asked.weight, ""
+    place, quantity, name = stored.place, asked.quantity, words_of(asked.quantity)
+    if stored.description is None:
+        raise ValueError(
+            f"{place} is a file of plain peft, which has no curve of its {quantity}: give a weight instead"
+        )
+    curves, again = stored.description.curves, f"`vla calibrate POLICY {place} --quantity {name} --text TEXT`"
+    if quantity not in curves:
+        there = f", but of its {' and '.join(sorted(curves))}" if curves else ""
+        raise ValueError(f"adapter {place} has no curve of its {quantity}{there}: measure one with {again}")
+    curve = curves[quantity]
+    if (curve.base, curve.adapter) != (stored.description.base.weights, stored.description.weights):
+        raise ValueError(f"adapter {place} has a curve of its {quantity} that is one of other weights: use {again}")
+    low, high = curve.reach()
+    if not low <= asked.value <= high:
+        raise ValueError(
+            f"adapter {place} reaches a {quantity} of {low:g} to {high:g} {curve.unit} at weights {curve.weights[0]:g} "
+            f"to {curve.weights[-1]:g}, not {asked.value:g}: ask for one in between, or for more --weights with {again}"
+        )
+    weight = weight_for(curve.weights, curve.values, asked.value)
+    told = f" for a {quantity} of {asked.value:g} {curve.unit}, by its curve of {curve.text!r}"
+    return weight, told if alone else f"{told}, which was measured without other adapters"
 
 
 def load_adapter(policy: Policy, place: Path, name: str | None = None, base: Base | None = None) -> Stored:
@@ -142,7 +240,7 @@ def blend(policy: Policy, words: Sequence[str], folder: Path | None = None) -> l
     A word is a place or, of a policy in `folder`, the name of one that goes with it.
 
     Raises:
-        ValueError: one is not there, or does not fit, or weighs nothing that is a number.
+        ValueError: one is not there, or does not fit, or weighs nothing that is a number; or as `weighed`.
         CorruptData: a file is damaged.
     """
     weights: dict[str, float] = {}
@@ -154,9 +252,9 @@ def blend(policy: Policy, words: Sequence[str], folder: Path | None = None) -> l
         called = place.name if place.parent.name == ADAPTERS else file.read(place).config.name
         name = unique(called, policy.adapters.names)
         stored = load_adapter(policy, place, name, base)
-        weights[name] = asked.weight
+        weights[name], how = weighed(asked, stored, alone=len(words) == 1)
         unknown = "" if stored.description else "; a file of plain peft, which does not say what policy it fits"
-        told.append(f"adapter {name}: {place}, weight {asked.weight:g}{unknown}")
+        told.append(f"adapter {name}: {place}, weight {weights[name]:g}{how}{unknown}")
     policy.adapters.set(weights)
     if weights:
         policy.adapters.fold()

@@ -12,6 +12,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla ablate runs/pick/stage2/policy --data.roots /data/pick",
         "vla ablate runs/pick/stage2/policy --data.roots /data/pick --inputs sensor",
     ),
+    "calibrate": (
+        "vla calibrate POLICY runs/slow --quantity speed --text 'a person walks'",
+        "vla calibrate POLICY slow --quantity speed --text 'a person walks' --out slower",
+    ),
     "merge": (
         "vla merge runs/pick/stage2/policy runs/pick/merged",
         "vla merge runs/walk/policy runs/slow --adapter runs/zombie:0.7",

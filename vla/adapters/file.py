@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from vla import documents
 from vla.adapter_settings import AdapterConfig
+from vla.adapters.curves import Curve
 from vla.adapters.host import Adapters
 from vla.adapters.layer import Update
 from vla.errors import CorruptData
@@ -67,6 +69,8 @@ class Description:
     """How: recipe, steps, what was learned or erased."""
     origin: Origin | None = None
     """What it was made with and from; None where no training wrote it."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    """Of quantities that were calibrated, by name: what each is at some weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,29 @@ def write(
     written = json.dumps(peft_config(config, list(adapters.updates(name))), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
     return description
+
+
+def describe_anew(stored: Stored, description: Description, to: Path) -> None:
+    """Write the weights of an adapter under another description; a file that is there is replaced as a whole.
+
+    Tensors and what else the header says stay bit by bit.
+    """
+    source = weights_of(stored.place)
+    with safe_open(source, framework="pt") as opened:
+        names = opened.keys()
+        header = dict(opened.metadata() or {}) | {KEY: json.dumps(documents.to_json(description))}
+        tensors = {name: opened.get_tensor(name) for name in names}
+    beside = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        save_file(tensors, beside, header)
+        beside.replace(to)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def weights_of(place: Path) -> Path:
+    """The file of the weights of an adapter that is a folder, or that file."""
+    return place / WEIGHTS_FILE if place.is_dir() else place
 
 
 def peft_key(key: str, name: str) -> str:
@@ -147,7 +174,7 @@ def read(place: Path) -> Stored:
         ValueError: there is none, or it is no LoRA of linear layers; says which.
         CorruptData: a file is damaged.
     """
-    file = place / WEIGHTS_FILE if place.is_dir() else place
+    file = weights_of(place)
     if not file.is_file():
         raise ValueError(f"{place} holds no adapter: {WEIGHTS_FILE} is missing; give a folder that training wrote")
     try:

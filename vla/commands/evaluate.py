@@ -58,8 +58,8 @@ class Evaluate(Measuring):
     record: int = 4
     """Episodes of which a video and the traces are kept."""
     adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Adapter to measure the policy with, and its weight, `FILE:0.7` (1 without), or the name of one in
-    POLICY/adapters; may be given several times."""
+    """Adapter to measure the policy with, and its weight, `FILE:0.7` (1 without), or a quantity of its curve,
+    `FILE:speed=0.9`; or the name of one in POLICY/adapters; may be given several times."""
     adapted: Annotated[AdapterSettings, tyro.conf.arg(name="")] = field(default_factory=AdapterSettings)
     """Of `--suites unlearning` and `--suites style`."""
     suites: tuple[str, ...] | None = None

@@ -16,8 +16,8 @@ class Merge:
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     """Folder of the merged policy; a backbone that was adapted lies in OUT/backbone."""
     adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Named adapter to merge, and its weight, `FILE:0.7` (1 without), or the name of one in POLICY/adapters; may be
-    given several times."""
+    """Named adapter to merge, and its weight, `FILE:0.7` (1 without), or a quantity of its curve, `FILE:speed=0.9`; or
+    the name of one in POLICY/adapters; may be given several times."""
     backbone: str | None = None
     """Where the policy's backbone lies here; None: where it lay in training."""
 

@@ -67,8 +67,8 @@ class Sample:
     pictures: tuple[Path, ...] = ()
     """Of the policy's first views, where it was trained with pictures: a file each; of the other views it sees none."""
     adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Adapter and its weight, `FILE:0.7` (1 without), or the name of one in POLICY/adapters; may be given several
-    times."""
+    """Adapter and its weight, `FILE:0.7` (1 without), or a quantity of its curve, `FILE:speed=0.9`; or the name of one
+    in POLICY/adapters; may be given several times."""
     tries: int = 4
     """Motions that are made for one that the critic finds unsafe, at least 1; the best of them is kept."""
     critic: CriticConfig = field(default_factory=CriticConfig)

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from vla.adapters.curves import MONOTONE
 from vla.evaluation.adapted.blending import Blended, Other, Point
-from vla.evaluation.adapted.quantities import MONOTONE, QUANTITIES
+from vla.evaluation.adapted.quantities import QUANTITIES
 from vla.report import words
 from vla.report.certificate import cell, change, document, picture, tile, verdict_word
 from vla.report.markup import Html, details, element, paragraph, section, table
@@ -67,7 +68,9 @@ def blend_part(found: Blended) -> list[Html]:
         for name, value in found.correlations.items()
     ]
     told = f"Held: the rank correlation of the means with the weight is {MONOTONE:g} or more, either way."
-    judged = "; ".join(f"{cell(figure)} of {style}" for style, figure in found.judged.items())
+    judged = "; ".join(
+        f"{cell(figure)} of {style} (held out: {cell(found.unseen[style])})" for style, figure in found.judged.items()
+    )
     return [
         cards(*drawn),
         paragraph(f"Of the training windows the judge itself names right: {judged}."),

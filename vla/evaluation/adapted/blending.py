@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla.adapters.curves import MONOTONE, spearman
 from vla.adapters.host import Adapters
 from vla.evaluation.adapted.bench import Answers, Bench, Told, each, questions_of
-from vla.evaluation.adapted.quantities import MONOTONE, QUANTITIES, curve, spearman
+from vla.evaluation.adapted.quantities import QUANTITIES, curve
 from vla.evaluation.motion.figure import NOTHING, Figure, change, mean, share
 from vla.evaluation.motion.gait import gait_amplitude, steps
 from vla.evaluation.motion.table import WIDTH
@@ -62,7 +63,9 @@ class Blended:
     adapters: tuple[str, ...]
     styles: tuple[str, ...]
     judged: Mapping[str, Figure]
-    """Of each style, its training clips that the judge names right: what limits all shares."""
+    """Of each style, windows of its training clips that the judge names right: what limits all shares."""
+    unseen: Mapping[str, Figure]
+    """The same of held-out clips: whether the judge knows a style, or the clips that it was shown."""
     prompt: str
     action: str
     motions: int
@@ -94,7 +97,12 @@ class Blended:
         told = f"{self.motions} motions of {self.prompt!r} at each weight, seed {self.seed}; 95 % intervals."
         found = textwrap.wrap(told, WIDTH)
         for style, figure in self.judged.items():
-            found.append(f"the judge names {figure} of the {figure.n} training windows of {style} right"[:WIDTH])
+            unseen = self.unseen[style]
+            found += textwrap.wrap(
+                f"the judge names {figure} of the {figure.n} training windows of {style} right, and {unseen} of the "
+                f"{unseen.n} held-out ones",
+                WIDTH,
+            )
         for point in self.points:
             found += [
                 "",
@@ -187,6 +195,7 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
         adapters=tuple(plan.adapters),
         styles=tuple(plan.styles),
         judged={style: bench.recall_of(bench.taught, style, plan.seed) for style in plan.styles},
+        unseen={style: bench.recall_of(bench.real, style, plan.seed) for style in plan.styles},
         prompt=plan.prompt,
         action=plan.action,
         motions=plan.motions,

@@ -1,17 +1,14 @@
-"""What of a motion a style changes, in SI units, and how such a quantity goes with the weight of an adapter."""
+"""What of a motion a style changes, in SI units, and which weights of an adapter make equal steps of it."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64
 
+from vla.adapters.curves import isotonic, spearman, weight_for
 from vla.evaluation.motion.clips import Clip, speeds
 from vla.evaluation.motion.heading import level
 from vla.evaluation.motion.landmarks import Landmarks
 from vla.motion.joints import known
-
-MONOTONE = 0.9
-"""Size of the rank correlation from which on a quantity goes with the weight."""
 
 
 def pelvis_height(clip: Clip, body: Landmarks) -> float:
@@ -49,49 +46,6 @@ QUANTITIES: dict[str, tuple[str, Callable[[Clip, Landmarks], float]]] = {
 """Of prepared clips, whose floor is at 0: unit and measure by name."""
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """The rank correlation of two lists, equal values sharing their rank; NaN where one of them does not vary."""
-    one, other = (ranks(np.asarray(values, dtype=np.float64)) for values in (first, second))
-    one, other = one - one.mean(), other - other.mean()
-    size = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / size if size else float("nan")
-
-
-def ranks(values: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
-    """From 1 on, equal values sharing the mean of theirs."""
-    below = (values[None] < values[:, None]).sum(axis=1)
-    equal = (values[None] == values[:, None]).sum(axis=1)
-    found: Float64[np.ndarray, " N"] = below + (equal + 1) / 2
-    return found
-
-
-def weight_for(weights: Sequence[float], values: Sequence[float], wanted: float) -> float:
-    """The weight at which a quantity is what is wanted: by straight lines between the points that were measured.
-
-    Points that do not go the way of the others share the mean of those they cross (isotonic regression by pooling
-    adjacent violators; Ayer et al. 1955).
-
-    Raises:
-        ValueError: the quantity does not go with the weight, or is nowhere what is wanted; says where it is.
-    """
-    correlation = spearman(weights, values)
-    if not abs(correlation) >= MONOTONE:
-        raise ValueError(
-            f"the quantity does not go with the weight: their rank correlation is {correlation:.2f}, and {MONOTONE:g} "
-            "is asked for; take another quantity, or weights of a smaller range"
-        )
-    order = np.argsort(np.asarray(weights))
-    at, rising = np.asarray(weights, dtype=np.float64)[order], np.sign(correlation) * np.asarray(values)[order]
-    pooled = isotonic(rising)
-    if not pooled[0] <= np.sign(correlation) * wanted <= pooled[-1]:
-        ends = sorted((float(np.sign(correlation) * pooled[0]), float(np.sign(correlation) * pooled[-1])))
-        raise ValueError(f"{wanted:g} is out of reach: the quantity is {ends[0]:.3g} to {ends[1]:.3g}; ask for less")
-    middle = {value: float(at[pooled == value].mean()) for value in np.unique(pooled)}
-    ends_at = {float(pooled[0]): float(at[0]), float(pooled[-1]): float(at[-1])}
-    places = [ends_at.get(float(value), place) for value, place in middle.items()]
-    return float(np.interp(np.sign(correlation) * wanted, list(middle), places))
-
-
 def curve(weights: Sequence[float], values: Sequence[float]) -> tuple[tuple[float, float], ...]:
     """Which weights make equal steps of a quantity, from its value at the first weight to that at the last.
 
@@ -102,15 +56,3 @@ def curve(weights: Sequence[float], values: Sequence[float]) -> tuple[tuple[floa
     ends = rising * isotonic(rising * np.asarray(values, dtype=np.float64)[order])[[0, -1]]
     wanted = np.linspace(ends[0], ends[1], len(values)).clip(ends.min(), ends.max()).tolist()
     return tuple((value, weight_for(weights, values, value)) for value in wanted)
-
-
-def isotonic(values: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
-    """The nearest values, in squares, that never fall."""
-    blocks: list[list[float]] = []
-    for value in values:
-        blocks.append([float(value), 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, count = blocks.pop()
-            before, more = blocks.pop()
-            blocks.append([(before * more + mean * count) / (more + count), more + count])
-    return np.concatenate([np.full(int(count), mean) for mean, count in blocks])

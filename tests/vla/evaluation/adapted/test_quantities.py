@@ -8,10 +8,11 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from vla.adapter_settings import AdapterConfig
+from vla.adapters.curves import isotonic, spearman, weight_for
 from vla.adapters.host import Adapters
 from vla.adapters.layer import Blend
 from vla.evaluation.adapted.blending import blend_of, conflict
-from vla.evaluation.adapted.quantities import QUANTITIES, curve, isotonic, spearman, weight_for
+from vla.evaluation.adapted.quantities import QUANTITIES, curve
 from vla.evaluation.motion.clips import Clip
 from vla.evaluation.motion.landmarks import Landmarks
 
