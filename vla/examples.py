@@ -14,7 +14,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "calibrate": (
         "vla calibrate POLICY runs/slow --quantity speed --text 'a person walks'",
-        "vla calibrate POLICY slow --quantity speed --text 'a person walks' --out slower",
+        "vla calibrate POLICY slow --quantity speed --text 'a person walks' --out new",
     ),
     "merge": (
         "vla merge runs/pick/stage2/policy runs/pick/merged",

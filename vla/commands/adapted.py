@@ -49,7 +49,8 @@ class AdapterSettings:
     search: int = EVALUATIONS
     """Texts that are scored, and steps of an embedding, to bring the concept back, >= 2."""
     styles: tuple[str, ...] = ()
-    """Of `--suites style`: what each adapter does, an action of the training clips. None: as the adapters say."""
+    """Of `--suites style`: what each adapter does, an action of the training clips, or a caption, whose clips the judge
+    then tells from others. None: as the adapters say."""
     prompt: str | None = None
     """Of `--suites style`: the caption that is asked for. None: as the adapters say, or that of walking."""
 

@@ -41,11 +41,11 @@ def measure_styles(
     from vla import adapting
     from vla.evaluation.adapted import blending
     from vla.evaluation.adapted.bench import Bench
-    from vla.evaluation.adapted.concepts import captions_of
+    from vla.evaluation.adapted.concepts import captions_of, told_apart
 
     if len(adapters) > 2:
         raise ValueError(f"--suites style blends two adapters at most, and {len(adapters)} were given: leave some out")
-    if any(adapting.parse(word).weight != 1 for word in adapters):
+    if any((asked := adapting.parse(word)).weight != 1 or asked.quantity for word in adapters):
         raise ValueError("--suites style chooses the weights itself: give --adapter FILE without one")
     motion = as_body_of(contract, command.data.motion)
     known = [open_clips(root, contract, motion) for root in training]
@@ -53,8 +53,9 @@ def measure_styles(
     policy = opened(command, device)
     read = stored_of(policy, adapters, command.policy)
     made = [stored.description.made if stored.description else {} for stored in read]
-    captions = captions_of(known)
     styles = settings.styles or tuple(filter(None, map(style_of, made)))
+    known, held_out = told_apart(known, styles), told_apart(held_out, styles)
+    captions = captions_of(known)
     check_styles(styles, len(adapters), captions)
     prompt, action = prompt_of(settings.prompt, made, captions)
     bench = Bench.of(policy, known, held_out, command.seed or 0, command.steps)
@@ -84,8 +85,8 @@ def check_styles(styles: Sequence[str], count: int, captions: Mapping[str, Mappi
     """Refuse styles that are not one an adapter, or that no training clip shows (ValueError)."""
     if len(styles) != count:
         raise ValueError(
-            f"what the {count} adapters do is not said of each: name an action of the training clips for each with "
-            f"--styles, of {', '.join(sorted(captions))}"
+            f"what the {count} adapters do is not said of each: name an action or a caption of the training clips for "
+            f"each with --styles, of {', '.join(sorted(captions))}"
         )
     if missing := [style for style in styles if style not in captions]:
         raise ValueError(
@@ -95,11 +96,13 @@ def check_styles(styles: Sequence[str], count: int, captions: Mapping[str, Mappi
 
 
 def style_of(made: Mapping[str, Any]) -> str | None:
-    """The action that an adapter's header says it was trained on."""
+    """The action, or the caption, that an adapter's header says it was trained on."""
+    from vla.data.facts import INSTRUCTION
     from vla.evaluation.adapted.concepts import WHERE
 
     conditions = [str(word) for word in (made.get("roles") or {}).get("where", ())]
     found = [condition[2] for word in conditions if (condition := WHERE.fullmatch(word)) is not None]
+    found += [text for fact, _, text in (word.partition("=") for word in conditions) if fact == INSTRUCTION]
     return found[0] if len(found) == 1 else None
 
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from vla.adapters.file import Description
-from vla.data.episode import Reader
+from vla.data.episode import Episode, Layout, Reader
 from vla.evaluation.motion.policies import action_of
 from vla.names import hint
 from vla.parts.text import TextBackbone
@@ -53,6 +53,27 @@ class Concept:
     """How it was unlearned, as the adapter says."""
     remarks: tuple[str, ...] = ()
     """What was chosen by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    """Clips of a root, some of which show another action than their labels say."""
+
+    layout: Layout
+    episodes: Sequence[Episode]
+    sources: Sequence[Path]
+
+
+def told_apart(readers: Sequence[Reader], styles: Sequence[str]) -> list[Reader]:
+    """The clips that have one of some styles among their captions show that, in place of the action of their labels."""
+    found: list[Reader] = []
+    for reader in readers:
+        episodes = []
+        for episode in reader.episodes:
+            own = [style for style in styles if style in episode.instructions.different]
+            episodes.append(replace(episode, facts={**episode.facts, "action": own[0]}) if own else episode)
+        found.append(Renamed(layout=reader.layout, episodes=episodes, sources=reader.sources))
+    return found
 
 
 def captions_of(training: Sequence[Reader]) -> dict[str, Counter[str]]:

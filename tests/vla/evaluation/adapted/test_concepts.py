@@ -12,11 +12,12 @@ from tests.clips import poses
 from tests.policies import build_policy
 from vla.adapter_settings import AdapterConfig
 from vla.adapters.file import Base, Description
+from vla.commands.styles import style_of
 from vla.data.dataset import open_dataset
 from vla.data.episode import Reader
 from vla.data.formats import open_folder
 from vla.data.selection import Selection
-from vla.evaluation.adapted.concepts import Wanted, concept_of, shipped
+from vla.evaluation.adapted.concepts import Wanted, captions_of, concept_of, shipped, told_apart
 from vla.evaluation.adapted.inversion import FOUND, apart, search_embedding, search_texts
 from vla.motion_settings import MotionConfig
 from vla.parts.text import TextBackbone
@@ -61,6 +62,32 @@ def policy(clips: Path) -> Policy:
 def described(**made: Any) -> Description:
     base = Base(weights="", normalizer="", body="", backbone="", fingerprint="")
     return Description(adapter=AdapterConfig(), base=base, weights="", made=made)
+
+
+def test_clips_of_a_caption_are_told_from_others_of_their_action(reader: Reader) -> None:
+    caption = "a person kicks a soccer ball"
+    (renamed,) = told_apart([reader], [caption])
+    shown = {action: set(some) for action, some in captions_of([renamed]).items()}
+    assert shown == {action: set(texts) for action, texts in ACTIONS.items() if action != "soccer"} | {
+        caption: set(ACTIONS["soccer"])
+    }
+    assert all(isinstance(own, Reader) for own in (reader, renamed))
+    for own, before in zip(renamed.episodes, reader.episodes, strict=True):
+        assert own.actions is before.actions and own.name == before.name
+    assert {action: set(some) for action, some in captions_of([reader]).items()}.keys() == ACTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("where", "style"),
+    [
+        (["action=zombie"], "zombie"),
+        (["instruction=a person walks slowly forward"], "a person walks slowly forward"),
+        (["subject=3"], None),
+        (["action=zombie", "instruction=a person walks"], None),
+    ],
+)
+def test_an_adapter_does_what_it_was_trained_on(where: list[str], style: str | None) -> None:
+    assert style_of({"roles": {"where": where}}) == style
 
 
 def test_the_header_says_what_it_was(policy: Policy, reader: Reader) -> None:
