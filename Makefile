@@ -1,5 +1,5 @@
 # make demo   demonstrate, train both stages, evaluate in the closed loop and write the report of the needle benchmark
-# make demo-motion  train human motion on the clips that ship, make motions, judge them beside real ones, write the page
+# make demo-motion  train human motion on the clips that ship, two styles and a forgotten action, judge all, write pages
 # make test   what an author runs: style, types, layers, and every kind of promise once; ten minutes on two cores
 # make test-all  all there is: make test, and every fault, topology and real launch; what continuous integration runs
 # make soak   kill a training 200 times on each of two topologies and compare with one that was left alone; 30 minutes

@@ -43,14 +43,33 @@ def test_one_gpu_trains_in_one_process(tmp_path: Path) -> None:
 
 
 def test_the_demo_of_motion_trains_on_the_clips_that_ship(tmp_path: Path) -> None:
-    """And is judged by clips that it does not train on."""
+    """And is judged by clips that it does not train on, by one judge but for the styles, which it must tell apart."""
     lines = words_of(tmp_path, gpu=False, demo="demo-motion.sh")
     commands = [" ".join(line.split()[:2]) for line in lines]
-    assert commands == ["accelerate launch", "vla sample", "vla view", "vla evaluate", "vla report"]
+    both = ["vla evaluate", *["accelerate launch"] * 3, "vla calibrate", "vla sample"]
+    assert commands[:3] == ["accelerate launch", "vla sample", "vla view"]
+    assert sorted(commands[3:9]) == sorted(both), "in any order: figures are made beside the trainings"
+    assert commands[9:] == ["vla report", "vla evaluate", "vla evaluate"]
     words = lines[0].split()
     place = words.index("training/pretrain.py")
     config = parse(recipes.pretrain(), words[place + 1 :])
     assert config.data.roots == ("examples/motion/cmu/train", "examples/motion/amp")
     assert config.data.balance == "action", "else four actions of one clip each are lost among the walks"
     assert all((EXAMPLES.parent / root / "labels.csv").is_file() for root in config.data.roots)
-    assert "--data.roots examples/motion/cmu/test --training examples/motion/cmu/train examples/motion/amp" in lines[3]
+    judged = [line for line in lines if line.startswith("vla evaluate")]
+    for line in judged:
+        assert "--data.roots examples/motion/cmu/test --training examples/motion/cmu/train examples/motion/amp" in line
+        assert "--seed 0 " in f"{line} "
+    assert sorted(line.partition("--suites ")[2].partition(" ")[0] for line in judged) == ["", "style", "unlearning"]
+
+
+def test_the_styles_of_the_demo_are_captions_of_clips_that_ship(tmp_path: Path) -> None:
+    lines = words_of(tmp_path, gpu=False, demo="demo-motion.sh")
+    trained = [line for line in lines if "training/adapter.py" in line]
+    captions = (EXAMPLES / "motion" / "cmu" / "train" / "labels.csv").read_text()
+    for style, line in zip(("slowly", "briskly"), sorted(trained, key=lambda line: "briskly" in line), strict=True):
+        assert f"--data.where instruction=a person walks {style} forward --data.text a person walks forward" in line
+        assert f",a person walks {style} forward,walking," in captions
+    assert ",a person jumps,jumping," in captions
+    (forgotten,) = (line for line in lines if "training/unlearn.py" in line)
+    assert "--concept jumping" in forgotten
