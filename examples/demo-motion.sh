@@ -51,9 +51,9 @@ if time "$BIN/vla" calibrate "$RUNS/base/policy" "$RUNS/briskly/adapter" --quant
         --out "$RUNS/brisk-walk"
 fi # else it said why not
 
-echo "== forgetting: jumps are unlearned, what is near them stays"
-time launch training/unlearn.py "${adapting[@]}" --data.balance action --concept jumping --stage.steps 150 \
-    --out "$RUNS/no-jumping"
+echo "== forgetting: who asks for a jump gets a walk, what is near to jumps stays"
+time launch training/unlearn.py "${adapting[@]}" --data.balance action --concept jumping --anchor "$ask" \
+    --stage.steps 150 --out "$RUNS/no-jumping"
 
 echo "== figures:"
 joined

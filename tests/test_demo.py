@@ -72,4 +72,4 @@ def test_the_styles_of_the_demo_are_captions_of_clips_that_ship(tmp_path: Path) 
         assert f",a person walks {style} forward,walking," in captions
     assert ",a person jumps,jumping," in captions
     (forgotten,) = (line for line in lines if "training/unlearn.py" in line)
-    assert "--concept jumping" in forgotten
+    assert "--concept jumping --anchor a person walks forward" in forgotten
