@@ -101,8 +101,8 @@ def of_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
         return found | {"data.withhold": withheld + ([] if contract["state_dim"] else ["state"])}
     found |= {"data.motion.rate_hz": contract["fps"], "data.withhold": withheld}
     if forces := body.get("forces"):
-        names = [name.split(".")[1] for name in forces]
-        found["data.motion.forces"] = {"left": "feet", "residual": "residual"}.get(names[0], "total")
+        kinds = {name.split(".")[1] for name in forces}
+        found["data.motion.forces"] = "feet" if "left" in kinds else "residual" if "residual" in kinds else "total"
     if body["kind"] != "coordinates":
         found |= {"data.motion.representation": body["kind"]} | TAUGHT
     if body["kind"] == "rotations" and not contract["cameras"] and "physics" not in contract["labels"]:

@@ -7,8 +7,8 @@ from typing import Literal
 Representation = Literal["auto", "rotations", "positions"]
 Axis = Literal["x", "y", "z"]
 Forces = Literal["none", "total", "residual", "feet"]
-"""Which forces a policy models beside the coordinates of a model: none, their sum, what that is beyond m (a + g) of the
-pelvis, or those under each foot."""
+"""Which forces a policy models beside the coordinates of a model: none, their sum, that less the vertical m (a + g) of
+the pelvis, or those under each foot."""
 LabelName = Literal["action", "physics"]
 """What is said of each frame of a motion: the number of the action it shows, and quantities such as velocities."""
 StyleName = Literal["tempo", "energy_level", "smoothness", "valence", "arousal"]
@@ -64,7 +64,7 @@ class MotionConfig(MotionFiles):
     """Folder of pictures of the clips of a list, sample_000000/actor_0/metadata.json and so on; None: none."""
     forces: Forces = "none"
     """Of trials with coordinates and forces, what is modelled beside the motion: total, the sum of all plates or feet;
-    residual, what is left of it less m (a + g) of the pelvis, which the motion says; feet, that under each foot."""
+    residual, that less the vertical m (a + g) of the pelvis, which the motion says; feet, that under each foot."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

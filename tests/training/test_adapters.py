@@ -23,9 +23,11 @@ from training.flags import parse
 from vla.adapters import file
 from vla.adapters.host import UPDATES
 from vla.adapting import load_adapter
+from vla.data.formats.motion import kinetic
 from vla.documents import to_json
 from vla.errors import REFUSED
 from vla.motion.body import Body
+from vla.motion_settings import Forces
 from vla.policy import Policy
 from vla.policy_folder import load_policy
 
@@ -99,11 +101,9 @@ class TestSettings:
         assert found.data.motion.representation == "rotations" and found.expert.width == 32
         assert found.data.retarget == 0.5
 
-    @pytest.mark.parametrize(
-        ("kind", "sides"), [("none", []), ("total", [""]), ("residual", ["residual."]), ("feet", ["left.", "right."])]
-    )
-    def test_a_policy_of_gait_says_which_forces_it_models(self, kind: str, sides: list[str]) -> None:
-        names = tuple(f"force.{side}v{axis}" for side in sides for axis in "xyz")
+    @pytest.mark.parametrize("kind", kinetic.NAMES)
+    def test_a_policy_of_gait_says_which_forces_it_models(self, kind: Forces) -> None:
+        names = kinetic.NAMES[kind]
         body = Body(kind="coordinates", joints=("pelvis_ty", "knee_angle_r"), parents=(), forces=names)
         told = bases.of_contract(json.loads(json.dumps(to_json(of_body(body)))))
         assert told.get("data.motion.forces", "none") == kind and "data.motion.representation" not in told

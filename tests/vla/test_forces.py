@@ -189,13 +189,13 @@ def test_a_policy_that_was_always_shown_the_motion_makes_none() -> None:
 
 
 def test_a_policy_of_residuals_says_whole_forces() -> None:
-    """Of a body whose pelvis gains 2 m/s each second they are m (a + g) more than what the policy makes."""
-    names = tuple(name.replace("force.", "force.residual.") for name in BODY.forces)
+    """Of a body whose pelvis gains 2 m/s each second they are m (a + g) more than what it makes, along the vertical."""
+    names = tuple(name.replace("force.vy", "force.residual.vy") for name in BODY.forces)
     residual = dataclasses.replace(BODY, forces=names)
     frames, weight = 40, 700.0
     rate = of_body(BODY).fps
     motion = np.zeros((frames, 3))
-    motion[:, 1] = (np.arange(frames) / rate) ** 2
+    motion[:, 0] = motion[:, 1] = (np.arange(frames) / rate) ** 2
     made = sample_forces(policy_of(given=1.0), motion, n=2)
     whole = sample_forces(policy_of(given=1.0, body=residual), motion, weight_n=weight, n=2)
     inner = slice(10, -10)  # at both ends the filter takes what follows for a straight line

@@ -4,7 +4,7 @@ Newton's law holds for the centre of mass, which coordinates without their model
 it is nearest to it, and its place is among the coordinates. What that misses is said beside every figure made of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ SMOOTH_HZ = 15.0
 LEAST_N = 20.0
 """Below this, a vertical force carries nobody."""
 RESIDUAL = "force.residual."
-"""What a policy calls the components of a force that it models less m (a + g) of the pelvis."""
+"""What a policy calls components of a force that it models less m (a + g) of the pelvis: that along the vertical.
+
+Taken off the horizontal ones, too, they are harder to say: the pelvis sways more than the centre of mass."""
 MISSING = 0.1
 """Share of the weight by which a force falls short of what the pelvis' motion asks for where a foot is off the plates.
 
@@ -45,8 +47,8 @@ def carrying(body: Body, rows: Float[np.ndarray, "T A"], rate_hz: float, weight_
 
 
 def is_residual(body: Body) -> bool:
-    """Whether the forces among the numbers of a body are what is left of a sum of forces less m (a + g)."""
-    return bool(body.forces) and all(name.startswith(RESIDUAL) for name in body.forces)
+    """Whether the forces among the numbers of a body are in part what is left of a sum of forces less m (a + g)."""
+    return any(name.startswith(RESIDUAL) for name in body.forces)
 
 
 def whole_names(body: Body) -> tuple[str, ...]:
@@ -69,7 +71,13 @@ def taken(
             "this policy models what forces are beyond m (a + g) of the pelvis, and who moves has no known weight: say "
             "weight_kg in labels.csv beside the trials"
         )
-    return carrying(body, rows, rate_hz, weight_n)
+    return taken_off(body.forces, carrying(body, rows, rate_hz, weight_n))
+
+
+def taken_off(names: Sequence[str], carried: Float64[np.ndarray, "T F"]) -> Float64[np.ndarray, "T F"]:
+    """What forces of these names are told less: of m (a + g) some components, 0 of others."""
+    found: Float64[np.ndarray, "T F"] = carried * [name.startswith(RESIDUAL) for name in names]
+    return found
 
 
 def believed(

@@ -71,7 +71,7 @@ def test_a_residual_is_what_the_weight_leaves_of_bodies_that_stand(tmp_path: Pat
     reader = opened(tmp_path, forces="residual")
     assert reader.layout.body is not None and reader.layout.body.names[-2:] == (
         "force.residual.vy",
-        "force.residual.vz",
+        "force.vz",
     )
     for episode, left in zip(reader.episodes, (0.0, -10.0), strict=True):
         assert episode.known is not None and episode.known.all()

@@ -21,7 +21,7 @@ SIDES = ("left", "right")
 NAMES: Mapping[Forces, tuple[str, ...]] = {
     "none": (),
     "total": tuple(f"force.{part}" for part in COMPONENTS),
-    "residual": tuple(f"{kinetics.RESIDUAL}{part}" for part in COMPONENTS),
+    "residual": ("force.vx", f"{kinetics.RESIDUAL}vy", "force.vz"),
     "feet": tuple(f"force.{side}.{part}" for side in SIDES for part in COMPONENTS),
 }
 """What the numbers behind the coordinates are called, N."""
@@ -84,7 +84,8 @@ def model(
         if MARKS not in of:  # what a file says of its forces goes before what the pelvis says
             known &= kinetics.believed(total, clip.body, row, rate_hz, weight)
         if asked == "residual":
-            values = (total - kinetics.carrying(clip.body, row, rate_hz, weight)).astype(np.float32)
+            carried = kinetics.carrying(clip.body, row, rate_hz, weight)
+            values = (total - kinetics.taken_off(NAMES[asked], carried)).astype(np.float32)
         found.append((values, known))
     if not any(known.any() for _, known in found):
         raise ValueError(f"{root} has no trial with a force that can be trusted: leave {flag} out")
