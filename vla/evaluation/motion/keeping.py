@@ -85,7 +85,8 @@ def _read(path: Path, key: str, body: Landmarks, settings: JudgeSettings) -> Con
     path.stat()  # what is not there is no damage
     with safe_open(path, framework="pt") as opened:
         facts = dict(json.loads((opened.metadata() or {})[HEADER]))
-        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        names = opened.keys()
+        tensors = {name: opened.get_tensor(name).clone() for name in names}
     digest = facts.pop("digest")
     if facts["key"] != key or digest != _digest(facts, tensors):
         raise ValueError("it does not hold what its name and its header say")
