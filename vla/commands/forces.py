@@ -97,7 +97,7 @@ def forces(command: ForcesOf) -> None:
     made = sample_all(policy, reader, command)
     angles = [angles_of(policy, episode, command) for episode in reader.episodes] if command.make_motion else []
     trials = [figures.told(trial, scale) for trial, _ in made]
-    for trial, said in zip(trials, angles, strict=False):
+    for trial, said in zip(trials, angles, strict=command.make_motion):
         trial["angles"] = said
     found = {
         "policy": str(command.policy),
