@@ -13,11 +13,11 @@ from vla.settings import renamed
 SHARED = re.compile(
     r"backbone\.(path|min_pixels|max_pixels|output|pooling)|(encoders|expert|diffusion|lora)\..+"
     r"|data\.(horizon|cameras|depth|state_key|action_key|dims|sensor|sensor_samples|sensor_rate_hz|missing_cameras"
-    r"|angles|pairing|labels|style|normalization|compand|clamp|withhold|retarget)"
+    r"|angles|pairing|labels|style|normalization|compand|clamp|withhold|retarget|validation_share|split_by)"
     r"|data\.motion\.(rate_hz|representation|joints|forces)"
     r"|stages\.[^.]+\.objective\.((kind|gamma|draws)|motion\..+)"
 )
-"""Settings that decide what a policy looks at, computes and is trained for."""
+"""Settings that decide what a policy looks at, computes and is trained for, and what it is not shown."""
 STAGE = re.compile(r"stages\.[^.]+\.")
 NORMALIZER = "normalizer.safetensors"
 LARGEST = 3.4e38

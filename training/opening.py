@@ -20,6 +20,7 @@ from training.checkpoints.beginning import (
     normalizers_from_json,
     normalizers_to_json,
     read_origin,
+    seen_now,
 )
 from training.checkpoints.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten
@@ -149,6 +150,8 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         check_unconditional(origin, config.diffusion)
         if config.adapts:
             check_base(origin, config)
+            if said := seen_now(origin, data):
+                accelerator.print(said)
     if resumed is None and origin is None:
         check_fresh(config, data.contract)
     config = folder.config = sized(config, data, resumed, origin, accelerator)

@@ -20,6 +20,7 @@ from training import bases, loop, recipes
 from training.checkpoints import checkpoint
 from training.ending import exits
 from training.flags import parse
+from training.session import Session
 from vla.adapters import file
 from vla.adapters.host import UPDATES
 from vla.adapting import load_adapter
@@ -82,6 +83,7 @@ class TestSettings:
         )  # fmt: skip
         assert (found.data.normalization, found.data.clamp, found.expert.positions) == ("z-score", False, "waves")
         assert found.data.retarget == 0.5, "or motions on other skeletons than the adapter's clips would be another's"
+        assert found.data.validation_share == 0.34, "or the adapter trains on what its base was not shown"
         objective = found.stages["adapter"].objective
         assert (objective.draws, objective.motion.joints) == (2, 20.0)
         assert (found.batch_size, found.adapter.rank, found.stages["adapter"].lr.by_group()) == (
@@ -107,6 +109,22 @@ class TestSettings:
         body = Body(kind="coordinates", joints=("pelvis_ty", "knee_angle_r"), parents=(), forces=names)
         told = bases.of_contract(json.loads(json.dumps(to_json(of_body(body)))))
         assert told.get("data.motion.forces", "none") == kind and "data.motion.representation" not in told
+
+    @pytest.mark.parametrize("seed", [3, 0])
+    def test_what_the_base_was_not_shown_is_not_trained_on_or_that_is_said(
+        self, base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
+    ) -> None:
+        with Session(config(*asked(base, data, tmp_path / "run", "--seed", seed))) as session:
+            own = {
+                episode.name.rpartition("/")[2] for root in session.run.data.validation.episodes() for episode in root
+            }
+        base_s = {
+            mark.split()[0]
+            for mark in json.loads((base / "policy" / "config.json").read_text())["held_out"]["episodes"]
+        }
+        assert len(base_s) == len(own) == 2
+        said = f"{len(base_s - own)} of the 2 episodes that {base} held out are trained on here" if base_s - own else ""
+        assert (seed == 3) == (base_s == own) and said in capsys.readouterr().out
 
     def test_a_flag_goes_before_the_base(self, base: Path) -> None:
         assert config("--init-from", str(base), "--data.horizon", "6").data.horizon == 6

@@ -17,11 +17,13 @@ from training.engine.stages import Group
 from training.engine.state import State
 from vla.adapters.host import UPDATES
 from vla.contract import DataContract
+from vla.data.dataset import Dataset
+from vla.data.episode import mark_of, name_of
 from vla.documents import to_json
 from vla.errors import CorruptData
 from vla.normalize import Normalizer
 from vla.parts import row_of
-from vla.policy_folder import load_policy, read_description
+from vla.policy_folder import HeldOut, load_policy, read_description
 from vla.run_folder import BEST, Buffers
 from vla.settings import DataConfig, DiffusionConfig
 
@@ -41,6 +43,8 @@ class Beginning:
     fingerprint: str
     settings: Mapping[str, Any]
     """Of its policy, flat."""
+    held_out: HeldOut
+    """What it has not seen; empty where no policy folder says it."""
 
 
 def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginning:
@@ -53,15 +57,16 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginnin
     # Of a run that goes on, RUN/best is of where it ended before; its checkpoints are of now.
     outdated = path.name == BEST and checkpoint.best_first(path.parent)
     if (path / "normalizer.safetensors").exists() and not outdated:
-        policy = load_policy(path, backbone)
+        policy, description = load_policy(path, backbone), read_description(path)
         return Beginning(
             place=place,
             weights=policy.learned(),
             contract=policy.contract,
             normalization=policy.config.normalization,
             normalizers={kind: policy.normalizer_of(kind) for kind in policy.contract.normalized},
-            fingerprint=read_description(path).backbone.fingerprint,
+            fingerprint=description.backbone.fingerprint,
             settings=flatten(to_json(policy.config)),
+            held_out=description.held_out,
         )
     found = checkpoint.find(place, accelerator)
     meaning, state = found.meaning(), found.state()
@@ -73,7 +78,13 @@ def read_origin(place: str, backbone: str, accelerator: Accelerator) -> Beginnin
         normalizers=normalizers_from_json(meaning.normalizer),
         fingerprint=found.manifest.backbone.fingerprint,
         settings=meaning.identity,
+        held_out=held_out_of(found.path.parent.parent / "policy"),
     )
+
+
+def held_out_of(policy: Path) -> HeldOut:
+    """What a policy says that it has not seen; nothing where a run has left none."""
+    return read_description(policy).held_out if (policy / "config.json").is_file() else HeldOut()
 
 
 def check_origin(origin: Beginning, place: str, data: DataConfig, contract: DataContract, fingerprint: str) -> None:
@@ -152,6 +163,25 @@ def check_base(origin: Beginning, config: RunConfig) -> None:
             raise ValueError(
                 f"{origin.place} was trained with {flag} {had}, not {own}, and its adapters fit that: leave it out"
             )
+
+
+def seen_now(origin: Beginning, data: Dataset) -> str:
+    """That a run trains on episodes which its base was not shown, and how it would not; empty where it does not."""
+    unseen = set(origin.held_out.episodes)
+    names = {mark.rpartition(" ")[0] for mark in unseen}
+    held_out = [{episode.name for episode in root} for root in data.validation.episodes()]
+    trained = (
+        episode
+        for root, out in zip(data.everything.episodes(), held_out, strict=True)
+        for episode in root
+        if episode.name not in out and name_of(episode) in names  # a mark reads all of an episode
+    )
+    if not (seen := sum(mark_of(episode) in unseen for episode in trained)):
+        return ""
+    return (
+        f"{seen} of the {len(unseen)} episodes that {origin.place} held out are trained on here, and `vla evaluate` "
+        f"counts them as unseen: --seed {origin.held_out.seed} on the --data.roots of the base holds them out again"
+    )
 
 
 def load_weights(

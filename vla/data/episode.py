@@ -87,10 +87,15 @@ class Episode:
     """Which numbers of the actions were measured, a row an action; None: all. Others are finite, and not learned."""
 
 
+def name_of(episode: Episode) -> str:
+    """Its own name, wherever its root lies and whatever that is called."""
+    return episode.name.rpartition("/")[2]
+
+
 def mark_of(episode: Episode) -> str:
     """What an episode is known by wherever its root lies and whatever that is called: its own name and its actions."""
     actions = np.asarray(episode.actions.values, dtype="<f4").tobytes()
-    return f"{episode.name.rpartition('/')[2]} {hashlib.sha256(actions).hexdigest()[:16]}"
+    return f"{name_of(episode)} {hashlib.sha256(actions).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)
