@@ -62,7 +62,9 @@ def stream_of(
 def stacks_of(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> list[Stack]:
     """The pools of one role; some roots may have nothing of it."""
     if config.balance:
-        return [[pool] for pool in balanced(train, config)]
+        pools = balanced(train, config)
+        check_drawn(pools, config)
+        return [[pool] for pool in pools]
     if config.emphasis:
         return [[pool] for pool in emphasised(train, whole, config)]
     weights = config.weights or [1.0] * len(train)
@@ -87,7 +89,9 @@ def roles(train: Sequence[Part], whole: Sequence[Reader], cast: Cast, config: Da
         parts = [part.at(own) for part, own in zip(train, places, strict=True)]
         if not any(map(len, parts)):
             continue  # nothing is near: what is to have samples and has none was refused
-        found += divided(stacks_of(parts, whole, config), name, positions)
+        # A role has few positions, and what is rare in one root may have none there.
+        stacks = together(balanced(parts, config)) if config.balance else stacks_of(parts, whole, config)
+        found += divided(stacks, name, positions)
     if renamed:
         texts = asked_of(train, cast, config)
         parts = [
@@ -129,8 +133,7 @@ def divided(stacks: Sequence[Stack], role: str, positions: int) -> Iterator[Stac
 def balanced(train: Sequence[Part], config: DataConfig) -> list[Pool]:
     """A pool for each value of a fact in each root: each value has one share, in proportion to its samples by root.
 
-    To its episodes where these are drawn equally often. ValueError where an episode lacks the fact, or a block has no
-    position for a pool.
+    To its episodes where these are drawn equally often. ValueError where an episode lacks the fact.
     """
     fact = config.balance
     parts: dict[tuple[str, int], Part] = {}
@@ -144,17 +147,28 @@ def balanced(train: Sequence[Part], config: DataConfig) -> list[Pool]:
     for (value, _), size in sizes.items():
         total[value] += size
     order = sorted(parts, key=lambda key: (key[1], key[0]))
-    weights = [sizes[key] / total[key[0]] for key in order]
-    for (value, root), count in zip(order, apportion(weights, BLOCK), strict=True):
+    return [
+        Pool(part=parts[key], root=key[1], name=f"{fact} {key[0]}", weight=sizes[key] / total[key[0]]) for key in order
+    ]
+
+
+def check_drawn(pools: Sequence[Pool], config: DataConfig) -> None:
+    """Refuse values of --data.balance for which a block has no position (ValueError)."""
+    for pool, count in zip(pools, apportion([pool.weight for pool in pools], BLOCK), strict=True):
         if count == 0:
             raise ValueError(
-                f"--data.balance {fact} leaves {value!r} of {train[root].reader.layout.root} less than one of "
-                f"{BLOCK:,} samples, among {len(total):,} values: leave --data.balance out, or balance another fact"
+                f"--data.balance {config.balance} leaves {pool.name.removeprefix(f'{config.balance} ')!r} of "
+                f"{pool.part.reader.layout.root} less than one of {BLOCK:,} samples, among "
+                f"{len({own.name for own in pools}):,} values: leave --data.balance out, or balance another fact"
             )
-    return [
-        Pool(part=parts[value, root], root=root, name=f"{fact} {value}", weight=weight)
-        for (value, root), weight in zip(order, weights, strict=True)
-    ]
+
+
+def together(pools: Sequence[Pool]) -> list[Stack]:
+    """Pools of the same name as one, whichever roots they are of, each with the share of all."""
+    stacks: dict[str, Stack] = {}
+    for pool in pools:
+        stacks.setdefault(pool.name, []).append(pool)
+    return [[replace(pool, weight=sum(own.weight for own in stack)) for pool in stack] for stack in stacks.values()]
 
 
 def emphasised(train: Sequence[Part], whole: Sequence[Reader], config: DataConfig) -> list[Pool]:

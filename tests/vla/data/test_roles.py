@@ -147,6 +147,18 @@ def test_values_are_balanced_within_each_role(who: str, role: str, share: float)
     assert row[-1] == f"{50 * share:.1f} %"
 
 
+def test_a_value_that_is_rare_in_one_root_is_balanced_over_all() -> None:
+    """4 of its 1,250 frames are of the second root: less than one of the 125 positions of the value in a block."""
+    readers = people("first", ("a", 20), ("b", 1246), ("c", 20)), people("second", ("b", 4))
+    config = {"where": ("who=a",), "preserve": 0.25, "balance": "who", "validation_share": 0.0}
+    data = opened(*readers, **config)
+    found = Counter(name for block in range(10) for name in drawn(data, block))
+    assert found == {
+        "first/episode_000000": 7500, "first/episode_000001": 1246, "first/episode_000002": 1250,
+        "second/episode_000000": 4,
+    }  # fmt: skip
+
+
 def test_roots_have_their_weights_within_each_role() -> None:
     """Of those that have something of it: the third root has nothing that is learned."""
     readers = people("first", ("a", 20), ("b", 25)), people("second", ("a", 40), ("b", 80)), people("third", ("b", 30))
