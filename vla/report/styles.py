@@ -25,18 +25,20 @@ def page(found: Blended, policy: str, pictures: Mapping[float, Path]) -> Html:
         section("Other actions", "others", *other_part(found)),
         *([section("Do the two fit?", "conflict", *conflict_part(found))] if found.cosine is not None else []),
     ]
-    tiles = [
-        tile(words.percent(figure.value), f"called {style}", f"at weight {last.weight:g}")
-        for style, figure in last.styles.items()
-    ]
+    tiles = []
+    for style in found.styles:
+        most = max(found.points, key=lambda point: point.styles[style].value or 0.0)
+        tiles.append(tile(words.percent(most.styles[style].value), f"called {style}", f"most, at {most.on()}"))
     tiles += [
-        tile(words.percent(last.stepping.value), "stepping"),
+        tile(words.percent(last.stepping.value), "stepping", f"at {last.on()}"),
         tile(f"{found.off:g}", "difference when off"),
     ]
     told = (
         f"{found.motions} motions of {found.prompt!r} at each weight, seed {found.seed}, of the same noise. "
         "Styles are what a judge calls them that was trained on real clips; intervals are of 95 %."
     )
+    if len(found.adapters) > 1:
+        told += f" The weight is that of {found.adapters[-1]}; {found.adapters[0]} has the rest of 1."
     header = [element("h1", name), paragraph(f"Style adapters of {policy}.", "lead"), paragraph(told)]
     return document(f"{name}: style", [*header, element("div", *tiles, class_="tiles")], sections)
 
@@ -107,20 +109,22 @@ def head(found: Blended) -> list[str]:
 
 def row(point: Point) -> list[str]:
     """A point of the table."""
-    blend = ", ".join(f"{name} {weight:g}" for name, weight in point.blend.items()) or "base"
     shares = [*point.styles.values(), point.kept, point.stepping]
     quantities = [
         f"{words.number(figure.value, 3)} ({words.number(figure.low, 3)} to {words.number(figure.high, 3)})"
         for figure in point.quantities.values()
     ]
-    return [f"{point.weight:g}", blend, *map(cell, shares), *quantities]
+    return [f"{point.weight:g}", point.on(), *map(cell, shares), *quantities]
 
 
 def picture_part(found: Blended, pictures: Mapping[float, Path]) -> list[Html]:
     """The first motion at each weight."""
     drawn: list[Html] = []
     for point in found.points:
-        drawn += [element("h3", f"Weight {point.weight:g}"), *picture(pictures.get(point.weight), "poses")]
+        drawn += [
+            element("h3", f"Weight {point.weight:g}: {point.on()}"),
+            *picture(pictures.get(point.weight), "poses"),
+        ]
     return drawn
 
 
@@ -128,7 +132,7 @@ def other_part(found: Blended) -> list[Html]:
     """Recall of what the adapters were not trained for."""
     rows = [other_row(other) for other in found.others]
     return [
-        paragraph(f"At weight {found.points[-1].weight:g}; motions of a row begin with the same noise."),
+        paragraph(f"With {found.points[-1].on()}; motions of a row begin with the same noise."),
         table(("action", "text", "base", "adapters", "change"), rows, label="Other actions"),
     ]
 

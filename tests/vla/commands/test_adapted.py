@@ -95,7 +95,11 @@ def test_styles_are_blended(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert heights == pytest.approx([heights[0]] * 5, rel=1e-4)
     assert [point["blend"] for point in found["points"]][1] == {"no-kick": 0.75, "no-kick-2": 0.25}
     assert not found["others"], "all three actions are styles, or asked for"
-    assert (out / "style.html").read_text().count("<img") == 5
+    page = (out / "style.html").read_text()
+    assert page.count("<img") == 5
+    most = max(found["points"], key=lambda point: point["styles"]["dance"]["value"])["weight"]
+    assert f"most, at no-kick {1 - most:g}, no-kick-2 {most:g}" in page or most in (0, 1)
+    assert "Weight 0.25: no-kick 0.75, no-kick-2 0.25" in page
 
 
 @pytest.mark.deep

@@ -36,6 +36,10 @@ class Point:
     """Share whose gait amplitude is above half of that of real clips of the styles."""
     quantities: Mapping[str, Figure]
 
+    def on(self) -> str:
+        """Which adapters are on, and how much."""
+        return ", ".join(f"{name} {weight:g}" for name, weight in self.blend.items()) or "base"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
@@ -104,10 +108,7 @@ class Blended:
                 WIDTH,
             )
         for point in self.points:
-            found += [
-                "",
-                f"weight {point.weight:g}: {', '.join(f'{k} {v:g}' for k, v in point.blend.items()) or 'base'}",
-            ]
+            found += ["", f"weight {point.weight:g}: {point.on()}"]
             rows = {f"called {style}": figure for style, figure in point.styles.items()}
             rows |= {"action kept": point.kept, "stepping": point.stepping}
             rows |= {f"{name} [{QUANTITIES[name][0]}]": figure for name, figure in point.quantities.items()}
