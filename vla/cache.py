@@ -116,7 +116,7 @@ class Entry:
         write_file(self.path, lambda file: file.write(json.dumps(content).encode()))
 
     def _stamps(self) -> dict[str, str]:
-        return {str(root): stamp for root, stamp in self.stamps.items()}
+        return {str(root.resolve()): stamp for root, stamp in self.stamps.items()}  # as `path` and `stamp` know it
 
 
 def _digest(stamps: Mapping[str, str], facts: Any) -> str:

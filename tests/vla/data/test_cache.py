@@ -281,6 +281,19 @@ def test_an_array_that_is_cut_off_is_built_anew(tmp_path: Path, caplog: pytest.L
     assert len(caplog.records) == len(arrays)
 
 
+def test_a_folder_is_the_same_by_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("content")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    by_name, by_link = (
+        cache.Entry(purpose="a test", stamps={root: cache.stamp([root / "file"])})
+        for root in (tmp_path / "data", tmp_path / "link")
+    )
+    by_name.keep(7)
+    assert by_link.recall() == 7
+    assert not caplog.records
+
+
 def test_what_was_kept_of_former_content_is_removed(tmp_path: Path) -> None:
     root = write_clocked(tmp_path / "set")
     opened(root)
