@@ -5,7 +5,7 @@ import shutil
 import sys
 import textwrap
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -82,16 +82,23 @@ def forces(command: ForcesOf) -> None:
         raise ValueError(
             f"{command.policy} models no forces: train a policy on trials with forces and --data.motion.forces total"
         )
+    if command.text and not contract.instructed:
+        raise ValueError(f"{command.policy} was trained to read no text: leave --text out")
+    check_different(command.calibrate)
     kept = {root: distances_in(root) for root in command.calibrate if (root / FIGURES).is_file()}
-    aside = [open_trials(root, contract, command.data.motion) for root in command.calibrate if root not in kept]
+    aside = {root: open_trials(root, contract, command.data.motion) for root in command.calibrate if root not in kept}
     reader = open_trials(command.trials, contract, command.data.motion)
+    places_of([episode.name for episode in reader.episodes])
+    say_shared(reader, [*aside.values()])
     policy = open_policy(command.policy, command.backbone, device, Sampling(), adapters=command.adapter).to(device)
     policy.set_mode(training=False)
     if command.make_motion:
         check_makes_motion(policy)
     far = dict[str, Any]()
-    for other in aside:
-        far |= {trial.name: figures.distances(trial) for trial, _ in sample_all(policy, other, command)}
+    for root, other in aside.items():
+        own = {trial.name: figures.distances(trial) for trial, _ in sample_all(policy, other, command)}
+        # Folders of several people are often called alike.
+        far |= {f"{root}: {name}" if name in far else name: values for name, values in own.items()}
     far |= {f"{root}: {name}": values for root, own in kept.items() for name, values in own.items()}
     scale = figures.calibrate([*far.values()]) if command.calibrate else None
     made = sample_all(policy, reader, command)
@@ -110,6 +117,45 @@ def forces(command: ForcesOf) -> None:
     }
     write(command.out, made, scale, found, contract)
     print(json.dumps(found, indent=2) if command.json else "\n".join(lines(found, command.out)))
+
+
+def check_different(folders: "tuple[Path, ...]") -> None:
+    """Refuse trials that would count twice (ValueError)."""
+    resolved = [folder.resolve() for folder in folders]
+    for place, folder in enumerate(folders):
+        if folder.resolve() in resolved[:place]:
+            raise ValueError(f"--calibrate names {folder} twice: give each folder once")
+
+
+def places_of(names: "list[str]") -> "list[PurePosixPath]":
+    """Where what is said of each trial is written, without an ending: as the trials lie below their folder.
+
+    ValueError where two would lie in one place.
+    """
+    from vla.data.formats.motion.trials import trial_of
+
+    found: list[PurePosixPath] = []
+    for name in names:
+        below = PurePosixPath(*PurePosixPath(name).parts[1:])
+        place = below.with_name(trial_of(Path(f"{below.name}.mot")))
+        if place in found:
+            other = names[found.index(place)]
+            raise ValueError(f"{other} and {name} are both called {place}, and so would their tables: rename one")
+        found.append(place)
+    return found
+
+
+def say_shared(reader: "Reader", aside: "list[Reader]") -> None:
+    """Say which trials are told and calibrated on, too: of them, what intervals hold says nothing."""
+    from vla.data.episode import mark_of
+
+    marks = {mark_of(episode) for other in aside for episode in other.episodes}
+    if shared := [episode.name for episode in reader.episodes if mark_of(episode) in marks]:
+        print(
+            f"{len(shared)} of {len(reader.episodes)} trials are calibrated on, such as {shared[0]}: that their "
+            "intervals hold what was measured says nothing",
+            file=sys.stderr,
+        )
 
 
 def distances_in(folder: Path) -> "dict[str, Any]":
@@ -166,7 +212,9 @@ def open_trials(root: Path, contract: "DataContract", files: NamedMotionFiles) -
         what = f"lacks {lost[0]}" if lost else "has other coordinates"
         raise ValueError(f"{root} {what}: give trials of the {len(contract.body.joints)} coordinates of the policy")
     if any(name.startswith("force.") for episode in reader.episodes for name in episode.columns):
-        return open_motion(root, Selection(motion=motion))
+        reader = open_motion(root, Selection(motion=motion))
+        say_weighed(root, reader)
+        return reader
     print(f"{root} holds no measured force: there is nothing to compare with", file=sys.stderr)
     return reader
 
@@ -228,12 +276,24 @@ def weight_of(facts: "Any") -> float | None:
     return float(facts[WEIGHT_KG]) * GRAVITY if facts.get(WEIGHT_KG) else None
 
 
+def say_weighed(root: Path, reader: "Reader") -> None:
+    """Say of which trials the weight is one that their own forces tell: what is said of them depends on it."""
+    from vla.data.formats.motion.kinetic import WEIGHT, WEIGHT_KG
+
+    facts = [episode.facts for episode in reader.episodes]
+    if weights := [float(of[WEIGHT]) for of in facts if of.get(WEIGHT) and not of.get(WEIGHT_KG)]:
+        print(
+            f"{root}: labels.csv has no weight_kg of {len(weights)} of {len(facts)} trials, which are taken to weigh "
+            f"{min(weights):.0f} to {max(weights):.0f} N, as their measured forces say",
+            file=sys.stderr,
+        )
+
+
 def write(
     out: Path, made: "list[tuple[Trial, Any]]", scale: "Any", found: dict[str, Any], contract: "DataContract"
 ) -> None:
     """A table of forces and a picture a trial, and the figures; the folder is there when it is complete."""
     from vla.data.formats.motion.storage import write_forces
-    from vla.data.formats.motion.trials import trial_of
     from vla.evaluation.figures import draw_forces
     from vla.motion.kinetics import whole_names
 
@@ -242,10 +302,10 @@ def write(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        for trial, samples in made:
-            name = trial_of(Path(f"{Path(trial.name).name}.mot"))
-            write_forces(beside / f"{name}_grf.mot", whole_names(contract.body), samples.mean(axis=0), trial.rate_hz)
-            draw_forces(trial, scale, beside / f"{name}.png")
+        for (trial, samples), place in zip(made, places_of([trial.name for trial, _ in made]), strict=True):
+            (beside / place).parent.mkdir(parents=True, exist_ok=True)
+            write_forces(beside / f"{place}_grf.mot", whole_names(contract.body), samples.mean(axis=0), trial.rate_hz)
+            draw_forces(trial, scale, beside / f"{place}.png")
         (beside / FIGURES).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         beside.replace(out)
     finally:

@@ -177,3 +177,55 @@ def test_what_cannot_be_said_is_refused(trials: Path, tmp_path: Path, capsys: py
     write_mot(tmp_path / "other.mot", other, 100.0)
     refused(["forces", str(tmp_path / "policy"), str(tmp_path / "other.mot"), *out], "lacks knee_angle_r: give trials")
     assert not (tmp_path / "out").exists()
+
+
+def test_trials_of_one_name_are_each_written(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Subjects in folders of their own call their trials alike: what is read back is what was said of each."""
+    untrained(trials, tmp_path / "policy", "total")
+    for folder, force in (("a", 700.0), ("b", 350.0)):
+        (tmp_path / "both" / folder).mkdir(parents=True)
+        stand(tmp_path / "both" / folder, "one", force)
+    body = Coordinates(names=("pelvis_ty", "knee_angle_r"), values=np.tile([0.8, 0.4], (60, 1)))
+    write_mot(tmp_path / "both/b/one_ik.mot", body, 100.0)
+    words = ["forces", str(tmp_path / "policy"), "--n", "2", "--out"]
+    assert main([*words, str(tmp_path / "out"), str(tmp_path / "both")]) == 0
+    for folder in ("a", "b"):
+        assert main([*words, str(tmp_path / folder), str(tmp_path / "both" / folder)]) == 0
+        apart, beside = (
+            (place / "one_grf.mot").read_text() for place in (tmp_path / folder, tmp_path / "out" / folder)
+        )
+        assert apart == beside and (tmp_path / "out" / folder / "one.png").is_file()
+    said = capsys.readouterr()
+    assert (tmp_path / "a/one_grf.mot").read_text() != (tmp_path / "b/one_grf.mot").read_text()
+    assert "labels.csv has no weight_kg of 2 of 2 trials, which are taken to weigh 350 to 700 N" in said.err
+    shutil.copy(tmp_path / "both/a/one_ik.mot", tmp_path / "both/a/ONE.mot")
+    assert main([*words, str(tmp_path / "none"), str(tmp_path / "both")]) == 78
+    assert "are both called a/one, and so would their tables: rename one" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_folders_of_one_name_are_all_calibrated_on(
+    trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The quantile is numpy's over the frames of both; trials that are told, too, are said."""
+    untrained(trials, tmp_path / "policy", "total")
+    for person, force in (("x", 700.0), ("y", 1400.0)):
+        (tmp_path / person / "walks").mkdir(parents=True)
+        stand(tmp_path / person / "walks", "one", force)
+    words = ["forces", str(tmp_path / "policy"), "--n", "2", "--json", "--out"]
+    both = [str(tmp_path / person / "walks") for person in ("x", "y")]
+    far = []
+    for folder in both:
+        assert main([*words, str(tmp_path / f"of_{Path(folder).parent.name}"), folder]) == 0
+        far += json.loads(capsys.readouterr().out)["trials"][0]["distances"]
+    assert main([*words, str(tmp_path / "out"), str(trials), "--calibrate", *both]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    pooled = np.sort(np.array(far), axis=0)
+    assert len(pooled) == 80 and found["spreads"] == pytest.approx(pooled[int(np.ceil(81 * 0.9)) - 1], abs=1e-4)
+    assert found["calibrated_on"] == ["walks/one_ik", f"{both[1]}: walks/one_ik"]
+    assert "1 of 2 trials are calibrated on, such as trials/one_ik: that their intervals hold" in said.err
+    assert main([*words, str(tmp_path / "none"), str(trials), "--calibrate", both[0], f"{both[0]}/"]) == 78
+    assert "names" in (refused := capsys.readouterr().err) and "twice: give each folder once" in refused
+    assert main([*words, str(tmp_path / "none"), str(trials), "--text", "a person walks"]) == 78
+    assert "was trained to read no text: leave --text out" in capsys.readouterr().err

@@ -88,7 +88,10 @@ def model(
             values = (total - kinetics.taken_off(NAMES[asked], carried)).astype(np.float32)
         found.append((values, known))
     if not any(known.any() for _, known in found):
-        raise ValueError(f"{root} has no trial with a force that can be trusted: leave {flag} out")
+        raise ValueError(
+            f"{root} has no trial with a force that can be trusted, so {flag} has nothing to read: leave it out, or, "
+            "for `vla forces` to say the forces, put the tables of forces elsewhere"
+        )
     middle = np.concatenate([values[known] for values, known in found]).mean(axis=0)
     trials = [
         Measured(values=filled(values, known, middle), known=known, weight_n=weight or 0.0)
