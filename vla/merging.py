@@ -14,6 +14,7 @@ from vla.parts.backbone import resolve
 from vla.parts.qwen import qwen_of
 from vla.policy import Policy
 from vla.policy_folder import (
+    ADAPTERS,
     BLOCKS,
     MERGED,
     check_replaceable,
@@ -35,7 +36,7 @@ def merge_policy(
 
     Raises:
         ValueError: as `load_policy` and `adapting.blend`; there is nothing to merge; the destination exists and is no
-            policy.
+            policy, or has adapters, or is the source.
         CorruptData: a file is damaged.
     """
     source, destination = Path(source), Path(destination)
@@ -46,6 +47,7 @@ def merge_policy(
             f"policy {source} has no adapter, so there is nothing to merge: name one with --adapter, or use it as is"
         )
     check_replaceable(destination)
+    check_keeps(source, destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     beside = destination.parent / f".{destination.name}.{uuid.uuid4().hex[:8]}"
     beside.mkdir()
@@ -63,6 +65,17 @@ def merge_policy(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return told
+
+
+def check_keeps(source: Path, destination: Path) -> None:
+    """Refuse to replace what could not be made again (ValueError)."""
+    if destination.resolve() == source.resolve():
+        raise ValueError(f"{destination} is the policy that is merged, which stays as it is: give another folder")
+    if (destination / ADAPTERS).is_dir():
+        raise ValueError(
+            f"{destination / ADAPTERS} holds adapters of the policy that is there, which would not fit the merged one: "
+            "give another folder, or move them away"
+        )
 
 
 def settle(policy: Policy) -> bool:
