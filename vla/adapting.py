@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vla import redaction
 from vla.adapters import file
-from vla.adapters.curves import Curve, weight_for, words_of
+from vla.adapters.curves import MONOTONE, Curve, weight_for, words_of
 from vla.adapters.file import Base, Description, Stored, digest_of
 from vla.contract import DataContract
 from vla.names import hint
@@ -183,6 +183,11 @@ def weighed(asked: Asked, stored: Stored, *, alone: bool = True) -> tuple[float,
     curve = curves[quantity]
     if (curve.base, curve.adapter) != (stored.description.base.weights, stored.description.weights):
         raise ValueError(f"adapter {place} has a curve of its {quantity} that is one of other weights: use {again}")
+    if not abs(curve.correlation) >= MONOTONE:
+        raise ValueError(
+            f"adapter {place} has a curve of its {quantity} that does not go with its weight (their rank correlation "
+            f"is {curve.correlation:.2f}): use {again}"
+        )
     low, high = curve.reach()
     if not low <= asked.value <= high:
         raise ValueError(
@@ -249,7 +254,7 @@ def blend(policy: Policy, words: Sequence[str], folder: Path | None = None) -> l
     for word in words:
         asked = parse(word)
         place = place_of(asked.place, folder)
-        called = place.name if place.parent.name == ADAPTERS else file.read(place).config.name
+        called = file.called(place) if place.parent.name == ADAPTERS else file.read(place).config.name
         name = unique(called, policy.adapters.names)
         stored = load_adapter(policy, place, name, base)
         weights[name], how = weighed(asked, stored, alone=len(words) == 1)
@@ -258,7 +263,18 @@ def blend(policy: Policy, words: Sequence[str], folder: Path | None = None) -> l
     policy.adapters.set(weights)
     if weights:
         policy.adapters.fold()
+        check_folded(policy, words)
     return told
+
+
+def check_folded(policy: Policy, words: Sequence[str]) -> None:
+    """Refuse a blend with which a layer has no finite weights (ValueError)."""
+    for path, layer in policy.adapters.layers():
+        if layer.folded is not None and not layer.folded.isfinite().all():
+            raise ValueError(
+                f"with --adapter {' --adapter '.join(words)} the weights of {path} are no finite numbers: give smaller "
+                "weights"
+            )
 
 
 def place_of(word: str, folder: Path | None) -> Path:
@@ -268,13 +284,21 @@ def place_of(word: str, folder: Path | None) -> Path:
         ValueError: it is nowhere; says what there is.
     """
     place = Path(word)
-    if not place.exists():
+    if not word or not place.exists():
         beside = Path() if folder is None else folder / ADAPTERS
-        if folder is not None and (beside / word).is_dir():
+        if word and folder is not None and (beside / word).is_dir():
             return beside / word
         known = sorted(other.name for other in beside.iterdir()) if folder is not None and beside.is_dir() else []
         others = f"; of {beside} {hint(word, known)}" if known else ""
-        raise ValueError(f"--adapter {word} is no file or folder: give the folder that training wrote{others}")
+        front, _, end = word.rpartition(":")
+        if front and (Path(front).exists() or front in known):  # a file's name may hold a colon, too
+            raise ValueError(
+                f"--adapter {word} has {end!r} behind its last colon, which is no weight, as in {front}:0.7, nor "
+                f"a quantity with its value, as in {front}:speed=0.9"
+            )
+        raise ValueError(
+            f"--adapter {word or repr(word)} is no file or folder: give the folder that training wrote{others}"
+        )
     if (place / "adapter" / file.WEIGHTS_FILE).is_file():  # a run
         return place / "adapter"
     return place

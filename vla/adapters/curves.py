@@ -1,5 +1,6 @@
 """Of an adapter, how a quantity of what it makes goes with its weight: measured once, and asked for by its value."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,15 @@ class Curve:
     """SHA-256 of the base's weights, by name."""
     adapter: str
     """SHA-256 of the adapter's weights, by name."""
+
+    def __post_init__(self) -> None:
+        """Refuse points of which no line can be drawn (ValueError)."""
+        lists = (self.weights, self.values, self.low, self.high)
+        if not all(math.isfinite(value) for values in lists for value in values):
+            raise ValueError("a curve has a number that is not finite")
+        rising = len(self.weights) > 1 and all(a < b for a, b in itertools.pairwise(self.weights))
+        if not rising or len({*map(len, lists)}) != 1:
+            raise ValueError("a curve has not one value for each of its weights, which rise")
 
     def reach(self) -> tuple[float, float]:
         """The least and the most of the quantity that can be asked for, to the fourth decimal place."""

@@ -7,6 +7,7 @@ ADAPTER/adapter_config.json           peft's own configuration
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla import documents
 from vla.adapter_settings import AdapterConfig
@@ -25,6 +25,7 @@ from vla.adapters.curves import Curve
 from vla.adapters.host import Adapters
 from vla.adapters.layer import Update
 from vla.errors import CorruptData
+from vla.headers import write_tensors
 from vla.provenance import Origin
 
 SCHEMA = 1
@@ -37,6 +38,8 @@ PREFIX = "base_model.model."
 """What peft writes before the name of a layer."""
 FACTORS = {"lora_A": "down", "lora_B": "up"}
 """Peft's names of the two factors, and ours."""
+BEGUN = (True, False, "gaussian", "orthogonal", "eva", "mica")
+"""Ways in which peft begins a LoRA without touching the weights beside it; others take away what it begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def write(
     config = adapters.blend.loaded[name]
     description = Description(adapter=config, base=base, weights=digest_of(stored), made=made, origin=origin)
     header = {"format": "pt", KEY: json.dumps(documents.to_json(description))}
-    save_file({key: value.clone() for key, value in stored.items()}, folder / WEIGHTS_FILE, header)
+    write_tensors({key: value.clone() for key, value in stored.items()}, folder / WEIGHTS_FILE, header)
     written = json.dumps(peft_config(config, list(adapters.updates(name))), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(written + "\n", encoding="utf-8")
     return description
@@ -123,7 +126,7 @@ def describe_anew(stored: Stored, description: Description, to: Path) -> None:
         tensors = {name: opened.get_tensor(name) for name in names}
     beside = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
     try:
-        save_file(tensors, beside, header)
+        write_tensors(tensors, beside, header)
         beside.replace(to)
     finally:
         beside.unlink(missing_ok=True)
@@ -209,31 +212,52 @@ def foreign(file: Path) -> AdapterConfig:
         raise ValueError(f"{file} does not say what adapter it is, and {beside} is missing: copy the whole folder")
     try:
         said = json.loads(beside.read_text(encoding="utf-8"))
-        targets = said["target_modules"]
-        config = AdapterConfig(
-            name=file.parent.name,
-            rank=said["r"],
-            alpha=said["lora_alpha"],
-            dropout=said["lora_dropout"],
-            targets=(targets,)
-            if isinstance(targets, str)
-            else tuple(f"(?:.*\\.)?{re.escape(target)}" for target in targets),
-        )
-        kind = said["peft_type"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        rank, alpha, dropout = (said[key] for key in ("r", "lora_alpha", "lora_dropout"))
+        targets, kind = said["target_modules"], said["peft_type"]
+        whole = isinstance(rank, int) and math.isfinite(alpha) and math.isfinite(dropout)
+        names = [targets] if isinstance(targets, str) else [f"(?:.*\\.)?{re.escape(target)}" for target in targets]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CorruptData(f"{beside} is damaged ({error!r}); restore it from a copy") from error
+    if not whole:
+        raise CorruptData(
+            f"{beside} is damaged (r is {rank!r}, lora_alpha {alpha!r}, lora_dropout {dropout!r}); restore it from a "
+            "copy"
+        )
     if kind != "LORA":
         raise ValueError(f"{beside} is an adapter of type {kind}; only LORA can be loaded")
+    try:
+        config = AdapterConfig(name=called(file.parent), rank=rank, alpha=alpha, dropout=dropout, targets=tuple(names))
+    except ValueError as error:
+        raise ValueError(f"{beside} cannot be loaded: {error}") from error
+    check_plain(said, config, beside)
+    return config
+
+
+def check_plain(said: Mapping[str, Any], config: AdapterConfig, beside: Path) -> None:
+    """Refuse a configuration of peft's with which an adapter is more than its factors (ValueError)."""
     ours = peft_config(config, ())
     apart = {"lora_dropout", "target_modules", "inference_mode", "base_model_name_or_path", "peft_version"}
     apart |= {"auto_mapping", "revision", "task_type", "r", "lora_alpha", "init_lora_weights"}
-    for key in sorted(ours.keys() & said.keys() - apart):
-        if said[key] != ours[key]:
+    for key in sorted(said.keys() - apart):
+        usual = ours.get(key)
+        # What this version of peft does not know counts where it is switched on.
+        if said[key] != usual if key in ours else said[key]:
             raise ValueError(
                 f"{beside} has {key} = {said[key]!r}, which changes what the adapter computes; only plain LoRA, with "
-                f"{key} = {ours[key]!r}, can be loaded"
+                f"{key} = {usual!r}, can be loaded"
             )
-    return config
+    if (begun := said.get("init_lora_weights", True)) not in BEGUN:
+        raise ValueError(
+            f"{beside} has init_lora_weights = {begun!r}, with which peft changes the weights beside the adapter, too: "
+            "write it anew by peft's save_pretrained(..., path_initial_model_for_weight_conversion=...), which makes a "
+            "plain LoRA of it"
+        )
+
+
+def called(folder: Path) -> str:
+    """What an adapter is called by its folder: a name that it can have, whatever signs that of the folder has."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_") or "adapter"
+    return f"adapter-{name}" if name in dir(nn.ModuleDict) else name
 
 
 def factors(tensors: Mapping[str, Tensor], config: AdapterConfig, file: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -253,6 +277,11 @@ def factors(tensors: Mapping[str, Tensor], config: AdapterConfig, file: Path) ->
         if factor not in FACTORS or not key.endswith(".weight"):
             raise ValueError(
                 f"{file} holds {key}, which is no factor of a LoRA of linear layers; only these are loaded"
+            )
+        if not value.is_floating_point() or not value.float().isfinite().all():
+            raise ValueError(
+                f"{file} holds {key} with numbers that are no weights ({value.dtype}, not finite or no fractions): "
+                "train the adapter again, or restore it from a copy"
             )
         found.setdefault(path, {})[factor] = value
     pairs = {}

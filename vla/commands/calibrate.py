@@ -91,9 +91,9 @@ def calibrate(command: Calibrate) -> None:
     low, high = curve.reach()
     print(f"the curve is in {written}{again}; ask for {low:g} to {high:g} {curve.unit}, as with")
     print(f"  --adapter {command.out or command.adapter}:{words_of(plan.quantity)}={(low + high) / 2:.3g}")
-    if command.out is None:
+    if command.out is None and (after := digest(written)) != before:
         print(
-            f"its SHA-256 was {before[:12]}, is {digest(written)[:12]}: a certificate that names the first means the "
+            f"its SHA-256 was {before[:12]}, is {after[:12]}: a certificate that names the first means the "
             "file without this curve",
             file=sys.stderr,
         )

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vla import documents
 from vla.errors import CorruptData
+from vla.headers import write_tensors
 
 ENCODER = "encoder"
 """The entry of the file's header that makes it one of ours."""
@@ -58,7 +58,7 @@ def write_embeddings(embeddings: Embeddings, file: Path) -> str:
     }
     beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     try:
-        save_file(tensors, beside, {"format": "pt", ENCODER: documents.to_bytes(embeddings.encoder).decode()})
+        write_tensors(tensors, beside, {"format": "pt", ENCODER: documents.to_bytes(embeddings.encoder).decode()})
         with beside.open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
         beside.replace(file)

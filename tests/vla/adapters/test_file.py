@@ -239,7 +239,26 @@ FOREIGN: list[tuple[str, Callable[[Path], None]]] = [
     ("does not fit: beside the policy's it lacks", lambda folder: rewritten(folder, shallower, header=False)),
     ("does not say what adapter it is", lambda folder: (folder / CONFIG_FILE).unlink()),
     ("matches the whole name of none", lambda folder: reconfigured(folder, target_modules=["nothing"])),
+    (
+        "init_lora_weights = 'pissa', with which peft",
+        lambda folder: reconfigured(folder, init_lora_weights="pissa"),
+    ),
+    ("has use_later = True, which changes what", lambda folder: reconfigured(folder, use_later=True)),
+    ("cannot be loaded: LoRA of rank 3 and alpha 0", lambda folder: reconfigured(folder, lora_alpha=0)),
+    (r"lora_A\.weight with numbers that are no weights \(torch.float32", lambda folder: filled(folder, float("nan"))),
+    (r"lora_A\.weight with numbers that are no weights \(torch.float32", lambda folder: filled(folder, float("inf"))),
+    (r"lora_A\.weight with numbers that are no weights \(torch.int64", lambda folder: filled(folder, 1)),
 ]
+
+
+def filled(folder: Path, value: float) -> None:
+    """The first factor full of a number, of its type."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        name = f"{FIRST}.lora_A.weight"
+        tensors[name] = torch.full(tensors[name].shape, value)
+
+    rewritten(folder, change, header=False)
 
 
 def deeper(tensors: dict[str, Tensor]) -> None:
@@ -265,6 +284,85 @@ def test_files_that_would_compute_something_else_are_refused(
         adapting.load_adapter(policy, folder)
     assert policy.adapters.names == ()
     assert torch.equal(said(policy), before)
+
+
+@pytest.mark.parametrize("begun", [True, False, "gaussian", "orthogonal", "olora", "pissa"])
+def test_what_peft_takes_from_the_weights_is_told_from_what_it_leaves(
+    policy: Policy, tmp_path: Path, begun: bool | str
+) -> None:
+    """Peft itself says what its folder computes: the same is computed here, or the folder is refused."""
+    theirs = copy.deepcopy(policy)
+    config = PeftLoraConfig(r=2, lora_alpha=2, target_modules=["query"], init_lora_weights=begun)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        trained = get_peft_model(theirs, config)
+        for name, parameter in trained.named_parameters():
+            if "lora_" in name:
+                parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    trained.save_pretrained(str(tmp_path / "theirs"))
+    expected = said(theirs.eval())
+    if begun in ("olora", "pissa"):
+        with pytest.raises(ValueError, match=f"init_lora_weights = '{begun}', with which peft changes the weights"):
+            adapting.blend(policy, [str(tmp_path / "theirs")])
+        return
+    adapting.blend(policy, [str(tmp_path / "theirs")])
+    torch.testing.assert_close(said(policy), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("v1.2 slöw", "v1-2-sl-w"), ("half", "adapter-half"), ("-a:b", "a-b"), ("ü", "adapter")]
+)
+def test_a_folder_of_plain_peft_may_be_called_anything(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str
+) -> None:
+    place = write(policy, tmp_path / ADAPTERS / folder)
+    rewritten(place, lambda _: None, header=False)
+    monkeypatch.chdir(place)
+    for word in (str(place), ".", WEIGHTS_FILE):
+        assert adapting.blend(policy, [word])[0].startswith(f"adapter {name}: ")
+        policy.adapters.unfold()
+        policy.adapters.remove(name)
+
+
+def test_a_rank_that_is_no_whole_number_is_damage(policy: Policy, tmp_path: Path) -> None:
+    folder = write(policy, tmp_path / "slow")
+    rewritten(folder, lambda _: None, header=False)
+    for settings in ({"r": 3.0}, {"lora_alpha": float("nan")}):
+        reconfigured(folder, **{"r": 3, "lora_alpha": 6} | settings)
+        with pytest.raises(CorruptData, match="adapter_config.json is damaged"):
+            adapting.load_adapter(policy, folder)
+
+
+def test_what_stands_behind_the_last_colon_is_explained(policy: Policy, tmp_path: Path) -> None:
+    folder = write(policy, tmp_path / "slow")
+    for end in ("", "speed", "0,5", "50%", "Speed=1"):
+        with pytest.raises(ValueError, match="no weight, as in .*slow:0.7, nor a quantity .*slow:speed=0.9"):
+            adapting.blend(policy, [f"{folder}:{end}"])
+    with pytest.raises(ValueError, match="--adapter '' is no file or folder"):
+        adapting.blend(policy, [""])
+    with pytest.raises(ValueError, match="are no finite numbers: give smaller weights"):
+        adapting.blend(policy, [f"{folder}:1e300"])
+
+
+def test_merging_replaces_neither_the_source_nor_adapters(policy: Policy, tmp_path: Path) -> None:
+    save_policy(policy, tmp_path / "policy")
+    save_policy(policy, tmp_path / "there")
+    folder = write(policy, tmp_path / "policy" / ADAPTERS / "slow")
+    shutil.copytree(folder, tmp_path / "there" / ADAPTERS / "mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "link").symlink_to(tmp_path / "policy")
+    for destination, reason in (
+        ("policy", "is the policy that is merged, which stays as it is"),
+        ("link", "is the policy that is merged, which stays as it is"),
+        ("there", "holds adapters of the policy that is there, which would not fit"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            merge_policy(tmp_path / "policy", tmp_path / destination, adapters=["slow:0.5"])
+    (tmp_path / "link").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with pytest.raises(ValueError, match="are no finite numbers"):
+        merge_policy(tmp_path / "policy", tmp_path / "merged", adapters=["slow:1e300"])
+    assert not (tmp_path / "merged").exists()
 
 
 def test_damage_is_told(policy: Policy, tmp_path: Path) -> None:

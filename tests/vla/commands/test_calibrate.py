@@ -22,6 +22,7 @@ from vla.adapter_settings import AdapterConfig
 from vla.adapters import file
 from vla.adapters.file import CONFIG_FILE, KEY, WEIGHTS_FILE
 from vla.adapting import base_of, save_adapter
+from vla.documents import to_json
 from vla.evaluation.adapted.quantities import QUANTITIES
 from vla.evaluation.motion.clips import prepare
 from vla.evaluation.motion.policies import clip_of, landmarks_of
@@ -129,8 +130,11 @@ def test_the_rest_of_the_file_stays_bit_by_bit_and_peft_loads_it(
     assert main(asked(made, slow, "--out", tmp_path / "copy")) == 0
     assert (slow / WEIGHTS_FILE).read_bytes() == original
     assert main(asked(made, slow)) == 0
+    assert "a certificate that names the first" in capsys.readouterr().err
     assert main(asked(made, slow)) == 0
-    assert "in place of an older one" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "in place of an older one" in said.out
+    assert "a certificate" not in said.err, "the same curve again leaves the file what it was"
     for folder in (slow, tmp_path / "copy"):
         after = load_file(folder / WEIGHTS_FILE)
         assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
@@ -207,6 +211,31 @@ def test_what_the_curve_does_not_say_is_refused(
     )
     stored = file.read(slow)
     assert stored.description is not None
+    curve = to_json(stored.description.curves["speed"])
+    for part, reason in (
+        ({"values": curve["values"][:-1]}, "a curve has not one value for each of its weights, which rise"),
+        ({"weights": curve["weights"][::-1]}, "a curve has not one value for each of its weights, which rise"),
+        (
+            {key: [] for key in ("weights", "values", "low", "high")},
+            "a curve has not one value for each of its weights",
+        ),
+        ({"low": [*curve["low"][:-1], math.nan]}, "a curve has a number that is not finite"),
+    ):
+        damaged(stored, {"speed": curve | part}, tmp_path / "damaged")
+        words = ["sample", str(made / "policy"), "--text", TEXT, "--out", str(tmp_path / "out")]
+        assert main([*words, "--adapter", f"{tmp_path / 'damaged'}:speed=1"]) == 65
+        assert reason in capsys.readouterr().err
+    damaged(stored, {"speed": curve | {"correlation": math.nan}}, tmp_path / "damaged")
+    refused(f"{tmp_path / 'damaged'}:speed=1", "does not go with its weight (their rank correlation is nan): use `vla")
     other = dataclasses.replace(stored.description.curves["speed"], adapter="0" * 64)
     file.describe_anew(stored, dataclasses.replace(stored.description, curves={"speed": other}), slow / WEIGHTS_FILE)
     refused(f"{slow}:speed=1", "has a curve of its speed that is one of other weights: use `vla calibrate")
+
+
+def damaged(stored: file.Stored, curves: dict[str, object], to: Path) -> None:
+    """An adapter whose header has other curves than can have been written."""
+    to.mkdir(exist_ok=True)
+    with safe_open(stored.place / WEIGHTS_FILE, framework="pt") as opened:
+        header = opened.metadata()
+    header[KEY] = json.dumps(json.loads(header[KEY]) | {"curves": curves})
+    save_file(load_file(stored.place / WEIGHTS_FILE), to / WEIGHTS_FILE, header)
