@@ -16,7 +16,7 @@ from vla.diffusion import Known
 from vla.motion.body import Body
 from vla.motion.kinetics import is_residual, taken
 from vla.randomness import derive
-from vla.sampling import Asked, Mover, body_of, check_asked, observation, style_for
+from vla.sampling import Asked, Mover, body_of, check_asked, check_made, observation, style_for
 
 APART = 0.25
 """Of a window, by how much the next one begins later."""
@@ -207,7 +207,7 @@ def windows(
 def sample_windows(
     asked: Inpainting, rows: Float64[np.ndarray, "T A"], where: Bool[np.ndarray, "H A"], jobs: list[tuple[int, int]]
 ) -> Float64[np.ndarray, "B H A"]:
-    """Windows (start, number of the sample)."""
+    """Windows (start, number of the sample). ValueError where they are not finite."""
     policy = asked.policy
     contract, device = policy.contract, policy.device
     shape = (contract.horizon, contract.action_dim)
@@ -223,4 +223,5 @@ def sample_windows(
     seen = observation(asked.asked, len(contract.cameras), len(jobs)).to(device)
     valid = torch.from_numpy(places < len(rows)).to(device)
     made = policy.act(seen, noise, asked.steps, known=known, valid=valid)
+    check_made(made)
     return np.asarray(made.double().cpu().numpy())

@@ -201,7 +201,11 @@ def chunks(
     steps: int | None,
     draft: Draft | None = None,
 ) -> Float64[Tensor, "B T A"]:
-    """As many chunks behind one another as make so many frames, each begun with its part of a draft."""
+    """As many chunks behind one another as make so many frames, each begun with its part of a draft.
+
+    Raises:
+        ValueError: they are not finite.
+    """
     contract = policy.contract
     horizon, shared = contract.horizon, max(1, round(OVERLAP * contract.horizon))
     device = seen.state.device
@@ -226,7 +230,16 @@ def chunks(
         begun = part(rows.shape[1] - shared, end)
         further = policy.act(seen, noise(rows.shape[1]), steps, known=known, draft=begun)
         rows = torch.cat([rows, further[:, shared:]], dim=1)
+    check_made(rows)
     return rows
+
+
+def check_made(rows: Float64[Tensor, "B T A"]) -> None:
+    """Refuse an answer that holds no numbers (ValueError): nothing that is made of it would be a motion."""
+    if not rows.isfinite().all():
+        raise ValueError(
+            "what the policy makes are no finite numbers: give its adapters smaller weights, or another policy"
+        )
 
 
 def body_of(policy: Mover) -> Body:

@@ -49,6 +49,14 @@ def test_a_motion_follows_from_its_number_alone(body: str) -> None:
     assert np.abs(policy.sample("walk", 1.0, seed=5)[0].rows - many[0].rows).max() > 0.1
 
 
+def test_an_answer_that_is_no_number_is_said_as_such() -> None:
+    """Not as a fault of somebody's clip."""
+    policy = policy_of("rotations")
+    policy.expert.out.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="makes are no finite numbers: give its adapters smaller weights"):
+        policy.sample("walk", 1.0)
+
+
 def test_a_longer_motion_goes_on_where_its_chunk_ends() -> None:
     """What the chunks share is the same in both: the first frames of a longer motion are those of a shorter one."""
     policy = policy_of("rotations")
