@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from training import checking, distributed, launching
+from training import checking, distributed, launching, recipes
 from training.checkpoints.beginning import load_weights
 from training.config import RunConfig
 from training.engine import stages
@@ -54,6 +54,7 @@ def edit(config: RunConfig) -> None:
         ValueError: it cannot be computed, or would overwrite something; nothing was written.
         CorruptData: a data file or the weights are damaged.
     """
+    check_computed(config)
     if config.dry_run:
         lines = checking.check(config, os.environ)
         if rank() == 0:
@@ -71,6 +72,16 @@ def edit(config: RunConfig) -> None:
     if accelerator.is_main_process:
         write(run, place, accelerator)
     accelerator.wait_for_everyone()
+
+
+def check_computed(config: RunConfig) -> None:
+    """Refuse settings of an adapter that is computed (ValueError): its layer and rank follow from what is forgotten."""
+    usual = replace(recipes.unlearn().adapter, name=config.adapter.name)
+    if changed := [key for key, value in vars(config.adapter).items() if value != vars(usual)[key]]:
+        raise ValueError(
+            f"--adapter.{changed[0]} would have no effect: --method uce computes an adapter of the text projection, "
+            "whose rank is the number of forgotten instructions; leave it out"
+        )
 
 
 def write(run: Run, place: Path, accelerator: Accelerator) -> None:

@@ -86,9 +86,14 @@ def rehearsed(config: RunConfig) -> tuple[RunConfig, list[str]]:
 
 
 def check(config: RunConfig) -> None:
-    """Refuse to forget nothing, or with nothing to preserve (ValueError)."""
+    """Refuse to forget nothing, or with nothing to preserve, or of a base that reads nothing (ValueError)."""
     if not config.forget.concept and not config.data.where:
         raise ValueError("nothing to forget is named: give --concept kick, or episodes with --data.where action=kick")
+    if "instruction" in config.data.withhold:
+        raise ValueError(
+            "the base reads no instruction (--data.withhold instruction), so it can be asked for nothing that could be "
+            "forgotten: train a base that reads them, or start training/adapter.py"
+        )
     if not config.data.preserve:
         raise ValueError(
             "--data.preserve 0 would let everything else change with what is forgotten: give a share of the samples, "

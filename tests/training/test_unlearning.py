@@ -141,6 +141,10 @@ def test_a_resumed_run_has_the_roles_of_before_or_is_refused(data: Path, base: P
     with pytest.raises(ValueError, match=r"data\.where"):
         loop.train(parse(recipes.unlearn(), other, {}))
     fresh()
+    other = words(data, base, out, "--concept", "kick", "--adapter.rank", 8, "--resume-from", "auto")[2:]
+    with pytest.raises(ValueError, match="adapter.rank is 8, the checkpoint has 16. Give the same settings"):
+        loop.train(parse(recipes.unlearn(), other, {}))
+    fresh()
     same = words(data, base, out, "--concept", "kick", "--resume-from", "auto")[2:]
     loop.train(parse(recipes.unlearn(), same, {}))
     fresh()
@@ -169,6 +173,11 @@ def test_a_concept_in_closed_form_is_an_adapter_like_any_other(data: Path, base:
     assert moved[0] > 0.3 and moved[1] < 0.05
     policy.adapters.set({})
     assert torch.equal(projection(heard), before)
+    for flag, value in (("rank", 4), ("alpha", 8), ("dropout", 0.5), ("targets", r"expert\.out")):
+        more = ["--concept", "kick", "--method", "uce", f"--adapter.{flag}", value]
+        with pytest.raises(ValueError, match=f"--adapter.{flag} would have no effect: --method uce computes"):
+            editing.edit(parse(recipes.unlearn(), words(data, base, tmp_path / "none", *more), {}))
+    assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="already holds an adapter"):
         editing.edit(parse(recipes.unlearn(), words(data, base, out, "--concept", "kick", "--method", "uce"), {}))
 
@@ -262,6 +271,7 @@ def test_episodes_are_chosen_by_instructions_where_some_have_no_label(data: Path
         ),
         (["--concept", "kick", "--data.renamed", 1], "--data.renamed is 1, expected 0 <= share < 1"),
         (["--concept", "kick", "--method", "uce", "--data.renamed", 0.5], "--method uce looks at instructions alone"),
+        (["--concept", "kick", "--data.withhold", "instruction"], "the base reads no instruction"),
     ],
 )
 def test_what_cannot_be_forgotten_is_refused_and_nothing_written(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from training.checkpoints.checkpoint import Checkpoint
-from training.config import RunConfig, digest
+from training.config import ANY_STAGE, RunConfig, digest, younger
 from training.engine import stages
 from training.settings import Stage
 from vla.contract import DataContract
@@ -128,6 +128,11 @@ EXTENDED = "extended"
 """What a checkpoint holds of extensions, beside the settings: a version that knows of none does not go on with it."""
 
 
+def shown(settings: Mapping[str, Any], key: str) -> str:
+    """A setting as a person gave it: what is usual of younger ones stands nowhere."""
+    return repr(settings[key] if key in settings else younger().get(ANY_STAGE.sub("stages.*.", key)))
+
+
 def check_resumable(
     resumed: Checkpoint, identity: Mapping[str, Any], contract: DataContract, fingerprint: str, end: int
 ) -> None:
@@ -144,7 +149,7 @@ def check_resumable(
         )
     stored = {key: value for key, value in meaning.identity.items() if key != EXTENDED}
     changed = [key for key in sorted(stored.keys() | identity.keys()) if stored.get(key) != identity.get(key)]
-    differences = [f"{key} is {identity.get(key)!r}, the checkpoint has {stored.get(key)!r}" for key in changed[:3]]
+    differences = [f"{key} is {shown(identity, key)}, the checkpoint has {shown(stored, key)}" for key in changed[:3]]
     if resumed.manifest.backbone.fingerprint != fingerprint:
         differences.append("the backbone's files have another fingerprint")
     if differences:
