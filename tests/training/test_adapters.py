@@ -30,7 +30,7 @@ from vla.errors import REFUSED
 from vla.motion.body import Body
 from vla.motion_settings import Forces
 from vla.policy import Policy
-from vla.policy_folder import load_policy
+from vla.policy_folder import load_policy, save_policy
 
 CROUCH = ["--data.where", "condition=crouch", "--stage.steps", "4", "--validation-samples", "2"]
 RANKS = {"cpu": 1, "ddp": 2, "zero2": 2, "zero3": 2}
@@ -287,6 +287,15 @@ class TestRefusals:
         words = [*asked(base, data, tmp_path / "run"), "--allow-missing", "expert.idle.*"]
         said = r"--adapter.targets matches expert.idle, which no answer of this policy on these data goes through"
         refused(lambda: train([*words, "--adapter.targets", r"expert\.(idle|out)"]), said)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_base_whose_weights_are_no_numbers(self, base: Path, data: Path, tmp_path: Path) -> None:
+        """Every step of it would be passed over, and a fresh adapter be written as if it had been trained."""
+        policy = load_policy(base / "policy")
+        policy.expert.out.weight[0, 0] = float("nan")
+        save_policy(policy, tmp_path / "broken")
+        said = "tensor 'expert.out.weight' holds numbers that are not finite: begin with other weights"
+        refused(lambda: train(asked(tmp_path / "broken", data, tmp_path / "run")), said)
         assert not (tmp_path / "run").exists()
 
     def test_the_run_of_an_adapter_is_no_base_of_another(self, base: Path, data: Path, tmp_path: Path) -> None:

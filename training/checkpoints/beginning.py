@@ -199,7 +199,8 @@ def load_weights(
     `allowed` are patterns of names that may be missing, and stay fresh, or have no place; the names found are returned.
 
     Raises:
-        ValueError: missing, unexpected or mis-shaped tensors, by name, or a pattern of none.
+        ValueError: missing, unexpected or mis-shaped tensors, by name, a pattern of none, or, of a stage that begins,
+            numbers that are not finite.
     """
     parameters = dict(policy.named_parameters())
     opened = {name for group in groups if group.group in OPENED for name in group.parameters}
@@ -235,6 +236,8 @@ def load_weights(
                 f"tensor {name!r} has shape {tuple(weight.shape)}, but this policy's is {tuple(parameters[name].shape)}"
                 "; give the settings the weights were trained with"
             )
+        if opening and not weight.isfinite().all():
+            raise ValueError(f"tensor {name!r} holds numbers that are not finite: begin with other weights")
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
