@@ -156,6 +156,20 @@ def test_labels_of_files_that_are_not_there_are_named(sticks: Path) -> None:
     assert texts == ["walks slowly", "waving", "x" * 200_000]
 
 
+def test_a_further_caption_takes_nothing_from_what_is_known(sticks: Path) -> None:
+    """An empty cell of a second row emptied the action of the first; one that contradicts is said."""
+    rows = ["0.npz,walks,walking ,7", "0.npz,strolls,,", "1.npz,waves,waving,8", "1.npz,nods,nodding,8", "2.npz,runs,,"]
+    (sticks / "labels.csv").write_text("\n".join(["file,text,action,subject", *rows]))
+    reader = opened(sticks)
+    told = [(dict(episode.facts)["action"], dict(episode.facts)["subject"]) for episode in reader.episodes]
+    assert told == [("walking", "7"), ("nodding", "8"), ("", "")]
+    assert reader.episodes[0].instructions.different == ("walks", "strolls")
+    (said,) = [remark for remark in reader.layout.remarks if remark.startswith("labels.csv")]
+    assert said == (
+        "labels.csv says more than one action of 1 files, such as of 1.npz: waving, nodding: the last of them counts"
+    )
+
+
 def test_a_clip_that_does_not_say_its_rate_is_asked_for_it(sticks: Path) -> None:
     """It was no clip at all, and nobody said so."""
     with np.load(sticks / "1.npz") as content:

@@ -73,7 +73,7 @@ def open_motion(root: Path, selection: Selection = EVERYTHING, report: Problems 
     beside = {other for file, kind in files.items() for other in KINDS[kind].beside(file)}
     sources = [*dict.fromkeys([*files, *sorted(beside)]), *([root / LABELS] if labels else [])]
     build = partial(convert, root, files, labels, selection.motion)
-    purpose = f"clips and their files {replace(selection.motion, pictures=None, forces='none')}"
+    purpose = f"clips, their files and labels {replace(selection.motion, pictures=None, forces='none')}"
     kept = keep(root, sources, purpose, FACTS.validate_python, build)
     for problem in kept.problems:
         report(problem)
@@ -193,7 +193,9 @@ def converted(
     """What is kept of a clip; its captions are its own, else those of the labels, else the action that they name."""
     facts = dict(clip.facts)
     for row in labels:
-        facts |= {key: value for key, value in row.items() if key not in ("file", "text")}
+        said = {key: value.strip() for key, value in row.items() if key not in ("file", "text")}
+        # A further caption need not say again what is known.
+        facts |= {key: value for key, value in said.items() if value or key not in facts}
     own = clip.texts or tuple(dict.fromkeys(row["text"] for row in labels if row.get("text")))
     return Converted(
         name=name_of(clip, place),

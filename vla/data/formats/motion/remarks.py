@@ -38,13 +38,24 @@ def remarks_of(clips: Sequence[Converted], body: Body, unread: Sequence[Unread])
 
 
 def remarks_on_labels(labels: Mapping[str, Sequence[Mapping[str, str]]], places: Collection[str]) -> list[str]:
-    """Which rows of the labels are of no file that is there, and where the action stands in for a caption."""
+    """Which rows of the labels are of no file that is there or contradict, and where the action is the caption."""
     remarks = []
     if strange := [place for place in labels if place not in places]:
         remarks.append(
             f"{LABELS} has rows of files that are not there ({', '.join(strange[:4])}"
             f"{f' and {len(strange) - 4:,} more' if len(strange) > 4 else ''}): write their places below the folder, "
             f"such as {min(places)}"
+        )
+    several: dict[str, list[str]] = {}
+    for place, rows in labels.items():
+        for column in rows[0].keys() - {"file", "text"}:
+            values = dict.fromkeys(value for row in rows if (value := row[column].strip()))
+            if len(values) > 1:
+                several.setdefault(column, []).append(f"{place}: {', '.join(values)}")
+    for column, found in sorted(several.items()):
+        remarks.append(
+            f"{LABELS} says more than one {column} of {len(found):,} files, such as of {found[0]}: the last of them "
+            "counts"
         )
     silent = [place for place in places if place in labels and not any(row.get("text") for row in labels[place])]
     if named := [place for place in silent if any(row.get("action") for row in labels[place])]:
