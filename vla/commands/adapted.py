@@ -263,7 +263,7 @@ def written(
 ) -> "Certificate":
     """The certificate of what was measured."""
     from vla import provenance
-    from vla.evaluation.adapted.certificate import Certificate
+    from vla.evaluation.adapted.certificate import Certificate, unknown_before
 
     return Certificate(
         written=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -277,7 +277,7 @@ def written(
         seeds=plan.seeds,
         sha256=hashes,
         lines=lines,
-        remarks=plan.concept.remarks,
+        remarks=(*plan.concept.remarks, *unknown_before(lines.recall, plan.concept.action)),
     )
 
 

@@ -14,6 +14,8 @@ from vla.evaluation.motion.table import WIDTH
 
 SCHEMA = 1
 """Raised whenever an earlier version would misread a certificate."""
+KNOWN = 0.1
+"""Recall of a base up to which it does not know a concept; so much may be left of one that was unlearned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +233,15 @@ def check(certificate: Certificate) -> None:
         for name, figure in (("recall", told.recall), ("not_human", told.not_human)):
             if figure.n < 1 or figure.value is None or figure.low is None or figure.high is None:
                 raise ValueError(f"no certificate: {place}.{name} has no value with an interval, of {figure.n} motions")
+
+
+def unknown_before(recall: Recall, concept: str) -> tuple[str, ...]:
+    """What is said where the base itself does not do what was unlearned."""
+    value = recall.found.base.recall.value
+    if value is None or value > KNOWN:
+        return ()
+    said = f"The base does {concept} in {value:.0%} of its own motions, so there was little to forget: that it is not "
+    return (f"{said}done any more says nothing of the adapter.",)
 
 
 def placed(entry: object, place: str = "lines") -> Iterator[tuple[str, Told]]:

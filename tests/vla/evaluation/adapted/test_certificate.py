@@ -1,5 +1,6 @@
 """What is no certificate: one that lacks a line, a figure or the way back."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.vla.evaluation.adapted.certificates import certificate
+from tests.vla.evaluation.adapted.certificates import beside, certificate
 from vla.errors import CorruptData
-from vla.evaluation.adapted.certificate import read, table, to_json
+from vla.evaluation.adapted.certificate import read, table, to_json, unknown_before
 from vla.report.certificate import page
 
 LINES = ("recall", "paraphrases", "neighbours", "inversion", "distance", "off")
@@ -74,6 +75,13 @@ def test_one_that_is_not_complete_is_none(sentence: str, tmp_path: Path) -> None
         file = stored(tmp_path, INCOMPLETE[sentence])
     with pytest.raises(ValueError, match=re.escape(sentence)):
         read(file)
+
+
+def test_a_base_that_never_did_it_is_said() -> None:
+    recall = certificate().lines.recall
+    assert unknown_before(recall, "kick") == ()
+    (said,) = unknown_before(dataclasses.replace(recall, found=beside(0.04, 0.0)), "kick")
+    assert said.startswith("The base does kick in 4% of its own motions, so there was little to forget")
 
 
 def test_the_table_fits_80_columns() -> None:
