@@ -39,6 +39,7 @@ from vla.report.episodes import episode_arrays, measured
 from vla.report.folder import read_metrics, read_run
 from vla.report.open_loop import open_loop_section
 from vla.report.page import interface, page, trained, write_report
+from vla.report.plots import Frame, decorate, panel
 from vla.report.traces import episode_block, strongest, trace_section
 from vla.report.training import curve, training_section
 
@@ -318,6 +319,16 @@ def test_secrets_are_hidden(made: Path) -> None:
     assert TOKEN not in content
     assert CONFIG["backbone"]["api_key"] not in content
     assert content.count("HIDDEN") >= 4
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.90466, 0.90473), (4.506, 4.5103), (0.0, 1.0), (1e5, 1.0002e5)])
+def test_the_numbers_at_an_axis_differ(low: float, high: float) -> None:
+    """Of four digits, 0.9047 stood at two ticks of an axis, one above the other."""
+    _, axes = panel()
+    axes.plot([0, 1], [low, high])
+    decorate(axes, Frame(label="a line", x="weight", y="m"))
+    said = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
+    assert len(said) > 2 and len(set(said)) == len(said)
 
 
 def test_plots_take_their_colours_from_the_page(made: Path) -> None:

@@ -7,7 +7,7 @@ that come from the data stand in the page around a plot, never in it: matplotlib
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,12 +126,25 @@ def draw(axes: Axes, line: Line) -> None:
             axes.plot(line.x, line.y, color=ink, linewidth=1.3, marker="o", markersize=4)
 
 
+class Apart(FuncFormatter):
+    """Numbers at an axis with as many digits as tell them apart."""
+
+    def format_ticks(self, values: Iterable[float]) -> list[str]:
+        """Of all ticks."""
+        places = list(values)
+        for digits in range(4, 12):
+            said = [short(place, digits=digits) for place in places]
+            if len(set(said)) == len(said):
+                break
+        return said
+
+
 def decorate(axes: Axes, frame: Frame) -> None:
     """Name and scale the axes."""
     axes.set_xlabel(frame.x)
     axes.set_ylabel(frame.y)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=frame.whole_x, steps=STEPS))
-    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.xaxis.set_major_formatter(Apart(short))
     if frame.log:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
@@ -141,7 +154,7 @@ def decorate(axes: Axes, frame: Frame) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=frame.whole_y, steps=STEPS))
         if frame.from_zero:
             axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(short))
+    axes.yaxis.set_major_formatter(Apart(short))
 
 
 def wants_log(values: Float[np.ndarray, " N"], ratio: float = 30.0) -> bool:

@@ -11,12 +11,12 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
 
 
-def short(value: float, _: object = None) -> str:
+def short(value: float, _: object = None, *, digits: int = 4) -> str:
     """A number at an axis: 100k, 2.5M, 0.02, 1e-05."""
     for unit, size, least in (("G", 1e9, 1e9), ("M", 1e6, 1e6), ("k", 1e3, 1e4)):
         if abs(value) >= least:
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.4g}"
+            return f"{value / size:.{digits}g}{unit}"
+    return f"{value:.{digits}g}"
 
 
 def percent(value: Any) -> str:
