@@ -20,7 +20,7 @@ from vla.policy import Policy
 from vla.policy_folder import save_policy
 from vla.run_folder import BEST
 
-NO_BEST = "best: none, no held-out episodes were validated on"
+NO_BEST = "best: none, as no validation on held-out episodes gave a finite loss"
 WEIGHTS = "weights"
 """The folder, in that of a run, of its adapter as it was at each --save-every."""
 

@@ -181,6 +181,7 @@ def searched(forget: ForgetConfig, episodes: Sequence[Episode], encoder: Encoder
         actions |= dict.fromkeys(own)
         if own:
             labelled = {text: None for action in own for text in by_action[action]}
+            check_spared(concept, own, [*labelled], forget.spare)
             because = {one.text: one.because for one in found}
             near = concepts.similarity(encoder.embed, [*labelled], [" ".join(concepts.content_of(concept))])
             found = [
@@ -195,6 +196,16 @@ def searched(forget: ForgetConfig, episodes: Sequence[Episode], encoder: Encoder
         return (f"{ACTION}={','.join(actions)}",), lines
     texts = [text for action in actions for text in by_action[action]]
     return tuple(f"{INSTRUCTION}={text}" for text in dict.fromkeys([*captions, *texts])), lines
+
+
+def check_spared(concept: str, actions: Sequence[str], texts: Sequence[str], spared: Sequence[str]) -> None:
+    """Refuse to spare what labels call the concept (ValueError): they decide, whatever the instructions say."""
+    for word in spared:
+        if said := next((text for text in texts if concepts.says(text, word)), None):
+            raise ValueError(
+                f"--spare {word} spares nothing of --concept {concept}, which the labels say ({ACTION}="
+                f"{','.join(actions)}), such as {said!r}: name what is forgotten with --data.where"
+            )
 
 
 def nearby(

@@ -138,6 +138,11 @@ def refuse_unknown(concept: str, texts: Sequence[str], actions: Sequence[str], e
     known = f"; of the actions {hint(concept, actions)}" if actions else ""
     if spelled := difflib.get_close_matches(concept, sorted({word for text in texts for word in content_of(text)}), 1):
         known += f"; did you mean {spelled[0]}?"
+    if set(words_of(concept)) <= FILLING:
+        raise ValueError(
+            f"--concept {concept} names no action, no more than an article or a preposition does: say what is done, "
+            f"such as {actions[0] if actions else repr(texts[0])}, or name episodes with --data.where"
+        )
     raise ValueError(
         f"--concept {concept} is in no instruction and no action of the data; the nearest instructions are "
         f"{told}{known} (or name episodes with --data.where)"

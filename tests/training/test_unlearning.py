@@ -260,6 +260,11 @@ def test_episodes_are_chosen_by_instructions_where_some_have_no_label(data: Path
     [
         ([], "nothing to forget is named: give --concept kick, or episodes with --data.where"),
         (["--concept", "yoga"], "--concept yoga is in no instruction and no action of the data; the nearest"),
+        (["--concept", "a person"], "--concept a person names no action, no more than an article"),
+        (
+            ["--concept", "soccer", "--spare", "ball"],
+            "--spare ball spares nothing of --concept soccer, which the labels",
+        ),
         (["--concept", "kick", "--data.preserve", 0], "--data.preserve 0 would let everything else change"),
         (["--data.where", "action=kick,soccer,walking,jumping,punch"], "all 9 episodes are forgotten"),
         (["--data.where", "action=yoga"], "no episode has action=yoga"),
