@@ -17,7 +17,13 @@ def decay_at(step: int, decay: float) -> float:
 
 @torch.no_grad()
 def update(averages: Iterable[Tensor], weights: Iterable[Tensor], decay: float, skip: Tensor) -> None:
-    """average <- decay * average + (1 - decay) * weight, in place; nothing where the scalar `skip` is 1."""
-    share = (1 - decay) * (1 - skip)
-    for average, weight in zip(averages, weights, strict=True):
-        average.lerp_(weight, share.to(average.device))
+    """average <- decay * average + (1 - decay) * weight, in place; nothing where the scalar `skip` is 1.
+
+    Of all at once: a kernel each would be more of them than all else of a step's end.
+    """
+    averages, weights = list(averages), list(weights)
+    if not averages:  # a rank of ZeRO may own nothing
+        return
+    changes = torch._foreach_sub(weights, averages)
+    torch._foreach_mul_(changes, ((1 - decay) * (1 - skip)).to(averages[0].device))
+    torch._foreach_add_(averages, changes)
