@@ -169,13 +169,13 @@ class HostCopy:
     """Numbers on their way from the device to the host, which nobody waits for until they are read."""
 
     def __init__(self, numbers: Tensor) -> None:
-        self._ready: torch.cuda.Event | None = None
-        if numbers.device.type != "cuda":
+        self._ready: torch.Event | None = None
+        if numbers.device.type == "cpu":
             self._numbers = numbers
             return
         self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         self._numbers.copy_(numbers, non_blocking=True)
-        self._ready = torch.cuda.Event()
+        self._ready = torch.get_device_module(numbers.device).Event()
         self._ready.record()
 
     def read(self) -> list[float]:

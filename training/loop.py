@@ -16,7 +16,7 @@ from training.run.metrics import Step, Stopwatch
 from training.run.resuming import Row
 from training.session import Ending, Session
 from training.validation import validate
-from vla.batch import Batch, Losses
+from vla.batch import Losses
 from vla.randomness import torch_seed
 
 
@@ -60,7 +60,6 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
             return "preempted"
         watch.go_on()
 
-        weight = torch.tensor(summed or 1.0, dtype=torch.float32, device=device)  # 0: every sample was left out
         parts: dict[str, Tensor] = {}
         for index, batch in enumerate(micro_batches):
             beat("forward")
@@ -68,7 +67,8 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
             torch.manual_seed(torch_seed(config.seed, "dropout", int(batch.positions[0])))
             last = index == len(micro_batches) - 1
             with engine.micro_batch(last=last):
-                losses = weigh(engine(batch.to(device)), batch, weight)
+                moved = batch.to(device)
+                losses = weigh(engine(moved), moved.weight, summed or 1.0)  # 0: every sample was left out
                 if last:
                     watch.pause()
                 beat("backward")
@@ -109,10 +109,12 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
     return "finished"
 
 
-def weigh(losses: Losses, batch: Batch, weight: Tensor) -> dict[str, Tensor]:
-    """Each part's share of the step's loss: the weighted mean over all samples of all ranks and micro-batches."""
-    weights = batch.weight.to(weight.device)
-    return {part: (loss * weights).sum() / weight for part, loss in losses.items()}
+def weigh(losses: Losses, weights: Tensor, total: float) -> dict[str, Tensor]:
+    """Each part's share of the step's loss: the weighted mean over all samples of all ranks and micro-batches.
+
+    The total is a number of the host: a tensor made of it would be copied, and the copy waits for the device.
+    """
+    return {part: (loss * weights).sum() / total for part, loss in losses.items()}
 
 
 def sum_of(losses: dict[str, Tensor]) -> Tensor:

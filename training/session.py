@@ -180,19 +180,19 @@ class Session:
 
     def batches(self, row: Row) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each remaining step of a stage."""
-        config = self.config
         self._stream = batches(
             self.run.data.train.resized(self.policy.sizes),
-            partial(collate, seed=config.seed, stream="noise"),
+            partial(collate, seed=self.config.seed, stream="noise"),
             first_step=self.step,
             last_step=row.end,
-            batch_size=config.batch_size,
-            micro_batch=config.micro_batch,
+            batch_size=self.config.batch_size,
+            micro_batch=self.config.micro_batch,
             accumulation=self.accumulation,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
-            workers=config.data.workers,
-            timeout_s=SHARE_FOR_DATA * config.hang_seconds,
+            workers=self.config.data.workers,
+            timeout_s=SHARE_FOR_DATA * self.config.hang_seconds,
+            pin=self.accelerator.device.type != "cpu",
             restarts=self._restarts,
         )
         return self._stream

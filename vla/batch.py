@@ -15,10 +15,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from vla.frames import Frame, Image, Picture, Size, change_image, in_size, in_sizes, resize
+from vla.moving import within
 from vla.randomness import derive
 
 Stream = Literal["noise", "validation"]
@@ -88,6 +89,7 @@ class Observation:
     images: tuple[tuple[Image, ...], ...]
     """B rows of V; their frames may differ in size."""
     image_valid: Bool[Tensor, "B V"]
+    """On the host, whatever device the rest is on: what is hidden decides what is computed."""
     instructions: tuple[str, ...]
     state: Float[Tensor, "B P"]
     streams: Mapping[str, Readings]
@@ -115,16 +117,17 @@ class Observation:
         return replace(self, images=tuple(tuple(in_sizes(image, sizes) for image in row) for row in self.images))
 
     def to(self, device: torch.device) -> "Observation":
-        """The same observation on a device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same observation on a device; which cameras are valid stays on the host."""
+        return self.map(but((self.image_valid,), lambda tensor: tensor.to(device, non_blocking=True)))
 
     def rows(self, rows: Sequence[int]) -> "Observation":
         """Some of its rows, in this order."""
-        chosen = torch.tensor(rows, device=self.state.device)
+        wanted = torch.tensor(rows)
+        chosen = wanted.to(self.state.device, non_blocking=True)
         return replace(
             self,
             images=tuple(self.images[row] for row in rows),
-            image_valid=self.image_valid[chosen],
+            image_valid=self.image_valid[wanted],
             instructions=tuple(self.instructions[row] for row in rows),
             state=self.state[chosen],
             streams={name: readings.map(lambda tensor: tensor[chosen]) for name, readings in self.streams.items()},
@@ -187,6 +190,8 @@ class Batch:
     """As of `Sample`; None: of none of them."""
     action_known: Bool[Tensor, "B H A"] | None = None
     """As of `Sample`."""
+    buffer: UInt8[Tensor, " _"] | None = None
+    """What the tensors are views of, where they are; it goes to a device in one copy."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -207,8 +212,17 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device; positions stay on the host."""
-        return self.map(lambda tensor: tensor if tensor is self.positions else tensor.to(device, non_blocking=True))
+        """The same batch on a device; positions, and which cameras are valid, stay on the host."""
+        stay = self.positions, self.observation.image_valid
+        if (buffer := self.buffer) is None or device.type == "cpu":
+            return self.map(but(stay, lambda tensor: tensor.to(device, non_blocking=True)))
+        far = buffer.to(device, non_blocking=True)
+        return replace(self.map(but(stay, lambda tensor: within(far, buffer, tensor))), buffer=None)
+
+
+def but(stay: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A change of all tensors but those that stay as they are."""
+    return lambda tensor: tensor if any(tensor is own for own in stay) else change(tensor)
 
 
 def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:

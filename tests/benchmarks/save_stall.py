@@ -75,7 +75,6 @@ class Contest:
 
 def steps(session: Any, engine: Any, row: Any) -> Iterator[None]:
     """Training steps, as the loop does them."""
-    import torch
 
     from training import distributed
     from training.engine import ema
@@ -83,12 +82,10 @@ def steps(session: Any, engine: Any, row: Any) -> Iterator[None]:
 
     for micro_batches in session.batches(row):
         session.watchdog.beat("forward")
-        weight = torch.tensor(
-            distributed.total(session.accelerator, sum(float(b.weight.sum()) for b in micro_batches))[0]
-        )
+        [weight] = distributed.total(session.accelerator, sum(float(b.weight.sum()) for b in micro_batches))
         for index, batch in enumerate(micro_batches):
             with engine.micro_batch(last=index == len(micro_batches) - 1):
-                losses = weigh(engine(batch), batch, weight)
+                losses = weigh(engine(batch), batch.weight, weight)
                 engine.backward(sum_of(losses) * RANKS)
         norms = engine.gradient_norms()
         skip, _ = session.guard.judge(sum_of(losses), norms["all"])

@@ -516,16 +516,16 @@ def test_a_batch_is_pinned_in_one_piece(
 ) -> None:
     pinned: list[torch.Tensor] = []
 
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        pinned.append(tensor.clone())
+    def pin(size: int) -> torch.Tensor:
+        pinned.append(torch.empty(size, dtype=torch.uint8))
         return pinned[-1]
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    found = list(stream(Faulty(tmp_path), workers=workers))
+    monkeypatch.setattr(loading, "pinned", pin)
+    found = list(stream(Faulty(tmp_path), workers=workers, pin=True))
     assert_equal(found, undisturbed)
     assert len(pinned) == 16
     for batch, buffer in zip(chain(*found), pinned, strict=True):
+        assert batch.buffer is buffer, "which goes to a device as one"
         for tensor in tensors_of(batch):
             assert tensor.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
 
@@ -533,7 +533,7 @@ def test_a_batch_is_pinned_in_one_piece(
 @pytest.mark.gpu
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_pinned_beside_a_gpu(tmp_path: Path, workers: int, undisturbed: list[list[Batch]]) -> None:
-    found = list(stream(Faulty(tmp_path), workers=workers))
+    found = list(stream(Faulty(tmp_path), workers=workers, pin=True))
     assert_equal(found, undisturbed)
     for batch in chain(*found):
         assert all(tensor.is_pinned() for tensor in tensors_of(batch) if tensor.numel())

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from training.feeding.packing import Packed, pack, room, tensors_of, unpack
+from training.feeding.packing import Packed, pack, tensors_of, unpack
 from training.feeding.prefetch import Fault, OriginalError, Prefetch, Samples, Task, Trouble, make
 from vla.batch import Batch, Sample
 from vla.errors import LoaderFailed, StorageFault
+from vla.moving import pinned, room
 
 RESTARTS = 2
 """How often a run starts its loader processes again."""
@@ -52,9 +52,10 @@ def batches(
     ranks: int,
     workers: int,
     timeout_s: float,
+    pin: bool = False,
     restarts: Restarts | None = None,
 ) -> Generator[list[Batch]]:
-    """This rank's micro-batches of each step from `first_step` up to `last_step`; in pinned memory beside a GPU.
+    """This rank's micro-batches of each step from `first_step` up to `last_step`; with `pin` in pinned memory.
 
     A step takes the next batch_size positions of the stream, dealt out by micro-batch: rank 0 | rank 1 | rank 0 ...
     `timeout_s` is how long a micro-batch may take that is waited for. Closing the iterator ends its processes at once.
@@ -69,27 +70,27 @@ def batches(
     assert len(starts) == (last_step - first_step) * accumulation, f"{len(starts)} micro-batches"
     task = Task(samples=samples, collate=collate, size=micro_batch)
     if workers == 0:
-        stream = here(task, starts)
+        stream = here(task, starts, pin)
     else:
         depth = AHEAD * accumulation * workers
         # Besides those that are ahead, the micro-batches of this step and of the one before it are in memory.
         if starts and (warning := small_shared_memory(task, starts[0], depth + 2 * accumulation)):
             say(rank, warning)
         prefetches = partial(Prefetch, task, workers=workers, depth=depth, timeout_s=timeout_s)
-        stream = ahead(prefetches, starts, rank, restarts or Restarts())
+        stream = ahead(prefetches, starts, rank, restarts or Restarts(), pin)
     with closing(stream):
         for _ in range(first_step, last_step):
             yield [next(stream) for _ in range(accumulation)]
 
 
-def here(task: Task, starts: Sequence[int]) -> Generator[Batch]:
+def here(task: Task, starts: Sequence[int], pin: bool) -> Generator[Batch]:
     """Micro-batches made in this process, when they are asked for."""
     for start in starts:
-        yield finished(make(task, start), task)
+        yield finished(make(task, start), task, pin)
 
 
 def ahead(
-    prefetches: Callable[[Sequence[int]], Prefetch], starts: Sequence[int], rank: int, restarts: Restarts
+    prefetches: Callable[[Sequence[int]], Prefetch], starts: Sequence[int], rank: int, restarts: Restarts, pin: bool
 ) -> Generator[Batch]:
     """Micro-batches of loader processes, which are started again where one dies or hangs."""
     place = 0
@@ -98,7 +99,7 @@ def ahead(
             try:
                 for made in prefetch:
                     place += 1
-                    yield finished(made, prefetch.task)
+                    yield finished(made, prefetch.task, pin)
             except Trouble as trouble:
                 if not restarts.left:
                     raise LoaderFailed(exhausted(trouble)) from trouble
@@ -107,7 +108,7 @@ def ahead(
                 say(rank, f"{trouble}; loader processes start again from position {starts[place]} ({count})")
 
 
-def finished(made: Batch | Packed | Fault, task: Task) -> Batch:
+def finished(made: Batch | Packed | Fault, task: Task, pin: bool) -> Batch:
     """The batch as the training takes it.
 
     Raises:
@@ -115,13 +116,10 @@ def finished(made: Batch | Packed | Fault, task: Task) -> Batch:
     """
     if isinstance(made, Fault):
         raise error_of(made, task) from made.error or OriginalError(f"in a loader process\n\n{made.trace}")
-    beside_gpu = torch.cuda.is_available()
     if isinstance(made, Batch):
-        if not beside_gpu:
-            return made
-        made = pack(made, partial(torch.empty, dtype=torch.uint8))
+        return unpack(*pack(made, pinned)) if pin else made
     outline, buffer = made
-    return unpack(outline, buffer.pin_memory() if beside_gpu else buffer)
+    return unpack(outline, pinned(len(buffer)).copy_(buffer) if pin else buffer)
 
 
 def error_of(fault: Fault, task: Task) -> Exception:

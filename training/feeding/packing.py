@@ -5,14 +5,12 @@ Between processes 17 tensors on their own cost 17 files of shared memory, open d
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from vla.batch import Batch
-
-ALIGNMENT = 64
-"""Bytes; every tensor in a buffer starts at a multiple."""
+from vla.moving import cut, fill, room
 
 Packed = tuple[Batch, Tensor]
 """The outline of a batch and the bytes of its tensors."""
@@ -20,25 +18,19 @@ Packed = tuple[Batch, Tensor]
 
 def pack(batch: Batch, allocate: Callable[[int], Tensor]) -> Packed:
     """The batch in one buffer, which `allocate` makes for so many bytes."""
-    tensors = tensors_of(batch)
-    buffer = allocate(sum(map(room, tensors)))
-    end = 0
-    for tensor in tensors:
-        buffer[end : end + tensor.nbytes] = tensor.contiguous().view(-1).view(torch.uint8)
-        end += room(tensor)
-    return batch.map(lambda tensor: tensor.to("meta")), buffer
+    return batch.map(lambda tensor: tensor.to("meta")), fill(tensors_of(batch), allocate)
 
 
 def unpack(outline: Batch, buffer: Tensor) -> Batch:
     """The batch again; its tensors are views of the buffer."""
     end = 0
 
-    def cut(tensor: Tensor) -> Tensor:
+    def next_of(tensor: Tensor) -> Tensor:
         nonlocal end
         start, end = end, end + room(tensor)
-        return buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        return cut(buffer, start, tensor)
 
-    return outline.map(cut)
+    return replace(outline.map(next_of), buffer=buffer)
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
@@ -51,8 +43,3 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 
     batch.map(take)
     return tensors
-
-
-def room(tensor: Tensor) -> int:
-    """Bytes of a tensor in a buffer."""
-    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT

@@ -130,7 +130,7 @@ class CameraEncoder(nn.Module):
         instruction = self.instruction(*backbone)
         seen = [view(frames[:, place], instruction) for place, view in enumerate(self.views)]
         tokens = self.norm(torch.cat(seen, dim=1))
-        mask = valid.repeat_interleave(self.config.tokens, dim=1)
+        mask = valid.to(tokens.device, non_blocking=True)[..., None].expand(-1, -1, self.config.tokens).flatten(1)
         return tokens.masked_fill(~mask[..., None], 0), mask
 
 

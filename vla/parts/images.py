@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -78,8 +79,7 @@ class ImageProcessor:
 
     def normalize(self, images: UInt8[Tensor, "N 3 _ _"]) -> Float32[Tensor, "N 3 _ _"]:
         """Zero mean and unit deviation, in the reference's order of operations: (x - 255 mean) / (255 std)."""
-        mean = torch.tensor(self.mean, device=images.device).view(CHANNELS, 1, 1) * LUMINANCE
-        std = torch.tensor(self.std, device=images.device).view(CHANNELS, 1, 1) * LUMINANCE
+        mean, std = (scale(values, images.device) for values in (self.mean, self.std))
         return images.float().sub_(mean).div_(std)
 
     def patchify(self, images: Float32[Tensor, "N 3 _ _"], grid: Grid) -> Float32[Tensor, "N _ _ _ _ 3 _ _ _"]:
@@ -93,6 +93,12 @@ class ImageProcessor:
         blocks = images.view(len(images), CHANNELS, rows // merge, merge, patch, columns // merge, merge, patch)
         blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
         return blocks.expand(-1, -1, -1, -1, -1, -1, self.temporal_patch_size, -1, -1)
+
+
+@lru_cache(maxsize=16)
+def scale(values: tuple[float, ...], device: torch.device) -> Float32[Tensor, "3 1 1"]:
+    """Of each channel, in units of luminance; copied to a device once."""
+    return (torch.tensor(values).view(CHANNELS, 1, 1) * LUMINANCE).to(device)
 
 
 def read_image_processor(folder: Path, min_pixels: int, max_pixels: int) -> ImageProcessor:

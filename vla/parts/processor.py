@@ -5,7 +5,7 @@ Equal bit for bit to Qwen2_5_VLProcessor of transformers with torchvision, which
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -29,11 +29,15 @@ RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 
 PLACE_OF_IMAGE = "<|image_pad|>"
 CACHED_PROMPTS = 1024
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """One padded batch. Images and patches have no batch axis: they follow each other in the order of the prompts."""
+    """One padded batch. Images and patches have no batch axis: they follow each other in the order of the prompts.
+
+    All but the patches stays on the host, which decides by it: a number read from a device waits for all work there.
+    """
 
     input_ids: Int64[Tensor, "B L"]
     attention_mask: Int64[Tensor, "B L"]
@@ -44,10 +48,14 @@ class Inputs:
     """Time, row and column of the rotary positions; 0 at padding."""
     image_grid_thw: Int64[Tensor, "_ 3"]
     pixel_values: Float32[Tensor, "_ _"]
+    """Where the images were."""
+    device: torch.device = CPU
+    """Where the backbone reads them."""
 
-    def to(self, device: torch.device) -> "Inputs":
-        """The same inputs on a device."""
-        return Inputs(**{entry.name: self.__dict__[entry.name].to(device, non_blocking=True) for entry in fields(self)})
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Of each image."""
+        return tuple(map(tuple, self.image_grid_thw.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +111,10 @@ class Processor:
         Raises:
             ValueError: an instruction is empty, too long, or contains a special token.
         """
-        device = observation.image_valid.device
         num_cameras = observation.image_valid.shape[1]
         prompts = [self.instruct(instruction, num_cameras) for instruction in observation.instructions]
         frames = [frame for row in observation.frames(self.images.size) for frame in row]
-        inputs = self.batch(prompts, frames, "right").to(device)
+        inputs = replace(self.batch(prompts, frames, "right"), device=observation.state.device)
         shown = torch.nn.functional.pad(observation.image_valid, (0, 1), value=True)  # index -1 is text
         index = inputs.image_index.where(inputs.image_index >= 0, num_cameras)
         return inputs, shown.gather(1, index) & inputs.attention_mask.bool()

@@ -16,11 +16,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from vla.adapters.layer import Blend
 from vla.batch import Observation
 from vla.frames import Area
+from vla.moving import moved
 from vla.parts.images import read_image_processor
 from vla.parts.kind import Backbone, Kind
 from vla.parts.pretrained import check_weights, keep_weights, read_model
 from vla.parts.processor import Inputs, Processor
-from vla.parts.vision import pack_attention
+from vla.parts.vision import layout, pack_attention
 from vla.settings import BackboneConfig
 
 MODEL_TYPE = "qwen2_5_vl"
@@ -50,28 +51,56 @@ class QwenVL(Backbone):
         Raises:
             ValueError: an instruction is empty, too long, or contains a special token.
         """
-        inputs, visible = self.processor.observe(observation)
-        tokens = self.encode(inputs, visible).masked_fill(~visible[..., None], 0)
+        tokens, visible = self.encode(*self.processor.observe(observation))
+        tokens = tokens.masked_fill(~visible[..., None], 0)
         if self.config.output == "tokens":
             return tokens, visible
         count = visible.sum(1, dtype=torch.float32)
         mean = tokens.sum(1, dtype=torch.float32) / count[:, None]
         return mean.to(tokens.dtype)[:, None], visible.any(1, keepdim=True)
 
-    def encode(self, inputs: Inputs, visible: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Last hidden states; tokens that are not visible are hidden from attention."""
-        has_images = len(inputs.image_grid_thw) > 0
-        output = self.plain.model(
-            input_ids=inputs.input_ids,
-            attention_mask=visible.long(),
-            position_ids=inputs.position_ids,
-            pixel_values=inputs.pixel_values if has_images else None,
-            image_grid_thw=inputs.image_grid_thw if has_images else None,
+    def encode(
+        self, inputs: Inputs, visible: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Last hidden states, and which tokens are visible, both on the inputs' device; the others are hidden.
+
+        `visible` is on the host, as the inputs are. transformers' own way from ids and grids to embeddings and mask
+        would read a dozen numbers from the device.
+        """
+        model = self.plain.model
+        places = (inputs.input_ids == model.config.image_token_id).flatten().nonzero()[:, 0]
+        ids, positions, places, shown = moved((inputs.input_ids, inputs.position_ids, places, visible), inputs.device)
+        embeddings: Tensor = model.get_input_embeddings()(ids)
+        if len(places):
+            features = self.see(inputs).to(embeddings.dtype)
+            assert len(places) == len(features), f"{len(places)} places for {len(features)} features"
+            embeddings = embeddings.flatten(0, 1).index_copy(0, places, features).view_as(embeddings)
+        # Nothing that is read looks at what is hidden behind it, so padding on the right needs no mask: kernels for
+        # plain causal attention are faster.
+        plain = bool((visible[:, :-1] | ~visible[:, 1:]).all())
+        output = model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=dict.fromkeys(model.language_model.config.layer_types, None if plain else causal(shown)),
+            position_ids=positions,
             use_cache=False,
         )
         tokens: Tensor = output.last_hidden_state
         assert tokens.shape[-1] == self.width, f"config says width {self.width}, the model gives {tokens.shape[-1]}"
-        return tokens
+        return tokens, shown
+
+    def see(self, inputs: Inputs) -> Float[Tensor, "_ D"]:
+        """What the vision tower says of the images, a row a merged patch."""
+        tower = self.plain.model.visual
+        place = layout(inputs.grids, tower.spatial_merge_size, tower.window_size, tower.patch_size, inputs.device)
+        found: Tensor = tower(
+            inputs.pixel_values.type(tower.dtype),
+            grid_thw=inputs.image_grid_thw,
+            position_ids=place.position_ids,
+            window_index=place.window_index,
+            cu_seqlens=place.cu_seqlens,
+            cu_window_seqlens=place.cu_window_seqlens,
+        ).pooler_output
+        return found
 
     @property
     def plain(self) -> Qwen2_5_VLForConditionalGeneration:
@@ -92,6 +121,12 @@ class QwenVL(Backbone):
             )
         chosen = {id(parameter) for layer in layers[-count:] for parameter in layer.parameters()}
         return {name for name, parameter in self.named_parameters() if id(parameter) in chosen and "lora_" not in name}
+
+
+def causal(visible: Bool[Tensor, "B L"]) -> Bool[Tensor, "B 1 L L"]:
+    """Which token may look at which: at those up to itself that are visible."""
+    length = visible.shape[1]
+    return torch.ones(length, length, dtype=torch.bool, device=visible.device).tril() & visible[:, None, None, :]
 
 
 def qwen_of(backbone: Backbone) -> QwenVL:

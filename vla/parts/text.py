@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from vla import provenance
 from vla.batch import Observation
 from vla.instruction import check_instruction
+from vla.moving import moved
 from vla.parts import hashed
 from vla.parts.embeddings import Embeddings, EncoderName, write_embeddings
 from vla.parts.kind import Backbone, Kind
@@ -84,8 +85,8 @@ class TextBackbone(Backbone):
             ValueError: an instruction is empty or too long.
         """
         device = observation.state.device
-        tokens = self.embed(observation.instructions, device).to(device)[:, None]
-        return tokens, torch.ones(len(tokens), 1, dtype=torch.bool, device=device)
+        [tokens] = moved([self.embed(observation.instructions, device)], device)
+        return tokens[:, None], torch.ones(len(tokens), 1, dtype=torch.bool, device=device)
 
     def embed(self, texts: Sequence[str], device: torch.device) -> Float32[Tensor, "B W"]:
         """The embeddings of some texts, on the CPU; those that are not known yet are computed on the device.

@@ -2,10 +2,14 @@
 
 Patches of all images follow each other, and a patch sees its window (or its image) alone. transformers' path for sdpa
 cuts the sequence into windows and attends to each by itself: hundreds of small kernels a layer, and a wait for the
-device in every layer to read the lengths. Here windows of equal length form a batch, and lengths are read once.
+device in every layer to read the lengths. Here windows of equal length form a batch.
+
+Where patches and windows lie follows from the images' sizes alone, which are the same from batch to batch: it is
+computed on the host, and copied to the device once.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -15,6 +19,43 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
+
+from vla.parts.images import Grid
+
+LAYOUTS = 64
+"""Sets of image sizes that are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the patches of some images lie: what the vision tower would compute of their grids."""
+
+    position_ids: Int64[Tensor, "N 2"]
+    """Row and column of each patch, for its rotary position."""
+    window_index: Int64[Tensor, " _"]
+    """Which merged patch stands where, window by window."""
+    cu_seqlens: Int32[Tensor, " _"]
+    """Where images begin and end, on the host."""
+    cu_window_seqlens: Int32[Tensor, " _"]
+    """Where windows begin and end, on the host."""
+
+
+@lru_cache(maxsize=LAYOUTS)
+def layout(grids: tuple[Grid, ...], merge_size: int, window_size: int, patch_size: int, device: torch.device) -> Layout:
+    """That of images with these grids."""
+    grid = torch.tensor(grids, dtype=torch.int64)
+    index, ends = get_vision_window_index(grid, merge_size, window_size, patch_size)
+    return Layout(
+        position_ids=get_vision_position_ids(grid, merge_size).to(device),
+        window_index=index.to(device),
+        cu_seqlens=get_vision_cu_seqlens(grid),
+        cu_window_seqlens=ends,
+    )
 
 
 class PackedAttention(nn.Module):
@@ -33,32 +74,30 @@ class PackedAttention(nn.Module):
         position_embeddings: tuple[Float[Tensor, "N _"], Float[Tensor, "N _"]],
         **_: object,
     ) -> Float[Tensor, "N D"]:
-        """Attention within the windows that begin and end at `cu_seqlens`."""
+        """Attention within the windows that begin and end at `cu_seqlens`, which lie on the host."""
         length, width = hidden_states.shape
         parts = self.qkv(hidden_states).reshape(length, 3, self.num_heads, -1).unbind(1)
         query, key = apply_rotary_pos_emb_vision(parts[0], parts[1], *position_embeddings)
         result = torch.empty_like(query)
-        for rows in windows(cu_seqlens):
+        for rows in windows(cu_seqlens, hidden_states.device):
             batch = [part[rows].transpose(1, 2) for part in (query, key, parts[2])]
             result[rows] = functional.scaled_dot_product_attention(*batch).transpose(1, 2)
         output: Tensor = self.proj(result.reshape(length, width))
         return output
 
 
-@lru_cache(maxsize=4)
-def windows(cu_seqlens: Int32[Tensor, " W"]) -> Sequence[Int64[Tensor, "_ _"]]:
+@lru_cache(maxsize=2 * LAYOUTS)
+def windows(cu_seqlens: Int32[Tensor, " W"], device: torch.device) -> Sequence[Int64[Tensor, "_ _"]]:
     """The patches of each window, a tensor [windows, patches] for each length that occurs.
 
-    The cache goes by the tensor's identity: the layers of one forward pass share two of them.
+    The cache goes by the tensor's identity: the layers share the two of a layout.
     """
     bounds = cu_seqlens.tolist()
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(bounds):
         starts.setdefault(end - start, []).append(start)
     return [
-        (torch.tensor(begins)[:, None] + torch.arange(length)).to(cu_seqlens.device)
-        for length, begins in starts.items()
-        if length
+        (torch.tensor(begins)[:, None] + torch.arange(length)).to(device) for length, begins in starts.items() if length
     ]
 
 

@@ -98,9 +98,9 @@ def test_pixels_and_words_reach_the_tokens(backbone: QwenVL) -> None:
 def test_positions_in_the_image_reach_the_tokens(backbone: QwenVL) -> None:
     """Without explicit positions the model falls back to 1-D positions without a word."""
     inputs, visible = backbone.processor.observe(row_of(look(), 0))
-    tokens = backbone.encode(inputs, visible)
+    tokens, _ = backbone.encode(inputs, visible)
     flat = torch.arange(visible.shape[1]).expand(3, 1, -1).contiguous()
-    assert (tokens - backbone.encode(replace(inputs, position_ids=flat), visible)).abs().max() > 0.01
+    assert (tokens - backbone.encode(replace(inputs, position_ids=flat), visible)[0]).abs().max() > 0.01
 
 
 def test_pixels_of_a_masked_camera_change_nothing(backbone: QwenVL) -> None:
@@ -134,7 +134,7 @@ def test_a_masked_camera_equals_a_prompt_with_a_hole(backbone: QwenVL) -> None:
         pixel_values=inputs.pixel_values[first:],
         image_index=inputs.image_index[:, keep],
     )
-    torch.testing.assert_close(tokens[:, keep], backbone.encode(without, visible[:, keep]), rtol=0, atol=2e-5)
+    torch.testing.assert_close(tokens[:, keep], backbone.encode(without, visible[:, keep])[0], rtol=0, atol=2e-5)
 
 
 def test_all_cameras_masked_leaves_the_text(backbone: QwenVL) -> None:

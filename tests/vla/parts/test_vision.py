@@ -50,7 +50,7 @@ def test_parameters_keep_their_names_and_gradients() -> None:
 
 
 def test_every_patch_is_in_one_window_of_its_length() -> None:
-    groups = windows(torch.tensor([0, 64, 128, 144, 208, 224], dtype=torch.int32))
+    groups = windows(torch.tensor([0, 64, 128, 144, 208, 224], dtype=torch.int32), torch.device("cpu"))
     assert [tuple(group.shape) for group in groups] == [(3, 64), (2, 16)]
     assert sorted(torch.cat([group.flatten() for group in groups]).tolist()) == list(range(224))
     assert groups[1].tolist() == [list(range(128, 144)), list(range(208, 224))]
