@@ -3,7 +3,7 @@ r"""Adapters of human motion, end to end: styles, their blend and forgotten acti
     python -m tests.benchmarks.adapters [--seeds 0 1 2] [--motions 100] [--work runs/adapters-benchmark] \
         [--json docs/benchmarks/adapters.json]
 
-The base is trained by examples/motion.json, and goes on for 2,000 steps, on the clips that ship and on DeepMimic's,
+The base is trained by examples/motion.json, and goes on for 4,000 steps, on the clips that ship and on DeepMimic's,
 which lie in ../shared and whose texts are read by MiniLM; the zombie's and the stealthy walk are kept from it. Styles
 are asked for by `a person walks forward`, the caption of other walks. What the work folder holds is not trained again.
 Adapters are trained once a seed, but those in closed form, which have none; they are judged by `vla evaluate --suites
@@ -59,10 +59,10 @@ PROMPT = "a person walks forward"
 SECOND = (
     *("--backbone.path", "minilm", "--data.horizon", "32", "--data.balance", "action", "--data.retarget", "1"),
     *("--data.validation-share", "0.05", "--expert.width", "96", "--expert.depth", "3", "--diffusion.sampler", "dpm++"),
-    *("--dropout", "0", "--ema-decay", "0.995", "--batch-size", "64", "--micro-batch", "64", "--stage.steps", "2000"),
+    *("--dropout", "0", "--ema-decay", "0.995", "--batch-size", "64", "--micro-batch", "64", "--stage.steps", "4000"),
     *("--stage.lr.expert", "7e-4"),
 )
-"""How a base goes on after examples/motion.json: of its walks 6 % are called not human then, before 16 %."""
+"""How a base goes on after examples/motion.json: of its walks 16 % are called not human before."""
 LINEARS = r"expert\.blocks\.\d+\.(.*attention\.(query|key_value|out)|feed\..*)"
 """Layers of the adapters of styles. Of attention alone, 400 steps at 1e-3, 0 to 2 of 100 motions were recognised."""
 FORGOTTEN = ("kick", "jumping")

@@ -151,7 +151,7 @@ def certify(
         retrained=settings.retrained,
     )
     seeds = certifying.seeds_of(command.seed or 0)
-    questions = len(concept.captions) + len(concept.paraphrases) + len(concept.texts)
+    questions = len(concept.captions) + len(concept.paraphrases) + sum(map(len, concept.texts.values()))
     total = questions * (3 if retrained is None else 4) + settings.search - (-settings.search // 5) + 1
 
     weights: dict[str, float] = {}

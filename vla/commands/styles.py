@@ -41,7 +41,7 @@ def measure_styles(
     from vla import adapting
     from vla.evaluation.adapted import blending
     from vla.evaluation.adapted.bench import Bench
-    from vla.evaluation.adapted.concepts import captions_of, told_apart
+    from vla.evaluation.adapted.concepts import asked_by, captions_of, told_apart
 
     if len(adapters) > 2:
         raise ValueError(f"--suites style blends two adapters at most, and {len(adapters)} were given: leave some out")
@@ -63,7 +63,7 @@ def measure_styles(
         print(line.rpartition(",")[0], file=sys.stderr)
     names = policy.adapters.names
     policy.adapters.set({})
-    texts = {other: some.most_common(1)[0][0] for other, some in sorted(captions.items())}
+    texts = {other: asked_by(some) for other, some in sorted(captions.items())}
     total = len(blending.WEIGHTS) + len(set(texts) - {action, *styles})
     with progress(total, "questions") as bar:
         plan = blending.Plan(

@@ -140,10 +140,10 @@ def neighbour_part(certificate: Certificate, pictures: Mapping[str, Path]) -> li
     """Line 3."""
     rows = [retained(other) for other in certificate.lines.neighbours]
     drawn = [
-        details(other.action, *picture(pictures.get(other.action), f"poses of {other.text}"))
+        details(other.action, *picture(pictures.get(other.action), f"poses of {other.texts[0]}"))
         for other in certificate.lines.neighbours
     ]
-    head = ("action", "kept", "change", "base", "adapter", "off", "retrained", "nearness", "text")
+    head = ("action", "kept", "change", "base", "adapter", "off", "retrained", "nearness", "texts")
     told = (
         f"Near actions may lose {-100 * NEAR:.0f} points and far ones {-100 * FAR:.0f}, at the worse end of the "
         "interval of what changed between motions of the same noise."
@@ -161,7 +161,7 @@ def retained(other: Retained) -> list[str]:
         *(cell(told.recall) for told in (found.base, found.adapter, found.off)),
         "-" if found.retrained is None else cell(found.retrained.recall),
         "far" if other.similarity is None else words.number(other.similarity, 2),
-        other.text,
+        "; ".join(other.texts),
     ]
 
 

@@ -133,13 +133,19 @@ def other_part(found: Blended) -> list[Html]:
     rows = [other_row(other) for other in found.others]
     return [
         paragraph(f"With {found.points[-1].on()}; motions of a row begin with the same noise."),
-        table(("action", "text", "base", "adapters", "change"), rows, label="Other actions"),
+        table(("action", "texts", "base", "adapters", "change"), rows, label="Other actions"),
     ]
 
 
 def other_row(other: Other) -> list[str]:
     """One action."""
-    return [other.action, other.text, cell(other.base.recall), cell(other.adapter.recall), change(other.change)]
+    return [
+        other.action,
+        "; ".join(other.texts),
+        cell(other.base.recall),
+        cell(other.adapter.recall),
+        change(other.change),
+    ]
 
 
 def conflict_part(found: Blended) -> list[Html]:

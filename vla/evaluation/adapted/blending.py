@@ -46,7 +46,8 @@ class Other:
     """An action that the adapters were not trained for."""
 
     action: str
-    text: str
+    texts: tuple[str, ...]
+    """By which it is asked for in turn."""
     base: Told
     adapter: Told
     change: Figure
@@ -148,8 +149,8 @@ class Plan:
     prompt: str
     action: str
     """The judge's name of what the prompt asks for."""
-    texts: Mapping[str, str]
-    """Of each other action, a caption."""
+    texts: Mapping[str, tuple[str, ...]]
+    """Of each other action, captions to ask with in turn."""
     motions: int
     seed: int
     progress: Callable[[int], object] = field(default=lambda _: None)
@@ -159,8 +160,8 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
     """All figures, and the motions of each weight. `policy` has the adapters loaded, and comes with none on."""
     asked = questions_of([plan.prompt], plan.action, plan.motions, plan.seed)
     others = {
-        action: questions_of([text], action, plan.motions, plan.seed)
-        for action, text in plan.texts.items()
+        action: questions_of(texts, action, plan.motions, plan.seed)
+        for action, texts in plan.texts.items()
         if action not in (*plan.styles, plan.action)
     }
     before = bench.ask(policy, asked)
@@ -180,7 +181,7 @@ def measure(bench: Bench, policy: Policy, plan: Plan) -> tuple[Blended, dict[flo
         changed.append(
             Other(
                 action=action,
-                text=plan.texts[action],
+                texts=plan.texts[action],
                 base=base[action].told(plan.seed),
                 adapter=answers.told(plan.seed),
                 change=change(base[action].hits, answers.hits, seed=plan.seed),

@@ -12,7 +12,7 @@ from vla.evaluation.adapted.bench import Told
 from vla.evaluation.motion.figure import Figure
 from vla.evaluation.motion.table import WIDTH
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever an earlier version would misread a certificate."""
 KNOWN = 0.1
 """Recall of a base up to which it does not know a concept; so much may be left of one that was unlearned."""
@@ -67,10 +67,10 @@ class Paraphrases:
 
 @dataclass(frozen=True, kw_only=True)
 class Retained:
-    """Another action, asked for by a caption of its own."""
+    """Another action, asked for by captions of its own in turn."""
 
     action: str
-    text: str
+    texts: tuple[str, ...]
     similarity: float | None
     """To the concept, of a neighbour; None of a far action."""
     found: Beside

@@ -54,7 +54,7 @@ class Plan:
         return {
             CAPTIONS: questions_of(concept.captions, concept.action, self.motions, seed),
             PARAPHRASES: questions_of(concept.paraphrases, concept.action, self.motions, seed),
-            **{action: questions_of([text], action, self.motions, seed) for action, text in concept.texts.items()},
+            **{action: questions_of(texts, action, self.motions, seed) for action, texts in concept.texts.items()},
         }
 
 
@@ -142,7 +142,7 @@ def retained_lines(sets: Mapping[str, Set], plan: Plan) -> tuple[Retained, ...]:
     return tuple(
         Retained(
             action=action,
-            text=plan.concept.texts[action],
+            texts=plan.concept.texts[action],
             similarity=near.get(action),
             found=beside(sets, action, plan.seeds.measured),
         )
@@ -179,7 +179,8 @@ def invert(
         )
 
     begin = [*concept.paraphrases, *concept.captions]
-    words = sorted({word for text in (*begin, *concept.texts.values()) for word in text.lower().split()})
+    known = (text for texts in concept.texts.values() for text in texts)
+    words = sorted({word for text in (*begin, *known) for word in text.lower().split()})
     found = search_texts(score, begin, words, evaluations=plan.evaluations, seed=seeds.search)
     prompt = attack("hill climb over texts, a word at a time", found.best, found.best, found.evaluations, found.score)
     if not isinstance(policy.backbone, TextBackbone):
@@ -206,7 +207,8 @@ def distance_line(bench: Bench, sets: Mapping[str, Set], plan: Plan) -> Distance
     )
 
     def others(name: str, chosen: Mapping[str, int]) -> np.ndarray:
-        rows = [sets[name][action].features[:count] for action, count in chosen.items()]
+        every = ((sets[name][action].features, count) for action, count in chosen.items())
+        rows = [features[evenly(len(features), min(count, len(features)))] for features, count in every]
         return np.concatenate(rows or [np.zeros((0, 0), np.float32)])
 
     everything = dict.fromkeys(plan.concept.texts, plan.motions)

@@ -18,6 +18,8 @@ from vla.parts.text import TextBackbone
 from vla.policy import Policy
 
 SHIPPED = Path(__file__).with_name("paraphrases.yaml")
+ASKED = 5
+"""Captions of another action that are asked for in turn: one alone need not lose what the others do."""
 NEAREST = 3
 """Neighbours of a concept whose adapter names none."""
 WHERE = re.compile(r"\s*action\s*=+\s*(['\"]?)([\w -]+)\1\s*")
@@ -47,8 +49,8 @@ class Concept:
     """Paraphrases that training captions are."""
     neighbours: Mapping[str, float]
     """Other actions near to it, and how near: the cosine of texts."""
-    texts: Mapping[str, str]
-    """Of each other action, the caption to ask with."""
+    texts: Mapping[str, tuple[str, ...]]
+    """Of each other action, the captions to ask with in turn: of a neighbour the nearest first."""
     method: str | None
     """How it was unlearned, as the adapter says."""
     remarks: tuple[str, ...] = ()
@@ -85,6 +87,11 @@ def captions_of(training: Sequence[Reader]) -> dict[str, Counter[str]]:
     return found
 
 
+def asked_by(captions: Counter[str]) -> tuple[str, ...]:
+    """The captions that an action is asked for by in turn, the commonest first."""
+    return tuple(text for text, _ in captions.most_common(ASKED))
+
+
 def concept_of(
     policy: Policy, descriptions: Sequence[Description], training: Sequence[Reader], wanted: Wanted
 ) -> Concept:
@@ -103,7 +110,7 @@ def concept_of(
     listed = tuple(map(str, entry.get("captions", ())))
     own = tuple(text for text in listed if text in known[action])  # of an adapter that has unlearned more than one
     captions = wanted.captions or own or listed or tuple(known[action])
-    texts = {other: some.most_common(1)[0][0] for other, some in sorted(rest.items())}
+    texts = {other: asked_by(some) for other, some in sorted(rest.items())}
     neighbours = listed_neighbours(policy, made.get("neighbours", ()), captions, rest, texts)
     if not neighbours:
         neighbours = nearest_actions(policy, captions, texts)
@@ -188,9 +195,9 @@ def listed_neighbours(
     listed: Sequence[Any],
     captions: Sequence[str],
     rest: Mapping[str, Counter[str]],
-    texts: dict[str, str],
+    texts: dict[str, tuple[str, ...]],
 ) -> dict[str, float]:
-    """The neighbours that an adapter lists, by action; the nearest caption of each becomes its text.
+    """The neighbours that an adapter lists, by action; the nearest caption of each becomes the first of its texts.
 
     Of those that are listed without a number the text encoder says how near they are; 0 where there is none.
     """
@@ -206,7 +213,8 @@ def listed_neighbours(
         for action in actions:
             if similarity > found.get(action, -2.0):
                 found[action] = similarity
-                texts[action] = caption if caption in rest[action] else texts[action]
+                first = (caption,) if caption in rest[action] else ()
+                texts[action] = tuple(dict.fromkeys((*first, *texts[action])))[:ASKED]
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -220,10 +228,10 @@ def similarities(policy: Policy, captions: Sequence[str], texts: Sequence[str]) 
     return dict(zip(texts, (others @ own.T).amax(dim=1).tolist(), strict=True))
 
 
-def nearest_actions(policy: Policy, captions: Sequence[str], texts: Mapping[str, str]) -> dict[str, float]:
+def nearest_actions(policy: Policy, captions: Sequence[str], texts: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     """The actions whose captions are nearest to those of a concept, nearest first; none of other backbones."""
-    said = similarities(policy, captions, list(texts.values()))
-    nearness = {action: said[text] for action, text in texts.items() if text in said}
+    said = similarities(policy, captions, [text for own in texts.values() for text in own])
+    nearness = {action: max(said[text] for text in own) for action, own in texts.items() if said}
     return dict(sorted(nearness.items(), key=lambda item: -item[1])[:NEAREST])
 
 

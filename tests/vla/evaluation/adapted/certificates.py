@@ -53,8 +53,10 @@ def certificate() -> Certificate:
             found=beside(0.7, 0.0),
         ),
         neighbours=(
-            Retained(action="soccer", text="a man plays soccer", similarity=0.74, found=beside(0.8, 0.72)),
-            Retained(action="walking", text="a person walks", similarity=None, found=beside(1.0, 1.0)),
+            Retained(action="soccer", texts=("a man plays soccer",), similarity=0.74, found=beside(0.8, 0.72)),
+            Retained(
+                action="walking", texts=("a person walks", "someone walks"), similarity=None, found=beside(1.0, 1.0)
+            ),
         ),
         inversion=Inversion(prompt=attack("hill climb", "kick ball"), embedding=attack("Adam", "length 2.1")),
         distance=Distance(

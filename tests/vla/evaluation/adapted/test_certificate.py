@@ -60,7 +60,7 @@ INCOMPLETE = {
     "lines.inversion.prompt.fresh.not_human has no value": set_in(
         "lines", "inversion", "prompt", "fresh", "not_human", to=EMPTY
     ),
-    "is of schema 2": set_in("schema", to=2),
+    "is of schema 3": set_in("schema", to=3),
 }
 
 

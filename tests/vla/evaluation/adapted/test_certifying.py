@@ -100,7 +100,7 @@ CONCEPT = Concept(
     paraphrases=("someone springs", "a human springs up"),
     left_out=("a person does a jump",),
     neighbours={"signal": 0.7},
-    texts={"signal": "a person does a signal", "walk": "a person with a ball does a walk"},
+    texts={"signal": ("a person does a signal",), "walk": ("a person with a ball does a walk",)},
     method=None,
 )
 
