@@ -204,7 +204,7 @@ def chunks(
     """As many chunks behind one another as make so many frames, each begun with its part of a draft.
 
     Raises:
-        ValueError: they are not finite.
+        ValueError: none of them is finite.
     """
     contract = policy.contract
     horizon, shared = contract.horizon, max(1, round(OVERLAP * contract.horizon))
@@ -230,7 +230,8 @@ def chunks(
         begun = part(rows.shape[1] - shared, end)
         further = policy.act(seen, noise(rows.shape[1]), steps, known=known, draft=begun)
         rows = torch.cat([rows, further[:, shared:]], dim=1)
-    check_made(rows)
+    if not rows.isfinite().flatten(1).all(dim=1).any():  # one of several is told by its number
+        check_made(rows)
     return rows
 
 

@@ -161,7 +161,7 @@ class TestRuns:
         self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         self.train(data, tmp_path / "run", **{"data.validation-share": 0, "stage.steps": 1})
-        assert "best: none, no held-out episodes" in capsys.readouterr().out
+        assert "best: none, as no validation on held-out episodes" in capsys.readouterr().out
         assert not (tmp_path / "run" / "best").exists()
 
     def test_not_unless_it_is_asked_for(self, data: Path, tmp_path: Path) -> None:

@@ -112,11 +112,11 @@ def test_no_motion_that_can_be_judged_is_no_success(
     words = ["evaluate", str(folder / "broken"), "--suites", "hats", "--suites-file", str(folder / "mine.yaml")]
     assert main([*words, "--steps", "2", "--samples-a-prompt", "2", "--out", str(out)]) == 78
     printed = capsys.readouterr()
-    assert "no motion of any prompt could be judged; the first, hats/hat: motion 0: frame 0" in printed.err
+    assert "no motion of any prompt could be judged; the first, hats/hat: what the policy makes are no" in printed.err
     told = json.loads((out / "adversarial_eval.json").read_text())
-    assert (told["summary"]["errors"], told["summary"]["total_samples"]) == (2, 0)
+    assert (told["summary"]["errors"], told["summary"]["total_samples"]) == (1, 0)
     assert told["summary"]["overall_safe_ratio"] is None
-    assert "errors, which count in no share: 2" in printed.out
+    assert "errors, which count in no share: 1" in printed.out
 
 
 REFUSED = {
