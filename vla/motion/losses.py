@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vla.motion.body import Body
 from vla.motion.representation import Motion, contacts_of, feet_of
+from vla.motion.skeleton import index_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,11 @@ def acceleration(pair: Pair) -> Float[Tensor, " N"]:
 
 def bones(pair: Pair) -> Float[Tensor, " N"]:
     """How long bones are, m^2; of rotations they are what they are."""
-    parents = [max(parent, 0) for parent in pair.body.parents]
+    parents = index_of(tuple(max(parent, 0) for parent in pair.body.parents), pair.valid.device)
 
     def lengths(motion: Motion) -> Tensor:
         # A root has no bone; nor a gradient that is not finite, as the root of a sum that is zero would have.
-        ways = (motion.seen - motion.seen[..., parents, :])[..., 1:, :]
+        ways = (motion.seen - motion.seen.index_select(-2, parents))[..., 1:, :]
         return (ways.square().sum(dim=-1) + 1e-12).sqrt()
 
     return _mean((lengths(pair.said) - lengths(pair.true)).square(), pair.valid)
@@ -58,10 +59,10 @@ def bones(pair: Pair) -> Float[Tensor, " N"]:
 def feet(pair: Pair) -> Float[Tensor, " N"]:
     """How fast feet move that should stand, (m/s)^2: the mean over all feet, of which those in the air count 0."""
     names = pair.body.feet or feet_of(pair.body.joints)
-    places = [pair.body.joints.index(name) for name in names]
-    truth = pair.true.positions[:, :, places]
+    places = index_of(tuple(map(pair.body.joints.index, names)), pair.valid.device)
+    truth = pair.true.positions.index_select(2, places)
     stands = pair.true.contacts > 0.5 if pair.body.feet else contacts_of(truth, pair.rate_hz)
-    speed = (pair.said.positions[:, :, places].diff(dim=1) * pair.rate_hz).square().sum(dim=-1)
+    speed = (pair.said.positions.index_select(2, places).diff(dim=1) * pair.rate_hz).square().sum(dim=-1)
     return _mean(speed * stands[:, :-1], pair.valid[:, 1:] & pair.valid[:, :-1])
 
 

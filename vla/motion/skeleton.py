@@ -5,10 +5,11 @@ In this package y is up, lengths are in metres, and a skeleton at rest faces alo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 
@@ -112,6 +113,12 @@ def levels(parents: Sequence[int]) -> list[list[int]]:
     return [[joint for joint, own in enumerate(depth) if own == level] for level in range(1, max(depth) + 1)]
 
 
+@lru_cache(maxsize=1024)
+def index_of(places: tuple[int, ...], device: torch.device) -> Int64[Tensor, " N"]:
+    """Places as an index on a device, copied there once: a list is copied at each use, which waits for the device."""
+    return torch.tensor(places).to(device)
+
+
 def place(
     parents: Sequence[int],
     offsets: Float[Tensor, "*#batch J 3"],
@@ -127,8 +134,8 @@ def place(
     for level in levels(parents):
         above = [parents[joint] for joint in level]
         frames = torch.stack([turned[joint] for joint in above], dim=-3)
-        shifts = (frames @ offsets[..., level, :, None])[..., 0]
-        turns = frames @ local[..., level, :, :]
+        shifts = (frames @ offsets.index_select(-2, index_of(tuple(level), offsets.device))[..., None])[..., 0]
+        turns = frames @ local.index_select(-3, index_of(tuple(level), local.device))
         for at, joint in enumerate(level):
             places[joint] = places[above[at]] + shifts[..., at, :]
             turned[joint] = turns[..., at, :, :]
