@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Human motion from the clips that ship: a base trained on texts, samples, two styles and their blend, an action that is
-# forgotten, figures beside real motions, pages. `make demo-motion` calls it; planned for 15 minutes of two cores.
+# forgotten, figures beside real motions, pages. `make demo-motion` calls it; 7 and a half minutes of two cores.
 set -euo pipefail
 
 source examples/launch.sh
