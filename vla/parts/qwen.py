@@ -25,6 +25,8 @@ from vla.parts.vision import layout, pack_attention
 from vla.settings import BackboneConfig
 
 MODEL_TYPE = "qwen2_5_vl"
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""How far the layers of a language model look back, as its configuration calls it."""
 
 
 class QwenVL(Backbone):
@@ -78,9 +80,13 @@ class QwenVL(Backbone):
         # Nothing that is read looks at what is hidden behind it, so padding on the right needs no mask: kernels for
         # plain causal attention are faster.
         plain = bool((visible[:, :-1] | ~visible[:, 1:]).all())
+        config = model.language_model.config
+        masks = {FULL: None if plain else causal(shown), SLIDING: None}
+        if SLIDING in config.layer_types:
+            masks[SLIDING] = causal(shown, config.sliding_window)
         output = model.language_model(
             inputs_embeds=embeddings,
-            attention_mask=dict.fromkeys(model.language_model.config.layer_types, None if plain else causal(shown)),
+            attention_mask=masks,
             position_ids=positions,
             use_cache=False,
         )
@@ -123,10 +129,13 @@ class QwenVL(Backbone):
         return {name for name, parameter in self.named_parameters() if id(parameter) in chosen and "lora_" not in name}
 
 
-def causal(visible: Bool[Tensor, "B L"]) -> Bool[Tensor, "B 1 L L"]:
-    """Which token may look at which: at those up to itself that are visible."""
+def causal(visible: Bool[Tensor, "B L"], reach: int | None = None) -> Bool[Tensor, "B 1 L L"]:
+    """Which token may look at which: at those up to itself that are visible, the last `reach` of them."""
     length = visible.shape[1]
-    return torch.ones(length, length, dtype=torch.bool, device=visible.device).tril() & visible[:, None, None, :]
+    before = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    if reach is not None:
+        before = before.triu(1 - reach)
+    return before & visible[:, None, None, :]
 
 
 def qwen_of(backbone: Backbone) -> QwenVL:

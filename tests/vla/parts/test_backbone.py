@@ -103,6 +103,32 @@ def test_positions_in_the_image_reach_the_tokens(backbone: QwenVL) -> None:
     assert (tokens - backbone.encode(replace(inputs, position_ids=flat), visible)[0]).abs().max() > 0.01
 
 
+def test_layers_that_look_back_a_little_are_those_of_transformers(backbone: QwenVL) -> None:
+    """A sliding window, padded prompts and a hidden camera, beside transformers' own masks."""
+    sliding = fresh_with_window(8)
+    observation = replace(look(), image_valid=torch.tensor([[True, True], [False, True], [True, False]]))
+    inputs, visible = sliding.processor.observe(observation)
+    with torch.no_grad():
+        ours, _ = sliding.encode(inputs, visible)
+        theirs = sliding.plain.model(
+            input_ids=inputs.input_ids, attention_mask=visible.long(), position_ids=inputs.position_ids,
+            pixel_values=inputs.pixel_values, image_grid_thw=inputs.image_grid_thw, use_cache=False,
+        ).last_hidden_state  # fmt: skip
+        whole, _ = backbone.encode(inputs, visible)
+    torch.testing.assert_close(ours[visible], theirs[visible], rtol=0, atol=2e-5)
+    assert (ours - whole)[visible].abs().max() > 0.1, "the window does something"
+
+
+def fresh_with_window(reach: int) -> QwenVL:
+    """The tiny backbone, whose first layer looks back no further."""
+    backbone = load_backbone(BackboneConfig(), torch.float32)
+    assert isinstance(backbone, QwenVL)
+    model = backbone.plain.model.language_model
+    model.config.layer_types, model.config.sliding_window = ["sliding_attention", "full_attention"], reach
+    model.has_sliding_layers = True
+    return backbone
+
+
 def test_pixels_of_a_masked_camera_change_nothing(backbone: QwenVL) -> None:
     observation = look()
     observation = replace(observation, image_valid=torch.tensor([[True, True], [False, True], [True, False]]))
