@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.forkserver import ForkServer, free_port
-from tests.training import resting_worker, sharding_worker
+from tests.training import lora_worker, resting_worker, sharding_worker
 from tests.training.sharding_worker import MOVES, ZERO_STAGES
 
 RANKS = [2, pytest.param(1, marks=pytest.mark.deep), pytest.param(3, marks=pytest.mark.deep)]
@@ -69,6 +69,19 @@ def test_state_moves_between_topologies(seen: Results, move: str) -> None:
     else:
         assert ours["losses"] == pytest.approx(straight, rel=1e-6)
         assert ours["final"] < 1e-4
+
+
+def test_lora_trains_the_same_where_its_weights_are_partitioned(server: ForkServer, tmp_path: Path) -> None:
+    """And as plain peft's layers do: the projections of one input read each other's factors."""
+    file, port = tmp_path / "seen.json", {"MASTER_PORT": str(free_port())}
+    life = server.call(lora_worker.main, file, ranks=2, environment=port)
+    assert life.wait() == [0, 0], life.report()
+    seen = json.loads(file.read_text())
+    plain = seen.pop("peft")
+    assert seen.keys() == {"0", "2", "3"}
+    assert plain[0] != pytest.approx(plain[-1], rel=1e-2), "it learns"
+    for losses in seen.values():
+        assert losses == pytest.approx(plain, rel=1e-5)
 
 
 def test_ddp_reduces_once_a_step_whatever_the_accumulation(server: ForkServer, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """LoRA on the backbone's language model, through peft: add, save, load, merge.
 
 The adapter sits on the query, key, value and output projections of the language model and nowhere in the vision tower.
-Its weights are float32 whatever the backbone is in, and files are peft's own.
+Its weights are float32 whatever the backbone is in; names and files are peft's own, the layers are those of
+`vla.parts.projection`.
 """
 
 import copy
@@ -15,17 +16,20 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vla.adapter_settings import LoraConfig
 from vla.adapters.layer import uniform
+from vla.parts.projection import ADAPTER, Projection, Reduction
 from vla.parts.qwen import QwenVL
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
-PROJECTIONS = 4
-ADAPTER = "default"
-"""The name peft gives an adapter; it stands in parameter names and not in files."""
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",))
+"""The projections of an attention, in the order of their calls, by the input that they read."""
+PROJECTIONS = sum(map(len, TOGETHER))
+REDUCTIONS = "lora"
+"""What they have in common, in an attention."""
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 INCIDENTAL = {
@@ -61,12 +65,28 @@ def wrap(backbone: QwenVL, config: LoraConfig) -> None:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # peft draws its values on the CPU
         # peft 0.21 asks transformers 5.23 by a name that version 6 will drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        backbone.model = get_peft_model(backbone.model, peft_config(config))
+        settings = peft_config(config)
+        settings._register_custom_module({nn.Linear: Projection})
+        backbone.model = get_peft_model(backbone.model, settings)
+    for layer in backbone.plain.model.language_model.layers:
+        join(layer.self_attn)
     parameters = adapter_parameters(backbone)
     num_layers = backbone.plain.config.get_text_config().num_hidden_layers
     assert all(".language_model.layers." in name and ".visual." not in name for name in parameters), "LoRA went astray"
     assert len(parameters) == num_layers * PROJECTIONS * 2, f"{len(parameters)} LoRA tensors in {num_layers} layers"
     assert all(parameter.dtype == torch.float32 for parameter in parameters.values()), "LoRA trains in float32"
+
+
+def join(attention: nn.Module) -> None:
+    """Give the projections of an attention what they have in common.
+
+    It comes after them, so that the names of parameters stay those that they have in the projections.
+    """
+    reductions = nn.ModuleList()
+    for names in TOGETHER:
+        projections = [attention.get_submodule(name) for name in names]
+        reductions.append(Reduction(*(own for own in projections if isinstance(own, Projection))))
+    attention.register_module(REDUCTIONS, reductions)
 
 
 def peft_config(config: LoraConfig) -> PeftLoraConfig:
@@ -200,5 +220,7 @@ def merge(backbone: QwenVL) -> Qwen2_5_VLForConditionalGeneration:
     assert isinstance(backbone.model, PeftModel), "there is no adapter to merge"
     merged = backbone.model.merge_and_unload(safe_merge=True)
     assert isinstance(merged, Qwen2_5_VLForConditionalGeneration)
+    for layer in merged.model.language_model.layers:
+        delattr(layer.self_attn, REDUCTIONS)
     backbone.model = merged
     return merged
