@@ -15,6 +15,7 @@ from vla.documents import to_json
 from vla.motion_settings import MotionConfig
 from vla.parts import Encoders
 from vla.policy_settings import PolicyConfig
+from vla.prefix_settings import PrefixConfig
 from vla.role_settings import Roles
 from vla.settings import BackboneConfig, DataConfig, DiffusionConfig, ExpertConfig, MotionWeights
 
@@ -44,6 +45,8 @@ class RunConfig:
     """Path, prediction and sampler."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters of stage 2."""
+    cache: PrefixConfig = field(default_factory=PrefixConfig)
+    """What is computed once of each sample."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """The named adapter of a frozen policy."""
     forget: Annotated[ForgetConfig, tyro.conf.arg(name="")] = field(default_factory=ForgetConfig)
@@ -204,7 +207,7 @@ EPOCHS = re.compile(r"(?=.*[1-9])\d*\.?\d+epochs?")
 """How --save-every says a number of passes over the samples."""
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best|extend_to"
-    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|data\.(roots|motion\.pictures|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing))(\.|$)"
+    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|cache\.path|data\.(roots|motion\.pictures|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing|recomputed_layers))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 ANY_STAGE = re.compile(r"^stages\.[^.]+\.")
@@ -227,6 +230,9 @@ def younger() -> dict[str, Any]:
         "data.balance": "",
         "data.retarget": 0.0,
         "expert.positions": "small",
+        "lora.layers": "all",
+        "cache.door": "none",
+        "cache.precision": "auto",
         "stages.*.lr.adapter": None,
         "stages.*.objective.negative_guidance": None,
         **adapter,

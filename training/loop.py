@@ -124,7 +124,7 @@ def sum_of(losses: dict[str, Tensor]) -> Tensor:
 
 def check(session: Session, engine: Engine) -> None:
     """Validate, and record the result at the current step."""
-    samples = session.run.data.validation.resized(session.policy.sizes)
+    samples = session.kept.of(session.run.data.validation)
     if len(samples) == 0:
         return
     config = session.config

@@ -24,8 +24,9 @@ from training.engine.guard import Guard
 from training.engine.sharding import Engine
 from training.engine.state import State
 from training.exporting import exporter
-from training.feeding.loading import Restarts, batches
+from training.feeding.loading import SHARE_OF_HANG, Restarts, batches
 from training.opening import open_run
+from training.prefixes import keep
 from training.ranks import rank
 from training.run.folder import RunFolder
 from training.run.left_out import num_void
@@ -38,10 +39,7 @@ from vla.redaction import hide
 from vla.run_folder import GuardState
 
 Ending = Literal["finished", "stopped", "preempted", "exhausted"]
-"""Why a stage's steps ended: all taken; --stop-after; a signal; too many steps in a row were skipped."""
-
-SHARE_FOR_DATA = 0.25
-"""Of --hang-seconds, what a loader process may take for a micro-batch, so that it can be replaced twice within them."""
+"""Why steps ended: all taken; --stop-after; a signal; too many were skipped."""
 
 
 class Session:
@@ -61,6 +59,7 @@ class Session:
         self._restarts = Restarts()
         self._stream: Generator[list[Batch]] | None = None
         self._ended = False
+        self._held = contextlib.ExitStack()
         self.gradients: Summed | None = None
         """Those of an adapter's first step, until they are told."""
 
@@ -160,6 +159,7 @@ class Session:
         num_frozen += policy.backbone.num_apart
         self.accelerator.print(*self.run.data.table(), stages.table(row.name, groups, num_frozen), sep="\n")
         policy.to(self.accelerator.device)
+        self.kept = keep(config, self.run, policy, self.accelerator, held=self._held, beat=self.watchdog.beat)
         self.gradients = adapted.begin(policy, self.run.data.train, config.seed, self.accelerator)
         self.folder.open(self.step, groups, self._kept_weights, self.run.data, self.run.schedule())
         engine = Engine(
@@ -181,7 +181,7 @@ class Session:
     def batches(self, row: Row) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each remaining step of a stage."""
         self._stream = batches(
-            self.run.data.train.resized(self.policy.sizes),
+            self.kept.of(self.run.data.train),
             partial(collate, seed=self.config.seed, stream="noise"),
             first_step=self.step,
             last_step=row.end,
@@ -191,7 +191,7 @@ class Session:
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
             workers=self.config.data.workers,
-            timeout_s=SHARE_FOR_DATA * self.config.hang_seconds,
+            timeout_s=SHARE_OF_HANG * self.config.hang_seconds,
             pin=self.accelerator.device.type != "cpu",
             restarts=self._restarts,
         )
@@ -223,6 +223,7 @@ class Session:
         else:
             self.state = engine.state()
         engine.close()
+        self._held.close()
         del self.policy  # before the next stage builds its own
 
     def before_step(self, micro_batches: Sequence[Batch]) -> tuple[float, bool]:

@@ -11,6 +11,7 @@ import tyro
 
 from vla import commandline, printing, provenance
 from vla.commands.ablate import Ablate, ablate
+from vla.commands.cache import Cache, cache
 from vla.commands.calibrate import Calibrate, calibrate
 from vla.commands.convert import Import, convert
 from vla.commands.curate import Curate, curate
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "doctor": (Doctor, doctor),
     "info": (Info, info),
     "embed": (Embed, embed),
+    "cache": (Cache, cache),
     "import": (Import, convert),
     "export": (Export, export),
     "curate": (Curate, curate),

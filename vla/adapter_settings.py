@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 ATTENTION = r"expert\.blocks\.\d+\..*attention\.(query|key_value|out)"
 """The linear layers of the expert's attention, to the chunk itself and to the context."""
+LAYERS = re.compile(r"all|top:[1-9]\d*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What an adapter may be called: it is a folder, and a part of the names of its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Size and regularisation of the adapter."""
+class LowRank:
+    """Size and regularisation of an adapter."""
 
     rank: int = 16
     """Rank of each update, at least 1."""
@@ -28,7 +29,28 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig(LoraConfig):
+class LoraConfig(LowRank):
+    """The adapter of a backbone's language model."""
+
+    layers: str = "all"
+    """Which have it: all, or the upper K of them, `top:K`; below the first nothing is kept for backward, and what it
+    reads can be kept from before (--cache.door)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not LAYERS.fullmatch(self.layers):
+            raise ValueError(f"--lora.layers is {self.layers}: give all, or the upper K layers as top:K")
+
+    def chosen(self, count: int) -> range:
+        """The layers that have it, of so many (ValueError where there are fewer)."""
+        upper = count if self.layers == "all" else int(self.layers.removeprefix("top:"))
+        if upper > count:
+            raise ValueError(f"--lora.layers is {self.layers}, and there are {count} layers: give at most top:{count}")
+        return range(count - upper, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(LowRank):
     """A named adapter of a frozen policy."""
 
     name: str = "adapter"

@@ -15,11 +15,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from vla.frames import Frame, Image, Picture, Size, change_image, in_size, in_sizes, resize
-from vla.moving import within
+from vla.frames import Frame, Image, Look, Picture, Size, change_image, in_size, in_sizes, resize
+from vla.moving import moved, within
+from vla.packed import Packing
 from vla.randomness import derive
 
 Stream = Literal["noise", "validation"]
@@ -50,10 +52,57 @@ class Readings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What a backbone made of an observation up to a door, kept from before, a row a token."""
+
+    rows: UInt8[np.ndarray, "L _"]
+    """Packed."""
+    visible: Bool[np.ndarray, " L"]
+    positions: Int32[np.ndarray, "L 3"]
+    """Rotary ones; 0 where the door is the last."""
+    packing: Packing
+    layer: int | None
+    """The layer that reads the rows; None: they are the context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefixes:
+    """Those of a batch; shorter ones are followed by rows that are not visible."""
+
+    rows: UInt8[Tensor, "B L _"]
+    visible: Bool[Tensor, "B L"]
+    """On the host, whatever device the rest is on."""
+    positions: Int32[Tensor, "B L 3"]
+    packing: Packing
+    layer: int | None
+
+    @staticmethod
+    def of(samples: Sequence[Prefix]) -> "Prefixes":
+        """Those of some samples, of one door."""
+
+        def pad(arrays: Sequence[np.ndarray]) -> Tensor:
+            return pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
+
+        first = samples[0]
+        assert all((own.packing, own.layer) == (first.packing, first.layer) for own in samples), "of one door"
+        return Prefixes(
+            rows=pad([own.rows for own in samples]),
+            visible=pad([own.visible for own in samples]),
+            positions=pad([own.positions for own in samples]),
+            packing=first.packing,
+            layer=first.layer,
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Prefixes":
+        """The same with every tensor changed, always in this order."""
+        return replace(self, rows=change(self.rows), visible=change(self.visible), positions=change(self.positions))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One training example, before it is stacked. Absent parts have width 0, never None."""
 
-    images: tuple[Picture | Mapping[Size, Picture], ...]
+    images: tuple[Picture | Mapping[Look, UInt8[np.ndarray, "..."]], ...]
     """One a camera, in the order of the contract; a missing camera is a black frame."""
     image_valid: Bool[np.ndarray, " V"]
     instruction: str
@@ -75,6 +124,8 @@ class Sample:
     """Whether nothing is learned of it: a policy that is adapted stays there as it is."""
     action_known: Bool[np.ndarray, "H A"] | None = None
     """Which numbers of the actions were measured; None: all of them."""
+    prefix: Prefix | None = None
+    """What the backbone made of it; None: that is to be computed."""
 
     def resized(self, sizes: Sequence[Size]) -> "Sample":
         """The same sample with its frames, which are whole, in these sizes."""
@@ -96,6 +147,8 @@ class Observation:
     """By the names of the contract and in their order."""
     style: Float[Tensor, "B K 2"] | None = None
     """As of `Sample`; None: nothing is known of it, or a policy hears none."""
+    prefix: Prefixes | None = None
+    """As of `Sample`."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Observation":
         """The same observation with every tensor changed, always in this order."""
@@ -106,7 +159,13 @@ class Observation:
             state=change(self.state),
             streams={name: readings.map(change) for name, readings in self.streams.items()},
             style=None if self.style is None else change(self.style),
+            prefix=None if self.prefix is None else self.prefix.map(change),
         )
+
+    @property
+    def staying(self) -> tuple[Tensor, ...]:
+        """The tensors that stay on the host: what is hidden decides what is computed."""
+        return (self.image_valid,) if self.prefix is None else (self.image_valid, self.prefix.visible)
 
     def frames(self, size: Size) -> tuple[tuple[Frame, ...], ...]:
         """The frames in a size that a part looks at: as they came in it, or resized from whole ones."""
@@ -117,13 +176,13 @@ class Observation:
         return replace(self, images=tuple(tuple(in_sizes(image, sizes) for image in row) for row in self.images))
 
     def to(self, device: torch.device) -> "Observation":
-        """The same observation on a device; which cameras are valid stays on the host."""
-        return self.map(but((self.image_valid,), lambda tensor: tensor.to(device, non_blocking=True)))
+        """The same observation on a device; what is visible stays on the host."""
+        return self.map(but(self.staying, lambda tensor: tensor.to(device, non_blocking=True)))
 
     def rows(self, rows: Sequence[int]) -> "Observation":
         """Some of its rows, in this order."""
         wanted = torch.tensor(rows)
-        chosen = wanted.to(self.state.device, non_blocking=True)
+        (chosen,) = moved((wanted,), self.state.device)
         return replace(
             self,
             images=tuple(self.images[row] for row in rows),
@@ -132,6 +191,8 @@ class Observation:
             state=self.state[chosen],
             streams={name: readings.map(lambda tensor: tensor[chosen]) for name, readings in self.streams.items()},
             style=None if self.style is None else self.style[chosen],
+            prefix=self.prefix
+            and self.prefix.map(lambda tensor: tensor[wanted if tensor.device.type == "cpu" else chosen]),
         )
 
 
@@ -187,7 +248,7 @@ class Batch:
     labels: Mapping[str, Float[Tensor, "B H _"]] = field(default_factory=dict)
     """As of `Sample`, valid where the actions are."""
     preserved: Bool[Tensor, " B"] | None = None
-    """As of `Sample`; None: of none of them."""
+    """As of `Sample`, on the host, whatever device the rest is on; None: of none of them."""
     action_known: Bool[Tensor, "B H A"] | None = None
     """As of `Sample`."""
     buffer: UInt8[Tensor, " _"] | None = None
@@ -212,8 +273,8 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device; positions, and which cameras are valid, stay on the host."""
-        stay = self.positions, self.observation.image_valid
+        """The same batch on a device; positions, what is visible and what is preserved stay on the host."""
+        stay = self.positions, *self.observation.staying, *(() if self.preserved is None else (self.preserved,))
         if (buffer := self.buffer) is None or device.type == "cpu":
             return self.map(but(stay, lambda tensor: tensor.to(device, non_blocking=True)))
         far = buffer.to(device, non_blocking=True)
@@ -233,10 +294,10 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
     def stack(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays))
 
-    def image(picture: Picture | Mapping[Size, Picture]) -> Image:
+    def image(picture: Picture | Mapping[Look, UInt8[np.ndarray, "..."]]) -> Image:
         if isinstance(picture, np.ndarray):
             return torch.from_numpy(picture)
-        return {size: torch.from_numpy(resized) for size, resized in picture.items()}
+        return {look: torch.from_numpy(shown) for look, shown in picture.items()}
 
     return Batch(
         observation=Observation(
@@ -252,6 +313,7 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
                 for name in samples[0].streams
             },
             style=stack([sample.style for sample in samples]) if len(samples[0].style) else None,
+            prefix=Prefixes.of(kept) if (kept := [s.prefix for s in samples if s.prefix is not None]) else None,
         ),
         actions=stack([sample.actions for sample in samples]),
         action_valid=stack([sample.action_valid for sample in samples]),
@@ -259,6 +321,6 @@ def collate(samples: Sequence[Sample], seed: int, stream: Stream) -> Batch:
         draws=Draws.of(seed, stream, positions, samples[0].actions.shape),
         positions=torch.tensor(positions, dtype=torch.int64),
         labels={name: stack([sample.labels[name] for sample in samples]) for name in samples[0].labels},
-        preserved=torch.tensor(kept) if any(kept := [sample.preserved for sample in samples]) else None,
+        preserved=torch.tensor(spared) if any(spared := [sample.preserved for sample in samples]) else None,
         action_known=stack(known) if known else None,
     )

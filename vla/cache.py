@@ -52,20 +52,27 @@ def stamp(files: Iterable[Path]) -> str:
 def _line(path: Path) -> str:
     status = path.stat()
     numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    return f"{path} {numbers} {_sampled(path, *numbers)}"
+    return f"{path} {numbers} {_sampled(path, BLOCKS, *numbers)}"
+
+
+def content(path: Path, blocks: int = BLOCKS) -> str:
+    """What a file holds, wherever it lies: its size and so many of its blocks. OSError where it cannot be read."""
+    status = path.stat()
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return f"{status.st_size} {_sampled(path, blocks, *numbers)}"
 
 
 @functools.cache
-def _sampled(path: Path, size: int, *_times_and_inode: int) -> str:
+def _sampled(path: Path, blocks: int, size: int, *_times_and_inode: int) -> str:
     """SHA-256 of blocks spread evenly over a file, its first and last among them, and of a parquet table's footer."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        if size <= BLOCKS * BLOCK:
+        if size <= blocks * BLOCK:
             return hashlib.sha256(file.read()).hexdigest()
         descriptor = file.fileno()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # a block is not to bring its neighbours
-        for number in range(BLOCKS):
-            digest.update(os.pread(descriptor, BLOCK, (size - BLOCK) * number // (BLOCKS - 1) // BLOCK * BLOCK))
+        for number in range(blocks):
+            digest.update(os.pread(descriptor, BLOCK, (size - BLOCK) * number // max(1, blocks - 1) // BLOCK * BLOCK))
         tail = os.pread(descriptor, BLOCK, size - BLOCK)
         footer = int.from_bytes(tail[-8:-4], "little") if tail.endswith(b"PAR1") else 0
         digest.update(tail if footer <= BLOCK else os.pread(descriptor, footer + 8, max(0, size - footer - 8)))

@@ -26,6 +26,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla embed /data/walks --backbone.path minilm",
         "vla embed /data/walks /data/kicks --backbone.path hash --out texts.safetensors",
     ),
+    "cache": (
+        "vla cache build --data.roots /data/pick --backbone.path /models/3B",
+        "vla cache prune --older-than 7",
+    ),
     "import": (
         "vla import insertion /data/recordings /data/recordings_v30",
         "vla import gaitdynamics GaitDynamicsDiffusion.pt /models/gait",

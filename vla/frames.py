@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vla.errors import UnsuitableFrame
+from vla.packed import Packing
 
 CHANNELS = 3
 LUMINANCE = 255
@@ -52,9 +53,22 @@ class Square:
 
 Size = Area | Square
 """What becomes of a frame's height and width, for a part that looks at it; follows from settings, not from weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What the backbone's vision tower says of a frame, kept from before: packed rows, a row a token."""
+
+    height: int
+    """Of the frame in the size that the tower looked at, pixels."""
+    width: int
+    packing: Packing
+
+
 Frame = UInt8[Tensor, "3 _ _"]
-Image = Frame | Mapping[Size, Frame]
-"""What a camera shows at one time: the whole frame, or the frame in each size that a part looks at."""
+Look = Size | Features
+Image = Frame | Mapping[Look, UInt8[Tensor, "..."]]
+"""What a camera shows at one time: the whole frame, or what each part looks at, frames of its size or features."""
 Picture = UInt8[np.ndarray, "3 _ _"]
 """A frame in the memory of the data."""
 
@@ -105,9 +119,17 @@ def resize(frame: Frame, size: Size) -> Frame:
     return resized.to(frame.device)
 
 
-def in_sizes(image: Image, sizes: Iterable[Size]) -> Mapping[Size, Frame]:
-    """An image in several sizes."""
-    return {size: in_size(image, size) for size in sizes}
+def in_sizes(image: Image, sizes: Iterable[Size]) -> Mapping[Look, UInt8[Tensor, "..."]]:
+    """An image in several sizes, beside its features where there are any."""
+    frames: dict[Look, Tensor] = {size: in_size(image, size) for size in sizes}
+    return frames if isinstance(image, Tensor) or (found := features_of(image)) is None else frames | dict([found])
+
+
+def features_of(image: Image) -> tuple[Features, UInt8[Tensor, "T _"]] | None:
+    """The features that came instead of the backbone's frame, and what they are; None where a frame came."""
+    if isinstance(image, Tensor):
+        return None
+    return next(((look, rows) for look, rows in image.items() if isinstance(look, Features)), None)
 
 
 def in_size(image: Image, size: Size) -> Frame:

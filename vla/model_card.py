@@ -103,7 +103,8 @@ def trained_of_backbone(policy: Policy, learned: Mapping[str, Tensor], *, merged
     """What is not as it was in the backbone."""
     found = []
     if policy.config.lora is not None:
-        found.append(f"LoRA of rank {policy.config.lora.rank} in `adapter/`, for plain peft")
+        layers = "" if policy.config.lora.layers == "all" else f" on the layers {policy.config.lora.layers}"
+        found.append(f"LoRA of rank {policy.config.lora.rank}{layers} in `adapter/`, for plain peft")
     if blocks := [name for name in learned if name.startswith("backbone.") and "lora_" not in name]:
         found.append(f"{len(blocks)} tensors of its last blocks in `backbone_blocks.safetensors`")
     return "; ".join(found) or ("as merged" if merged else "nothing")

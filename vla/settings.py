@@ -119,6 +119,8 @@ class BackboneConfig:
     """Context for the expert: every token, or the mean over the tokens that may be looked at."""
     gradient_checkpointing: bool = False
     """Compute the language model twice instead of keeping its activations; for training LoRA in little memory."""
+    recomputed_layers: int | None = None
+    """With --backbone.gradient-checkpointing: so many layers of it, the upper ones; None: all."""
     pooling: PoolingName = "auto"
     """What a sentence encoder makes of its tokens: their mean, or the first; auto: as its own files say."""
     embeddings: str | None = None

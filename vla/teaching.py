@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vla.batch import Batch, Losses
 from vla.contract import DataContract
+from vla.moving import moved
 from vla.objectives import (
     Learning,
     Looked,
@@ -40,10 +41,11 @@ class Preserve:
         looked = policy.shared(batch.observation)
         student = noised(policy, batch, draws, looked)
         losses = self.learn.losses(policy, student, batch)
-        rows = chosen(kept)
-        said = answered(policy, batch, rows, batch.draws.coin[rows], draws, looked=looked)
+        rows, device = chosen(kept), batch.weight.device
+        there, where = moved((kept, torch.tensor(rows)), device)
+        said = answered(policy, batch, rows, batch.draws.coin[where], draws, looked=looked)
         stays = differing(student, rows, draws, said.out)
-        return {name: loss.masked_fill(kept, 0) for name, loss in losses.items()} | {
+        return {name: loss.masked_fill(there, 0) for name, loss in losses.items()} | {
             "preserve": spread(stays, rows, kept)
         }
 
@@ -66,15 +68,16 @@ class Erase:
 
     def __call__(self, policy: Predictor, batch: Batch) -> Losses:
         """How far the answers are from the target, of what is preserved from the base's."""
-        kept = preserved(batch)
-        # What is to be forgotten is heard in every sample; who answers nothing is taught by what is preserved.
-        coin = torch.where(kept, batch.draws.coin, torch.ones_like(batch.draws.coin))
-        looked = policy.shared(batch.observation)
-        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws, looked)
+        kept, device = preserved(batch), batch.weight.device
         forgotten, stay = chosen(~kept), chosen(kept)
         rows = [*forgotten, *forgotten, *stay]
-        instead = torch.full((len(forgotten),), 1.0 if self.anchor else 0.0)
-        heard = torch.cat([instead, torch.ones(len(forgotten)), coin[stay].cpu()]).to(coin.device)
+        there, stays = moved((kept, torch.tensor(stay)), device)
+        # What is to be forgotten is heard in every sample; who answers nothing is taught by what is preserved.
+        coin = torch.where(there, batch.draws.coin, torch.ones_like(batch.draws.coin))
+        looked = policy.shared(batch.observation)
+        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws, looked)
+        instead = torch.full((len(forgotten),), 1.0 if self.anchor else 0.0, device=device)
+        heard = torch.cat([instead, torch.ones(len(forgotten), device=device), coin[stays]])
         anchors = [self.anchor] * len(forgotten) if self.anchor else []
         said = answered(policy, batch, rows, heard, self.draws, looked=looked, anchors=anchors)
         count = len(forgotten) * self.draws
@@ -101,10 +104,8 @@ def guidance_of(config: ObjectiveConfig, anchor: str) -> float:
 
 
 def preserved(batch: Batch) -> Bool[Tensor, " B"]:
-    """Which samples are not learned."""
-    if batch.preserved is None:
-        return torch.zeros(len(batch), dtype=torch.bool, device=batch.weight.device)
-    return batch.preserved
+    """Which samples are not learned, on the host."""
+    return torch.zeros(len(batch), dtype=torch.bool) if batch.preserved is None else batch.preserved
 
 
 def chosen(which: Bool[Tensor, " B"]) -> list[int]:
@@ -114,8 +115,8 @@ def chosen(which: Bool[Tensor, " B"]) -> list[int]:
 
 def places(rows: Sequence[int], draws: int, device: torch.device) -> Tensor:
     """Where the draws of some samples stand."""
-    first = torch.tensor(rows, device=device)[:, None] * draws
-    return (first + torch.arange(draws, device=device)).flatten()
+    (where,) = moved(((torch.tensor(rows)[:, None] * draws + torch.arange(draws)).flatten(),), device)
+    return where
 
 
 def answered(
@@ -148,7 +149,7 @@ def seen_again(looked: Looked | None, rows: Sequence[int]) -> Looked | None:
     if looked is None:
         return None
     seen, (words, mask) = looked
-    chosen = torch.tensor(rows, device=words.device)
+    (chosen,) = moved((torch.tensor(rows),), words.device)
     return seen.rows(rows), (words[chosen], mask[chosen])
 
 
@@ -166,4 +167,5 @@ def differing(
 def spread(errors: Float[Tensor, " R"], rows: Sequence[int], which: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Errors of some samples in their places, 0 elsewhere, and in those that they are not of."""
     out = torch.zeros(len(which), dtype=errors.dtype, device=errors.device)
-    return out.index_put((torch.tensor(rows, device=errors.device),), errors).masked_fill(~which, 0)
+    where, there = moved((torch.tensor(rows), which), errors.device)
+    return out.index_put((where,), errors).masked_fill(~there, 0)

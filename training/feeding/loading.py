@@ -27,6 +27,8 @@ from vla.moving import pinned, room
 
 RESTARTS = 2
 """How often a run starts its loader processes again."""
+SHARE_OF_HANG = 0.25
+"""Of --hang-seconds, what a loader process may take for a micro-batch, so that it can be replaced twice within them."""
 AHEAD = 2
 """Steps that each loader process may be ahead of the training."""
 SHARED_MEMORY = Path("/dev") / "shm"

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla.adapter_settings import AdapterConfig, LoraConfig
+from vla.adapter_settings import AdapterConfig, LowRank
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Update(nn.Module):
     Both matrices are layers that are called: ZeRO-3 gathers a parameter when its own module is.
     """
 
-    def __init__(self, inputs: int, outputs: int, config: LoraConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, config: LowRank) -> None:
         super().__init__()
         self.scale = config.alpha / config.rank
         self.dropout = nn.Dropout(config.dropout)

@@ -145,6 +145,7 @@ class RootReport:
         if any(each.slow for each in self.decoding):
             lines.append("    slow, for want of key frames; a copy in which every second frame is one:")
             lines.append(f"      vla import {self.format.split()[0]} {self.root} COPY")  # whole, to be copied
+            lines.append("    or train with --cache.door frames, which decodes each frame once")
         return lines
 
     def _gap_lines(self) -> list[str]:

@@ -6,7 +6,7 @@ stream, so that every other position stays what it was, and its weight is 0, so 
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from vla.data.episode import Episode, Reader
 from vla.data.labels import label_of
 from vla.data.order import SampleOrder
 from vla.data.reading import read_again
+from vla.data.shelf import Shelf
 from vla.data.style import style_of
 from vla.data.texts import Texts
 from vla.data.window import Window
@@ -91,6 +92,10 @@ class Part:
     def only(self, names: Collection[str]) -> "Part":
         """The samples of the episodes of these names."""
         return self.at({place for place in self.places if self.reader.episodes[place].name in names})
+
+    def on(self, shelves: Mapping[str, Shelf]) -> "Part":
+        """The same samples with what is kept of them, by root."""
+        return replace(self, window=replace(self.window, shelf=shelves[self.reader.layout.root]))
 
     def at(self, places: Collection[int]) -> "Part":
         """The samples of the episodes at these places of the reader."""
@@ -168,6 +173,15 @@ class TrainSamples(torch.utils.data.Dataset[Sample]):
     def resized(self, sizes: Sequence[Size]) -> "TrainSamples":
         """The same stream with its frames in these sizes, those that a policy looks at."""
         return TrainSamples(self._parts, self._order, sizes, self._changes)
+
+    def on(self, shelves: Mapping[str, Shelf]) -> "TrainSamples":
+        """The same stream with what is kept of it, by root; frames come in the sizes that the shelves say."""
+        return TrainSamples([part.on(shelves) for part in self._parts], self._order, None, self._changes)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its pools."""
+        return self._parts
 
     @property
     def num_samples(self) -> int:
@@ -278,6 +292,15 @@ class ValidationSamples(torch.utils.data.Dataset[Sample]):
     def resized(self, sizes: Sequence[Size]) -> "ValidationSamples":
         """The same samples with their frames in these sizes, those that a policy looks at."""
         return ValidationSamples(self._parts, sizes)
+
+    def on(self, shelves: Mapping[str, Shelf]) -> "ValidationSamples":
+        """As those of training."""
+        return ValidationSamples([part.on(shelves) for part in self._parts])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """One a root."""
+        return self._parts
 
     def fault(self, index: int) -> str | None:
         """Why a sample is void, read anew; None where it can be read."""

@@ -19,9 +19,11 @@ from vla.data.cameras import pictures
 from vla.data.clocks import nearest, newest
 from vla.data.episode import Episode, Frames, Stream
 from vla.data.labels import columns_of
+from vla.data.shelf import Pictures, Shelf, Shown
 from vla.data.style import style_of
 from vla.data.video import read_frames
 from vla.errors import CorruptData
+from vla.frames import Look, Picture
 
 STALE_PERIODS = 1.5
 """A sensor sample stands for this many of its periods; a window's place with nothing younger is not valid."""
@@ -45,6 +47,8 @@ class Window:
     """Weight of a sample with a valid reading of any sensor, against 1."""
     frame_sizes: Mapping[str, tuple[int, int]]
     """(height, width) of the black frame, of each camera that is missing or void somewhere."""
+    shelf: Shelf | None = None
+    """What is kept of the samples, so that it is read instead of being computed; None: nothing."""
 
     def cut(self, episode: Episode, index: int, position: int) -> Sample:
         """The sample at a frame of an episode, for a position of the stream.
@@ -61,6 +65,7 @@ class Window:
         return Sample(
             images=images,
             image_valid=image_valid,
+            prefix=None if self.shelf is None else self.shelf.prefix(episode, index),
             instruction=episode.instructions[index],
             state=self._state(episode.state, now),
             streams=streams,
@@ -77,8 +82,10 @@ class Window:
         """A sample that holds nothing and weighs nothing, in the place of one that cannot be read."""
         contract = self.contract
         actions = np.zeros((contract.horizon, contract.action_dim), dtype=np.float32)
+        black = tuple(np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8) for camera in contract.cameras)
         return Sample(
-            images=tuple(np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8) for camera in contract.cameras),
+            images=black if self.shelf is None else self.shelf.images(contract.cameras, black, None),
+            prefix=None if self.shelf is None else self.shelf.nothing(),
             image_valid=np.zeros(len(contract.cameras), dtype=np.bool_),
             instruction=episode.instructions[index],
             state=np.zeros(contract.state_dim, dtype=np.float32),
@@ -140,20 +147,39 @@ class Window:
 
     def _images(
         self, episode: Episode, index: int
-    ) -> tuple[tuple[UInt8[np.ndarray, "3 _ _"], ...], Bool[np.ndarray, " V"]]:
-        """The newest frame of each camera, all decoded at once; a black one of the usual size where there is none."""
+    ) -> tuple[tuple[Picture | Mapping[Look, Shown], ...], Bool[np.ndarray, " V"]]:
+        """What each camera shows, and whether it does: the newest frame, or what is kept of it."""
+        cameras, row, shelf = self.contract.cameras, slice(index, index + 1), self.shelf
+        places = [int(pictures(episode, camera, self.contract.fps, row)[0]) for camera in cameras]
+        valid = np.array([place >= 0 for place in places], dtype=np.bool_)
+        if shelf is None:
+            return self.frames_at(episode, places), valid
+        whole = self.frames_at(episode, places) if shelf.sizes else ()
+        records = None
+        if isinstance(shelf.kind, Pictures):
+            records = [shelf.record(episode, camera, place) for camera, place in zip(cameras, places, strict=True)]
+        return shelf.images(cameras, whole, records), valid
+
+    def frames_of(self, episode: Episode, camera: str, places: Sequence[int]) -> list[Picture]:
+        """The frames of one camera at some places; a black one where it is -1. Errors as `cut`."""
+        seen = [place for place in places if place >= 0]
+        decoded = iter(_Located(episode, camera).read(seen) if seen else [])
+        return [
+            next(decoded) if place >= 0 else np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8)
+            for place in places
+        ]
+
+    def frames_at(self, episode: Episode, places: Sequence[int]) -> tuple[Picture, ...]:
+        """The frame of each camera at a place, all decoded at once; a black one of the usual size where it is -1."""
         requests: list[tuple[Frames, Sequence[int]]] = []
-        row, fps = slice(index, index + 1), self.contract.fps
-        places = [int(pictures(episode, camera, fps, row)[0]) for camera in self.contract.cameras]
         for camera, place in zip(self.contract.cameras, places, strict=True):
             if place >= 0:
                 requests.append((_Located(episode, camera), (place,)))
         decoded = iter(read_frames(requests))
-        images = tuple(
+        return tuple(
             next(decoded)[0] if place >= 0 else np.zeros((3, *self.frame_sizes[camera]), dtype=np.uint8)
             for camera, place in zip(self.contract.cameras, places, strict=True)
         )
-        return images, np.array([place >= 0 for place in places], dtype=np.bool_)
 
 
 def nothing_said(contract: DataContract, name: str) -> Float[np.ndarray, "H _"]:

@@ -7,6 +7,7 @@ Its weights are float32 whatever the backbone is in; names and files are peft's 
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from vla.parts.projection import ADAPTER, Projection, Reduction
 from vla.parts.qwen import QwenVL
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
+SOME = r".*language_model\.layers\.({})\..*\.(q_proj|k_proj|v_proj|o_proj)"
+"""The same of some layers, with their numbers between bars."""
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",))
 """The projections of an attention, in the order of their calls, by the input that they read."""
 PROJECTIONS = sum(map(len, TOGETHER))
@@ -65,15 +68,15 @@ def wrap(backbone: QwenVL, config: LoraConfig) -> None:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # peft draws its values on the CPU
         # peft 0.21 asks transformers 5.23 by a name that version 6 will drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        settings = peft_config(config)
+        settings = peft_config(config, backbone.num_layers)
         settings._register_custom_module({nn.Linear: Projection})
         backbone.model = get_peft_model(backbone.model, settings)
-    for layer in backbone.plain.model.language_model.layers:
-        join(layer.self_attn)
+    chosen = config.chosen(backbone.num_layers)
+    for number in chosen:
+        join(backbone.plain.model.language_model.layers[number].self_attn)
     parameters = adapter_parameters(backbone)
-    num_layers = backbone.plain.config.get_text_config().num_hidden_layers
     assert all(".language_model.layers." in name and ".visual." not in name for name in parameters), "LoRA went astray"
-    assert len(parameters) == num_layers * PROJECTIONS * 2, f"{len(parameters)} LoRA tensors in {num_layers} layers"
+    assert len(parameters) == len(chosen) * PROJECTIONS * 2, f"{len(parameters)} LoRA tensors in {len(chosen)} layers"
     assert all(parameter.dtype == torch.float32 for parameter in parameters.values()), "LoRA trains in float32"
 
 
@@ -89,13 +92,14 @@ def join(attention: nn.Module) -> None:
     attention.register_module(REDUCTIONS, reductions)
 
 
-def peft_config(config: LoraConfig) -> PeftLoraConfig:
-    """The configuration in peft's words."""
+def peft_config(config: LoraConfig, num_layers: int) -> PeftLoraConfig:
+    """The configuration in peft's words, of a language model of so many layers."""
+    some = SOME.format("|".join(map(str, config.chosen(num_layers))))
     return PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=TARGETS,
+        target_modules=TARGETS if config.layers == "all" else some,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -107,7 +111,15 @@ def config_of(backbone: QwenVL) -> LoraConfig | None:
         return None
     settings = backbone.model.peft_config[ADAPTER]
     assert isinstance(settings, PeftLoraConfig)
-    return LoraConfig(rank=settings.r, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
+    layers = layers_of(settings.target_modules)
+    return LoraConfig(rank=settings.r, alpha=settings.lora_alpha, dropout=settings.lora_dropout, layers=layers)
+
+
+def layers_of(targets: object) -> str:
+    """Which layers an adapter of ours is of, by its expression; `all` where that is none of ours."""
+    ours = re.escape(SOME).replace(re.escape("{}"), r"([\d|]+)")
+    numbers = re.fullmatch(ours, targets) if isinstance(targets, str) else None
+    return "all" if numbers is None else f"top:{len(numbers[1].split('|'))}"
 
 
 def adapter_parameters(backbone: QwenVL) -> dict[str, Tensor]:
@@ -151,7 +163,7 @@ def load(backbone: QwenVL, folder: Path) -> None:
     Raises:
         ValueError: the folder holds no adapter, or one that does not fit; the message names the difference.
     """
-    config = read_config(folder)
+    config = read_config(folder, backbone.num_layers)
     present = config_of(backbone)
     if present is None:
         wrap(backbone, config)
@@ -159,6 +171,11 @@ def load(backbone: QwenVL, folder: Path) -> None:
         raise ValueError(
             f"adapter {folder} has rank {config.rank} and alpha {config.alpha}, the run has rank {present.rank} and "
             f"alpha {present.alpha}; give --lora.rank {config.rank} --lora.alpha {config.alpha}"
+        )
+    elif present.layers != config.layers:
+        raise ValueError(
+            f"adapter {folder} is of the layers {config.layers}, the run's of {present.layers}; give --lora.layers "
+            f"{config.layers}"
         )
     try:
         stored = load_file(folder / WEIGHTS_FILE)
@@ -175,8 +192,8 @@ def load(backbone: QwenVL, folder: Path) -> None:
             parameter.copy_(stored[key])
 
 
-def read_config(folder: Path) -> LoraConfig:
-    """The configuration of an adapter folder.
+def read_config(folder: Path, num_layers: int) -> LoraConfig:
+    """The configuration of an adapter folder, for a language model of so many layers.
 
     Raises:
         ValueError: there is none, or it is not a LoRA on the language model's projections alone.
@@ -186,8 +203,13 @@ def read_config(folder: Path) -> LoraConfig:
     stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if stored.get("peft_type") != "LORA":
         raise ValueError(f"adapter {folder} is of type {stored.get('peft_type')}; only LORA can be loaded")
-    config = LoraConfig(rank=stored["r"], alpha=stored["lora_alpha"], dropout=stored["lora_dropout"])
-    ours = json.loads(json.dumps(peft_config(config).to_dict(), default=list))
+    config = LoraConfig(
+        rank=stored["r"],
+        alpha=stored["lora_alpha"],
+        dropout=stored["lora_dropout"],
+        layers=layers_of(stored.get("target_modules")),
+    )
+    ours = json.loads(json.dumps(peft_config(config, num_layers).to_dict(), default=list))
     different = [name for name in sorted(ours.keys() & stored.keys() - INCIDENTAL) if ours[name] != stored[name]]
     if different:
         name = different[0]
@@ -221,6 +243,7 @@ def merge(backbone: QwenVL) -> Qwen2_5_VLForConditionalGeneration:
     merged = backbone.model.merge_and_unload(safe_merge=True)
     assert isinstance(merged, Qwen2_5_VLForConditionalGeneration)
     for layer in merged.model.language_model.layers:
-        delattr(layer.self_attn, REDUCTIONS)
+        if REDUCTIONS in dict(layer.self_attn.named_children()):
+            delattr(layer.self_attn, REDUCTIONS)
     backbone.model = merged
     return merged

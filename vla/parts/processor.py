@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from vla.batch import Observation
-from vla.frames import Frame, resize
+from vla.frames import Frame, features_of, resize
 from vla.instruction import check_instruction
+from vla.packed import Packing
 from vla.parts.images import Grid, ImageProcessor
 
 Conversation = Sequence[Mapping[str, str | Sequence[Mapping[str, str]]]]
@@ -47,8 +48,12 @@ class Inputs:
     position_ids: Int64[Tensor, "3 B L"]
     """Time, row and column of the rotary positions; 0 at padding."""
     image_grid_thw: Int64[Tensor, "_ 3"]
-    pixel_values: Float32[Tensor, "_ _"]
-    """Where the images were."""
+    pixel_values: Float32[Tensor, "_ _"] | None
+    """Where the images were; None: what the vision tower says of them is known."""
+    features: UInt8[Tensor, "_ _"] | None = None
+    """What it says, packed rows."""
+    packing: Packing | None = None
+    """Of the features."""
     device: torch.device = CPU
     """Where the backbone reads them."""
 
@@ -113,11 +118,22 @@ class Processor:
         """
         num_cameras = observation.image_valid.shape[1]
         prompts = [self.instruct(instruction, num_cameras) for instruction in observation.instructions]
-        frames = [frame for row in observation.frames(self.images.size) for frame in row]
-        inputs = replace(self.batch(prompts, frames, "right"), device=observation.state.device)
+        inputs = replace(self.place(prompts, observation), device=observation.state.device)
         shown = torch.nn.functional.pad(observation.image_valid, (0, 1), value=True)  # index -1 is text
         index = inputs.image_index.where(inputs.image_index >= 0, num_cameras)
         return inputs, shown.gather(1, index) & inputs.attention_mask.bool()
+
+    def place(self, prompts: Sequence[str], observation: Observation) -> Inputs:
+        """The inputs of some prompts with an observation's frames, or with their features."""
+        kept = [found for row in observation.images for image in row if (found := features_of(image)) is not None]
+        if not kept:
+            frames = [frame for row in observation.frames(self.images.size) for frame in row]
+            return self.batch(prompts, frames, "right")
+        looks, rows = zip(*kept, strict=True)
+        assert len({look.packing for look in looks}) == 1, "features of one batch are packed alike"
+        grids = [self.images.grid(look.height, look.width) for look in looks]
+        inputs = self.pad(prompts, grids, "right")
+        return replace(inputs, features=torch.cat(rows), packing=looks[0].packing)
 
     def write_prompt(self, instruction: str, num_cameras: int) -> str:
         """One user message: the cameras, then the instruction."""
@@ -157,9 +173,13 @@ class Processor:
     ) -> Inputs:
         """Tokenise, place the resized images, and pad."""
         grids = [self.images.grid(*image.shape[1:]) for image in images]
+        return replace(self.pad(prompts, grids, padding_side), pixel_values=self.images(images))
+
+    def pad(self, prompts: Sequence[str], grids: Sequence[Grid], padding_side: Literal["left", "right"]) -> Inputs:
+        """Tokenise, leave room for images with these grids, and pad."""
         counts = [prompt.count(PLACE_OF_IMAGE) for prompt in prompts]
-        if sum(counts) != len(images):
-            raise ValueError(f"the prompts have room for {sum(counts)} images, but {len(images)} were given")
+        if sum(counts) != len(grids):
+            raise ValueError(f"the prompts have room for {sum(counts)} images, but {len(grids)} were given")
         ends = [sum(counts[: index + 1]) for index in range(len(counts))]
         rows = [
             self.row(prompt, tuple(grids[end - count : end]))
@@ -175,7 +195,7 @@ class Processor:
             image_index=pad([row.image_index for row in rows], -1),
             position_ids=pad([row.positions for row in rows], 0).permute(2, 0, 1).contiguous(),
             image_grid_thw=torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
-            pixel_values=self.images(images),
+            pixel_values=None,
         )
 
     def tokenize(self, prompt: str, grids: tuple[Grid, ...]) -> Row:

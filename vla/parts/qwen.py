@@ -4,27 +4,32 @@ Positions are given to the model explicitly, the language-model head is never co
 parameter outside the module that owns it, so that ZeRO-3 can partition the weights.
 """
 
+import re
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Int64
 from peft import PeftModel
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vla.adapters.layer import Blend
-from vla.batch import Observation
-from vla.frames import Area
+from vla.batch import Observation, Prefixes
+from vla.frames import Area, Frame
 from vla.moving import moved
-from vla.parts.images import read_image_processor
+from vla.packed import Packing
+from vla.parts.images import Grid, read_image_processor
 from vla.parts.kind import Backbone, Kind
 from vla.parts.pretrained import check_weights, keep_weights, read_model
 from vla.parts.processor import Inputs, Processor
 from vla.parts.vision import layout, pack_attention
+from vla.prefix_settings import Door, Precision
 from vla.settings import BackboneConfig
 
 MODEL_TYPE = "qwen2_5_vl"
+LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.")
 FULL, SLIDING = "full_attention", "sliding_attention"
 """How far the layers of a language model look back, as its configuration calls it."""
 
@@ -53,7 +58,12 @@ class QwenVL(Backbone):
         Raises:
             ValueError: an instruction is empty, too long, or contains a special token.
         """
-        tokens, visible = self.encode(*self.processor.observe(observation))
+        if (prefix := observation.prefix) is None:
+            tokens, visible = self.encode(*self.processor.observe(observation))
+        else:
+            tokens, visible = self.go_on(prefix, observation.state.device)
+            if prefix.layer is None:
+                return tokens, visible
         tokens = tokens.masked_fill(~visible[..., None], 0)
         if self.config.output == "tokens":
             return tokens, visible
@@ -66,46 +76,121 @@ class QwenVL(Backbone):
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Last hidden states, and which tokens are visible, both on the inputs' device; the others are hidden.
 
-        `visible` is on the host, as the inputs are. transformers' own way from ids and grids to embeddings and mask
-        would read a dozen numbers from the device.
+        `visible` is on the host, as the inputs are.
+        """
+        embeddings, positions, shown = self.embed(inputs, visible)
+        return self.think(embeddings, positions, visible, shown), shown
+
+    def go_on(self, prefix: Prefixes, device: torch.device) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """As `encode`, from what is known of a batch."""
+        shown = prefix.visible.to(device, non_blocking=True)
+        rows = prefix.packing.unpack(prefix.rows, self.dtype)
+        if prefix.layer is None:
+            return rows, shown
+        positions = prefix.positions.permute(2, 0, 1).long()
+        return self.think(rows, positions, prefix.visible, shown, first=prefix.layer), shown
+
+    @torch.no_grad()
+    def prefix(self, observation: Observation, layer: int | None, precision: Precision) -> Prefixes:
+        """What the model makes of observations before a layer, or all of it, to be kept."""
+        packing = Packing(precision=precision, width=self.width)
+        if layer is None:
+            tokens, shown = self(observation)
+            visible, positions = shown.cpu(), torch.zeros(*shown.shape, 3, dtype=torch.int32)
+        else:
+            inputs, visible = self.processor.observe(observation)
+            embeddings, _, shown = self.embed(inputs, visible)
+            places = inputs.position_ids.to(embeddings.device)
+            tokens = self.think(embeddings, places, visible, shown, last=layer)
+            positions = inputs.position_ids.permute(1, 2, 0).to(torch.int32)
+        return Prefixes(rows=packing.pack(tokens), visible=visible, positions=positions, packing=packing, layer=layer)
+
+    @torch.no_grad()
+    def features(self, frames: Sequence[Frame]) -> Float[Tensor, "N T D"]:
+        """What the vision tower says of frames of one size, which are in the size it looks at."""
+        images = self.processor.images
+        grids = tuple(images.grid(*frame.shape[1:]) for frame in frames)
+        found = self.see(images(frames), grids)
+        return found.view(len(frames), -1, found.shape[-1])
+
+    def embed(
+        self, inputs: Inputs, visible: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B L D"], Int64[Tensor, "3 B L"], Bool[Tensor, "B L"]]:
+        """What the first layer reads, its rotary positions, and what is visible, all on the inputs' device.
+
+        transformers' own way from ids and grids to embeddings would read a dozen numbers from the device.
         """
         model = self.plain.model
         places = (inputs.input_ids == model.config.image_token_id).flatten().nonzero()[:, 0]
         ids, positions, places, shown = moved((inputs.input_ids, inputs.position_ids, places, visible), inputs.device)
         embeddings: Tensor = model.get_input_embeddings()(ids)
         if len(places):
-            features = self.see(inputs).to(embeddings.dtype)
+            if inputs.features is not None:
+                assert inputs.packing is not None, "features are packed"
+                features = inputs.packing.unpack(inputs.features, embeddings.dtype)
+            else:
+                assert inputs.pixel_values is not None, "an image is pixels or features"
+                features = self.see(inputs.pixel_values, inputs.grids).to(embeddings.dtype)
             assert len(places) == len(features), f"{len(places)} places for {len(features)} features"
             embeddings = embeddings.flatten(0, 1).index_copy(0, places, features).view_as(embeddings)
+        return embeddings, positions, shown
+
+    def think(
+        self,
+        hidden: Float[Tensor, "B L D"],
+        positions: Int64[Tensor, "3 B L"],
+        visible: Bool[Tensor, "B L"],
+        shown: Bool[Tensor, "B L"],
+        *,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """The states after the layers from `first` up to `last`; None: all of them, and the norm behind them.
+
+        `visible` on the host decides whether a mask is needed, `shown` is the same on the device.
+        """
+        model = self.plain.model.language_model
         # Nothing that is read looks at what is hidden behind it, so padding on the right needs no mask: kernels for
         # plain causal attention are faster.
         plain = bool((visible[:, :-1] | ~visible[:, 1:]).all())
-        config = model.language_model.config
+        kinds = model.config.layer_types[first:last]
         masks = {FULL: None if plain else causal(shown), SLIDING: None}
-        if SLIDING in config.layer_types:
-            masks[SLIDING] = causal(shown, config.sliding_window)
-        output = model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=masks,
-            position_ids=positions,
-            use_cache=False,
-        )
-        tokens: Tensor = output.last_hidden_state
+        if SLIDING in kinds:
+            masks[SLIDING] = causal(shown, model.config.sliding_window)
+        rotary = model.rotary_emb(hidden, positions)
+        for layer, kind in zip(model.layers[first:last], kinds, strict=True):
+            hidden = layer(
+                hidden, attention_mask=masks[kind], position_embeddings=rotary, position_ids=None, use_cache=False
+            )
+        if last is not None:
+            return hidden
+        tokens: Tensor = model.norm(hidden)
         assert tokens.shape[-1] == self.width, f"config says width {self.width}, the model gives {tokens.shape[-1]}"
-        return tokens, shown
+        return tokens
 
-    def see(self, inputs: Inputs) -> Float[Tensor, "_ D"]:
-        """What the vision tower says of the images, a row a merged patch."""
+    def see(self, pixel_values: Float32[Tensor, "_ _"], grids: tuple[Grid, ...]) -> Float[Tensor, "_ D"]:
+        """What the vision tower says of the images with these grids, a row a merged patch."""
         tower = self.plain.model.visual
-        place = layout(inputs.grids, tower.spatial_merge_size, tower.window_size, tower.patch_size, inputs.device)
+        place = layout(grids, tower.spatial_merge_size, tower.window_size, tower.patch_size, pixel_values.device)
         found: Tensor = tower(
-            inputs.pixel_values.type(tower.dtype),
-            grid_thw=inputs.image_grid_thw,
+            pixel_values.type(tower.dtype),
+            grid_thw=torch.tensor(grids, dtype=torch.int64),
             position_ids=place.position_ids,
             window_index=place.window_index,
             cu_seqlens=place.cu_seqlens,
             cu_window_seqlens=place.cu_window_seqlens,
         ).pooler_output
+        return found
+
+    @property
+    def num_layers(self) -> int:
+        """Of the language model."""
+        return int(self.plain.config.get_text_config().num_hidden_layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        found: torch.dtype = self.plain.dtype
         return found
 
     @property
@@ -127,6 +212,15 @@ class QwenVL(Backbone):
             )
         chosen = {id(parameter) for layer in layers[-count:] for parameter in layer.parameters()}
         return {name for name, parameter in self.named_parameters() if id(parameter) in chosen and "lora_" not in name}
+
+    def deepest(self, learning: Collection[str]) -> Door:
+        """The last door before all of some parameters of it, by name."""
+        if not learning:
+            return Door(name="context")
+        if any(".visual." in name for name in learning):
+            return Door(name="frames")
+        layers = [int(found[1]) if (found := LAYER.search(name)) else 0 for name in learning]
+        return Door(name="layer", layer=min(layers)) if min(layers) else Door(name="vision")
 
 
 def causal(visible: Bool[Tensor, "B L"], reach: int | None = None) -> Bool[Tensor, "B 1 L L"]:
@@ -158,21 +252,32 @@ def load(config: BackboneConfig, folder: Path, dtype: torch.dtype) -> QwenVL:
     processor = Processor(folder, images, model.config, model.model.get_rope_index)
     backbone = QwenVL(model, processor, config, folder).eval()
     if config.gradient_checkpointing:
-        checkpoint_activations(model, backbone.blend)
+        count = backbone.num_layers if config.recomputed_layers is None else config.recomputed_layers
+        checkpoint_activations(model, backbone.blend, count)
+    elif config.recomputed_layers is not None:
+        raise ValueError("--backbone.recomputed-layers goes with --backbone.gradient-checkpointing: give both")
     return backbone
 
 
-def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration, blend: Blend) -> None:
-    """Keep only the inputs of each language-model block that is in training mode, and recompute the rest in backward.
+def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration, blend: Blend, count: int) -> None:
+    """Keep only the inputs of the upper blocks that are in training mode, and recompute the rest in backward.
 
     Without re-entrance a block's parameters get their gradients even where its input needs none, so that the frozen
     embeddings need no detour through the gradient tape. Adapters count in backward as they did in forward, whatever
     counts by then.
+
+    Raises:
+        ValueError: there are fewer blocks.
     """
+    layers = model.model.language_model.layers
+    if not 1 <= count <= len(layers):
+        raise ValueError(f"--backbone.recomputed-layers is {count}: give 1 to {len(layers)}, the layers that there are")
     with warnings.catch_warnings():
         # The new name of transformers 5.2x does not exist in the older releases we allow.
         warnings.simplefilter("ignore", FutureWarning)
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": blend.bound})
+    for layer in layers[: len(layers) - count]:
+        layer.gradient_checkpointing = False
 
 
 def width_of(folder: Path) -> int:
@@ -183,7 +288,7 @@ def width_of(folder: Path) -> int:
 QWEN = Kind(
     words="a Qwen2.5-VL",
     sees=True,
-    settings=frozenset({"min_pixels", "max_pixels", "output", "gradient_checkpointing"}),
+    settings=frozenset({"min_pixels", "max_pixels", "output", "gradient_checkpointing", "recomputed_layers"}),
     check=check_weights,
     width=width_of,
     load=load,

@@ -150,9 +150,11 @@ def test_two_adapters_are_refused() -> None:
         lora.add(adapted(), CONFIG, 0)
 
 
-@pytest.mark.parametrize("setting", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+@pytest.mark.parametrize(
+    "setting", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"layers": "top:0"}, {"layers": "2"}]
+)
 def test_settings_that_cannot_learn(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"LoRA"):
+    with pytest.raises(ValueError, match=r"LoRA|lora"):
         LoraConfig(**setting)
 
 
@@ -188,16 +190,28 @@ def test_checkpointed_gradients_equal_the_plain_ones(observation: Observation, d
 
 
 def test_checkpointing_recomputes_the_blocks(observation: Observation) -> None:
-    """With it every block runs twice, without it once: so the test above compares two different things."""
-    for checkpointing, runs in ((False, 1), (True, 2)):
-        backbone = fresh(gradient_checkpointing=checkpointing)
+    """With it every block, or so many upper ones, runs twice, without it once: the test above compares two things."""
+    for checkpointing, layers, runs in ((False, None, [1, 1]), (True, None, [2, 2]), (True, 1, [1, 2])):
+        config = BackboneConfig(gradient_checkpointing=checkpointing, recomputed_layers=layers)
+        backbone = load_backbone(config, torch.float32)
+        assert isinstance(backbone, QwenVL)
         lora.add(backbone, CONFIG, 0)
         backbone.train()
-        calls: list[int] = []
-        for layer in backbone.plain.model.language_model.layers:
-            layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        calls = [0, 0]
+        for number, layer in enumerate(backbone.plain.model.language_model.layers):
+
+            def count(*_: object, number: int = number, calls: list[int] = calls) -> None:
+                calls[number] += 1
+
+            layer.mlp.register_forward_pre_hook(count)
         gradients(backbone, observation)
-        assert len(calls) == 2 * runs
+        assert calls == runs
+    for config, sentence in (
+        (BackboneConfig(gradient_checkpointing=True, recomputed_layers=3), "is 3: give 1 to 2, the layers"),
+        (BackboneConfig(recomputed_layers=1), "goes with --backbone.gradient-checkpointing: give both"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            load_backbone(config, torch.float32)
 
 
 def test_plain_peft_reads_it_bit_for_bit(observation: Observation, tmp_path: Path) -> None:
@@ -250,6 +264,27 @@ def test_merging_gives_the_same_features(observation: Observation) -> None:
     assert not lora.adapter_parameters(backbone)
     torch.testing.assert_close(backbone(observation)[0], tokens, rtol=0, atol=1e-5)
     assert {name for name, _ in merged.named_parameters()} == {name for name, _ in fresh().model.named_parameters()}
+
+
+def test_it_may_be_of_the_upper_layers_alone(observation: Observation, tmp_path: Path) -> None:
+    upper = replace(CONFIG, layers="top:1")
+    backbone = adapted(config=upper)
+    names = lora.adapter_parameters(backbone)
+    assert len(names) == 4 * 2
+    assert all(".layers.1." in name for name in names)
+    disturb(backbone)
+    tokens, _ = backbone(observation)
+    folder = saved(backbone, tmp_path / "adapter")
+    torch.testing.assert_close(plain_peft(folder)(observation)[0], tokens, rtol=1e-5, atol=1e-5)
+    bare = fresh()
+    lora.load(bare, folder)
+    assert lora.config_of(bare) == upper
+    assert torch.equal(bare.eval()(observation)[0], tokens)
+    with pytest.raises(ValueError, match=r"of the layers top:1, the run's of all; give --lora.layers top:1"):
+        lora.load(adapted(), folder)
+    assert lora.merge(backbone).state_dict().keys() == fresh().model.state_dict().keys()
+    with pytest.raises(ValueError, match=r"top:3, and there are 2 layers: give at most top:2"):
+        adapted(config=replace(CONFIG, layers="top:3"))
 
 
 def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+r"""What the prefix cache saves: CPU seconds of a training step behind each door, beside an earlier build in its folder.
+
+    python -m tests.benchmarks.prefix [--before FOLDER] [--rounds 3] [--json docs/benchmarks/prefix.json]
+
+Real trainings, `training/stage1.py` and `training/stage2.py`, of a random Qwen2.5-VL of 77 M parameters (12 layers of
+512, a vision tower of 12 x 320, which has the share of a step that it has in the 3B) on demonstrations of the needle
+with three cameras of 224 x 224 pixels, 64 episodes' worth of frames in micro-batches of 2. A step's seconds are those
+of a long run less those of a short one, over the steps between, so that starts and the making of records count
+nowhere; records are made by a run of their own. Contenders take turns; the median of the rounds counts.
+
+`--before` is a checkout of another commit (such as a3da51d), which is trained by the same words without a door.
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla.benchmarks.needle.config import NeedleConfig
+from vla.benchmarks.needle.demonstrations import write_demonstrations
+from vla.parts import tiny
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHORT, LONG, BATCH = 2, 8, 2
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2752,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [8, 12, 12]},
+}
+VISION = {
+    "depth": 12,
+    "hidden_size": 320,
+    "intermediate_size": 855,
+    "num_heads": 4,
+    "out_hidden_size": 512,
+    "fullatt_block_indexes": [2, 5, 8, 11],
+}
+CONTENDERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "stage 1": ("stage1", ()),
+    "stage 1, context": ("stage1", ("--cache.door", "context")),
+    "stage 2": ("stage2", ()),
+    "stage 2, vision": ("stage2", ("--cache.door", "vision")),
+    "upper half": ("stage2", ("--lora.layers", "top:6")),
+    "upper half, layer": ("stage2", ("--lora.layers", "top:6", "--cache.door", "layer")),
+    "upper quarter, layer": ("stage2", ("--lora.layers", "top:3", "--cache.door", "layer")),
+}
+AGAINST = {
+    "stage 1, context": ("stage 1", 20.0),
+    "stage 2, vision": ("stage 2", 1.35),
+    "upper half, layer": ("stage 2", 2.5),
+    "upper quarter, layer": ("stage 2", 4.5),
+}
+"""What each is compared with, and how many times as fast it is to be."""
+
+
+@contextlib.contextmanager
+def sized() -> Iterator[None]:
+    """Within it what the tiny backbone's builder writes is of the middle size."""
+    before = copy.deepcopy(tiny.CONFIG)
+    tiny.CONFIG["text_config"] |= TEXT
+    tiny.CONFIG["vision_config"] |= VISION
+    try:
+        yield
+    finally:
+        tiny.CONFIG.clear()
+        tiny.CONFIG.update(before)
+
+
+def make(work: Path) -> None:
+    """Backbone and data."""
+    with sized():
+        (work / "backbone").mkdir()
+        tiny.write(work / "backbone")
+    config = NeedleConfig(cameras=("front", "wrist", "side"), pixels=224)
+    write_demonstrations(config, work / "needle", episodes=6, seed=0)
+
+
+def trained(checkout: Path, entry: str, words: Sequence[str], work: Path, steps: int) -> float:
+    """CPU seconds of a training of so many steps."""
+    out = Path(tempfile.mkdtemp(dir=work)) / "run"
+    flags = ["--data.roots", str(work / "needle"), "--backbone.path", str(work / "backbone"), "--out", str(out)]
+    flags += ["--data.workers", "0", "--tracker", "jsonl", "--batch-size", str(BATCH), "--micro-batch", str(BATCH)]
+    flags += ["--stage.steps", str(steps), "--data.validation-share", "0", "--save-every", "1000"]
+    flags += ["--expert.width", "256", "--expert.depth", "6", "--sensor.width", "64"]
+    flags += ["--stage.begins", "anew"] if entry == "stage2" and checkout == REPOSITORY else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [str(REPOSITORY / ".venv" / "bin" / "python"), f"training/{entry}.py", *flags, *words],
+        cwd=checkout,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{entry} {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-1500:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        make(work)
+        where: dict[str, tuple[Path, str, tuple[str, ...]]] = {
+            name: (REPOSITORY, entry, (*words, "--cache.path", str(work / "cache")))
+            for name, (entry, words) in CONTENDERS.items()
+        }
+        if asked.before is not None:
+            where |= {f"{name} before": (asked.before, *CONTENDERS[name]) for name in ("stage 1", "stage 2")}
+        for checkout, entry, words in where.values():
+            trained(checkout, entry, words, work, 1)  # makes the records
+        for _ in range(asked.rounds):
+            for name, (checkout, entry, words) in where.items():
+                short, long = (trained(checkout, entry, words, work, steps) for steps in (SHORT, LONG))
+                seconds.setdefault(name, []).append((long - short) / (LONG - SHORT))
+                print(f"{name:<24}{seconds[name][-1]:>8.3f} s a step", flush=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    found: dict[str, Any] = {"step_s": medians, "rounds": seconds, "ratios": {}}
+    held = True
+    for name, (other, aimed) in AGAINST.items():
+        for against in (other, f"{other} before"):
+            if against in medians:
+                ratio = medians[against] / medians[name]
+                found["ratios"][f"{name} / {against}"] = ratio
+                held = held and ratio >= aimed
+                print(f"{name} against {against}: {ratio:.2f} times as fast, aimed at {aimed:g}")
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
