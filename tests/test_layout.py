@@ -178,7 +178,7 @@ def test_every_module_stands_in_a_layer() -> None:
         "vla", "vla.adapters", "vla.benchmarks.needle", "vla.commands", "vla.critic", "vla.curation", "vla.data",
         "vla.data.formats.insertion", "vla.data.formats.lerobot", "vla.data.formats.motion", "vla.data.writing",
         "vla.evaluation", "vla.evaluation.adapted", "vla.evaluation.motion", "vla.foreign", "vla.motion", "vla.parts",
-        "vla.report", "training", "training.checkpoints", "training.ending", "training.engine",
+        "vla.planning", "vla.report", "training", "training.checkpoints", "training.ending", "training.engine",
         "training.feeding", "training.run", "training.verify",
     }  # fmt: skip
     for container, contract in layered.items():

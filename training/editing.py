@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from training import checking, distributed, launching, recipes
 from training.checkpoints.beginning import load_weights
 from training.config import RunConfig
-from training.engine import stages
 from training.exporting import made_by
 from training.opening import Run, open_run
 from training.ranks import rank
@@ -28,6 +27,7 @@ from vla.concepts import content_of
 from vla.data.facts import parse_words
 from vla.documents import to_json
 from vla.parts.expert import child_of
+from vla.parts.groups import FROZEN, group_of
 from vla.parts.text import TextBackbone
 from vla.policy import Policy
 from vla.redaction import hide_tree
@@ -91,7 +91,7 @@ def write(run: Run, place: Path, accelerator: Accelerator) -> None:
     lora = any("lora_" in name for name in run.initial)
     settings = replace(run.config.policy(stage, lora=lora), adapter=None)
     policy = assemble(settings, run.data.contract, run.normalizers, dtype=torch.float32, seed=run.config.seed)
-    learned = [name for name, _ in policy.named_parameters() if stages.group_of(name, ()) != stages.FROZEN]
+    learned = [name for name, _ in policy.named_parameters() if group_of(name, ()) != FROZEN]
     load_weights(policy, run.initial, learned, (), opening=True, allowed=run.config.allow_missing)
     base = base_of(policy)
     name = run.config.adapter.name

@@ -23,6 +23,7 @@ from vla.commands.forces import ForcesOf, forces
 from vla.commands.info import Info, info
 from vla.commands.merge import Merge, merge
 from vla.commands.needle import NeedleDemos, record
+from vla.commands.plan import PlanOf, plan
 from vla.commands.report import Report, report
 from vla.commands.sample import Sample, sample
 from vla.commands.view import View, view
@@ -53,6 +54,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "sample": (Sample, sample),
     "forces": (ForcesOf, forces),
     "view": (View, view),
+    "plan": (PlanOf, plan),
 }
 """The settings of each command, and what does it and may give an exit code. Heavy packages are loaded by the latter."""
 

@@ -55,6 +55,10 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "vla forces runs/gait/policy walk1_ik.mot --calibrate /data/held --out walk1",
     ),
     "view": ("vla view /data/walks --out walks.png", "vla view walks/sample-0000.npz --out walk.mp4"),
+    "plan": (
+        "vla plan 3B --gpu H200 --gpus 8 --batch-size 256 --price 3.5",
+        "vla plan 7B --finetune-vl full --gpu 'RTX 4090' --gpus 2 --machines 4 --json",
+    ),
     "report": ("vla report runs/pick/stage2", "vla report runs/pick/stage2 --out stage2.html"),
 }
 """By command; those of `vla` itself under no name."""

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from training.engine.stages import FROZEN, enter, group_of, table, without
+from training.engine.stages import enter, table, without
 from training.settings import Rates, Stage
 from vla.adapter_settings import AdapterConfig
 from vla.adapters.host import Adapters
 from vla.adapters.layer import Blend
 from vla.parts.camera import CameraEncoder
+from vla.parts.groups import FROZEN, group_of
 from vla.settings import CameraConfig
 
 

@@ -12,11 +12,9 @@ from torch import nn
 from training.settings import Stage
 from vla.adapters.host import UPDATES
 from vla.adapters.layer import Adapted, update_of
-from vla.parts import GROUPS, PARTS, row_of
+from vla.parts import GROUPS
+from vla.parts.groups import FROZEN, group_of
 from vla.run_folder import GroupSize
-
-FROZEN = "frozen"
-"""The group of the pretrained weights that no stage trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +29,6 @@ class Group:
     parameters: tuple[str, ...]
     """Names of the trainable tensors."""
     num_parameters: int
-
-
-def group_of(parameter: str, tail: Collection[str]) -> str:
-    """The group a parameter belongs to; `tail` names the backbone parameters that the stage opens."""
-    part = row_of(parameter)
-    if UPDATES in parameter:
-        return "adapter"
-    if part == "backbone":
-        return "lora" if "lora_" in parameter else "backbone" if parameter in tail else FROZEN
-    if part != "expert" and part not in PARTS:
-        raise ValueError(f"parameter {parameter!r} belongs to no group; give its part a row of vla.parts.PARTS")
-    return part if part == "expert" else PARTS[part].group
 
 
 def decaying(model: nn.Module) -> set[str]:

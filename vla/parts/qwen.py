@@ -41,11 +41,22 @@ class QwenVL(Backbone):
     prompt = "one user message: the cameras' images in order, then the instruction; the backbone's chat template"
 
     def __init__(
-        self, model: Qwen2_5_VLForConditionalGeneration, processor: Processor, config: BackboneConfig, folder: Path
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        processor: Processor | None,
+        config: BackboneConfig,
+        folder: Path,
     ) -> None:
+        """Without a processor it reads nothing: its shapes alone are asked for."""
         super().__init__(config, folder, int(model.config.get_text_config().hidden_size))
         self.model = model
-        self.processor = processor
+        self._processor = processor
+
+    @property
+    def processor(self) -> Processor:
+        """What makes inputs of observations."""
+        assert self._processor is not None, "an outline reads nothing"
+        return self._processor
 
     @property
     def size(self) -> Area:
@@ -257,6 +268,14 @@ def load(config: BackboneConfig, folder: Path, dtype: torch.dtype) -> QwenVL:
     elif config.recomputed_layers is not None:
         raise ValueError("--backbone.recomputed-layers goes with --backbone.gradient-checkpointing: give both")
     return backbone
+
+
+def outline(description: Qwen2_5_VLConfig, config: BackboneConfig, folder: Path, dtype: torch.dtype) -> QwenVL:
+    """One of these on the meta device, by its config.json alone: names and shapes without weights, frozen."""
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(description).to(dtype).requires_grad_(requires_grad=False)
+    pack_attention(model)
+    return QwenVL(model, None, config, folder)
 
 
 def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration, blend: Blend, count: int) -> None:

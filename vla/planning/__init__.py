@@ -1,0 +1,1 @@
+"""What a training costs before it is started: parameters, memory, FLOPs, bytes on the wire, and from them a time."""
