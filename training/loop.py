@@ -12,7 +12,7 @@ from training.engine import ema
 from training.engine.guard import finite_or_none
 from training.engine.sharding import Engine
 from training.ranks import rank
-from training.run.metrics import Step, Stopwatch
+from training.run.metrics import Step
 from training.run.resuming import Row
 from training.session import Ending, Session
 from training.validation import validate
@@ -50,7 +50,7 @@ def train_stage(session: Session, engine: Engine, row: Row) -> Ending:
     for step in session.metrics.progress.steps():
         beat("data", step=step + 1)
         faults.hit("start")
-        watch = Stopwatch()
+        watch = session.metrics.begin()
         faults.hit("data")
         micro_batches = next(batches)
         watch.data_came()

@@ -155,8 +155,7 @@ class Session:
         kept = kept if self.accelerator.is_main_process else []  # rank 0 alone stores them
         self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}
         self.groups = groups
-        num_frozen = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
-        num_frozen += policy.backbone.num_apart
+        num_frozen = policy.backbone.num_apart + sum(p.numel() for p in policy.parameters() if not p.requires_grad)
         self.accelerator.print(*self.run.data.table(), stages.table(row.name, groups, num_frozen), sep="\n")
         policy.to(self.accelerator.device)
         self.kept = keep(config, self.run, policy, self.accelerator, held=self._held, beat=self.watchdog.beat)
@@ -175,6 +174,7 @@ class Session:
         self.state = self.initial = None  # it would be held twice for the rest of the run
         self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
         self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts, row, at=self.step)
+        self.metrics.count(policy)
         self.folder.saver.reserve(engine.pieces())
         return engine
 

@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from training import distributed
 from training.engine.guard import Guard, finite_or_none
+from training.run.meter import Meter, Work, peak_of
 from training.run.progress import Progress
 from training.run.records import Records
 from training.run.resuming import Row
 from training.run.stragglers import Stragglers
+from vla.policy import Policy
 
 LAG = 2
 
@@ -92,13 +94,30 @@ class Metrics:
         self.progress = Progress(row.name, start=row.start, end=row.end, at=at, active=main)
         self._accelerator, self._records, self._guard = accelerator, records, guard
         self._stragglers = Stragglers(hosts)
-        self._pending: deque[tuple[Step, distributed.HostCopy]] = deque()
+        self._pending: deque[tuple[Step, distributed.HostCopy, Work]] = deque()
+        self._stage = row.stage
+        self._meter: Meter | None = None
+        self._peak: float | None = None
+
+    def count(self, policy: Policy) -> None:
+        """Count from here on what a policy costs, but where an adapter is trained: a teacher has no formula."""
+        if self._stage.lr.adapter is None:
+            self._meter = Meter(policy, self._stage.objective.draws)
+            self._peak = peak_of(self._accelerator, policy)
+
+    def begin(self) -> Stopwatch:
+        """A step begins."""
+        if self._meter is not None:
+            self._meter.clear()
+        return Stopwatch()
 
     def add(self, step: Step) -> None:
         """A step was handed to the device."""
         values = [*step.losses.values(), *step.gradient_norms.values(), step.skip, step.spike]
         numbers = torch.stack([value.detach().double() for value in values])
-        self._pending.append((step, distributed.HostCopy(numbers)))
+        own = step.batch_size // self._accelerator.num_processes
+        work = Work(0.0, 0, 0) if self._meter is None else self._meter.take(own)
+        self._pending.append((step, distributed.HostCopy(numbers), work))
 
     def before_step(self, *own: float) -> list[float]:
         """The sums of some numbers over all ranks; meanwhile the step that is old enough gets its line."""
@@ -114,16 +133,17 @@ class Metrics:
             self._write(distributed.total(self._accelerator, *self._timings()))
 
     def _timings(self) -> list[float]:
-        timing = self._pending[0][0].timing
+        timing, work = self._pending[0][0].timing, self._pending[0][2]
         busy = [0.0] * self._accelerator.num_processes
         busy[self._accelerator.process_index] = timing.busy
-        return [timing.seconds, timing.waited, distributed.memory_mb(self._accelerator), *busy]
+        return [timing.seconds, timing.waited, distributed.memory_mb(self._accelerator), *work, *busy]
 
     def _write(self, timings: list[float]) -> None:
         """The line of the oldest step."""
-        step, copy = self._pending.popleft()
+        step, copy, _ = self._pending.popleft()
         ranks = self._accelerator.num_processes
         seconds, waited, memory_mb = (value / ranks for value in timings[:3])
+        work, busy = Work(*timings[3:6]), timings[6:]
         *values, skip, spike = copy.read()
         losses = dict(zip(step.losses, values, strict=False))
         norms = dict(zip(step.gradient_norms, values[len(losses) :], strict=True))
@@ -142,13 +162,26 @@ class Metrics:
             "samples_per_s": step.batch_size / seconds,
             "data_wait": waited / seconds,
             "memory_mb": memory_mb,
+            **self._speed(work, seconds),
         }
         self._records.add_step(line)
         self.progress.show(line)
         self._guard.observe(bool(skip))
         self._tell(line, norms["all"], loss, skipped=bool(skip), spike=bool(spike))
-        if slow := self._stragglers.add(timings[3:]):
+        if slow := self._stragglers.add(busy):
             self._say(f"step {line['step']}: {slow}")
+
+    def _speed(self, work: Work, seconds: float) -> dict[str, float]:
+        """Model FLOP/s of a rank in units of 10^12 and of the peak, and the share of padding: what is known of them."""
+        told: dict[str, float] = {}
+        if self._meter is not None:
+            rate = work.flops / self._accelerator.num_processes / seconds
+            told["tflops"] = rate / 1e12
+            if self._peak is not None:
+                told["mfu"] = rate / self._peak
+        if work.places:
+            told["padding"] = 1 - work.tokens / work.places
+        return told
 
     def _tell(self, line: Mapping[str, Any], norm: float, loss: float, *, skipped: bool, spike: bool) -> None:
         """Say what was unusual."""

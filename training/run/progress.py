@@ -63,12 +63,13 @@ class Progress:
 
 
 def numbers(lines: list[Mapping[str, Any]]) -> list[str]:
-    """Loss, highest rate, speed and wait for data: means, but for the rate, which is the last."""
+    """Loss, highest rate, speed, wait for data, MFU where it is known: means, but for the rate, which is the last."""
     rate = max(lines[-1]["lr"].values(), default=0.0)
     losses = [line for line in lines if line["loss"] is not None]
     loss = f"{mean(losses, 'loss'):.3g}" if losses else "not finite"
     speed, wait = mean(lines, "samples_per_s"), mean(lines, "data_wait")
-    return [f"loss {loss}", f"rate {rate:.2g}", f"{speed:.3g} samples/s", f"data wait {wait:.0%}"]
+    told = [f"loss {loss}", f"rate {rate:.2g}", f"{speed:.3g} samples/s", f"data wait {wait:.0%}"]
+    return [*told, f"MFU {mean(lines, 'mfu'):.0%}"] if "mfu" in lines[-1] else told
 
 
 def mean(lines: list[Mapping[str, Any]], name: str) -> float:

@@ -15,6 +15,20 @@ from vla.frames import Size
 from vla.settings import BackboneConfig, PoolingName
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a backbone has read of a batch, as the host counts it."""
+
+    tokens: tuple[int, ...]
+    """Of each sample, those of the images among them."""
+    length: int
+    """Of each sample once it is padded."""
+    grids: tuple[tuple[int, int, int], ...]
+    """Time steps, rows and columns of patches of each image, as many of each sample."""
+    first: int
+    """The layer that read first: what lies before it was known."""
+
+
 class Backbone(nn.Module, ABC):
     """Turns an instruction, and the frames where it looks at any, into the first tokens of the context."""
 
@@ -31,6 +45,9 @@ class Backbone(nn.Module, ABC):
     """What it is given to read, in words."""
     num_apart: int = 0
     """Parameters beside those of its module: nothing trains, shards or stores them."""
+
+    on_read: Callable[[Read], None] | None = None
+    """Told of every batch that a language model is given; None: nobody asks."""
 
     @property
     @abstractmethod

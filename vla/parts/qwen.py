@@ -21,7 +21,7 @@ from vla.frames import Area, Frame
 from vla.moving import moved
 from vla.packed import Packing
 from vla.parts.images import Grid, read_image_processor
-from vla.parts.kind import Backbone, Kind
+from vla.parts.kind import Backbone, Kind, Read
 from vla.parts.pretrained import check_weights, keep_weights, read_model
 from vla.parts.processor import Inputs, Processor
 from vla.parts.vision import layout, pack_attention
@@ -70,8 +70,11 @@ class QwenVL(Backbone):
             ValueError: an instruction is empty, too long, or contains a special token.
         """
         if (prefix := observation.prefix) is None:
-            tokens, visible = self.encode(*self.processor.observe(observation))
+            inputs, visible = self.processor.observe(observation)
+            self.tell(inputs.attention_mask, inputs.grids if inputs.features is None else ())
+            tokens, visible = self.encode(inputs, visible)
         else:
+            self.tell(prefix.visible, (), self.num_layers if prefix.layer is None else prefix.layer)
             tokens, visible = self.go_on(prefix, observation.state.device)
             if prefix.layer is None:
                 return tokens, visible
@@ -91,6 +94,12 @@ class QwenVL(Backbone):
         """
         embeddings, positions, shown = self.embed(inputs, visible)
         return self.think(embeddings, positions, visible, shown), shown
+
+    def tell(self, read: Tensor, grids: tuple[Grid, ...], first: int = 0) -> None:
+        """Say what is read of a batch: which tokens, of which images, from which layer on."""
+        if self.on_read is not None:
+            lengths = tuple(map(int, read.sum(1).tolist()))
+            self.on_read(Read(tokens=lengths, length=read.shape[1], grids=grids, first=first))
 
     def go_on(self, prefix: Prefixes, device: torch.device) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """As `encode`, from what is known of a batch."""

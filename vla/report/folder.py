@@ -21,7 +21,18 @@ from vla.run_folder import Manifest, Schedule, manifests, read_schedule
 Json = Mapping[str, Any]
 NESTED = ("losses", "lr", "grad_norm")
 """Objects of a line of metrics.jsonl; their numbers are columns `lr.expert` and so on."""
-PLAIN = ("step", "loss", "samples_seen", "samples_per_s", "data_wait", "memory_mb", "mfu", "skipped")
+PLAIN = (
+    "step",
+    "loss",
+    "samples_seen",
+    "samples_per_s",
+    "data_wait",
+    "memory_mb",
+    "mfu",
+    "tflops",
+    "padding",
+    "skipped",
+)
 """Its numbers."""
 
 

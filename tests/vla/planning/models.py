@@ -94,8 +94,13 @@ def policy_of(
     return policy
 
 
-def batch_of(size: int, height: int = 224, width: int = 224, contract: DataContract = CONTRACT) -> Batch:
-    """Samples of one length."""
+def batch_of(size: int, height: int = 224, width: int = 224, *, ragged: bool = False) -> Batch:
+    """Samples of one length, or each longer than the one before."""
+    return collate(samples_of(size, height, width, ragged=ragged), 0, "noise")
+
+
+def samples_of(size: int, height: int, width: int, *, ragged: bool, contract: DataContract = CONTRACT) -> list[Sample]:
+    """The samples of `batch_of`."""
     random = np.random.default_rng(0)
 
     def draw(*shape: int) -> np.ndarray:
@@ -105,7 +110,7 @@ def batch_of(size: int, height: int = 224, width: int = 224, contract: DataContr
         return Sample(
             images=tuple(random.integers(0, 256, (3, height, width), np.uint8) for _ in contract.cameras),
             image_valid=np.ones(len(contract.cameras), dtype=bool),
-            instruction="pick up the red cube and place it in the blue bowl",
+            instruction="pick up the red cube and place it in the blue bowl" + " slowly" * (ragged * position),
             state=draw(contract.state_dim),
             streams={
                 name: Reading(values=draw(stream.samples, stream.channels), valid=np.ones(stream.samples, dtype=bool))
@@ -117,7 +122,7 @@ def batch_of(size: int, height: int = 224, width: int = 224, contract: DataContr
             position=position,
         )
 
-    return collate([sample(position) for position in range(size)], 0, "noise")
+    return [sample(position) for position in range(size)]
 
 
 def workload_of(policy: Policy, batch: Batch) -> Workload:
