@@ -99,6 +99,8 @@ class RunConfig:
     """Patterns of tensors, `camera.*`, that those weights may lack, which begin fresh, or have too many."""
     ignore_cluster: bool = False
     """Train as launched though variables of the platform, such as NUM_NODES, describe another cluster."""
+    ignore_memory: bool = False
+    """Train though the plan says that the GPU's memory is too small by far."""
     dry_run: bool = False
     """Check what can be told without reading numbers or weights, say it, and end; nothing is begun or downloaded."""
     tracker: Tracker = "auto"
@@ -207,7 +209,7 @@ EPOCHS = re.compile(r"(?=.*[1-9])\d*\.?\d+epochs?")
 """How --save-every says a number of passes over the samples."""
 VOLATILE = re.compile(
     r"(out|micro_batch|validate_every|validation_samples|save_every|save_seconds|save_failures|keep|keep_best|extend_to"
-    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|dry_run|tracker|wandb|precision|guard\.max_skipped|cache\.path|data\.(roots|motion\.pictures|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing|recomputed_layers))(\.|$)"
+    r"|allow_missing|grace_seconds|hang_seconds|stop_after|resume_from|init_from|ignore_cluster|ignore_memory|dry_run|tracker|wandb|precision|guard\.max_skipped|cache\.path|data\.(roots|motion\.pictures|workers|quarantine|verify|depth)|backbone\.(path|pooling|embeddings|gradient_checkpointing|recomputed_layers))(\.|$)"
 )
 """Settings in which a resumed run may differ from its checkpoint; what they point at is compared by content."""
 ANY_STAGE = re.compile(r"^stages\.[^.]+\.")

@@ -26,6 +26,7 @@ from training.checkpoints.checkpoint import Checkpoint
 from training.config import RunConfig, digest, flatten
 from training.engine import stages
 from training.engine.sharding import Engine
+from training.planned import plan_stages
 from training.run.folder import RunFolder
 from training.run.resuming import EXTENDED, Row, check_resumable, content_of, extend, schedule
 from training.run.sizes import became, check_sizes, sizes_of, with_sizes, with_suited_sizes
@@ -43,7 +44,7 @@ from vla.parts.demands import check_demands
 from vla.policy_folder import HeldOut
 from vla.provenance import Origin, Versions
 from vla.redaction import hide, hide_tree
-from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Schedule, ScheduledStage
+from vla.run_folder import SCHEMA, BackboneName, GuardState, Manifest, Meaning, Planned, Schedule, ScheduledStage
 from vla.settings import DataConfig
 
 
@@ -62,6 +63,8 @@ class Run:
     """What a resumed run must share with the one that was stopped: settings, and the data by its content."""
     resumed: Checkpoint | None
     """What it goes on from."""
+    planned: Mapping[str, Planned]
+    """By stage, where the GPUs are known."""
     initial: Mapping[str, Tensor] | None
     """Weights that it begins with; None where they are fresh, or those of the checkpoint."""
 
@@ -72,7 +75,13 @@ class Run:
     def schedule(self) -> Schedule:
         """What was decided, for those who read the run folder."""
         rows = tuple(
-            ScheduledStage(name=row.name, start=row.start, end=row.end, rates=row.stage.lr.by_group())
+            ScheduledStage(
+                name=row.name,
+                start=row.start,
+                end=row.end,
+                rates=row.stage.lr.by_group(),
+                planned=self.planned.get(row.name),
+            )
             for row in self.rows
         )
         return Schedule(entry=self.config.entry, stages=rows, contract=self.data.contract, backbone=self.backbone())
@@ -155,6 +164,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
     if resumed is None and origin is None:
         check_fresh(config, data.contract)
     config = folder.config = sized(config, data, resumed, origin, accelerator)
+    planned = plan_stages(config, data, rows, accelerator)
     identity: dict[str, Any] = hide_tree(config.identity() | flatten(content_of(data)))
     if resumed is not None:
         check_resumable(resumed, identity, data.contract, backbone, rows[-1].end)
@@ -178,6 +188,7 @@ def open_run(config: RunConfig, folder: RunFolder, accelerator: Accelerator) -> 
         fingerprint=backbone,
         identity=identity,
         resumed=resumed,
+        planned=planned,
         initial=initial,
     )
 

@@ -42,6 +42,20 @@ class BackboneName:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a stage was expected to need and to reach on the GPUs that it began on (vla/planning)."""
+
+    gpu: str
+    samples_per_s: float
+    """Of all ranks."""
+    slowest: float
+    fastest: float
+    """Ends of its range."""
+    memory_mb: float
+    """Of a rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduledStage:
     """A stage in its place: it takes the policy from step `start` to step `end`."""
 
@@ -50,6 +64,8 @@ class ScheduledStage:
     end: int
     rates: Mapping[str, float]
     """Peak learning rate of each group that trains."""
+    planned: Planned | None = None
+    """None where it began on no GPU whose data sheet is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

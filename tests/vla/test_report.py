@@ -20,6 +20,7 @@ from tests.fabricated import (
     CONFIG,
     CONTRACT,
     HOSTILE,
+    SCHEDULE,
     TOKEN,
     metrics_line,
     rollout,
@@ -27,6 +28,7 @@ from tests.fabricated import (
     write_lines,
     write_run,
 )  # fmt: skip
+from vla import documents
 from vla.__main__ import main
 from vla.batch import Reading, Sample
 from vla.contract import DataContract, StreamContract
@@ -42,6 +44,7 @@ from vla.report.page import interface, page, trained, write_report
 from vla.report.plots import Frame, decorate, panel
 from vla.report.traces import episode_block, strongest, trace_section
 from vla.report.training import curve, training_section
+from vla.run_folder import Planned
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -176,6 +179,21 @@ def test_a_line_being_written_is_left_out_and_a_damaged_one_is_told(tmp_path: Pa
         path.write_bytes((whole + bad + whole).encode("latin-1"))
         with pytest.raises(CorruptData, match=r"metrics.jsonl is damaged: line 2 "):
             read_metrics(path)
+
+
+def test_what_was_planned_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert "samples/s planned" not in shown(run), "no GPU was known"
+    planned = Planned(gpu="H200", samples_per_s=150.0, slowest=117.0, fastest=181.0, memory_mb=640.0)
+    first, second = SCHEDULE.stages
+    schedule = replace(SCHEDULE, stages=(first, replace(second, planned=planned)))
+    (run / "schedule.json").write_bytes(documents.to_bytes(schedule))
+    lines = [metrics_line(step, "stage1", 0.5, rate=900.0) for step in range(1, 121)]
+    lines += [metrics_line(step, "stage2", 0.5, rate=130.0 + step) | {"padding": 0.07} for step in range(121, 131)]
+    write_lines(run / "metrics.jsonl", lines)
+    text = re.sub(r"\s+", " ", shown(run))
+    assert "stage2 H200 150 (117 to 181) 256 640 812" in text
+    assert "Part of the tokens read that is none, median 7 %" in text
 
 
 def report(*arguments: str | Path) -> int:

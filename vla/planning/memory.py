@@ -90,13 +90,6 @@ def with_samples(memory: Memory, kept: Kept, micro_batch: int) -> Memory:
     return Memory(parts={**memory.parts, "activations": activations}, host=memory.host)
 
 
-def largest_micro_batch(memory: Memory, kept: Kept, room: Number) -> int:
-    """Samples that fit into so many bytes beside what is fixed; 0 where none does."""
-    free = room - memory.device - kept.once
-    each = kept.sample + kept.working
-    return max(0, int(free // each)) if each > 0 else 0
-
-
 def wire(counts: Census, topology: Topology, ranks: int, accumulation: int) -> Wire:
     """What a rank hands over in a step of so many micro-batches."""
     if ranks == 1:

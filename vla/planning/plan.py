@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from vla.parts.groups import group_of
 from vla.planning.activations import Kept, kept_of
 from vla.planning.census import Census, census
 from vla.planning.constants import CONSTANTS, Which
 from vla.planning.flops import Flops, flops_of
-from vla.planning.memory import Memory, Topology, Wire, fixed, largest_micro_batch, wire, with_samples
+from vla.planning.memory import Memory, Topology, Wire, fixed, wire, with_samples
 from vla.planning.timing import Cluster, Demand, Step, demand_of, step_of
 from vla.planning.workload import Number, Workload
 from vla.policy import Policy
@@ -35,6 +35,25 @@ def costs_of(policy: Policy, work: Workload) -> Costs:
     counts, flops, kept = census(policy), flops_of(policy, work), kept_of(policy, work)
     demand = {which: demand_of(policy, work, flops, kept, counts=counts, which=which) for which in RANGE}
     return Costs(counts=counts, flops=flops, kept=kept, demand=demand)
+
+
+class Footprint(NamedTuple):
+    """Bytes on the device of a rank."""
+
+    fixed: Number
+    """Whatever the micro-batch."""
+    sample: Number
+    """Of each sample of a micro-batch."""
+
+    def holds(self, room: Number) -> int:
+        """Samples that fit into so many bytes; 0 where none does."""
+        return max(0, int((room - self.fixed) // max(1, self.sample)))
+
+
+def footprint_of(counts: Census, kept: Kept, topology: Topology, ranks: int) -> Footprint:
+    """What a rank needs: `census` and `kept_of` say the rest of a policy, whether it has weights or not."""
+    standing = fixed(counts, topology, ranks).device
+    return Footprint(standing + kept.once, kept.sample + kept.working)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +153,12 @@ def check(
 
 def row_of(costs: Costs, cluster: Cluster, topology: Topology, share: int, micro_batch: int | Literal["auto"]) -> Row:
     """A topology with the micro-batch that is asked for, or with the largest power of two that fits and divides."""
-    standing = fixed(costs.counts, topology, cluster.ranks)
     room = cluster.gpu.memory * CONSTANTS["room"].value
     if micro_batch == "auto":
-        micro_batch = dividing(share, largest_micro_batch(standing, costs.kept, room))
+        footprint = footprint_of(costs.counts, costs.kept, topology, cluster.ranks)
+        micro_batch = dividing(share, footprint.holds(room))
     accumulation = share // micro_batch
-    memory = with_samples(standing, costs.kept, micro_batch)
+    memory = with_samples(fixed(costs.counts, topology, cluster.ranks), costs.kept, micro_batch)
     sent = wire(costs.counts, topology, cluster.ranks, accumulation)
     return Row(
         topology=topology,

@@ -14,6 +14,7 @@ from vla.report.plots import Frame, Line, card, cards, legend, plot, wants_log
 from vla.run_folder import GroupSize
 
 STEP = "optimizer step"
+MEASURED = ("samples_per_s", "memory_mb")
 ORDER = tuple(GROUPS)
 """Groups have the same colour in every plot."""
 
@@ -45,6 +46,7 @@ def training_section(run: Run) -> Html:
             ),
             *speed_cards(metrics),
         ),
+        *planned_table(run),
     )
 
 
@@ -193,16 +195,41 @@ def speed_cards(metrics: Metrics) -> list[Html]:
         ("data_wait", "Waiting for data", "share of the step [%]", 100.0, "Part of a step spent waiting, median {} %."),
         ("memory_mb", "Memory", "memory a rank [MB]", 1.0, "Mean over the ranks, median {} MB."),
         ("mfu", "Use of the GPU", "model FLOPs use [%]", 100.0, "Share of the peak FLOP/s, median {} %."),
+        ("tflops", "Model FLOP/s", "TFLOP/s a rank", 1.0, "FLOPs that the model needs, a second: median {} TFLOP/s."),
+        ("padding", "Padding", "share of the tokens [%]", 100.0, "Part of the tokens read that is none, median {} %."),
     )
     figures = []
     for name, title, axis, factor, words_of in kinds:
         values = metrics.columns.get(name, np.zeros(0)) * factor
-        if not np.isfinite(values).any():
+        if not np.isfinite(values).any() or (name == "padding" and not values[np.isfinite(values)].any()):
             continue
         caption = words_of.format(words.number(float(np.nanmedian(values)), 3))
         frame = Frame(label=f"{title}. {caption}", x=STEP, y=axis, from_zero=True, marks=marks(metrics))
         figures.append(card(title, plot(curve(metrics.columns["step"], values, 4), frame), caption))
     return figures
+
+
+def planned_table(run: Run) -> list[Html]:
+    """What was planned of each stage beside what it measured, where its GPUs are known."""
+    metrics, rows = run.metrics, []
+    for stage in run.schedule.stages:
+        if (planned := stage.planned) is None:
+            continue
+        within = (metrics.columns["step"] > stage.start) & (metrics.columns["step"] <= stage.end)
+        speed, memory = (metrics.columns.get(name, np.full(len(metrics), np.nan))[within] for name in MEASURED)
+        spread = f"{words.number(planned.slowest, 3)} to {words.number(planned.fastest, 3)}"
+        rows.append(
+            [
+                stage.name,
+                planned.gpu,
+                f"{words.number(planned.samples_per_s, 3)} ({spread})",
+                words.number(float(np.nanmedian(speed)), 3) if np.isfinite(speed).any() else "-",
+                words.number(planned.memory_mb, 3),
+                words.number(float(np.nanmax(memory)), 3) if np.isfinite(memory).any() else "-",
+            ]
+        )
+    head = ("stage", "GPU", "samples/s planned", "measured", "MB a rank planned", "measured")
+    return [table(head, rows, label="Planned and measured speed and memory")] if rows else []
 
 
 def checkpoint_section(run: Run) -> Html:
