@@ -71,6 +71,9 @@ def wrap(backbone: QwenVL, config: LoraConfig) -> None:
         settings = peft_config(config, backbone.num_layers)
         settings._register_custom_module({nn.Linear: Projection})
         backbone.model = get_peft_model(backbone.model, settings)
+    # Of a model that computes activations again peft asks for a gradient of both towers' inputs: the vision tower would
+    # keep all it computes, and backward would go through it to nowhere.
+    backbone.plain.disable_input_require_grads()
     chosen = config.chosen(backbone.num_layers)
     for number in chosen:
         join(backbone.plain.model.language_model.layers[number].self_attn)

@@ -304,6 +304,8 @@ def checkpoint_activations(model: Qwen2_5_VLForConditionalGeneration, blend: Ble
         # The new name of transformers 5.2x does not exist in the older releases we allow.
         warnings.simplefilter("ignore", FutureWarning)
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": blend.bound})
+    # transformers takes that detour all the same: a stage without LoRA would keep, and go back through, all blocks.
+    model.model.language_model.disable_input_require_grads()
     for layer in layers[: len(layers) - count]:
         layer.gradient_checkpointing = False
 

@@ -214,6 +214,20 @@ def test_checkpointing_recomputes_the_blocks(observation: Observation) -> None:
             load_backbone(config, torch.float32)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("adapts", [False, True])
+def test_no_gradient_is_asked_for_of_frozen_inputs(observation: Observation, checkpointing: bool, adapts: bool) -> None:
+    """Or the vision tower, and without LoRA the language model, would keep all they compute for nothing."""
+    backbone = fresh(gradient_checkpointing=checkpointing)
+    if adapts:
+        lora.add(backbone, CONFIG, 0)
+        backbone.train()
+    inputs, _ = backbone.processor.observe(observation)
+    assert not backbone.see(inputs).requires_grad
+    assert not backbone.plain.get_input_embeddings()(inputs.input_ids).requires_grad
+    assert backbone(observation)[0].requires_grad == adapts
+
+
 def test_plain_peft_reads_it_bit_for_bit(observation: Observation, tmp_path: Path) -> None:
     backbone = adapted()
     disturb(backbone)
