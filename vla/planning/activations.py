@@ -20,6 +20,9 @@ from vla.policy import Policy
 
 FULL = 4
 """Bytes of a float32."""
+LOOKED: Mapping[int, float] = {2: 34.0, 4: 43.0}
+"""Bytes a channel and patch in the largest moment of the vision tower, by those of a number: measured at widths of 320
+and 640, whose queries and keys are turned in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,37 +56,47 @@ class Kept:
     checkpointing its blocks' inputs; then expert and encoders."""
     once: Number
     """Whatever the number of samples: weights that are cast for the arithmetic."""
-    working: Number
-    """A sample's at the largest moment of a block, beside what is kept."""
+    again: Number = 0
+    """A sample's of the block that gradient checkpointing computes again, beside what is kept."""
+    seeing: Number = 0
+    """A sample's in the largest moment of the vision tower, which comes before anything is kept."""
 
     @property
     def sample(self) -> Number:
         """Of all parts."""
         return sum(self.parts.values())
 
+    @property
+    def peak(self) -> Number:
+        """A sample's in the largest moment of a step: most is kept where backward begins."""
+        return max(self.sample + self.again, self.seeing)
+
 
 def kept_of(policy: Policy, work: Workload, device: str = "cuda") -> Kept:
     """What a sample keeps; a parameter that requires a gradient learns. The policy may lie on the meta device."""
     own = Arithmetic(e=2 if policy.compute_dtype == torch.bfloat16 else FULL, device=device)
     parts: dict[str, Number] = {}
-    once = working = 0.0
+    once: Number = 0
+    again: Number = 0
+    seeing: Number = 0
     backbone = policy.backbone
     if isinstance(backbone, QwenVL):
         whole = language(policy, backbone, own)
         passed = backbone.plain.config.get_text_config().num_hidden_layers - first_learning(backbone)
         block = sum(whole.values()) / max(1, passed)
         if backbone.config.gradient_checkpointing and passed:
-            whole = {"inputs": float(passed * own.e * backbone.width)}
+            whole = {"inputs": float(passed * own.e * backbone.width), "norms": float(FULL * backbone.width)}
+            again = block * work.tokens
         parts |= {name: size * work.tokens for name, size in whole.items()}
         once += cast_weights(backbone, own)
-        working = max(block * work.tokens, seeing(backbone, work, own))
+        seeing = looking(backbone, work, own)
     context = context_of(policy, work)
     for name in policy.encoders:
         module = policy.get_submodule(name)
         parts[name] = encoder(module, own) if learns(module) else 0.0
     parts["expert"] = expert(policy, context, work.draws, own)
     once += own.e * sum(p.numel() for p in policy.expert.parameters()) * own.casts
-    return Kept(parts=parts, once=once, working=working)
+    return Kept(parts=parts, once=once, again=again, seeing=seeing)
 
 
 def language(policy: Policy, backbone: QwenVL, own: Arithmetic) -> dict[str, Number]:
@@ -122,12 +135,13 @@ def cast_weights(backbone: QwenVL, own: Arithmetic) -> Number:
     return own.casts * own.e * sum(p.numel() for p in backbone.parameters() if p.requires_grad)
 
 
-def seeing(backbone: QwenVL, work: Workload, own: Arithmetic) -> Number:
-    """The largest moment of the vision tower, of which nothing is kept: a block's MLP beside its input."""
+def looking(backbone: QwenVL, work: Workload, own: Arithmetic) -> Number:
+    """The largest moment of the vision tower, of which nothing is kept: a block's attention, beside what comes in."""
     config = backbone.plain.config.vision_config
-    patches = sum(rows * columns for rows, columns in work.images)
-    once: Number = own.e * (3 * config.intermediate_size + 2 * config.hidden_size)
-    return patches * once
+    values = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    turns = 2 * FULL * (config.hidden_size // config.num_heads)
+    patch: Number = values * (FULL + own.casts * own.e) + turns + LOOKED[own.e] * config.hidden_size
+    return patch * sum(rows * columns for rows, columns in work.images)
 
 
 def expert(policy: Policy, context: list[Told], draws: int, own: Arithmetic) -> Number:

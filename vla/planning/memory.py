@@ -86,7 +86,7 @@ def fixed(counts: Census, topology: Topology, ranks: int) -> Memory:
 
 def with_samples(memory: Memory, kept: Kept, micro_batch: int) -> Memory:
     """The same with what a micro-batch keeps, and with the largest moment beside it."""
-    activations = kept.once + micro_batch * (kept.sample + kept.working)
+    activations = kept.once + micro_batch * kept.peak
     return Memory(parts={**memory.parts, "activations": activations}, host=memory.host)
 
 

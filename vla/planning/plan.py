@@ -53,7 +53,7 @@ class Footprint(NamedTuple):
 def footprint_of(counts: Census, kept: Kept, topology: Topology, ranks: int) -> Footprint:
     """What a rank needs: `census` and `kept_of` say the rest of a policy, whether it has weights or not."""
     standing = fixed(counts, topology, ranks).device
-    return Footprint(standing + kept.once, kept.sample + kept.working)
+    return Footprint(standing + kept.once, kept.peak)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,7 @@ def to_json(plan: Plan, title: str) -> dict[str, Any]:
             "traffic_bytes": plan.costs.demand["value"].traffic,
             "activation_bytes": kept.sample,
             "activation_bytes_by_part": dict(kept.parts),
-            "working_bytes": kept.working,
+            "peak_bytes": kept.peak,
         },
         "rows": [row_to_json(plan, row) for row in plan.rows],
         "fastest": None if best is None else best.topology,

@@ -1,7 +1,8 @@
 """Random policies with the proportions of real ones, batches for them, and what torch itself counts of a step."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,6 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.policies import build_policy
@@ -79,10 +81,16 @@ def write_backbone(folder: Path, text: Mapping[str, Any] = TEXT, vision: Mapping
 
 
 def policy_of(
-    path: Path | str, trained: Sequence[str], dtype: torch.dtype = torch.float32, blocks: int = 0, **parts: Any
+    path: Path | str,
+    trained: Sequence[str],
+    dtype: torch.dtype = torch.float32,
+    blocks: int = 0,
+    *,
+    again: bool = False,
+    **parts: Any,
 ) -> Policy:
-    """A policy in training mode of which the groups learn: expert, sensor, camera, lora; and the last blocks."""
-    config = PolicyConfig(backbone=BackboneConfig(path=str(path)), **parts)
+    """A policy in training mode of which these learn: `expert` with the encoders, `lora`, and the last blocks."""
+    config = PolicyConfig(backbone=BackboneConfig(path=str(path), gradient_checkpointing=again), **parts)
     policy = build_policy(config, CONTRACT, statistics(CONTRACT), dtype, 0)
     tail = {f"backbone.{name}" for name in policy.backbone.last_layer_names(blocks)} if blocks else set()
     for name, parameter in policy.named_parameters():
@@ -148,6 +156,41 @@ def counted(policy: Policy, batch: Batch) -> tuple[int, int]:
         with FlopCounterMode(display=False) as backward:
             loss.backward()
     return forward.get_total_flops(), backward.get_total_flops()
+
+
+class Living(TorchDispatchMode):
+    """Bytes of the tensors that are alive, and most of them at once; those of the weights were there before."""
+
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.weights = {weight.untyped_storage()._cdata for weight in weights}
+        self.known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, list | tuple) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.see(tensor.untyped_storage())
+        self.most = max(self.most, self.now)
+        return out
+
+    def see(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.known and storage._cdata not in self.weights:
+            self.known[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self.forget, storage._cdata)
+
+    def forget(self, key: int) -> None:
+        self.now -= self.known.pop(key, 0)
+
+
+def most(policy: Policy, batch: Batch) -> int:
+    """Bytes that a step takes at most beside weights and gradients."""
+    policy.zero_grad()
+    with Living(policy.parameters()) as living:
+        loss_of(policy, batch).backward()
+    return living.most
 
 
 def measured(policy: Policy, batch: Batch) -> int:
