@@ -107,7 +107,8 @@ def plan_stage(
         ValueError: it needs more than `BEYOND` times the memory of a GPU.
     """
     dtype = distributed.dtype_of(config.precision)
-    policy = opened(outlined(config.policy(row.stage), contract, dtype), [*row.stage.lr.by_group()], row.stage.blocks)
+    groups = [*row.stage.lr.by_group()]
+    policy = opened(outlined(config.policy(row.stage), contract, dtype, groups), groups, row.stage.blocks)
     costs = costs_of(policy, workload_of(policy, frames, row.stage.objective.draws))
     footprint = footprint_of(costs.counts, costs.kept, place.topology, place.ranks)
     needed = footprint.fixed + config.micro_batch * footprint.sample

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from vla.adapter_settings import LoraConfig
-from vla.parts import FRESH
-from vla.settings import BackboneConfig, ExpertConfig
+from vla.parts import FRESH, Encoders
+from vla.settings import BackboneConfig, CameraConfig, ExpertConfig
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
@@ -91,6 +91,8 @@ class PlanOf:
     """Adapters of stage 2."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     """The action expert."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    """The camera encoder beside the backbone."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the plan as JSON, with every constant it rests on."""
 
@@ -195,8 +197,13 @@ def policy_of(command: PlanOf) -> "Policy":
     )
     opens = {"lora": ("lora",), "full": ("backbone",), "none": ()}[command.finetune_vl]
     groups = (*FRESH, *(opens if command.recipe == "stage2" else ()))
-    config = PolicyConfig(backbone=backbone, expert=command.expert, lora=command.lora if "lora" in groups else None)
-    return opened(outlined(config, contract_of(command), torch.bfloat16), groups, command.blocks)
+    config = PolicyConfig(
+        backbone=backbone,
+        encoders=Encoders(camera=command.camera),
+        expert=command.expert,
+        lora=command.lora if "lora" in groups else None,
+    )
+    return opened(outlined(config, contract_of(command), torch.bfloat16, groups), groups, command.blocks)
 
 
 def images_of(command: PlanOf, policy: "Policy") -> "tuple[tuple[Patches, ...], int]":

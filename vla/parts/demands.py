@@ -5,6 +5,7 @@ from collections.abc import Collection
 from vla.contract import DataContract
 from vla.parts import PARTS, Encoders, fitting, row_of
 from vla.parts.backbone import check_settings, kind_of, resolve
+from vla.parts.kind import Kind
 from vla.settings import BackboneConfig
 
 
@@ -16,7 +17,13 @@ def check_demands(config: BackboneConfig, encoders: Encoders, contract: DataCont
     Raises:
         ValueError: names what it cannot do, and what to give instead.
     """
-    kind = kind_of(resolve(config.path))
+    check_kind(kind_of(resolve(config.path)), config, encoders, contract, opened)
+
+
+def check_kind(
+    kind: Kind, config: BackboneConfig, encoders: Encoders, contract: DataContract, opened: Collection[str]
+) -> None:
+    """As `check_demands`, of a backbone whose kind is known."""
     check_settings(config, kind)
     if kind.sees:
         return

@@ -3,7 +3,7 @@
 Of a Qwen2.5-VL config.json is all that is read. Of the published sizes not even that: their numbers stand here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from vla.contract import DataContract
 from vla.normalize import Normalizer
 from vla.parts import lora
 from vla.parts.backbone import NAMED, folder_of, kind_of, load_backbone
-from vla.parts.kind import Backbone
-from vla.parts.qwen import outline, qwen_of
+from vla.parts.demands import check_kind
+from vla.parts.qwen import QWEN, QwenVL, outline, qwen_of
 from vla.parts.sizes import suited
 from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
@@ -68,15 +68,22 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 SHORT = {"3B": "Qwen/Qwen2.5-VL-3B-Instruct", "7B": "Qwen/Qwen2.5-VL-7B-Instruct"}
 
 
-def outlined(config: PolicyConfig, contract: DataContract, dtype: torch.dtype) -> Policy:
+def outlined(config: PolicyConfig, contract: DataContract, dtype: torch.dtype, trained: Collection[str] = ()) -> Policy:
     """The policy that such a training has, on the meta device; sizes that are open become those that suit.
+
+    `trained` are the groups of parameters that learn.
 
     A sentence encoder is loaded: it is small.
 
     Raises:
-        ValueError: the backbone's config.json cannot be had or is of no kind that is taken; or, as `assemble`.
+        ValueError: the backbone's config.json cannot be had or is of no kind that is taken, or the backbone cannot do
+            what is asked of it.
     """
-    backbone = backbone_of(config.backbone, dtype)
+    known = config.backbone.path in PUBLISHED
+    folder = Path(config.backbone.path) if known else folder_with_config(config.backbone.path)
+    kind = QWEN if known else kind_of(folder)
+    check_kind(kind, config.backbone, config.encoders, contract, trained)
+    backbone = backbone_of(config.backbone, folder, dtype) if kind.sees else load_backbone(config.backbone, dtype)
     encoders, expert = suited(config.encoders, config.expert, contract, backbone.width)
     config = replace(config, encoders=encoders, expert=expert)
     with torch.device("meta"):
@@ -94,13 +101,10 @@ def outlined(config: PolicyConfig, contract: DataContract, dtype: torch.dtype) -
     return policy
 
 
-def backbone_of(config: BackboneConfig, dtype: torch.dtype) -> Backbone:
-    """A Qwen2.5-VL on the meta device; any other kind as it is."""
+def backbone_of(config: BackboneConfig, folder: Path, dtype: torch.dtype) -> QwenVL:
+    """A Qwen2.5-VL on the meta device."""
     if config.path in PUBLISHED:
-        return outline(Qwen2_5_VLConfig(**PUBLISHED[config.path]), config, Path(config.path), dtype)
-    folder = folder_with_config(config.path)
-    if not kind_of(folder).sees:
-        return load_backbone(config, torch.float32)
+        return outline(Qwen2_5_VLConfig(**PUBLISHED[config.path]), config, folder, dtype)
     return outline(Qwen2_5_VLConfig.from_pretrained(folder), config, folder, dtype)
 
 

@@ -100,9 +100,26 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     assert said.count("\n") == 1
 
 
-def test_a_backbone_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "somebody/something"]) == 78
-    assert "whose numbers are known here" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("hash",), "so it takes no LoRA adapters; give --finetune-vl none"),
+        (("hash", "--finetune-vl", "full"), "so none of its blocks can be trained"),
+        (("hash", "--finetune-vl", "none"), "sees nothing of camera 0, camera 1, camera 2; give --camera.width 64"),
+        (("hash", "--recipe", "pretrain", "--gradient-checkpointing"), "--backbone.gradient-checkpointing would have"),
+        (("somebody/something",), "whose numbers are known here"),
+    ],
+)
+def test_a_backbone_that_cannot_do_it_is_refused(
+    words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *words]) == 78
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_camera_encoder_looks_beside_hashed_words(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, "hash", "--finetune-vl", "none", "--camera.width", "64")
+    assert found["parameters"]["groups"].keys() == {"camera", "expert", "sensor"}  # type: ignore[index]
 
 
 def test_every_gpu_is_found_by_its_name_and_by_what_its_driver_reports() -> None:
