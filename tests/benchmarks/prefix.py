@@ -88,13 +88,15 @@ def make(work: Path) -> None:
 
 
 def trained(checkout: Path, entry: str, words: Sequence[str], work: Path, steps: int) -> float:
-    """CPU seconds of a training of so many steps."""
-    out = Path(tempfile.mkdtemp(dir=work)) / "run"
+    """CPU seconds of a training of so many steps; the first one without a start of its own is where others begin."""
+    begun = work / "begun"
+    out = (begun if entry == "stage1" and not begun.exists() else Path(tempfile.mkdtemp(dir=work))) / "run"
     flags = ["--data.roots", str(work / "needle"), "--backbone.path", str(work / "backbone"), "--out", str(out)]
     flags += ["--data.workers", "0", "--tracker", "jsonl", "--batch-size", str(BATCH), "--micro-batch", str(BATCH)]
     flags += ["--stage.steps", str(steps), "--data.validation-share", "0", "--save-every", "1000"]
     flags += ["--expert.width", "256", "--expert.depth", "6", "--sensor.width", "64"]
-    flags += ["--stage.begins", "anew"] if entry == "stage2" and checkout == REPOSITORY else []
+    if entry == "stage2":  # an earlier build goes on from a stage 1
+        flags += ["--stage.begins", "anew"] if checkout == REPOSITORY else ["--init-from", str(work / "begun" / "run")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [str(REPOSITORY / ".venv" / "bin" / "python"), f"training/{entry}.py", *flags, *words],
@@ -126,6 +128,7 @@ def main() -> int:
         }
         if asked.before is not None:
             where |= {f"{name} before": (asked.before, *CONTENDERS[name]) for name in ("stage 1", "stage 2")}
+            trained(asked.before, "stage1", (), work, 1)
         for checkout, entry, words in where.values():
             trained(checkout, entry, words, work, 1)  # makes the records
         for _ in range(asked.rounds):

@@ -45,7 +45,7 @@ class Meter:
         images = len(read.grids) // len(read.tokens)
         for place, tokens in enumerate(read.tokens):
             own = read.grids[place * images : (place + 1) * images]
-            self._flops += self._of(tokens, tuple((rows, columns) for _, rows, columns in own))
+            self._flops += self._of(tokens, tuple((rows, columns) for _, rows, columns in own), read.first)
         self._tokens += sum(read.tokens)
         self._places += len(read.tokens) * read.length
 
@@ -54,8 +54,9 @@ class Meter:
         flops = self._flops if self._places else samples * self._of(0, ())
         return Work(flops, self._tokens, self._places)
 
-    def _count(self, tokens: int, images: tuple[Patches, ...]) -> float:
-        return float(flops_of(self._policy, Workload(tokens=tokens, images=images, draws=self._draws)).model)
+    def _count(self, tokens: int, images: tuple[Patches, ...], first: int = 0) -> float:
+        work = Workload(tokens=tokens, images=images, draws=self._draws, first=first)
+        return float(flops_of(self._policy, work).model)
 
 
 def peak_of(accelerator: Accelerator, policy: Policy) -> float | None:

@@ -14,7 +14,16 @@ import torch
 from vla.parts.camera import CHANNELS, POINTS, CameraEncoder
 from vla.parts.qwen import QwenVL
 from vla.parts.sensor import SensorEncoder
-from vla.planning.flops import Told, context_of, first_learning, learns, lora_learns, opened_layers
+from vla.planning.flops import (
+    Told,
+    adapted_layers,
+    context_of,
+    first_learning,
+    first_recomputed,
+    learns,
+    lora_learns,
+    opened_layers,
+)
 from vla.planning.workload import Number, Workload
 from vla.policy import Policy
 
@@ -82,10 +91,13 @@ def kept_of(policy: Policy, work: Workload, device: str = "cuda") -> Kept:
     backbone = policy.backbone
     if isinstance(backbone, QwenVL):
         whole = language(policy, backbone, own)
-        passed = backbone.plain.config.get_text_config().num_hidden_layers - first_learning(backbone)
+        passed = backbone.num_layers - first_learning(backbone)
         block = sum(whole.values()) / max(1, passed)
         if backbone.config.gradient_checkpointing and passed:
-            whole = {"inputs": float(passed * own.e * backbone.width), "norms": float(FULL * backbone.width)}
+            twice = backbone.num_layers - first_recomputed(backbone)
+            whole = {name: size * (passed - twice) / passed for name, size in whole.items()}
+            whole |= {"inputs": float(twice * own.e * backbone.width)}
+            whole["norms"] += FULL * backbone.width * twice / passed
             again = block * work.tokens
         parts |= {name: size * work.tokens for name, size in whole.items()}
         once += cast_weights(backbone, own)
@@ -106,6 +118,7 @@ def language(policy: Policy, backbone: QwenVL, own: Arithmetic) -> dict[str, Num
     head = width // config.num_attention_heads
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     opened, adapted = opened_layers(backbone), policy.config.lora if lora_learns(backbone) else None
+    having = adapted_layers(backbone)
     parts = dict.fromkeys(("norms", "attention", "mlp", "lora", "blocks"), 0.0)
     first = first_learning(backbone)
     for layer in range(first, config.num_hidden_layers):
@@ -113,7 +126,7 @@ def language(policy: Policy, backbone: QwenVL, own: Arithmetic) -> dict[str, Num
         parts["norms"] += FULL * width * (1 + inward)
         parts["attention"] += own.e * (2 * queries + 2 * keys) + FULL * config.num_attention_heads
         parts["mlp"] += 3 * own.e * inner
-        if adapted:
+        if adapted and layer in having:
             parts["lora"] += lora_inputs(width, queries, adapted.rank, adapted.dropout, own)
         if layer in opened:
             parts["blocks"] += own.read(width, 3) + own.read(width, 2) + own.e * (2 * width + inner)
@@ -123,11 +136,12 @@ def language(policy: Policy, backbone: QwenVL, own: Arithmetic) -> dict[str, Num
 
 
 def lora_inputs(width: int, queries: int, rank: int, dropout: float, own: Arithmetic) -> Number:
-    """What LoRA keeps of a token in a block: for each projection its own dropped input, the mask, and A's output."""
-    inputs = 3 * width + queries
-    if dropout:
-        return inputs * (own.e + own.mask(FULL)) + 4 * rank * own.e
-    return (inputs * own.e if own.casts else 0) + 4 * rank * own.e
+    """What LoRA keeps of a token in a block: the input of query, key and value, masks, and the reduced inputs.
+
+    The input of the output projection is attention's output, which attention keeps.
+    """
+    masks = width + queries if dropout else 0
+    return width * own.e + masks + 4 * rank * own.e
 
 
 def cast_weights(backbone: QwenVL, own: Arithmetic) -> Number:

@@ -83,9 +83,9 @@ def flops_of(policy: Policy, work: Workload) -> Flops:
     backbone, again = policy.backbone, 0.0
     if isinstance(backbone, QwenVL):
         parts["vision"] = vision(backbone, work)
-        parts["language"] = language(policy, backbone, work.tokens)
+        parts["language"] = language(policy, backbone, work.tokens, first=work.first)
         if backbone.config.gradient_checkpointing and learns(backbone):
-            again = parts["language"].forward
+            again = language(policy, backbone, work.tokens, first=max(work.first, first_recomputed(backbone))).forward
     context = context_of(policy, work)
     for name in policy.encoders:
         parts[name] = encoder(policy.get_submodule(name), backbone.width, context[0].tokens)
@@ -152,21 +152,22 @@ def vision(backbone: QwenVL, work: Workload) -> Cost:
     return Cost(2.0 * (patches * linear + merger) + 4.0 * pairs * width, 0.0)
 
 
-def language(policy: Policy, backbone: QwenVL, tokens: Number) -> Cost:
-    """The language model's blocks, with the adapters of LoRA and the blocks that are opened."""
+def language(policy: Policy, backbone: QwenVL, tokens: Number, *, first: int) -> Cost:
+    """The language model's blocks from one on, with the adapters of LoRA and the blocks that are opened."""
     config = backbone.plain.config.get_text_config()
     width, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * (width // config.num_attention_heads)
     keys = config.num_key_value_heads * (width // config.num_attention_heads)
     rank = 0 if policy.config.lora is None else policy.config.lora.rank
-    learned, opened = lora_learns(backbone), opened_layers(backbone)
+    adapted, learning, opened = adapted_layers(backbone), lora_learns(backbone), opened_layers(backbone)
     total, inward = Cost(), False
-    for layer in range(config.num_hidden_layers):
-        own = layer in opened
+    for layer in range(first, config.num_hidden_layers):
+        own, has = layer in opened, layer in adapted
+        learned = learning and has
         inside = inward or own or learned
         for outside in (queries, keys, keys):
             total = total.plus(matrix(tokens, width, outside, inward=inward or own, learned=own))
-            if rank:
+            if has:
                 total = total.plus(low_rank(tokens, width, outside, rank, inward=inward, learned=learned))
         total = total.plus(
             attention(tokens**2, queries, inward=inside),
@@ -174,7 +175,7 @@ def language(policy: Policy, backbone: QwenVL, tokens: Number) -> Cost:
             *(matrix(tokens, width, inner, inward=inside, learned=own) for _ in range(2)),
             matrix(tokens, inner, width, inward=inside, learned=own),
         )
-        if rank:
+        if has:
             total = total.plus(low_rank(tokens, queries, width, rank, inward=inside, learned=learned))
         inward = inside
     return total
@@ -191,10 +192,22 @@ def opened_layers(backbone: QwenVL) -> set[int]:
     return {int(found[1]) for name in trained if "lora_" not in name and (found := OPENED.search(name))}
 
 
+def adapted_layers(backbone: QwenVL) -> set[int]:
+    """The blocks of the language model that have adapters of LoRA, counted from 0."""
+    named = [name for name, _ in backbone.named_parameters() if "lora_" in name]
+    return {int(found[1]) for name in named if (found := OPENED.search(name))}
+
+
 def first_learning(backbone: QwenVL) -> int:
     """The first block of the language model that backward passes; where none learns, as many as there are."""
-    depth: int = backbone.plain.config.get_text_config().num_hidden_layers
-    return 0 if lora_learns(backbone) else min(opened_layers(backbone), default=depth)
+    adapted = adapted_layers(backbone) if lora_learns(backbone) else set()
+    return min(adapted | opened_layers(backbone), default=backbone.num_layers)
+
+
+def first_recomputed(backbone: QwenVL) -> int:
+    """The first block that gradient checkpointing computes again, where it is on."""
+    count = backbone.config.recomputed_layers
+    return max(first_learning(backbone), backbone.num_layers - (backbone.num_layers if count is None else count))
 
 
 def low_rank(rows: Number, inside: int, outside: int, rank: int, *, inward: bool, learned: bool) -> Cost:

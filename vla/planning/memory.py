@@ -23,8 +23,8 @@ from vla.planning.workload import Number
 
 Topology = Literal["single", "ddp", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 """By the names of accelerate_configs."""
-BUCKET = 500_000_000
-"""Elements of DeepSpeed's buffer for gradients (reduce_bucket_size), whatever there is to reduce."""
+BUCKET = 25_000_000
+"""Elements of DeepSpeed's buffer for gradients, whatever there is to reduce: reduce_bucket_size of ds_configs."""
 LIVE = 1_000_000_000
 """Elements that ZeRO-3 keeps gathered at most (stage3_max_live_parameters)."""
 

@@ -7,7 +7,7 @@ from vla.parts.qwen import QwenVL
 from vla.planning.activations import Kept
 from vla.planning.census import TRAINED, Census
 from vla.planning.constants import CONSTANTS, Which
-from vla.planning.flops import Flops, first_learning, lora_learns
+from vla.planning.flops import Flops, first_learning, first_recomputed, lora_learns
 from vla.planning.gpus import Gpu
 from vla.planning.memory import Topology, Wire
 from vla.planning.workload import Number, Workload
@@ -66,13 +66,13 @@ def demand_of(policy: Policy, work: Workload, flops: Flops, kept: Kept, *, count
         config = backbone.plain.config
         depth, tower = config.get_text_config().num_hidden_layers, config.vision_config
         passed = depth - first_learning(backbone)
-        twice = 1 + backbone.config.gradient_checkpointing
+        again = (depth - first_recomputed(backbone)) * backbone.config.gradient_checkpointing
         forward, backward = block_bytes(policy, backbone, of)
-        traffic += work.tokens * ((depth - passed + passed * twice) * forward + passed * backward)
+        traffic += work.tokens * ((depth + again) * forward + passed * backward)
         patches = sum(rows * columns for rows, columns in work.images)
         traffic += patches * tower.depth * tower.hidden_size * of["vision bytes"]
         launches += of["vision launches"] * tower.depth + of["frozen launches"] * (depth - passed)
-        launches += passed * (of["block launches"] * twice + of["block launches back"])
+        launches += (passed + again) * of["block launches"] + passed * of["block launches back"]
     return Demand(flops=flops, traffic=traffic, cast=of["cast bytes"] * counts.trained, launches=launches)
 
 

@@ -23,6 +23,8 @@ class Workload:
     """That the vision tower looks at."""
     draws: int = 1
     """Times and noises of each sample."""
+    first: int = 0
+    """Layer of the language model that reads first: what lies before it is known."""
 
 
 def patches_of(height: int, width: int, backbone: BackboneConfig, patch: int, merge: int) -> Patches:
