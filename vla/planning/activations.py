@@ -145,8 +145,9 @@ def lora_inputs(width: int, queries: int, rank: int, dropout: float, own: Arithm
 
 
 def cast_weights(backbone: QwenVL, own: Arithmetic) -> Number:
-    """Copies of learned weights in the type that is computed with."""
-    return own.casts * own.e * sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    """Copies of learned weights in the type that is computed with; LoRA joins its factors whatever that is."""
+    learned = [(name, p.numel()) for name, p in backbone.named_parameters() if p.requires_grad]
+    return own.e * sum(count for name, count in learned if own.casts or "lora_" in name)
 
 
 def looking(backbone: QwenVL, work: Workload, own: Arithmetic) -> Number:

@@ -120,7 +120,10 @@ def price(cost: Number) -> str:
 
 def rate_of(plan: Plan, row: Row) -> str:
     """Samples a second, and their range."""
-    return f"{figure(plan.rate(row))} ({figure(plan.rate(row, 'slow'))}-{figure(plan.rate(row, 'fast'))})"
+    value, slow, fast = (plan.rate(row, which) for which in ("value", "slow", "fast"))
+    if fast < 10_000:
+        return f"{figure(value)} ({figure(slow)}-{figure(fast)})"
+    return f"{value / 1000:.3g}k ({slow / 1000:.3g}k-{fast / 1000:.3g}k)"
 
 
 def memory_table(plan: Plan) -> list[str]:
