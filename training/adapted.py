@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from training.checkpoints.beginning import tuned
+from training.engine import stages
 from training.engine.gradients import Summed
+from training.engine.stages import Group
 from training.opening import Run
 from training.run.resuming import Row
 from vla.adapters.host import UPDATES
@@ -44,6 +46,18 @@ def policy_of(row: Row, run: Run, given: Mapping[str, Tensor], dtype: torch.dtyp
     if adapts:
         policy.tuned = tuned(given)
     return policy
+
+
+def enter(row: Row, policy: Policy) -> list[Group]:
+    """Open what a stage trains, and freeze the rest; the groups of parameters. Errors as `stages.enter`."""
+    tail = policy.backbone.last_layer_names(row.stage.blocks) if row.stage.lr.backbone is not None else set()
+    return stages.enter(row.name, row.stage, policy, {f"backbone.{name}" for name in tail})
+
+
+def num_frozen(policy: Policy) -> int:
+    """Parameters that nothing trains, those beside its module too."""
+    own = sum(parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad)
+    return own + policy.backbone.num_apart
 
 
 def table(policy: Policy) -> str:

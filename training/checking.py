@@ -29,7 +29,7 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     """
     launching.check(environment, ignore_cluster=config.ignore_cluster)
     ranks = int(environment.get("WORLD_SIZE") or 1)
-    accumulation = config.accumulation(ranks)
+    config.check_batch(ranks)
     check_places(config)
     check_adapted(config)
     check_begins(config, config.init_from)
@@ -42,7 +42,10 @@ def check(config: RunConfig, environment: Mapping[str, str]) -> list[str]:
     if config.init_from is None and is_here(config.backbone.path):
         with_suited_sizes(config, contract, width_of(config.backbone.path))
     rehearsed = rehearse(config) if contract.body is not None and is_here(config.backbone.path) else []
-    shares = f"{config.micro_batch} x {launching.counted(ranks, 'rank', 's')} x {accumulation} accumulated"
+    shares = f"{config.share(ranks)} x {launching.counted(ranks, 'rank', 's')}, as many at once as fit"
+    if config.micro_batch != "auto":
+        accumulation = config.accumulation(ranks)
+        shares = f"{config.micro_batch} x {launching.counted(ranks, 'rank', 's')} x {accumulation} accumulated"
     return [
         f"batch: {config.batch_size} samples = {shares}",
         *decided,

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -53,8 +53,8 @@ class RunConfig:
     """What it is to forget."""
     batch_size: int = 32
     """Samples per optimizer step over all ranks."""
-    micro_batch: int = 4
-    """Samples per rank and forward; accumulation follows."""
+    micro_batch: int | Literal["auto"] = 4
+    """Samples per rank and forward; accumulation follows. auto: as many as the GPU has memory for, measured."""
     seed: int = 0
     """Of order, timesteps, noise, dropout and initial weights."""
     dropout: float | None = None
@@ -111,7 +111,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         counts = ("batch_size", "micro_batch", "validate_every", "validation_samples")
         for name in (*counts, "save_failures", "keep", "stop_after", "extend_to"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
+            if getattr(self, name) not in (None, "auto") and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
         if isinstance(self.save_every, int) and self.save_every < 1:
             raise ValueError(f"--save-every is {self.save_every}; it must be at least 1")
@@ -138,18 +138,42 @@ class RunConfig:
         Raises:
             ValueError: the batch does not divide, with numbers that would.
         """
-        if self.batch_size % (self.micro_batch * ranks):
+        if self.batch_size % (self.together * ranks):
             fitting = [size for size in range(1, self.batch_size + 1) if self.batch_size % (size * ranks) == 0]
-            unit = self.micro_batch * ranks
+            unit = self.together * ranks
             larger = -(-self.batch_size // unit) * unit
-            hint = (
-                f"--micro-batch {min(fitting, key=lambda size: abs(size - self.micro_batch))}, or " if fitting else ""
-            )
+            hint = f"--micro-batch {min(fitting, key=lambda size: abs(size - self.together))}, or " if fitting else ""
             raise ValueError(
-                f"--batch-size {self.batch_size} is not a multiple of --micro-batch {self.micro_batch} x {ranks} ranks"
+                f"--batch-size {self.batch_size} is not a multiple of --micro-batch {self.together} x {ranks} ranks"
                 f"; use {hint}--batch-size {larger}"
             )
-        return self.batch_size // (self.micro_batch * ranks)
+        return self.batch_size // (self.together * ranks)
+
+    def share(self, ranks: int) -> int:
+        """Samples of a rank and step.
+
+        Raises:
+            ValueError: the batch does not divide among so many.
+        """
+        if self.batch_size % ranks:
+            larger = -(-self.batch_size // ranks) * ranks
+            raise ValueError(
+                f"--batch-size {self.batch_size} does not divide among {ranks} ranks; use --batch-size {larger}"
+            )
+        return self.batch_size // ranks
+
+    def check_batch(self, ranks: int) -> None:
+        """Refuse a batch that does not divide (ValueError), as far as the micro-batch is known."""
+        if self.micro_batch == "auto":
+            self.share(ranks)
+        else:
+            self.accumulation(ranks)
+
+    @property
+    def together(self) -> int:
+        """The micro-batch, once it is decided."""
+        assert self.micro_batch != "auto", "the micro-batch is decided as a run opens"
+        return self.micro_batch
 
     def policy(self, stage: Stage, *, lora: bool = False) -> PolicyConfig:
         """The policy of a stage: with adapters where the stage trains them, or its weights have those of `lora`."""

@@ -134,7 +134,7 @@ def check(session: Session, engine: Engine) -> None:
         session.policy,
         samples,
         limit=config.validation_samples,
-        micro_batch=config.micro_batch,
+        micro_batch=config.together,
         seed=config.seed,
         beat=session.watchdog.beat,
         settle=lambda unread: session.leave_out(unread, held_out=True),

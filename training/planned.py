@@ -111,21 +111,20 @@ def plan_stage(
     policy = opened(outlined(config.policy(row.stage), contract, dtype, groups), groups, row.stage.blocks)
     costs = costs_of(policy, workload_of(policy, frames, row.stage.objective.draws))
     footprint = footprint_of(costs.counts, costs.kept, place.topology, place.ranks)
-    needed = footprint.fixed + config.micro_batch * footprint.sample
+    share, fitting = config.share(place.ranks), footprint.holds(place.memory)
+    together = largest(max(1, fitting), share) if config.micro_batch == "auto" else config.micro_batch
+    needed = footprint.fixed + together * footprint.sample
     if needed > BEYOND * place.memory and not config.ignore_memory:
-        fitting = footprint.holds(place.memory)
         fix = f"give --micro-batch {fitting}" if fitting else "take zero3, larger GPUs, or a smaller backbone"
         raise ValueError(
             f"{row.name} needs about {needed / 1e9:.0f} GB a GPU under {place.topology} with --micro-batch "
-            f"{config.micro_batch}, and this one has {place.memory / 1e9:.0f} GB: {fix}; `vla plan` says what fits, "
+            f"{together}, and this one has {place.memory / 1e9:.0f} GB: {fix}; `vla plan` says what fits, "
             "and --ignore-memory tries all the same"
         )
     if place.gpu is None:
         return None
     cluster = Cluster(gpu=place.gpu, gpus=place.ranks // place.machines, machines=place.machines, network=NETWORK)
-    plan = plan_of(
-        costs, cluster, batch_size=config.batch_size, micro_batch=config.micro_batch, num_steps=row.end - row.start
-    )
+    plan = plan_of(costs, cluster, batch_size=config.batch_size, micro_batch=together, num_steps=row.end - row.start)
     chosen = next((each for each in plan.rows if each.topology == place.topology), plan.rows[0])
     return Planned(
         gpu=place.gpu.name,
@@ -134,6 +133,11 @@ def plan_stage(
         fastest=float(plan.rate(chosen, "fast")),
         memory_mb=float(needed) / 2**20,
     )
+
+
+def largest(fits: int, share: int) -> int:
+    """The largest power of two up to a number that divides a rank's share of the batch."""
+    return max(size for size in (1 << power for power in range(fits.bit_length())) if share % size == 0)
 
 
 def workload_of(policy: Policy, frames: Sequence[Frame], draws: int) -> Workload:

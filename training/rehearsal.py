@@ -17,6 +17,8 @@ from vla.data.dataset import open_dataset
 from vla.objectives import objective_of
 from vla.parts.backbone import width_of
 
+REHEARSED = 4
+"""Samples, where the micro-batch is decided as a run opens."""
 MAIN = "diffusion"
 """The part of the loss that the others stand beside."""
 
@@ -36,7 +38,8 @@ def rehearse(config: RunConfig) -> list[str]:
     policy.objective = objective_of(stage.objective, data.contract)
     stages.enter(name, stage, policy)
     policy.set_mode(training=True)
-    batch = collate([data.train[position] for position in range(config.micro_batch)], config.seed, "noise")
+    count = REHEARSED if config.micro_batch == "auto" else config.micro_batch
+    batch = collate([data.train[position] for position in range(count)], config.seed, "noise")
     losses = {part: (loss * batch.weight).sum() / batch.weight.sum() for part, loss in policy(batch).items()}
     torch.stack(list(losses.values())).sum().backward()
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
@@ -45,13 +48,13 @@ def rehearse(config: RunConfig) -> list[str]:
     if not math.isfinite(sum(told.values()) + norm):
         wrong = next((part for part, loss in told.items() if not math.isfinite(loss)), "its gradient")
         raise ValueError(
-            f"{wrong} of the first {config.micro_batch} samples is not a finite number, so nothing could be learned: "
+            f"{wrong} of the first {count} samples is not a finite number, so nothing could be learned: "
             f"look at them with `vla doctor {config.data.roots[0]}`, or leave that term out"
         )
     parts = ", ".join(f"{part} {loss:.3g}" for part, loss in told.items())
     epoch = data.train.num_samples / config.batch_size
     lines = [
-        f"rehearsed: {parts}, gradient {norm:.3g}, on {config.micro_batch} samples by fresh weights",
+        f"rehearsed: {parts}, gradient {norm:.3g}, on {count} samples by fresh weights",
         f"length: {stage.steps:,} steps of {config.batch_size} samples, {stage.steps / epoch:.3g} times all of them",
     ]
     return lines + [

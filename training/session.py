@@ -1,7 +1,6 @@
 """What a run holds from its first stage to its last: data, place in the schedule, carried state, what guards it."""
 
 import contextlib
-import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NoReturn, Self
 
-from training import adapted, distributed, faults, launching
+from training import adapted, distributed, faults, launching, micro_batch
 from training.checkpoints import checkpoint
 from training.checkpoints.beginning import check_moments, load_weights
 from training.checkpoints.checkpoint import Checkpoint
@@ -99,11 +98,12 @@ class Session:
         self.accelerator = accelerator = distributed.start_accelerator()
         if config.ignore_cluster and (ignored := launching.ignored()):
             accelerator.print(f"--ignore-cluster passes over {', '.join(ignored)}")
-        self.accumulation = config.accumulation(accelerator.num_processes)
+        config.check_batch(accelerator.num_processes)
         check_tracker(config.tracker, config.wandb)
         self._folder = RunFolder(config, accelerator)
-        self.run = run = open_run(config, self._folder, accelerator)
-        self.config = run.config  # with numbers for what was left open
+        self.run = run = micro_batch.decided(open_run(config, self._folder, accelerator), accelerator, self.watchdog)
+        self.config = self._folder.config = run.config  # with numbers for what was left open
+        self.accumulation = self.config.accumulation(accelerator.num_processes)
         self.state: State | None = None
         self.initial = run.initial
         self._guard_state, self._roll_backs = GuardState(), 0
@@ -112,7 +112,6 @@ class Session:
         self._save_every = config.steps_between_saves(run.rows[0].epoch)
         if isinstance(config.save_every, str):
             accelerator.print(f"--save-every {config.save_every}: every {self._save_every} steps")
-        self._hosts: list[str] = distributed.collect(accelerator, socket.gethostname())
 
     @property
     def folder(self) -> RunFolder:
@@ -137,8 +136,7 @@ class Session:
         dtype = distributed.dtype_of(config.precision)
         given = self.state.weight if self.state is not None else self.initial or {}
         self.policy = policy = adapted.policy_of(row, self.run, given, dtype)
-        tail = policy.backbone.last_layer_names(row.stage.blocks) if row.stage.lr.backbone is not None else set()
-        groups = stages.enter(row.name, row.stage, policy, {f"backbone.{name}" for name in tail})
+        groups = adapted.enter(row, policy)
         trained = {name for group in groups for name in group.parameters}
         learned = stages.learned(policy, trained | policy.tuned)
         within = self.step > row.start
@@ -155,8 +153,8 @@ class Session:
         kept = kept if self.accelerator.is_main_process else []  # rank 0 alone stores them
         self._kept_weights = {name: p.detach().clone() for name, p in policy.named_parameters() if name in kept}
         self.groups = groups
-        num_frozen = policy.backbone.num_apart + sum(p.numel() for p in policy.parameters() if not p.requires_grad)
-        self.accelerator.print(*self.run.data.table(), stages.table(row.name, groups, num_frozen), sep="\n")
+        table = stages.table(row.name, groups, adapted.num_frozen(policy))
+        self.accelerator.print(*self.run.data.table(), table, sep="\n")
         policy.to(self.accelerator.device)
         self.kept = keep(config, self.run, policy, self.accelerator, held=self._held, beat=self.watchdog.beat)
         self.gradients = adapted.begin(policy, self.run.data.train, config.seed, self.accelerator)
@@ -167,13 +165,13 @@ class Session:
             groups,
             betas=config.betas,
             clip=config.clip,
-            micro_batch=config.micro_batch,
+            micro_batch=config.together,
             accumulation=self.accumulation,
             state=self.state,
         )
         self.state = self.initial = None  # it would be held twice for the rest of the run
         self.guard = Guard(config.guard, self.accelerator.device, self._guard_state if within else None)
-        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, self._hosts, row, at=self.step)
+        self.metrics = Metrics(self.accelerator, self.folder.records, self.guard, row, at=self.step)
         self.metrics.count(policy)
         self.folder.saver.reserve(engine.pieces())
         return engine
@@ -186,7 +184,7 @@ class Session:
             first_step=self.step,
             last_step=row.end,
             batch_size=self.config.batch_size,
-            micro_batch=self.config.micro_batch,
+            micro_batch=self.config.together,
             accumulation=self.accumulation,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,

@@ -4,9 +4,9 @@ r"""What the prefix cache saves: CPU seconds of a training step behind each door
 
 Real trainings, `training/stage1.py` and `training/stage2.py`, of a random Qwen2.5-VL of 77 M parameters (12 layers of
 512, a vision tower of 12 x 320, which has the share of a step that it has in the 3B) on demonstrations of the needle
-with three cameras of 224 x 224 pixels, 64 episodes' worth of frames in micro-batches of 2. A step's seconds are those
-of a long run less those of a short one, over the steps between, so that starts and the making of records count
-nowhere; records are made by a run of their own. Contenders take turns; the median of the rounds counts.
+with three cameras of 224 x 224 pixels, in micro-batches of 2. A step's seconds are those of the process between two
+steps of the optimizer, reading included; records are made by a run of their own. Contenders take turns; the median of
+the rounds counts.
 
 `--before` is a checkout of another commit (such as a3da51d), which is trained by the same words without a door.
 """
@@ -16,12 +16,12 @@ import contextlib
 import copy
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from vla.benchmarks.needle.demonstrations import write_demonstrations
 from vla.parts import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHORT, LONG, BATCH = 2, 8, 2
+STEPS, BATCH = 10, 2
 TEXT = {
     "hidden_size": 512,
     "intermediate_size": 2752,
@@ -87,19 +87,37 @@ def make(work: Path) -> None:
     write_demonstrations(config, work / "needle", episodes=6, seed=0)
 
 
+RUNNER = """
+import runpy, sys, time
+import torch
+
+file, sys.argv = sys.argv[1], sys.argv[2:]
+step = torch.optim.AdamW.step
+
+def stepped(self, *given, **named):
+    with open(file, "a") as ticks:
+        ticks.write(f"{time.process_time()}\\n")
+    return step(self, *given, **named)
+
+torch.optim.AdamW.step = stepped
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Notes the CPU time at every step of the optimizer, which every build has."""
+
+
 def trained(checkout: Path, entry: str, words: Sequence[str], work: Path, steps: int) -> float:
-    """CPU seconds of a training of so many steps; the first one without a start of its own is where others begin."""
+    """CPU seconds of a step, the median of those behind the first; the first training is where others begin."""
     begun = work / "begun"
-    out = (begun if entry == "stage1" and not begun.exists() else Path(tempfile.mkdtemp(dir=work))) / "run"
-    flags = ["--data.roots", str(work / "needle"), "--backbone.path", str(work / "backbone"), "--out", str(out)]
+    place = begun if entry == "stage1" and not begun.exists() else Path(tempfile.mkdtemp(dir=work))
+    flags = ["--data.roots", str(work / "needle"), "--backbone.path", str(work / "backbone")]
     flags += ["--data.workers", "0", "--tracker", "jsonl", "--batch-size", str(BATCH), "--micro-batch", str(BATCH)]
     flags += ["--stage.steps", str(steps), "--data.validation-share", "0", "--save-every", "1000"]
-    flags += ["--expert.width", "256", "--expert.depth", "6", "--sensor.width", "64"]
+    flags += ["--expert.width", "256", "--expert.depth", "6", "--sensor.width", "64", "--out", str(place / "run")]
     if entry == "stage2":  # an earlier build goes on from a stage 1
-        flags += ["--stage.begins", "anew"] if checkout == REPOSITORY else ["--init-from", str(work / "begun" / "run")]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        flags += ["--stage.begins", "anew"] if checkout == REPOSITORY else ["--init-from", str(begun / "run")]
+    python = str(REPOSITORY / ".venv" / "bin" / "python")
     done = subprocess.run(
-        [str(REPOSITORY / ".venv" / "bin" / "python"), f"training/{entry}.py", *flags, *words],
+        [python, "-c", RUNNER, str(place / "ticks"), f"training/{entry}.py", *flags, *words],
         cwd=checkout,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -108,8 +126,9 @@ def trained(checkout: Path, entry: str, words: Sequence[str], work: Path, steps:
     )
     if done.returncode:
         sys.exit(f"{entry} {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-1500:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    ticks = [float(line) for line in (place / "ticks").read_text().splitlines()]
+    spent = [after - before for before, after in pairwise(ticks)]
+    return statistics.median(spent[1:]) if len(spent) > 1 else 0.0
 
 
 def main() -> int:
@@ -133,8 +152,7 @@ def main() -> int:
             trained(checkout, entry, words, work, 1)  # makes the records
         for _ in range(asked.rounds):
             for name, (checkout, entry, words) in where.items():
-                short, long = (trained(checkout, entry, words, work, steps) for steps in (SHORT, LONG))
-                seconds.setdefault(name, []).append((long - short) / (LONG - SHORT))
+                seconds.setdefault(name, []).append(trained(checkout, entry, words, work, STEPS))
                 print(f"{name:<24}{seconds[name][-1]:>8.3f} s a step", flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     found: dict[str, Any] = {"step_s": medians, "rounds": seconds, "ratios": {}}

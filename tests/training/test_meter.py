@@ -49,7 +49,7 @@ def stepped(policy: Policy, *, seconds: float, validated: bool = False) -> dict[
     records: Any = SimpleNamespace(add_step=lines.append)
     row = Row(name="stage2", stage=recipes.STAGE2, start=0, end=10)
     guard = Guard(recipes.stage2().guard, CPU, GuardState())
-    shown = Metrics(accelerator, records, guard, ["here"], row, at=0)
+    shown = Metrics(accelerator, records, guard, row, at=0)
     shown.count(policy)
     if validated:
         loss_of(policy, batch_of(1, 128, 160))

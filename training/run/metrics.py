@@ -5,6 +5,7 @@ computed, so that it never waits for the device and may prepare the next step me
 agree, in host memory, on what only some of them know: the weight of the batch, a signal, a save that is due.
 """
 
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -86,13 +87,12 @@ class Step:
 class Metrics:
     """The steps on their way to metrics.jsonl, of one stage. `agree` and `settle` are collective."""
 
-    def __init__(
-        self, accelerator: Accelerator, records: Records, guard: Guard, hosts: list[str], row: Row, *, at: int
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, records: Records, guard: Guard, row: Row, *, at: int) -> None:
         """The stage is at a step of the run; `progress` shows the steps from there on."""
         main = accelerator.is_main_process
         self.progress = Progress(row.name, start=row.start, end=row.end, at=at, active=main)
         self._accelerator, self._records, self._guard = accelerator, records, guard
+        hosts: list[str] = distributed.collect(accelerator, socket.gethostname())
         self._stragglers = Stragglers(hosts)
         self._pending: deque[tuple[Step, distributed.HostCopy, Work]] = deque()
         self._stage = row.stage

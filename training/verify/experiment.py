@@ -79,6 +79,8 @@ class Experiment:
         self.start = start or accelerate_launch
         self.config = shortened(wanted, argv)
         self.total = wanted.steps * len(self.config.stages)
+        if self.config.micro_batch == "auto":
+            raise ValueError("runs that are compared take as many samples at once: give a number as --micro-batch")
         self.topologies = [topology(word, self.config.micro_batch) for word in wanted.topologies]
         check_topologies(self.config, self.topologies)
         self.kills = draw_kills(wanted, self.total)
