@@ -12,7 +12,7 @@ from vla.role_settings import Roles
 Normalization = Literal["quantile", "z-score", "min-max"]
 PathName = Literal["cosine", "linear", "straight"]
 PredictionName = Literal["noise", "data", "velocity"]
-Sampler = Literal["ddim", "ddpm", "euler", "dpm++"]
+Sampler = Literal["ddim", "ddpm", "euler", "dpm++", "ab2"]
 ObjectiveName = Literal["denoise", "min-snr", "erase"]
 Pairing = Literal["auto", "time", "number"]
 PoolingName = Literal["auto", "mean", "cls"]
@@ -255,7 +255,8 @@ class DiffusionConfig(Guiding):
     prediction: PredictionName = "velocity"
     """What the expert's output means: the noise, the clean actions, or the velocity."""
     sampler: Sampler = "ddim"
-    """ddim, euler and dpm++ (of second order) follow from the first noise; ddpm draws fresh noise in each step."""
+    """ddim, euler and, of second order, dpm++ and ab2 (for few calls) follow from the first noise; ddpm draws fresh
+    noise in each step."""
     sampling_steps: int = 10
     """Network calls for one chunk, at least 1; the first is always at t = 1."""
     clip: float = 5.0

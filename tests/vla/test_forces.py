@@ -104,7 +104,7 @@ def test_a_motion_that_is_given_is_seen_and_not_learned() -> None:
     assert policy_of().given(shown) is None
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++", "ab2"])
 def test_numbers_that_are_known_of_every_step_stay(sampler: Sampler) -> None:
     """Of a law by which forces equal the coordinates, knowing the ones gives the others; noised or as they are."""
     config = DiffusionConfig(sampler=sampler, prediction="data")

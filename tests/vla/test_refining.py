@@ -42,7 +42,10 @@ def gaussian(path: PathName) -> diffusion.Denoise:
 
 @pytest.mark.parametrize(
     ("path", "sampler"),
-    [("cosine", "ddim"), ("linear", "ddim"), ("straight", "ddim"), ("cosine", "euler"), ("linear", "dpm++")],
+    [
+        *(("cosine", "ddim"), ("linear", "ddim"), ("straight", "ddim"), ("cosine", "euler"), ("linear", "dpm++")),
+        *(("cosine", "ab2"), ("linear", "ab2"), ("straight", "ab2")),
+    ],
 )
 def test_a_draft_ends_where_the_flow_from_its_time_ends(path: PathName, sampler: Sampler) -> None:
     """Of normal data the flow only scales: to the end by the deviation there over that at its time."""

@@ -209,17 +209,46 @@ def test_dpm_ends_nearer_to_the_exact_flow_than_ddim_with_twice_as_many_steps(pa
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_dpm_is_of_second_order_and_ddim_of_first(path: PathName) -> None:
-    """Up to t = 0.4. Where alpha(1) = 0 the first steps make it N^-2 log(N), which here is an order of 1.8.
+@pytest.mark.parametrize("steps", [2, 3, 5, 10])
+def test_ab2_ends_nearer_to_the_exact_flow_than_ddim_with_twice_as_many_steps(path: PathName, steps: int) -> None:
+    """From two steps on, where dpm++ is still ddim."""
+    assert error(path, "ab2", steps) < error(path, "ddim", 2 * steps)
 
-    At the end of the path both take x0 as predicted from a time of 1 / N, of which the error is sigma^2.
+
+@pytest.mark.parametrize("path", PATHS)
+def test_second_order_samplers_are_of_second_order_and_ddim_of_first(path: PathName) -> None:
+    """Up to t = 0.4. Where alpha(1) = 0 dpm's first steps make it N^-2 log(N), which here is an order of 1.8.
+
+    At the end of the path all take x0 as predicted from a time of 1 / N, of which the error is sigma^2.
     """
     orders = {}
-    for sampler in ("ddim", "dpm++"):
+    for sampler in ("ddim", "dpm++", "ab2"):
         coarse, fine = (error(path, sampler, steps, end=0.4) for steps in (40, 160))
         orders[sampler] = math.log(coarse / fine, 4)
     assert orders["ddim"] == pytest.approx(1, abs=0.05)
     assert orders["dpm++"] == pytest.approx(2 if path == "linear" else 1.85, abs=0.1)
+    assert orders["ab2"] == pytest.approx(2, abs=0.07)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("count", STEPS)
+def test_every_step_of_ab2_is_that_of_the_textbook(path: PathName, kind: PredictionName, count: int) -> None:
+    """In float64: y = x / sigma moves by x0 for each unit of alpha / sigma, and x0 goes on by the clock as it went."""
+    config = DiffusionConfig(path=path, prediction=kind, sampler="ab2", sampling_steps=count, clip=CLIP)
+    stops: list[tuple[torch.Tensor, torch.Tensor]] = []
+    end = sample(network, noise(), config, watch=lambda x_t, x0: stops.append((x_t.double(), x0.double())))
+    c = coefficients(path, torch.linspace(1, 0, count + 1))
+    alpha, sigma = c.alpha.double(), c.sigma.double()
+    clock = sigma if path == "straight" else torch.acos(alpha)
+    after = [*(x_t for x_t, _ in stops[1:]), end.double()]
+    for step, ((x_t, x0), x_s) in enumerate(zip(stops, after, strict=True)):
+        before = stops[step - 1][1] if step else x0
+        speechless = kind == "noise" and step == 1  # of pure noise a noise prediction says nothing of the data
+        h, k = clock[step + 1] - clock[step], clock[step] - clock[max(step - 1, 0)]
+        through = x0 if step == 0 or speechless else (x0 + h / (2 * k) * (x0 - before)).clamp(-CLIP, CLIP)
+        expected = sigma[step + 1] / sigma[step] * (x_t - alpha[step] * through) + alpha[step + 1] * through
+        torch.testing.assert_close(x_s, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("path", ["cosine", "straight"])

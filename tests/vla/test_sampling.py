@@ -66,7 +66,7 @@ def test_a_longer_motion_goes_on_where_its_chunk_ends() -> None:
     np.testing.assert_allclose(long[:HORIZON], short, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++", "ab2"])
 def test_what_is_known_stays_and_the_rest_is_made_to_fit(sampler: Sampler) -> None:
     """Of a law by which every step equals the first, knowing the first gives the others."""
     config = DiffusionConfig(sampler=sampler, prediction="data")
