@@ -40,7 +40,7 @@ class InferenceGenerator:
         backbone: str | None = None,
         device: str = "cpu",
     ) -> None:
-        self.policy = load_policy(Path(model_path), backbone, torch.float32).to(torch.device(device))
+        self.policy = load_policy(Path(model_path), backbone, torch.float32, fold=True).to(torch.device(device))
         self.policy.set_mode(training=False)
         self.body = body_of(self.policy)
         self.rejection = Rejection(critic=Critic(config=safety_config or CriticConfig()), tries=TRIES)

@@ -17,6 +17,7 @@ def card(policy: Policy, learned: Mapping[str, Tensor], origin: Origin | None, *
     reads_alone = policy.backbone.size is None
     kind = "language-action" if reads_alone and not contract.cameras else "vision-language-action"
     base = origin.base if origin is not None else None if merged else source(config.backbone.path, None)
+    elsewhere = "" if merged else "  # backbone_path=... where the backbone lies elsewhere"
     return f"""\
 ---
 library_name: touchstone
@@ -49,7 +50,7 @@ Inputs and outputs are in the units of the data it was trained on; `normalizer.s
 import torch
 from vla.policy_folder import load_policy
 
-policy = load_policy("path/to/this/folder"){"" if merged else "  # backbone_path=... where the backbone lies elsewhere"}
+policy = load_policy("path/to/this/folder", fold=True){elsewhere}
 contract = policy.contract
 noise = torch.randn(1, contract.horizon, contract.action_dim)
 actions = policy.act(observation, noise)  # vla.batch.Observation -> {contract.horizon} x {contract.action_dim}

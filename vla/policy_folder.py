@@ -156,8 +156,17 @@ def write_description(
     (folder / "README.md").write_text(redaction.hide(told), encoding="utf-8")
 
 
-def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: torch.dtype = torch.float32) -> Policy:
+def load_policy(
+    folder: Path | str,
+    backbone_path: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    fold: bool = False,
+) -> Policy:
     """The policy of a folder, frozen and in eval mode. `backbone_path` says where the same backbone lies here.
+
+    With `fold` its LoRA becomes a part of the weights where they are float32, and the policy is one that only acts:
+    faster, with the same answers but for rounding.
 
     Raises:
         ValueError: not a policy folder, another backbone, or files or weights that are missing or do not belong there.
@@ -189,6 +198,8 @@ def load_policy(folder: Path | str, backbone_path: str | None = None, dtype: tor
         compare({name: tensor.shape for name, tensor in own.items()}, blocks, folder / BLOCKS)
         policy.backbone.load_state_dict(blocks, strict=False)
         policy.tuned = frozenset(f"backbone.{name}" for name in blocks)
+    if fold and config.lora is not None and not policy.tuned:  # adapters know a policy by the blocks that were tuned
+        lora.fold(qwen_of(policy.backbone))
     policy.requires_grad_(requires_grad=False)
     policy.set_mode(training=False)
     return policy

@@ -14,12 +14,15 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.vla.test_policy import BARE, CONFIG, CONTRACT, SEEING, batch, build
+from vla.adapting import base_of
+from vla.commands.recordings import open_policy
 from vla.errors import CorruptData
 from vla.merging import merge_policy
 from vla.parts import tiny
 from vla.parts.backbone import fingerprint
 from vla.policy import Policy
 from vla.policy_folder import READERS, HeldOut, digest, load_policy, read_description, save_policy
+from vla.policy_settings import Sampling
 
 
 def opened(policy: Policy) -> Policy:
@@ -59,6 +62,29 @@ def test_a_policy_comes_back_the_same(policy: Policy, written: Path) -> None:
     data = batch()
     assert torch.equal(policy.act(data.observation, data.draws.noise), again.act(data.observation, data.draws.noise))
     assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_a_policy_that_only_acts_has_its_adapter_folded(policy: Policy, written: Path, tmp_path: Path) -> None:
+    """It answers the same but for rounding, and adapters know it as the same policy."""
+    data, folded = batch(), load_policy(written, fold=True)
+    assert base_of(folded) == base_of(load_policy(written))
+    weights = dict(folded.backbone.named_parameters())
+    changed = [name for name, value in policy.backbone.named_parameters() if not torch.equal(value, weights[name])]
+    assert len(changed) == 2 * 4 and all(name.endswith(".base_layer.weight") for name in changed)
+    answers = [each.act(data.observation, data.draws.noise) for each in (policy, folded)]
+    torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=1e-4)
+    assert torch.equal(
+        open_policy(written, None, "cpu", Sampling()).act(data.observation, data.draws.noise), answers[1]
+    )
+
+
+def test_a_policy_that_tuned_blocks_keeps_its_adapter_beside_them(tmp_path: Path) -> None:
+    """Adapters know it by the blocks themselves."""
+    policy = opened(build())
+    policy.tuned = frozenset(f"backbone.{name}" for name in policy.backbone.last_layer_names(1))
+    save_policy(policy, tmp_path / "policy")
+    folded = load_policy(tmp_path / "policy", fold=True)
+    assert all(torch.equal(value, folded.learned()[name]) for name, value in policy.learned().items())
 
 
 def test_a_scale_that_is_missing_is_named(folder: Path) -> None:

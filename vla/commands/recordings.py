@@ -120,7 +120,7 @@ def open_policy(
     from vla.parts.backbone import remember_texts
     from vla.policy_folder import load_policy
 
-    policy = load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32)
+    policy = load_policy(folder, backbone, torch.bfloat16 if device == "cuda" else torch.float32, fold=True)
     policy.sample_by(sampling)
     remember_texts(policy.backbone, embeddings)
     for line in adapting.blend(policy, adapters, folder):

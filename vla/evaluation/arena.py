@@ -58,7 +58,7 @@ def open_arena(arena: Arena) -> tuple[Policy, tuple[Environment, ...]]:
     """The policy and a group's environments; they live until `close_arenas`."""
     torch.set_num_threads(arena.threads)
     dtype = torch.bfloat16 if arena.device == "cuda" else torch.float32
-    policy = load_policy(arena.policy, arena.backbone, dtype).to(torch.device(arena.device))
+    policy = load_policy(arena.policy, arena.backbone, dtype, fold=True).to(torch.device(arena.device))
     policy.sample_by(arena.sampling)
     remember_texts(policy.backbone, arena.embeddings)
     count = min(arena.config.group, arena.config.episodes)

@@ -1,4 +1,4 @@
-"""LoRA on the backbone's language model, through peft: add, save, load, merge.
+"""LoRA on the backbone's language model, through peft: add, save, load, fold, merge.
 
 The adapter sits on the query, key, value and output projections of the language model and nowhere in the vision tower.
 Its weights are float32 whatever the backbone is in; names and files are peft's own, the layers are those of
@@ -235,6 +235,16 @@ def describe_difference(stored: Mapping[str, Tensor], expected: Mapping[str, Ten
         if stored[name].shape != expected[name].shape
     ]
     return "; ".join(parts + shapes[:1])
+
+
+def fold(backbone: QwenVL) -> None:
+    """Put the updates of the adapter, where there is one, into the weights, to act: a call then costs a bare one's.
+
+    Its parameters stay where they are and add nothing any more, so that such a backbone is neither trained nor saved.
+    In bfloat16 weights small updates would be lost: there they are added beside them, as before.
+    """
+    if isinstance(backbone.model, PeftModel) and backbone.plain.dtype == torch.float32:
+        backbone.model.base_model.merge_adapter()
 
 
 def merge(backbone: QwenVL) -> Qwen2_5_VLForConditionalGeneration:

@@ -268,6 +268,48 @@ def test_load_gives_back_what_was_saved(observation: Observation, tmp_path: Path
     assert lora.config_of(fresh()) is None
 
 
+def test_folding_computes_with_the_updated_weights_alone(observation: Observation, tmp_path: Path) -> None:
+    """What is in the file, multiplied out in float64 into a bare backbone; the adapter's layers are not called."""
+    backbone, bare = adapted(), fresh()
+    disturb(backbone)
+    folder = saved(backbone, tmp_path / "adapter")
+    before = {name: value.clone() for name, value in lora.adapter_parameters(backbone).items()}
+    with torch.no_grad():
+        tokens, _ = backbone(observation)
+        lora.fold(backbone)
+        called: list[str] = []
+        for name, module in backbone.named_modules():
+            if name.endswith((".lora_A.default", ".lora_B.default")):
+                module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+        folded, _ = backbone(observation)
+        stored = load_file(folder / "adapter_model.safetensors")
+        for name, layer in bare.plain.named_modules():
+            key = f"base_model.model.{name}.lora_A.weight"
+            if key in stored:
+                down, up = stored[key].double(), stored[key.replace("lora_A", "lora_B")].double()
+                layer.weight.copy_(layer.weight.double() + CONFIG.alpha / CONFIG.rank * up @ down)
+        expected, _ = bare(observation)
+    assert not called
+    assert (tokens - fresh()(observation)[0]).abs().max() > 0.05
+    largest = tokens.abs().max().item()
+    torch.testing.assert_close(folded, expected, rtol=0, atol=2e-6 * largest)
+    torch.testing.assert_close(folded, tokens, rtol=0, atol=2e-6 * largest)
+    assert all(torch.equal(value, before[name]) for name, value in lora.adapter_parameters(backbone).items())
+
+
+def test_in_bfloat16_updates_stay_beside_the_weights(observation: Observation) -> None:
+    backbone = fresh(torch.bfloat16)
+    lora.add(backbone, CONFIG, 0)
+    disturb(backbone, 1e-3)
+    with torch.no_grad():
+        tokens, _ = backbone.eval()(observation)
+        lora.fold(backbone)
+        assert torch.equal(backbone(observation)[0], tokens)
+    bare = fresh()
+    lora.fold(bare)
+    assert torch.equal(bare(observation)[0], fresh()(observation)[0])
+
+
 def test_merging_gives_the_same_features(observation: Observation) -> None:
     backbone = adapted()
     disturb(backbone, 0.02)
