@@ -75,12 +75,14 @@ def validate(
 def measure(policy: Policy, batch: Batch, real: Tensor, seed: int) -> dict[str, Tensor]:
     """Sums over the real samples of a batch; the padding of the last round counts for nothing.
 
-    The ddpm sampler's fresh noise follows from `seed` and the batch's first sample: it is the same in every validation.
+    The backbone looks once, for the losses and the actions. The ddpm sampler's fresh noise follows from `seed` and the
+    batch's first sample: it is the same in every validation.
     """
     weight = batch.weight * real
-    sums = {f"loss/{part}": (loss * weight).sum().double() for part, loss in policy(batch).items()}
+    looked = policy.look(batch.observation)
+    sums = {f"loss/{part}": (loss * weight).sum().double() for part, loss in policy(batch, looked).items()}
     fresh = torch.Generator().manual_seed(torch_seed(seed, "validation", int(batch.positions[0])))
-    actions = policy.act(batch.observation, batch.draws.noise, generator=fresh)
+    actions = policy.act(batch.observation, batch.draws.noise, generator=fresh, looked=looked)
     valid = (batch.action_valid & real[:, None])[:, :, None]
     valid = (valid if batch.action_known is None else valid & batch.action_known).double()
     error = (actions.double() - batch.actions.double()).abs() * valid

@@ -135,6 +135,30 @@ class Normalizer(nn.Module):
         return torch.where(self.constant, self.offset, _turned(values, self.period, self.low, torch.floor))
 
 
+class Scaled(nn.Module):
+    """What has a normaliser for each stream of data that it is given or answers."""
+
+    normalizer: nn.ModuleDict
+
+    def normalizer_of(self, stream: str) -> Normalizer:
+        """The normaliser of `actions`, `state` or a sensor stream."""
+        normalizer = self.normalizer[stream]
+        assert isinstance(normalizer, Normalizer)
+        return normalizer
+
+    def normalize(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]:
+        """Data units to unitless."""
+        return self.normalizer_of(stream).apply(values)
+
+    def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
+        """Unitless to data units, within no limits."""
+        return self.normalizer_of(stream).undo(values, limited=False)
+
+    def unitless(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """As `normalize`; a stream that the data do not have stays the empty one it is."""
+        return self.normalize(stream, values) if stream in self.normalizer else values
+
+
 def _turned(
     values: Float[Tensor, "*batch D"],
     period: Float[Tensor, " D"],

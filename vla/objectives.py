@@ -4,7 +4,7 @@ Each asks the policy for its prediction and knows neither its parts nor the opti
 over is a sample's valid steps and the action dimensions; the loop weighs the samples.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -68,8 +68,8 @@ class Predictor(Protocol):
     def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
         """Unitless to data units, within no limits."""
 
-    def shared(self, observation: Observation) -> Looked | None:
-        """What the backbone says of B observations, where adapters change nothing of it; else None."""
+    def shared(self, observation: Observation, looked: Looked | None = None) -> Looked | None:
+        """What the backbone says of B observations, or has said, where adapters change nothing of it; else None."""
 
     def context(
         self, observation: Observation, coin: Float[Tensor, " B"] | None = None, looked: Looked | None = None
@@ -98,11 +98,17 @@ class Predictor(Protocol):
         """What the policy says of clean chunks once they are noised, but for what is given."""
 
 
-Objective = Callable[[Predictor, Batch], Losses]
+@runtime_checkable
+class Objective(Protocol):
+    """Makes losses of a policy and a batch."""
+
+    def __call__(self, policy: Predictor, batch: Batch, looked: Looked | None = None, /) -> Losses:
+        """Of a batch; `looked` is what the policy's backbone says of it, where that is known."""
+        ...
 
 
 @runtime_checkable
-class Learning(Protocol):
+class Learning(Objective, Protocol):
     """An objective that makes its losses of one prediction."""
 
     @property
@@ -114,10 +120,6 @@ class Learning(Protocol):
         """Of a prediction that has been made."""
         ...
 
-    def __call__(self, policy: Predictor, batch: Batch, /) -> Losses:
-        """Of a batch."""
-        ...
-
 
 @dataclass(frozen=True, kw_only=True)
 class Denoise:
@@ -126,9 +128,9 @@ class Denoise:
     draws: int = 1
     """Times and noises of each sample, in one look at its observation."""
 
-    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+    def __call__(self, policy: Predictor, batch: Batch, looked: Looked | None = None) -> Losses:
         """The mean over valid steps, action dimensions and draws."""
-        return self.losses(policy, noised(policy, batch, self.draws), batch)
+        return self.losses(policy, noised(policy, batch, self.draws, looked), batch)
 
     def losses(self, _: Predictor, prediction: Prediction, __: Batch) -> Losses:
         """Of a prediction that has been made."""
@@ -148,9 +150,9 @@ class MinSnr:
     draws: int = 1
     """As of `Denoise`."""
 
-    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+    def __call__(self, policy: Predictor, batch: Batch, looked: Looked | None = None) -> Losses:
         """The weighted mean over valid steps, action dimensions and draws."""
-        return self.losses(policy, noised(policy, batch, self.draws), batch)
+        return self.losses(policy, noised(policy, batch, self.draws, looked), batch)
 
     def losses(self, _: Predictor, prediction: Prediction, __: Batch) -> Losses:
         """Of a prediction that has been made."""
@@ -178,9 +180,9 @@ class Kinematic:
     labels: Mapping[str, float] = field(default_factory=dict)
     """Weights of labels by name, above 0; of all that the policy has."""
 
-    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+    def __call__(self, policy: Predictor, batch: Batch, looked: Looked | None = None) -> Losses:
         """The weighted terms beside the error, each the mean over draws."""
-        return self.losses(policy, noised(policy, batch, self.draws), batch)
+        return self.losses(policy, noised(policy, batch, self.draws, looked), batch)
 
     @property
     def draws(self) -> int:

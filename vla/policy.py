@@ -18,7 +18,7 @@ from vla.diffusion import Chunk, Draft, Known, Watch
 from vla.frames import Size
 from vla.modes import enter_mode
 from vla.motion.moves import Moves
-from vla.normalize import Normalizer
+from vla.normalize import Normalizer, Scaled
 from vla.objectives import Denoise, Looked, Objective, Prediction
 from vla.parts import PARTS, fitting, row_of
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Labels, Source, Tokens
@@ -32,7 +32,7 @@ NEUTRAL_INSTRUCTION = "do the task"
 """What a policy reads that is given no instruction: the backbone needs a sentence."""
 
 
-class Policy(nn.Module):
+class Policy(Scaled):
     """Backbone, the other parts, action expert, and the normalisers between them and the data's units.
 
     Fresh weights of each follow from the seed and its name alone; the global random state is neither used nor changed.
@@ -79,9 +79,9 @@ class Policy(nn.Module):
         )
         self.normalizer = nn.ModuleDict(dict(normalizers))
 
-    def forward(self, batch: Batch) -> Losses:
-        """What the objective makes of a batch: the loss of each sample, by part."""
-        return self.objective(self, batch)
+    def forward(self, batch: Batch, looked: Looked | None = None) -> Losses:
+        """What the objective makes of a batch: the loss of each sample, by part; `looked` as of `context`."""
+        return self.objective(self, batch, looked)
 
     @torch.no_grad()
     def act(
@@ -97,6 +97,7 @@ class Policy(nn.Module):
         valid: Bool[Tensor, "B H"] | None = None,
         guidance: float | None = None,
         guard: Guard | None = None,
+        looked: Looked | None = None,
     ) -> Float64[Tensor, "B H A"]:
         """A chunk of actions in the data's units; `set_mode(training=False)` first.
 
@@ -109,7 +110,8 @@ class Policy(nn.Module):
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         scale = Sampling(guidance=guidance).of(self.config.diffusion).guidance
         guided = scale != 1
-        context = self.contexts(observation) if guided else self.context(observation)
+        looked = looked or self.look(observation)
+        context = self.contexts(looked) if guided else self.context(observation, looked=looked)
         rows = 2 if guided else 1
         every = torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
         counted = (every if valid is None else valid).repeat(rows, 1)
@@ -204,11 +206,14 @@ class Policy(nn.Module):
             said: Tokens = self.backbone(seen)
         return seen, said
 
-    def shared(self, observation: Observation) -> Looked | None:
-        """As `look`, where nothing of the backbone learns or is adapted, so that its base says the same; else None."""
+    def shared(self, observation: Observation, looked: Looked | None = None) -> Looked | None:
+        """As `look`, where nothing of the backbone learns or is adapted, so that its base says the same; else None.
+
+        `looked` is what `look` gave, where that is known.
+        """
         learns = any(parameter.requires_grad for parameter in self.backbone.parameters())
         apart = learns or any(name.startswith("backbone.") for name, _ in self.adapters.layers())
-        return None if apart else self.look(observation)
+        return None if apart else looked or self.look(observation)
 
     def join(self, seen: Observation, said: Tokens, dropped: Bool[Tensor, " B"] | None) -> ContextTokens:
         """Context tokens of what `look` gives, and which of them may be looked at; None: no sample is dropped.
@@ -235,9 +240,9 @@ class Policy(nn.Module):
         dropped = None if coin is None or share == 0 else coin < share
         return self.cache(self.join(*(looked or self.look(observation)), dropped))
 
-    def contexts(self, observation: Observation) -> ContextCache:
-        """Those of B observations with the instruction, then without it; the backbone looks once."""
-        seen, (words, mask) = self.look(observation)
+    def contexts(self, looked: Looked) -> ContextCache:
+        """Those of B observations with the instruction, then without it; the backbone has looked once."""
+        seen, (words, mask) = looked
         rows = torch.arange(2 * len(mask), device=mask.device)
         twice = seen.rows([*range(len(mask))] * 2)
         return self.cache(self.join(twice, (words.repeat(2, 1, 1), mask.repeat(2, 1)), rows >= len(mask)))
@@ -307,24 +312,6 @@ class Policy(nn.Module):
     def fresh_parts(self) -> dict[str, nn.Module]:
         """What begins with fresh weights, by name: every part but the backbone."""
         return {name: self.get_submodule(name) for name in (*self.encoders, "expert")}
-
-    def normalizer_of(self, stream: str) -> Normalizer:
-        """The normaliser of `actions`, `state` or a sensor stream."""
-        normalizer = self.normalizer[stream]
-        assert isinstance(normalizer, Normalizer)
-        return normalizer
-
-    def normalize(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float32[Tensor, "*batch D"]:
-        """Data units to unitless."""
-        return self.normalizer_of(stream).apply(values)
-
-    def open_undo(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
-        """Unitless to data units, within no limits."""
-        return self.normalizer_of(stream).undo(values, limited=False)
-
-    def unitless(self, stream: str, values: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """As `normalize`; a stream that the data do not have stays the empty one it is."""
-        return self.normalize(stream, values) if stream in self.normalizer else values
 
     def sample_by(self, sampling: Sampling) -> None:
         """Sample otherwise than the configuration says. ValueError where it was not trained for that."""

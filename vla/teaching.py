@@ -35,15 +35,15 @@ class Preserve:
 
     learn: Learning
 
-    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+    def __call__(self, policy: Predictor, batch: Batch, looked: Looked | None = None) -> Losses:
         """The losses of what is learned, and how far the answers to the rest are from the base's."""
         kept, draws = preserved(batch), self.learn.draws
-        looked = policy.shared(batch.observation)
-        student = noised(policy, batch, draws, looked)
+        shared = policy.shared(batch.observation, looked)
+        student = noised(policy, batch, draws, looked or shared)
         losses = self.learn.losses(policy, student, batch)
         rows, device = chosen(kept), batch.weight.device
         there, where = moved((kept, torch.tensor(rows)), device)
-        said = answered(policy, batch, rows, batch.draws.coin[where], draws, looked=looked)
+        said = answered(policy, batch, rows, batch.draws.coin[where], draws, looked=shared)
         stays = differing(student, rows, draws, said.out)
         return {name: loss.masked_fill(there, 0) for name, loss in losses.items()} | {
             "preserve": spread(stays, rows, kept)
@@ -66,7 +66,7 @@ class Erase:
     anchor: str = ""
     """Instruction whose answer is the target; empty: none."""
 
-    def __call__(self, policy: Predictor, batch: Batch) -> Losses:
+    def __call__(self, policy: Predictor, batch: Batch, looked: Looked | None = None) -> Losses:
         """How far the answers are from the target, of what is preserved from the base's."""
         kept, device = preserved(batch), batch.weight.device
         forgotten, stay = chosen(~kept), chosen(kept)
@@ -74,12 +74,12 @@ class Erase:
         there, stays = moved((kept, torch.tensor(stay)), device)
         # What is to be forgotten is heard in every sample; who answers nothing is taught by what is preserved.
         coin = torch.where(there, batch.draws.coin, torch.ones_like(batch.draws.coin))
-        looked = policy.shared(batch.observation)
-        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws, looked)
+        shared = policy.shared(batch.observation, looked)
+        student = noised(policy, replace(batch, draws=replace(batch.draws, coin=coin)), self.draws, looked or shared)
         instead = torch.full((len(forgotten),), 1.0 if self.anchor else 0.0, device=device)
         heard = torch.cat([instead, torch.ones(len(forgotten), device=device), coin[stays]])
         anchors = [self.anchor] * len(forgotten) if self.anchor else []
-        said = answered(policy, batch, rows, heard, self.draws, looked=looked, anchors=anchors)
+        said = answered(policy, batch, rows, heard, self.draws, looked=shared, anchors=anchors)
         count = len(forgotten) * self.draws
         other, told, base = said.out[:count], said.out[count : 2 * count], said.out[2 * count :]
         target = other - self.negative_guidance * (told - other)

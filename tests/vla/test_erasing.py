@@ -42,7 +42,7 @@ class Toy:
     def open_undo(self, _: str, values: Tensor) -> Tensor:
         return values.double()
 
-    def shared(self, _: Observation) -> None:
+    def shared(self, _: Observation, looked: object = None) -> None:
         return None
 
     def context(self, observation: Observation, coin: Tensor | None = None, _: object = None) -> ContextCache:

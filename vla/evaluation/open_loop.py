@@ -228,8 +228,9 @@ def predict(
         noise, generator = randomness(seed, rows, policy.contract)
         there = batch.to(device)
         with torch.no_grad():
-            losses.append(sum(policy(there).values()).cpu().numpy())
-            actions = policy.act(there.observation, noise.to(device), steps, generator)
+            looked = policy.look(there.observation)
+            losses.append(sum(policy(there, looked).values()).cpu().numpy())
+            actions = policy.act(there.observation, noise.to(device), steps, generator, looked=looked)
         predicted.append(actions.cpu().numpy())
         recorded.append(batch.actions.numpy())
         valid.append(batch.action_valid.numpy())
