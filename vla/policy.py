@@ -23,6 +23,7 @@ from vla.objectives import Denoise, Looked, Objective, Prediction
 from vla.parts import PARTS, fitting, row_of
 from vla.parts.expert import ActionExpert, ContextCache, ContextTokens, Labels, Source, Tokens
 from vla.parts.kind import Backbone
+from vla.parts.memory import Memory
 from vla.policy_settings import PolicyConfig, Sampling
 from vla.randomness import seeded
 from vla.rejection import Guard
@@ -58,6 +59,8 @@ class Policy(Scaled):
         self.tuned: frozenset[str] = frozenset()
         """Backbone parameters, adapters left out, that training changed; they are saved with the policy."""
         self.backbone, self.blend = backbone, backbone.blend
+        self.memory = Memory()
+        """Of the frames that it acted by last."""
         self.encoders = tuple(fitting(config.encoders, contract))
         """Names of the parts beside backbone and expert; each is a child of that name."""
         widths = {"expert": config.expert.sizes.width, "backbone": backbone.width}
@@ -110,7 +113,7 @@ class Policy(Scaled):
         assert not self.training, "call set_mode(training=False) before act: dropout would disturb the actions"
         scale = Sampling(guidance=guidance).of(self.config.diffusion).guidance
         guided = scale != 1
-        looked = looked or self.look(observation)
+        looked = looked or self.look(observation, self.memory)
         context = self.contexts(looked) if guided else self.context(observation, looked=looked)
         rows = 2 if guided else 1
         every = torch.ones(noise.shape[:2], dtype=torch.bool, device=noise.device)
@@ -190,8 +193,8 @@ class Policy(Scaled):
         """Where it computes."""
         return self.expert.out.weight.device
 
-    def look(self, observation: Observation) -> Looked:
-        """The observation in unitless numbers, and what the backbone says of it."""
+    def look(self, observation: Observation, memory: Memory | None = None) -> Looked:
+        """The observation in unitless numbers, and what the backbone says of it; a memory knows frames it has seen."""
         if not self.contract.instructed:
             observation = replace(observation, instructions=(NEUTRAL_INSTRUCTION,) * len(observation.instructions))
         seen = replace(
@@ -203,7 +206,7 @@ class Policy(Scaled):
             },
         )
         with self.autocast(observation.state.device):
-            said: Tokens = self.backbone(seen)
+            said: Tokens = self.backbone(seen, memory)
         return seen, said
 
     def shared(self, observation: Observation, looked: Looked | None = None) -> Looked | None:
@@ -323,6 +326,7 @@ class Policy(Scaled):
         Modules without parameters follow the one they belong to. Call it after freezing and after `prepare`.
         """
         enter_mode(self, training=training, parent=training)
+        self.memory.forget()
 
     def learned(self) -> dict[str, Tensor]:
         """By name, the parameters a policy folder holds: all of them but the backbone's own, unless those are tuned.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vla.adapters.layer import Blend
 from vla.batch import Observation
 from vla.frames import Size
+from vla.parts.memory import Memory
 from vla.settings import BackboneConfig, PoolingName
 
 
@@ -55,8 +56,12 @@ class Backbone(nn.Module, ABC):
         """In what size it looks at a camera's frame; None: it looks at none."""
 
     @abstractmethod
-    def forward(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+    def forward(
+        self, observation: Observation, memory: Memory | None = None, /
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Context tokens and which of them may be looked at; the others are zero.
+
+        Frames that a memory knows are not looked at again, where it looks at any.
 
         Raises:
             ValueError: an instruction cannot be meant.

@@ -37,7 +37,8 @@ CPU = torch.device("cpu")
 class Inputs:
     """One padded batch. Images and patches have no batch axis: they follow each other in the order of the prompts.
 
-    All but the patches stays on the host, which decides by it: a number read from a device waits for all work there.
+    All but frames and patches stays on the host, which decides by it: a number read from a device waits for all work
+    there.
     """
 
     input_ids: Int64[Tensor, "B L"]
@@ -48,10 +49,12 @@ class Inputs:
     position_ids: Int64[Tensor, "3 B L"]
     """Time, row and column of the rotary positions; 0 at padding."""
     image_grid_thw: Int64[Tensor, "_ 3"]
+    frames: tuple[Frame, ...]
+    """The images, resized, where they were; none where what the vision tower says of them is known."""
     pixel_values: Float32[Tensor, "_ _"] | None
-    """Where the images were; None: what the vision tower says of them is known."""
+    """Their patches, in the same place."""
     features: UInt8[Tensor, "_ _"] | None = None
-    """What it says, packed rows."""
+    """What the vision tower says, packed rows, where that is known."""
     packing: Packing | None = None
     """Of the features."""
     device: torch.device = CPU
@@ -173,7 +176,8 @@ class Processor:
     ) -> Inputs:
         """Tokenise, place the resized images, and pad."""
         grids = [self.images.grid(*image.shape[1:]) for image in images]
-        return replace(self.pad(prompts, grids, padding_side), pixel_values=self.images(images))
+        inputs = self.pad(prompts, grids, padding_side)
+        return replace(inputs, frames=tuple(images), pixel_values=self.images(images))
 
     def pad(self, prompts: Sequence[str], grids: Sequence[Grid], padding_side: Literal["left", "right"]) -> Inputs:
         """Tokenise, leave room for images with these grids, and pad."""
@@ -195,6 +199,7 @@ class Processor:
             image_index=pad([row.image_index for row in rows], -1),
             position_ids=pad([row.positions for row in rows], 0).permute(2, 0, 1).contiguous(),
             image_grid_thw=torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
+            frames=(),
             pixel_values=None,
         )
 

@@ -4,6 +4,7 @@ Positions are given to the model explicitly, the language-model head is never co
 parameter outside the module that owns it, so that ZeRO-3 can partition the weights.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -22,6 +23,7 @@ from vla.moving import moved
 from vla.packed import Packing
 from vla.parts.images import Grid, read_image_processor
 from vla.parts.kind import Backbone, Kind, Read
+from vla.parts.memory import Memory, decisive_of
 from vla.parts.pretrained import check_weights, keep_weights, read_model
 from vla.parts.processor import Inputs, Processor
 from vla.parts.vision import layout, pack_attention
@@ -63,7 +65,9 @@ class QwenVL(Backbone):
         """In what size frames are looked at."""
         return self.processor.images.size
 
-    def forward(self, observation: Observation) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+    def forward(
+        self, observation: Observation, memory: Memory | None = None, /
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Context tokens and which of them may be looked at; the others are zero.
 
         Raises:
@@ -72,7 +76,7 @@ class QwenVL(Backbone):
         if (prefix := observation.prefix) is None:
             inputs, visible = self.processor.observe(observation)
             self.tell(inputs.attention_mask, inputs.grids if inputs.features is None else ())
-            tokens, visible = self.encode(inputs, visible)
+            tokens, visible = self.encode(inputs, visible, memory)
         else:
             self.tell(prefix.visible, (), self.num_layers if prefix.layer is None else prefix.layer)
             tokens, visible = self.go_on(prefix, observation.state.device)
@@ -86,13 +90,13 @@ class QwenVL(Backbone):
         return mean.to(tokens.dtype)[:, None], visible.any(1, keepdim=True)
 
     def encode(
-        self, inputs: Inputs, visible: Bool[Tensor, "B L"]
+        self, inputs: Inputs, visible: Bool[Tensor, "B L"], memory: Memory | None = None
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """Last hidden states, and which tokens are visible, both on the inputs' device; the others are hidden.
 
         `visible` is on the host, as the inputs are.
         """
-        embeddings, positions, shown = self.embed(inputs, visible)
+        embeddings, positions, shown = self.embed(inputs, visible, memory)
         return self.think(embeddings, positions, visible, shown), shown
 
     def tell(self, read: Tensor, grids: tuple[Grid, ...], first: int = 0) -> None:
@@ -130,11 +134,11 @@ class QwenVL(Backbone):
         """What the vision tower says of frames of one size, which are in the size it looks at."""
         images = self.processor.images
         grids = tuple(images.grid(*frame.shape[1:]) for frame in frames)
-        found = self.see(images(frames), grids)
+        found = self.show(images(frames), grids, frames[0].device)
         return found.view(len(frames), -1, found.shape[-1])
 
     def embed(
-        self, inputs: Inputs, visible: Bool[Tensor, "B L"]
+        self, inputs: Inputs, visible: Bool[Tensor, "B L"], memory: Memory | None = None
     ) -> tuple[Float[Tensor, "B L D"], Int64[Tensor, "3 B L"], Bool[Tensor, "B L"]]:
         """What the first layer reads, its rotary positions, and what is visible, all on the inputs' device.
 
@@ -145,12 +149,7 @@ class QwenVL(Backbone):
         ids, positions, places, shown = moved((inputs.input_ids, inputs.position_ids, places, visible), inputs.device)
         embeddings: Tensor = model.get_input_embeddings()(ids)
         if len(places):
-            if inputs.features is not None:
-                assert inputs.packing is not None, "features are packed"
-                features = inputs.packing.unpack(inputs.features, embeddings.dtype)
-            else:
-                assert inputs.pixel_values is not None, "an image is pixels or features"
-                features = self.see(inputs.pixel_values, inputs.grids).to(embeddings.dtype)
+            features = self.see(inputs, memory).to(embeddings.dtype)
             assert len(places) == len(features), f"{len(places)} places for {len(features)} features"
             embeddings = embeddings.flatten(0, 1).index_copy(0, places, features).view_as(embeddings)
         return embeddings, positions, shown
@@ -188,13 +187,35 @@ class QwenVL(Backbone):
         assert tokens.shape[-1] == self.width, f"config says width {self.width}, the model gives {tokens.shape[-1]}"
         return tokens
 
-    def see(self, pixel_values: Float32[Tensor, "_ _"], grids: tuple[Grid, ...]) -> Float[Tensor, "_ D"]:
-        """What the vision tower says of the images with these grids, a row a merged patch."""
+    def see(self, inputs: Inputs, memory: Memory | None = None) -> Float[Tensor, "_ D"]:
+        """What the vision tower says of the images, or what is known of them, a row a merged patch."""
+        tower, grids = self.plain.model.visual, inputs.grids
+        if inputs.features is not None:
+            assert inputs.packing is not None, "features are packed"
+            return inputs.packing.unpack(inputs.features, self.dtype)
+        assert inputs.pixel_values is not None, "an image is pixels or features"
+        if memory is None:
+            return self.show(inputs.pixel_values, grids, inputs.device)
+        patches = inputs.pixel_values.split([math.prod(grid) for grid in grids])
+
+        def seen(places: Sequence[int]) -> Sequence[Tensor]:
+            shown = tuple(grids[place] for place in places)
+            values = torch.cat([patches[place] for place in places])
+            tokens = [self.processor.images.tokens(grid) for grid in shown]
+            each: Sequence[Tensor] = self.show(values, shown, inputs.device).split(tokens)
+            return each
+
+        return torch.cat(memory.recall(inputs.frames, decisive_of(tower, self.blend, inputs.device), seen))
+
+    def show(
+        self, patches: Float[Tensor, "_ _"], grids: tuple[Grid, ...], device: torch.device
+    ) -> Float[Tensor, "_ D"]:
+        """What the vision tower says of images with these patches."""
         tower = self.plain.model.visual
-        place = layout(grids, tower.spatial_merge_size, tower.window_size, tower.patch_size, pixel_values.device)
+        place = layout(grids, tower.spatial_merge_size, tower.window_size, tower.patch_size, device)
         found: Tensor = tower(
-            pixel_values.type(tower.dtype),
-            grid_thw=torch.tensor(grids, dtype=torch.int64),
+            patches.type(tower.dtype),
+            grid_thw=torch.tensor(grids),
             position_ids=place.position_ids,
             window_index=place.window_index,
             cu_seqlens=place.cu_seqlens,

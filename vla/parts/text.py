@@ -22,6 +22,7 @@ from vla.moving import moved
 from vla.parts import hashed
 from vla.parts.embeddings import Embeddings, EncoderName, write_embeddings
 from vla.parts.kind import Backbone, Kind
+from vla.parts.memory import Memory
 from vla.parts.pretrained import check_weights, fingerprint_of, keep_weights, read_model
 from vla.parts.processor import read_tokenizer
 from vla.parts.sentence import Reading, reading_of
@@ -78,7 +79,9 @@ class TextBackbone(Backbone):
     def size(self) -> None:
         """It looks at no frame."""
 
-    def forward(self, observation: Observation) -> tuple[Float32[Tensor, "B 1 W"], Bool[Tensor, "B 1"]]:
+    def forward(
+        self, observation: Observation, _: Memory | None = None, /
+    ) -> tuple[Float32[Tensor, "B 1 W"], Bool[Tensor, "B 1"]]:
         """The embeddings of the instructions, which may always be looked at.
 
         Raises:

@@ -9,6 +9,7 @@ from tests.vla.test_policy import statistics
 from vla.batch import Observation, Reading, Sample
 from vla.contract import DataContract, StreamContract
 from vla.normalize import Normalizer
+from vla.parts.memory import Memory
 from vla.policy import Policy
 
 FRONT = "observation.images.front"
@@ -81,6 +82,7 @@ class Known(Policy):
         fitted = statistics(CONTRACT)
         self.normalizer = nn.ModuleDict({name: Normalizer.of(fitted[name], "z-score") for name in fitted})
         self.seen: list[Observation] = []
+        self.memory = Memory()
 
     @torch.no_grad()
     def act(
