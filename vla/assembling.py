@@ -1,4 +1,4 @@
-"""Policies of fresh weights around given statistics."""
+"""Policies of fresh weights around given statistics, and what makes one act faster."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,8 +10,9 @@ from vla.normalize import Normalizer
 from vla.parts import lora
 from vla.parts.backbone import load_backbone
 from vla.parts.demands import check_demands
-from vla.parts.qwen import qwen_of
+from vla.parts.qwen import QwenVL, qwen_of
 from vla.parts.sizes import suited
+from vla.parts.vision import multiply_patches
 from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
 
@@ -49,3 +50,14 @@ def assemble(
         policy.adapters.add(config.adapter, seed)
         policy.adapters.set({config.adapter.name: 1.0})
     return policy
+
+
+def fold_backbone(policy: Policy) -> None:
+    """Have a Qwen2.5-VL embed patches by a product, and put the policy's LoRA into its weights, where they are float32.
+
+    Adapters know a policy by the blocks that were tuned: beside those LoRA stays as it is.
+    """
+    if isinstance(policy.backbone, QwenVL):
+        multiply_patches(policy.backbone.plain)
+        if not policy.tuned:
+            lora.fold(policy.backbone)

@@ -308,9 +308,8 @@ def sample(
         steps, start, x_t = calls_of(draft.strength, steps), draft.strength, draft.begin(config.path, x_t)
     grid = torch.linspace(start, 0, steps + 1, dtype=torch.float32, device=noise.device)
     earlier: Predicted | None = None
-    for step, (now, after) in enumerate(itertools.pairwise(grid), start=1):
-        t = now.expand(len(noise))
-        c_t, c_s = coefficients(config.path, t), coefficients(config.path, after.expand(len(noise)))
+    stops = [(t := now.expand(len(noise)), coefficients(config.path, t)) for now in grid]
+    for step, ((t, c_t), (_, c_s)) in enumerate(itertools.pairwise(stops), start=1):
         shown = known.put(x_t) if known is not None and known.clean else x_t
         x0, _ = split(config.prediction, c_t, x_t, denoise(shown, t))
         x0 = x0.clamp(-config.clip, config.clip)

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla import documents, redaction
-from vla.assembling import assemble
+from vla.assembling import assemble, fold_backbone
 from vla.contract import DataContract
 from vla.errors import CorruptData
 from vla.listing import visible
@@ -165,8 +165,7 @@ def load_policy(
 ) -> Policy:
     """The policy of a folder, frozen and in eval mode. `backbone_path` says where the same backbone lies here.
 
-    With `fold` its LoRA becomes a part of the weights where they are float32, and the policy is one that only acts:
-    faster, with the same answers but for rounding.
+    With `fold` it is one that only acts: faster, with the same answers but for rounding (`fold_backbone`).
 
     Raises:
         ValueError: not a policy folder, another backbone, or files or weights that are missing or do not belong there.
@@ -198,10 +197,10 @@ def load_policy(
         compare({name: tensor.shape for name, tensor in own.items()}, blocks, folder / BLOCKS)
         policy.backbone.load_state_dict(blocks, strict=False)
         policy.tuned = frozenset(f"backbone.{name}" for name in blocks)
-    if fold and config.lora is not None and not policy.tuned:  # adapters know a policy by the blocks that were tuned
-        lora.fold(qwen_of(policy.backbone))
     policy.requires_grad_(requires_grad=False)
     policy.set_mode(training=False)
+    if fold:
+        fold_backbone(policy)
     return policy
 
 

@@ -30,8 +30,8 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B N D"], context: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B N D"]:
-        """A row whose context is all masked attends to everything instead: its result is unused, and is no NaN."""
-        return self.attend(x, self.keys_values(context), mask)
+        """As `attend`, whatever is masked."""
+        return self.attend(x, self.keys_values(context), opened(mask))
 
     def keys_values(self, context: Float[Tensor, "B L D"]) -> KeysValues:
         """For `attend`, as often as one context is asked."""
@@ -41,13 +41,17 @@ class Attention(nn.Module):
     def attend(
         self, x: Float[Tensor, "B N D"], keys_values: KeysValues, mask: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B N D"]:
-        """What `x` sees in the context that the keys and values are of."""
+        """What `x` sees in the context that the keys and values are of; no row of the mask is empty."""
         key, value = keys_values
-        mask = mask | ~mask.any(dim=1, keepdim=True)
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
         out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return out
+
+
+def opened(mask: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+    """The mask, but a row that is all masked sees everything instead: its result is unused, and is no NaN."""
+    return mask | ~mask.any(dim=1, keepdim=True)
 
 
 class FeedForward(nn.Sequential):

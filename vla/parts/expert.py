@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla.parts.attention import Attention, FeedForward, KeysValues
+from vla.parts.attention import Attention, FeedForward, KeysValues, opened
 from vla.randomness import seeded
 from vla.settings import ExpertConfig
 
@@ -36,7 +36,7 @@ class ContextCache:
 
     keys_values: list[KeysValues]
     mask: Bool[Tensor, "B L"]
-    """Which tokens may be looked at."""
+    """Which tokens may be looked at: some of each."""
 
 
 class Time(nn.Module):
@@ -148,10 +148,10 @@ class Block(nn.Module):
         keys_values: KeysValues,
         mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "N H D"]:
-        """Steps that are not valid, and context tokens masked out, reach no valid step."""
+        """Steps that are not valid, and context tokens masked out, reach no valid step; no row of a mask is empty."""
         shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
         normed = self.norm(x) * (1 + scale) + shift
-        x = x + gate * self.dropout(self.attention(normed, normed, valid))
+        x = x + gate * self.dropout(self.attention.attend(normed, self.attention.keys_values(normed), valid))
         # The chunks of one observation ask its context together.
         asked = self.context_norm(x).reshape(len(mask), -1, x.shape[-1])
         x = x + self.dropout(self.context_attention.attend(asked, keys_values, mask).reshape(x.shape))
@@ -210,7 +210,7 @@ class ActionExpert(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             cached.append(block.context_attention.keys_values(context))
-        return ContextCache(keys_values=cached, mask=mask)
+        return ContextCache(keys_values=cached, mask=opened(mask))
 
     def forward(
         self,
@@ -222,7 +222,7 @@ class ActionExpert(nn.Module):
         """`valid` hides the padded steps of a chunk; what they hold reaches no other step."""
         assert x_t.shape[1:] == (self.horizon, self.action_dim), f"chunks of shape {tuple(x_t.shape[1:])}"
         time = self.time(t)
-        x = self.embed(x_t) + self.positions
+        x, valid = self.embed(x_t) + self.positions, opened(valid)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             x = block(x, valid, time, keys_values, context.mask)
         states = self.norm(x)

@@ -200,7 +200,8 @@ class QwenVL(Backbone):
 
         def seen(places: Sequence[int]) -> Sequence[Tensor]:
             shown = tuple(grids[place] for place in places)
-            values = torch.cat([patches[place] for place in places])
+            every = len(places) == len(grids)
+            values = inputs.pixel_values if every else torch.cat([patches[place] for place in places])
             tokens = [self.processor.images.tokens(grid) for grid in shown]
             each: Sequence[Tensor] = self.show(values, shown, inputs.device).split(tokens)
             return each

@@ -9,7 +9,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from vla.parts import tiny
 from vla.parts.backbone import load_backbone
-from vla.parts.vision import PackedAttention, pack_attention, windows
+from vla.parts.vision import PackedAttention, multiply_patches, pack_attention, windows
 from vla.settings import BackboneConfig
 
 GRIDS = ([[1, 16, 16]], [[1, 12, 18], [1, 2, 2], [1, 12, 18]], [[1, 34, 46], [1, 4, 8]])
@@ -34,6 +34,30 @@ def test_it_computes_what_transformers_computes(grids: list[list[int]]) -> None:
         expected = plain.model.visual(patches_of(grid), grid_thw=grid).pooler_output
         found = packed.model.visual(patches_of(grid), grid_thw=grid).pooler_output
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+def test_patches_are_embedded_by_a_product_as_by_the_convolution(grids: list[list[int]]) -> None:
+    plain, packed = models()
+    names = [name for name, _ in packed.named_parameters()]
+    multiply_patches(packed)
+    assert [name for name, _ in packed.named_parameters()] == names
+    patches = patches_of(torch.tensor(grids))
+    with torch.no_grad():
+        found, expected = (model.model.visual.patch_embed(patches) for model in (packed, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+
+
+def test_windows_of_one_length_are_attended_to_as_gathered_ones_are() -> None:
+    """A further window of another length has them gathered; what is seen of the others is the same."""
+    _, packed = models()
+    attention = packed.model.visual.blocks[0].attn
+    states = torch.randn(80, packed.model.visual.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    cosine, sine = torch.randn(2, 80, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        alone = attention(states[:64], torch.tensor([0, 32, 64], dtype=torch.int32), (cosine[:64], sine[:64]))
+        beside = attention(states, torch.tensor([0, 32, 64, 80], dtype=torch.int32), (cosine, sine))[:64]
+    torch.testing.assert_close(alone, beside, rtol=0, atol=1e-6)
 
 
 def test_parameters_keep_their_names_and_gradients() -> None:
