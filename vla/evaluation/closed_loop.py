@@ -3,6 +3,7 @@
 Episodes run in groups, in lockstep, so that one forward pass serves those of a group that are under way.
 """
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from vla.environment import Environment, Observed, observe
 from vla.evaluation.alteration import Alter
 from vla.evaluation.environments import parse_settings
 from vla.evaluation.intervals import wilson
+from vla.evaluation.latency import Latency, Seconds, Stopwatch
 from vla.evaluation.recording import Recorder
 from vla.policy import Policy
 from vla.randomness import derive, torch_seed
@@ -77,6 +79,8 @@ class Rollout:
     """The kind of failure; None where it succeeded."""
     metrics: dict[str, float]
     """What the environment measured."""
+    calls: list[Seconds] = field(default_factory=list, compare=False, repr=False)
+    """What the calls of the policy took in the group that this episode is the first of; of others none."""
 
     def succeeds_within(self, steps: int) -> bool:
         """Whether it succeeded soon enough."""
@@ -121,10 +125,15 @@ class ClosedLoop:
     """Median, 90 % quantile and maximum over the episodes that have it, by name."""
     failures: dict[str, int]
     rollouts: list[Rollout] = field(repr=False)
+    latency: Latency | None = field(default=None, compare=False)
+    """Of the policy; None where it was never called."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dump."""
-        return asdict(self)
+        told = asdict(self)
+        for rollout in told["rollouts"]:
+            del rollout["calls"]
+        return told
 
     def lines(self) -> list[str]:
         """The result as a person reads it, in 80 columns."""
@@ -146,7 +155,7 @@ class ClosedLoop:
         if self.failures:
             rows += ["", f"{'failure':<24}{'episodes':>11}"]
             rows += [f"{kind[:23]:<24}{count:>11}" for kind, count in self.failures.items()]
-        return rows
+        return rows if self.latency is None else [*rows, "", *textwrap.wrap(self.latency.line(), 80)]
 
 
 def summarize(
@@ -176,6 +185,7 @@ def summarize(
         },
         failures={kind: kinds.count(kind) for kind in sorted(set(kinds), key=kinds.count, reverse=True)},
         rollouts=list(rollouts),
+        latency=Latency.of([call for rollout in rollouts for call in rollout.calls]),
     )
 
 
@@ -225,6 +235,7 @@ def roll_out(
         told = "; ".join(said[row])
         rollouts[row] = outcome(episodes[row], seeds[row], told, steps, info, counts=counts[row])
 
+    watch = Stopwatch(policy)
     for step in range(config.max_steps):
         under_way = [row for row in range(len(episodes)) if row not in rollouts]
         if not under_way:
@@ -235,7 +246,8 @@ def roll_out(
         if step % config.execute == 0:
             acting = [episodes[row] for row in under_way]
             guard = guarding(config, acting, step, before[under_way], policy.contract)
-            chunks[under_way] = act(policy, observation.rows(under_way), acting, step, config, guard=guard)
+            seen = observation.rows(under_way)
+            chunks[under_way] = act(policy, seen, acting, step, config, guard=guard, watch=watch)
             for row, check in count(guard, under_way, counts, config.unsafe).items():
                 end(row, step, infos[row] | {"success": False, "failure": f"stopped: {check}"})
             under_way = [row for row in under_way if row not in rollouts]
@@ -248,6 +260,7 @@ def roll_out(
                 watcher.add(action, observed[row], environments[row])
             if ended or cut_off or step + 1 == config.max_steps:
                 end(row, step + 1, infos[row])
+    rollouts[0].calls.extend(watch.calls)
     return [rollouts[row] for row in range(len(episodes))]
 
 
@@ -258,15 +271,17 @@ def act(
     step: int,
     config: RolloutConfig,
     *,
+    watch: Stopwatch,
     guard: Guard | None = None,
 ) -> Float[np.ndarray, "B H A"]:
     """The chunks of some episodes; their noise follows from the seed, the episode and the step."""
-    device = next(policy.parameters()).device
+    device = policy.device
     noise = noise_of(config, episodes, step, policy.contract)
     generator = torch.Generator().manual_seed(torch_seed(config.seed, "closed loop", position(episodes[0], step)))
     there = observation.resized(policy.sizes).to(device)
     given = torch.from_numpy(noise).to(device)
-    actions = policy.act(there, given, config.sampling_steps, generator, guard=guard)
+    with watch.call(len(episodes)):
+        actions = policy.act(there, given, config.sampling_steps, generator, guard=guard)
     chunks: Float[np.ndarray, "B H A"] = actions.cpu().numpy()
     return chunks
 

@@ -398,6 +398,9 @@ def test_evaluate_in_an_environment(policy: Policy, tmp_path: Path, capsys: pyte
     assert printed == json.loads((out / "closed_loop.json").read_text())
     assert (printed["episodes"], printed["max_steps"], printed["seed"]) == (2, 2, 5)
     assert [entry["steps"] for entry in printed["success"]] == [1, 2]
+    assert (printed["latency"]["calls"], printed["latency"]["rows"]) == (2, 1.5), "one of them ends a step earlier"
+    assert printed["latency"]["milliseconds"]["expert"] > 0
+    assert "calls" not in printed["rollouts"][0]
     assert (out / "videos" / "episode-00000.mp4").exists()
     (out / "videos" / "mine.mp4").touch()
     assert main([*command, *settings, "--record", "0", "--episodes", "1"]) == 0
