@@ -53,6 +53,9 @@ class Stopwatch:
     _began: Seconds = field(default_factory=dict)
     _waiting: float | None = None
     """Since when the expert could have been called for the first time; None: it has been."""
+    _aside: float = 0.0
+    """What was spent on something else, for which the clock stood still."""
+    _idle: bool = False
 
     @contextmanager
     def call(self, rows: int) -> Iterator[None]:
@@ -72,6 +75,13 @@ class Stopwatch:
         told = {"vision": spent["vision"], "language": language, "context": spent["context"]}
         self.calls.append({"rows": float(rows), **told, "expert": spent["expert"], "rest": rest, "all": whole})
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within it, inside a call, what does not belong to acting is done, such as a loss."""
+        began, self._idle = self._now(), True
+        yield
+        self._aside, self._idle = self._aside + self._now() - began, False
+
     def _parts(self) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {"backbone": self.policy.backbone, "expert": self.policy.expert}
         if isinstance(self.policy.backbone, QwenVL):
@@ -81,14 +91,18 @@ class Stopwatch:
     def _now(self) -> float:
         if self.policy.device.type == "cuda":
             torch.cuda.synchronize(self.policy.device)
-        return time.perf_counter()
+        return time.perf_counter() - self._aside
 
     def _begin(self, name: str) -> None:
+        if self._idle:
+            return
         self._began[name] = now = self._now()
         if name == "expert" and self._waiting is not None:
             self._spent["context"], self._waiting = now - self._waiting, None
 
     def _end(self, name: str) -> None:
+        if self._idle:
+            return
         now = self._now()
         self._spent[name] += now - self._began[name]
         if name == "backbone":

@@ -58,3 +58,8 @@ def batches(
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def chunked(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Consecutive pieces of at most `size`."""
+    return (indices[start : start + size] for start in range(0, len(indices), size))

@@ -1,7 +1,7 @@
 """Open-loop evaluation: what a policy would have done at each frame of a recording, against what was done."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vla.batch import Sample, collate
 from vla.contract import DataContract
-from vla.evaluation.loading import batches
-from vla.evaluation.phases import Phases
+from vla.evaluation.latency import Latency, Seconds, Stopwatch
+from vla.evaluation.loading import batches, chunked
+from vla.evaluation.phases import PhaseError, Phases
 from vla.evaluation.standing import Standing
 from vla.policy import Policy
 from vla.randomness import derive, torch_seed
@@ -72,18 +73,6 @@ def titled(error: Error) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseError:
-    """The error within one phase of the task; a mean over the dimensions."""
-
-    phase: str
-    samples: int
-    mae: float
-    first_mae: float
-    constant_mae: float
-    """Of always answering the mean recorded action of all phases."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """The result of an open-loop evaluation."""
 
@@ -106,6 +95,8 @@ class Report:
     standings: list[Standing] = field(default_factory=list)
     verdict: str = ""
     """Of the standings, in one sentence."""
+    latency: Latency | None = field(default=None, compare=False)
+    """Of the policy, its look included, a batch at once."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dump."""
@@ -138,6 +129,7 @@ class Report:
             f"MAE by step of the horizon, in data units: {steps}",
             *textwrap.wrap(self.verdict, 80),
             "Without a unit, errors are in that of the data; `constant`: of the mean action.",
+            *(() if self.latency is None else textwrap.wrap(self.latency.line(), 80)),
         ]
 
 
@@ -154,6 +146,8 @@ class Predictions:
     losses: Float[np.ndarray, " N"]
     last: Float[np.ndarray, "N A"] | None = None
     """The action recorded one frame before each, NaN where there is none; None where nobody asked."""
+    calls: Sequence[Seconds] = ()
+    """What the calls of the policy took."""
 
     def differences(self, values: Float[np.ndarray, "N H A"] | Float[np.ndarray, " A"]) -> Float[np.ndarray, "N H A"]:
         """`values` less the recorded actions; around the circle where an action is an angle."""
@@ -222,14 +216,16 @@ def predict(
     device = torch.device("cpu") if device is None else device
     predicted, recorded, valid, losses = [], [], [], []
     policy.to(device).set_mode(training=False)
+    watch = Stopwatch(policy)
     stack = partial(collate, seed=seed, stream="validation")
     read = batches(samples.__getitem__, indices, stack, batch_size=batch_size, workers=workers)
     for batch, rows in zip(read, chunked(indices, batch_size), strict=True):
         noise, generator = randomness(seed, rows, policy.contract)
         there = batch.to(device)
-        with torch.no_grad():
+        with torch.no_grad(), watch.call(len(rows)):
             looked = policy.look(there.observation)
-            losses.append(sum(policy(there, looked).values()).cpu().numpy())
+            with watch.aside():
+                losses.append(sum(policy(there, looked).values()).cpu().numpy())
             actions = policy.act(there.observation, noise.to(device), steps, generator, looked=looked)
         predicted.append(actions.cpu().numpy())
         recorded.append(batch.actions.numpy())
@@ -245,6 +241,7 @@ def predict(
         recorded=np.concatenate(recorded),
         valid=np.concatenate(valid),
         losses=np.concatenate(losses),
+        calls=watch.calls,
     )
 
 
@@ -255,11 +252,6 @@ def randomness(
     shape = (contract.horizon, contract.action_dim)
     noise = np.stack([derive(seed, "evaluation", row).standard_normal(shape, dtype=np.float32) for row in rows])
     return torch.from_numpy(noise), torch.Generator().manual_seed(torch_seed(seed, "evaluation", rows[0]))
-
-
-def chunked(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Consecutive pieces of at most `size`."""
-    return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
@@ -300,6 +292,7 @@ def measure(predictions: Predictions, phases: Phases | None = None) -> Report:
         mae_by_step=mae_by_step.mean(axis=1).tolist(),
         dimensions=dimensions,
         phases=[] if phases is None else phase_errors(np.abs(error), np.abs(constant), predictions, phases),
+        latency=Latency.of(predictions.calls),
     )
 
 

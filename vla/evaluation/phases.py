@@ -15,6 +15,18 @@ MOST_PHASES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhaseError:
+    """The error within one phase of the task; a mean over the dimensions."""
+
+    phase: str
+    samples: int
+    mae: float
+    first_mae: float
+    constant_mae: float
+    """Of always answering the mean recorded action of all phases."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phases:
     """The phase of every frame of some episodes."""
 

@@ -45,18 +45,8 @@ def conditions(result: Json, rollouts: Sequence[Json]) -> str:
     return (
         f"{words.plural(int(result.get('episodes', len(rollouts))), 'episode')} of {result.get('environment', '-')}, "
         f"seed {result.get('seed', '-')}, {words.plural(int(result.get('executed', 1)), 'action')} of each chunk "
-        f"executed, at most {words.number(result.get('max_steps'))} steps.{latency(result)}"
+        f"executed, at most {words.number(result.get('max_steps'))} steps.{words.latency(result)}"
     )
-
-
-def latency(result: Json) -> str:
-    """What a call of the policy took, in a sentence; nothing of a result that does not say."""
-    told = result.get("latency")
-    if not isinstance(told, dict) or not isinstance(parts := told.get("milliseconds"), dict):
-        return ""
-    each = ", ".join(f"{name} {words.number(value, 3)}" for name, value in parts.items() if name != "all")
-    rows, whole = words.number(told.get("rows")), words.number(parts.get("all"), 3)
-    return f" A call of the policy took {whole} ms for {rows} at once, the median: {each}."
 
 
 def pretty(value: Any) -> str:

@@ -34,7 +34,7 @@ def open_loop_section(run: Run) -> list[Html]:
         f"What the policy would have done at {words.number(report.get('samples'))} recorded frames of "
         f"{words.plural(int(report.get('episodes', 0)), 'episode')}, against what was done; loss "
         f"{words.number(report.get('loss'))}. In {better} of {words.plural(len(varying), 'dimension')} that vary its "
-        "error is smaller than that of always answering the mean action."
+        f"error is smaller than that of always answering the mean action.{words.latency(report)}"
     )
     return [
         section(

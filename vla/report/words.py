@@ -1,6 +1,7 @@
 """Numbers as a reader wants them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -46,3 +47,13 @@ def size(num_bytes: int) -> str:
 def plural(count: int, what: str) -> str:
     """`1 step`, `2 steps`."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def latency(result: Mapping[str, Any]) -> str:
+    """What a call of the policy took, in a sentence; nothing of a result that does not say."""
+    told = result.get("latency")
+    if not isinstance(told, dict) or not isinstance(parts := told.get("milliseconds"), dict):
+        return ""
+    each = ", ".join(f"{name} {number(value, 3)}" for name, value in parts.items() if name != "all")
+    rows, whole = number(told.get("rows")), number(parts.get("all"), 3)
+    return f" A call of the policy took {whole} ms for {rows} at once, the median: {each}."

@@ -54,6 +54,13 @@ def test_each_part_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     medians = {"vision": 0.0, "language": 2e4, "context": 3e5, "expert": 1.2e7, "rest": 5e7, "all": 6.232e7}
     assert told.milliseconds == medians
     assert Latency.of([]) is None
+    with watch.call(4):
+        looked = policy.look(DATA.observation)
+        with watch.aside():
+            policy(DATA, looked)
+            slow(DATA.actions.float())
+        policy.act(DATA.observation, DATA.draws.noise, steps=2, looked=looked)
+    assert watch.calls.pop() == watch.calls[0], "what is done aside takes no time"
     policy.act(DATA.observation, DATA.draws.noise)
     assert len(watch.calls) == 3
     assert not any(module._forward_pre_hooks for module in (policy.backbone, policy.expert, model.visual))
