@@ -32,7 +32,10 @@ class Projection(PeftLinear):  # type: ignore[misc]  # peft has no types
     """Of the input that comes next."""
 
     def forward(self, x: Float[Tensor, "*batch I"], *_: Any, **__: Any) -> Float[Tensor, "*batch O"]:
-        """The frozen output and the update."""
+        """The frozen output and the update; the former alone where the update is in its weight."""
+        if self.merged:
+            folded: Tensor = self.base_layer(x)
+            return folded
         (reduction,) = self.reduction
         flat = x.flatten(0, -2)
         if self is reduction.projections[0]:

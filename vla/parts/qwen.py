@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 from peft import PeftModel
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -193,15 +193,16 @@ class QwenVL(Backbone):
         if inputs.features is not None:
             assert inputs.packing is not None, "features are packed"
             return inputs.packing.unpack(inputs.features, self.dtype)
-        assert inputs.pixel_values is not None, "an image is pixels or features"
+        pixels = inputs.pixel_values
+        assert pixels is not None, "an image is pixels or features"
         if memory is None:
-            return self.show(inputs.pixel_values, grids, inputs.device)
-        patches = inputs.pixel_values.split([math.prod(grid) for grid in grids])
+            return self.show(pixels, grids, inputs.device)
+        patches = pixels.split([math.prod(grid) for grid in grids])
 
         def seen(places: Sequence[int]) -> Sequence[Tensor]:
             shown = tuple(grids[place] for place in places)
             every = len(places) == len(grids)
-            values = inputs.pixel_values if every else torch.cat([patches[place] for place in places])
+            values = pixels if every else torch.cat([patches[place] for place in places])
             tokens = [self.processor.images.tokens(grid) for grid in shown]
             each: Sequence[Tensor] = self.show(values, shown, inputs.device).split(tokens)
             return each
