@@ -14,15 +14,13 @@ from training import distributed
 from training.config import RunConfig
 from training.ending.watchdog import START_ALLOWANCE
 from training.opening import Run
-from vla.adapters.host import UPDATES
 from vla.data.dataset import TrainSamples, ValidationSamples
 from vla.data.shelf import Shelf
 from vla.parts.qwen import QwenVL
 from vla.policy import Policy
 from vla.prefix.store import MANIFEST, Store
 from vla.prefix_building import build
-from vla.prefix_settings import Door, PrefixConfig
-from vla.prefixing import Asked, Plan, Stretch, count_of, part_of, place_of, plan, precision_of, roots_of
+from vla.prefixing import Asked, Plan, Stretch, count_of, door_of, part_of, place_of, plan, precision_of, roots_of
 
 Samples = TypeVar("Samples", TrainSamples, ValidationSamples)
 PROBED = 64
@@ -61,7 +59,7 @@ def keep(
     """
     if config.cache.door == "none":
         return Kept(policy, {})
-    door = door_of(config.cache, policy)
+    door = door_of(config.cache.door, policy)
     backbone = policy.backbone
     assert isinstance(backbone, QwenVL), "a door is of a vision-language model"
     asked = Asked(
@@ -81,35 +79,6 @@ def keep(
         fill(found, accelerator, beat)
         tell(found, accelerator)
     return Kept(policy, {found.root[0].reader.layout.root: found.shelf for found in plans})
-
-
-def door_of(config: PrefixConfig, policy: Policy) -> Door:
-    """The door of a stage, whose learning parameters are those that ask for a gradient.
-
-    Raises:
-        ValueError: something that learns, or was learned, lies before it, or the backbone has no doors.
-    """
-    backbone, asked = policy.backbone, config.door
-    if not isinstance(backbone, QwenVL):
-        raise ValueError(
-            f"--cache.door {asked} would have no effect: {backbone.config.path} is a sentence encoder, whose "
-            "embeddings `vla embed` keeps; leave it out"
-        )
-    own = {
-        name
-        for name, parameter in backbone.named_parameters()
-        if parameter.requires_grad or "lora_" in name or UPDATES in name or f"backbone.{name}" in policy.tuned
-    }
-    deepest = backbone.deepest(own)
-    if asked == "auto":
-        return deepest
-    door = deepest if asked == deepest.name else Door(name=asked, layer=0 if asked == "layer" else None)
-    if door.depth > deepest.depth or door.layer == 0:
-        raise ValueError(
-            f"--cache.door {asked} lies behind what the stage trains, which a cache would keep as it was, or is none "
-            f"of its doors: give {deepest.name}"
-        )
-    return door
 
 
 def fill(found: Plan, accelerator: Accelerator, beat: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int64
 
 from vla import cache
+from vla.adapters.host import UPDATES
 from vla.data.cameras import first_picture, pictures, seen_pictures
 from vla.data.dataset import Dataset
 from vla.data.episode import Episode, mark_of
@@ -26,9 +27,9 @@ from vla.documents import to_json
 from vla.frames import Size
 from vla.packed import Packing
 from vla.parts.qwen import QwenVL
-from vla.policy import NEUTRAL_INSTRUCTION
+from vla.policy import NEUTRAL_INSTRUCTION, Policy
 from vla.prefix.store import FORMAT, Manifest, Store
-from vla.prefix_settings import Door, Precision, PrefixConfig
+from vla.prefix_settings import Door, DoorName, Precision, PrefixConfig
 from vla.settings import DataConfig
 
 VIEW = 0
@@ -113,6 +114,35 @@ class Asked:
 def place_of(config: PrefixConfig) -> Path:
     """The folder of the stores."""
     return Path(config.path).expanduser() if config.path else cache.folder() / "prefix"
+
+
+def door_of(asked: DoorName, policy: Policy) -> Door:
+    """The door of a stage, whose learning parameters are those that ask for a gradient.
+
+    Raises:
+        ValueError: something that learns, or was learned, lies before it, or the backbone has no doors.
+    """
+    backbone = policy.backbone
+    if not isinstance(backbone, QwenVL):
+        raise ValueError(
+            f"--cache.door {asked} would have no effect: {backbone.config.path} is a sentence encoder, whose "
+            "embeddings `vla embed` keeps; leave it out"
+        )
+    own = {
+        name
+        for name, parameter in backbone.named_parameters()
+        if parameter.requires_grad or "lora_" in name or UPDATES in name or f"backbone.{name}" in policy.tuned
+    }
+    deepest = backbone.deepest(own)
+    if asked == "auto":
+        return deepest
+    door = deepest if asked == deepest.name else Door(name=asked, layer=0 if asked == "layer" else None)
+    if door.depth > deepest.depth or door.layer == 0:
+        raise ValueError(
+            f"--cache.door {asked} lies behind what the stage trains, which a cache would keep as it was, or is none "
+            f"of its doors: give {deepest.name}"
+        )
+    return door
 
 
 def precision_of(config: PrefixConfig, dtype: torch.dtype) -> Precision:

@@ -2,21 +2,24 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from vla.adapter_settings import LoraConfig
 from vla.parts import FRESH, Encoders
+from vla.prefix_settings import DoorName
 from vla.settings import BackboneConfig, CameraConfig, ExpertConfig
 
 if TYPE_CHECKING:
     from vla.contract import DataContract
-    from vla.planning.workload import Patches
+    from vla.planning.workload import Patches, Workload
     from vla.policy import Policy
 
 Recipe = Literal["stage1", "stage2", "pretrain"]
+HALF = 2
+"""Bytes of a bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,8 @@ class PlanOf:
     """Times and noises each sample is trained at."""
     gradient_checkpointing: bool = False
     """Compute the language model twice instead of keeping its activations."""
+    door: DoorName = "none"
+    """Behind which samples are read, as --cache.door of the training; records count as bf16."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters of stage 2."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
@@ -116,7 +121,9 @@ def plan(command: PlanOf) -> None:
     policy = policy_of(command)
     images, merge = images_of(command, policy)
     tokens = tokens_of(images, merge) + command.prompt_tokens if merge else 0
-    work = Workload(tokens=float(tokens), images=images, draws=command.draws)
+    work, kept = Workload(tokens=float(tokens), images=images, draws=command.draws), ""
+    if command.door != "none":
+        work, kept = behind(command.door, policy, work)
     found = plan_of(
         costs_of(policy, work),
         cluster,
@@ -129,11 +136,28 @@ def plan(command: PlanOf) -> None:
     shown = f", {len(images)} images and {tokens} tokens a sample" if merge else ""
     title = (
         f"{how} of {policy.backbone.config.path} on {cluster.ranks} x {gpu.name}, {found.num_steps:,} steps of "
-        f"{found.batch_size} samples{shown}"
+        f"{found.batch_size} samples{shown}{kept}"
     )
     print(
         json.dumps(telling.to_json(found, title), indent=2) if command.json else "\n".join(telling.lines(found, title))
     )
+
+
+def behind(name: DoorName, policy: "Policy", work: "Workload") -> "tuple[Workload, str]":
+    """What is left to compute behind a door, and what is said of its records. ValueError where it cannot be one."""
+    from vla.parts.qwen import qwen_of
+    from vla.planning.workload import tokens_of
+    from vla.prefixing import door_of
+
+    door = door_of(name, policy)
+    backbone = qwen_of(policy.backbone)
+    seen = tokens_of(work.images, backbone.plain.config.vision_config.spatial_merge_size)
+    if door.name == "frames":
+        return work, ", read from behind `frames`"
+    first = {"vision": 0, "context": backbone.num_layers}.get(door.name, door.layer or 0)
+    size = (seen if door.name == "vision" else work.tokens) * backbone.width * HALF
+    told = f", read from behind `{door}`: {size / 1000:,.0f} kB a sample, {size / 1e6:,.2g} GB a thousand"
+    return replace(work, images=(), first=first), told
 
 
 def check(command: PlanOf) -> None:

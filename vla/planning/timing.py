@@ -65,13 +65,14 @@ def demand_of(policy: Policy, work: Workload, flops: Flops, kept: Kept, *, count
     if isinstance(backbone, QwenVL):
         config = backbone.plain.config
         depth, tower = config.get_text_config().num_hidden_layers, config.vision_config
-        passed = depth - first_learning(backbone)
+        passed, begun = depth - first_learning(backbone), min(work.first, depth)
         again = (depth - first_recomputed(backbone)) * backbone.config.gradient_checkpointing
         forward, backward = block_bytes(policy, backbone, of)
-        traffic += work.tokens * ((depth + again) * forward + passed * backward)
+        traffic += work.tokens * ((depth - begun + again) * forward + passed * backward)
         patches = sum(rows * columns for rows, columns in work.images)
         traffic += patches * tower.depth * tower.hidden_size * of["vision bytes"]
-        launches += of["vision launches"] * tower.depth + of["frozen launches"] * (depth - passed)
+        launches += of["vision launches"] * tower.depth * bool(work.images)
+        launches += of["frozen launches"] * (depth - passed - begun)
         launches += (passed + again) * of["block launches"] + passed * of["block launches back"]
     return Demand(flops=flops, traffic=traffic, cast=of["cast bytes"] * counts.trained, launches=launches)
 

@@ -1,5 +1,6 @@
 """FLOPs by formula against those that torch counts of the same step."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,18 @@ def test_frames_become_patches_and_tokens_as_the_processor_makes_them() -> None:
         assert images[0] == patches_of(*size, config, 14, 2)
         assert tokens_of(images, 2) == sum(rows * columns // 4 for rows, columns in images)
     assert pairs_of((10, 8), 8) == 64**2 + 16**2
+
+
+@pytest.mark.parametrize("layer", [1, None])
+def test_what_is_read_from_behind_a_door_is_not_counted(layer: int | None) -> None:
+    """With LoRA on the upper layer, and of a frozen backbone."""
+    lora = {"lora": LoraConfig(layers="top:1"), "trained": ("expert", "lora")} if layer else STAGES["frozen"]
+    policy = policy_of("tiny", expert=EXPERT, **lora)
+    batch = batch_of(SAMPLES, 128, 160)
+    whole = workload_of(policy, batch)
+    prefix = policy.backbone.prefix(batch.observation, layer, "fp32")
+    known = replace(batch, observation=replace(batch.observation, prefix=prefix))
+    work = replace(whole, images=(), first=layer or policy.backbone.num_layers)
+    planned = flops_of(policy, work)
+    assert planned.model < 0.8 * flops_of(policy, whole).model
+    assert (SAMPLES * planned.forward, SAMPLES * planned.backward) == pytest.approx(counted(policy, known), rel=0.01)

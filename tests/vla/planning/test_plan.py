@@ -42,6 +42,23 @@ def test_ddp_is_fastest_for_lora_since_it_sends_least(capsys: pytest.CaptureFixt
     assert rows["ddp"]["cost"] == pytest.approx(rows["ddp"]["hours"] * 8 * 3)
 
 
+def test_what_is_read_from_behind_a_door_is_not_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: without the vision tower 2.95 TFLOP and 329 GB are left of 32 samples, of the upper half 1.48, 165."""
+    size = {"vision": 3 * 64 * 2048 * 2, "layer-18": 256 * 2048 * 2}
+    for door, words, teraflops, gigabytes in (
+        ("vision", (), 2.95, 329),
+        ("layer-18", ("--lora.layers", "top:18"), 1.48, 165),
+    ):
+        found = planned(capsys, "3B", "--micro-batch", "32", "--door", "auto", *words)
+        row = found["rows"][0]  # type: ignore[index]
+        assert row["samples_per_s"] == pytest.approx(32 / (32 * teraflops / 700 + gigabytes / 4000), rel=0.05)
+        assert main(["plan", "3B", "--door", "auto", *words]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"read from behind `{door}`: {size[door] / 1000:,.0f} kB a sample" in said
+    assert main(["plan", "3B", "--door", "context"]) == 78
+    assert "lies behind what the stage trains" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_not_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(capsys, "7B", "--gpu", "20,165,1008", "--gpus", "4", "--batch-size", "64")
     assert [row["topology"] for row in found["rows"] if row["fits"]] == ["zero3", "zero3_offload"]  # type: ignore[attr-defined]
