@@ -6,6 +6,7 @@ set -euo pipefail
 source examples/launch.sh
 rm -rf -- "$RUNS"
 common=(--config examples/needle.json --data.roots "$RUNS/demonstrations" --batch-size 32 --micro-batch 16)
+common+=(--cache.door auto --cache.path "$RUNS/cache")
 
 echo "== demonstrations: a scripted expert that knows where the holes are and feels its way into one of them"
 "$BIN/vla" needle demos --episodes 300 --seed 0 --cameras wrist --out "$RUNS/demonstrations"
