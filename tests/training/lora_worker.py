@@ -57,7 +57,7 @@ class Adapted(nn.Module):
 
 def losses(zero: int, *, ours: bool) -> list[float]:
     """Those of a few steps."""
-    accelerator = started(zero)
+    accelerator = started(zero, whole=False)
     policy = Adapted(ours=ours)
     groups = enter("adapted", Stage(steps=STEPS, lr=Rates(lora=3e-2, expert=1e-2)), policy)
     engine = Engine(

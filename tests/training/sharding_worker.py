@@ -55,12 +55,12 @@ def stage() -> Stage:
     return Stage(steps=STEPS, lr=Rates(sensor=1e-2, expert=1e-3), weight_decay=0.1)
 
 
-def started(zero: int) -> Accelerator:
-    """The accelerator of a ZeRO stage, whose third partitions small parameters, too; 0 is without DeepSpeed."""
+def started(zero: int, *, whole: bool = True) -> Accelerator:
+    """The accelerator of a ZeRO stage, whose third leaves small parameters `whole`; 0 is without DeepSpeed."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a plugin sets it for the rest of the process
-    settings = {"stage": zero, "overlap_comm": False, "stage3_param_persistence_threshold": 0}
+    settings = {"stage": zero, "overlap_comm": False} | ({} if whole else {"stage3_param_persistence_threshold": 0})
     config = {"zero_optimization": settings, "train_micro_batch_size_per_gpu": "auto"}
     plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False) if zero else None
     return distributed.start_accelerator(plugin)

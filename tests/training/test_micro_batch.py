@@ -76,9 +76,9 @@ def test_a_measured_micro_batch_fits_and_is_kept_by_a_resumed_run(
     memory = Memory(fixed=1000, sample=10_000, total=80_000)
     forward = Policy.forward
 
-    def counting(self: Policy, batch: Any) -> Any:
+    def counting(self: Policy, batch: Any, *rest: Any) -> Any:
         memory.seen = max(memory.seen, len(batch))
-        return forward(self, batch)
+        return forward(self, batch, *rest)
 
     monkeypatch.setattr(Policy, "forward", counting)
     monkeypatch.setattr(torch, "get_device_module", lambda _: memory)

@@ -214,13 +214,13 @@ def test_who_is_dropped_depends_on_no_micro_batch_and_no_resume(
     dropped: dict[str, dict[int, bool]] = {}
     noised = objectives.noised
 
-    def noting(policy: Policy, batch: Batch, draws: int) -> Prediction:
+    def noting(policy: Policy, batch: Batch, draws: int, *looked: Any) -> Prediction:
         if policy.training:
             own = dropped.setdefault(name, {})
             own |= zip(batch.positions.tolist(), (batch.draws.coin < 0.5).tolist(), strict=True)
         else:
             assert not (batch.draws.coin < 1).any(), "the losses that are reported are with the instruction"
-        return noised(policy, batch, draws)
+        return noised(policy, batch, draws, *looked)
 
     monkeypatch.setattr(objectives, "noised", noting)
     lives = {

@@ -42,8 +42,10 @@ class Projection(PeftLinear):  # type: ignore[misc]  # peft has no types
             reduction.hand_out(flat)
         assert self.update is not None, "the projections of one input are called in their order, each once"
         (low, up), self.update = self.update, None
-        out: Tensor = self.base_layer(flat).addmm_(low, up.T).unflatten(0, x.shape[:-1])
-        return out
+        out: Tensor = self.base_layer(flat)
+        # Autocast may have narrowed the frozen product of a wide input.
+        added: Tensor = out.addmm_(low.to(out.dtype), up.T.to(out.dtype)).unflatten(0, x.shape[:-1])
+        return added
 
 
 class Reduction(nn.Module):

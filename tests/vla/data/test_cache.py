@@ -198,7 +198,7 @@ def test_the_sampled_blocks_tell_where_the_system_does_not(tmp_path: Path, monke
     path = tmp_path / "file"
     content = bytearray(os.urandom(cache.BLOCKS * cache.BLOCK * 4))
     path.write_bytes(content)
-    digest = cache._sampled(path, len(content), 1)
+    digest = cache._sampled(path, cache.BLOCKS, len(content), 1)
     same, first, last, between = bytearray(content), bytearray(content), bytearray(content), bytearray(content)
     first[0] ^= 1
     last[-1] ^= 1
@@ -206,7 +206,7 @@ def test_the_sampled_blocks_tell_where_the_system_does_not(tmp_path: Path, monke
     digests = []
     for number, changed in enumerate((same, first, last, between)):
         path.write_bytes(changed)
-        digests.append(cache._sampled(path, len(content), 2 + number))
+        digests.append(cache._sampled(path, cache.BLOCKS, len(content), 2 + number))
     assert [found == digest for found in digests] == [True, False, False, True], "a sample is not the whole"
 
 
@@ -223,7 +223,7 @@ def test_a_parquet_footer_is_part_of_the_stamp(tmp_path: Path) -> None:
         for place in range(len(content) - footer, len(content) - cache.BLOCK)
         if place // cache.BLOCK not in sampled
     )
-    digest = cache._sampled(path, len(content), 1)
+    digest = cache._sampled(path, cache.BLOCKS, len(content), 1)
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     assert cache._sampled(path, len(content), 2) != digest
 

@@ -24,7 +24,7 @@ def test_each_part_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = qwen_of(policy.backbone).plain.model
     takes = {
         model.visual: 1.0,
-        model.language_model: 20.0,
+        model.language_model.norm: 20.0,
         policy.get_submodule("camera"): 300.0,
         policy.expert: 4000.0,
     }
