@@ -43,6 +43,7 @@ from vla.parts.images import read_image_processor
 from vla.parts.processor import Processor
 from vla.parts.qwen import QwenVL
 from vla.parts.vision import pack_attention
+from vla.planning.outline import PUBLISHED
 from vla.policy import Policy
 from vla.policy_settings import PolicyConfig
 from vla.settings import BackboneConfig, ExpertConfig, SensorConfig
@@ -51,19 +52,7 @@ from vla.statistics import fit
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bfloat16 operations a second, by a word of the device's name: the makers' data sheets."""
 SIDE, MICRO, STEPS, WARM = 224, (4, 8, 32, 64), 8, 3
-LARGE: dict[str, Any] = {
-    "text_config": {
-        "hidden_size": 2048,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "intermediate_size": 11008,
-        "vocab_size": 151936,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
-    },
-    "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048},
-    "tie_word_embeddings": True,
-}
+LARGE = PUBLISHED["Qwen/Qwen2.5-VL-3B-Instruct"]
 CONTRACT = DataContract(
     cameras=("front", "wrist", "side"),
     state_dim=8,
