@@ -83,6 +83,19 @@ def configure_deepspeed(accelerator: Accelerator, *, clip: float, micro_batch: i
     config["train_batch_size"] = micro_batch * accumulation * accelerator.num_processes
 
 
+def name_readers(policy: torch.nn.Module, kind: type[torch.nn.Module]) -> None:
+    """Tell ZeRO-3 of the modules of a kind that they read weights of other modules, so that it gathers them for both.
+
+    By itself it finds that out in a whole forward alone, and a part of a policy is called before the first one.
+    """
+    from deepspeed.runtime.zero import register_external_parameter
+
+    for module in policy.modules():
+        if isinstance(module, kind):
+            for parameter in module.parameters():
+                register_external_parameter(module, parameter)
+
+
 def dtype_of(precision: Precision) -> torch.dtype:
     """Of frozen weights and arithmetic."""
     on_gpu = torch.cuda.is_available()

@@ -56,7 +56,7 @@ class Adapted(nn.Module):
 
 
 def losses(zero: int, *, ours: bool) -> list[float]:
-    """Those of a few steps."""
+    """Those of a few steps, and before and after what the backbone makes of some rows."""
     accelerator = started(zero, whole=False)
     policy = Adapted(ours=ours)
     groups = enter("adapted", Stage(steps=STEPS, lr=Rates(lora=3e-2, expert=1e-2)), policy)
@@ -69,7 +69,14 @@ def losses(zero: int, *, ours: bool) -> list[float]:
         micro_batch=ROWS // ACCUMULATION // accelerator.num_processes,
         accumulation=ACCUMULATION,
     )
-    found, _ = run(engine, 0, STEPS)
+    rows = torch.linspace(-1, 1, ROWS * 6).view(ROWS, 6)
+
+    def look() -> float:
+        """A part of the policy, as validation calls it, before the first step and after the last."""
+        with torch.no_grad():
+            return float(policy.backbone(rows).square().mean())
+
+    found = [look(), *run(engine, 0, STEPS)[0], look()]
     engine.close()
     return found
 

@@ -79,7 +79,7 @@ def test_lora_trains_the_same_where_its_weights_are_partitioned(server: ForkServ
     seen = json.loads(file.read_text())
     plain = seen.pop("peft")
     assert seen.keys() == {"0", "2", "3"}
-    assert plain[0] != pytest.approx(plain[-1], rel=1e-2), "it learns"
+    assert plain[1] != pytest.approx(plain[-2], rel=1e-2), "it learns"
     for losses in seen.values():
         assert losses == pytest.approx(plain, rel=1e-5)
 

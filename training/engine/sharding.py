@@ -33,6 +33,7 @@ from training.engine import ema
 from training.engine.gradients import Arrivals
 from training.engine.stages import Group
 from training.engine.state import KEYS, MOMENTS, State
+from vla.parts.projection import Reduction
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Engine:
         self.module, self.optimizer = accelerator.prepare(policy, optimizer)
         self.zero: Any = self.module.optimizer if self.deepspeed else self.optimizer
         self.zero_stage: int = self.module.zero_optimization_stage() if self.deepspeed else 0
+        if self.zero_stage == 3:
+            distributed.name_readers(policy, Reduction)
         self.adam: torch.optim.Optimizer = self.zero.optimizer
         self.fragments = {name: self._fragment(parameter) for name, parameter in self.parameters.items()}
         self._initialize(state)
