@@ -20,6 +20,7 @@ STAGES = {
     "stage2": (["--stage.begins", "anew"], ["vision", "auto"]),
     "upper": (["--stage.begins", "anew", "--lora.layers", "top:1"], ["layer", "auto"]),
 }
+DEEP = ["stage2", "upper"]
 DEEPEST = {"stage1": "context", "stage2": "vision", "upper": "layer-1"}
 
 
@@ -44,7 +45,7 @@ def train(stage: str, needle: Path, out: Path, *words: str) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-@pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.deep), "upper"])
+@pytest.mark.parametrize("stage", ["stage1", *(pytest.param(stage, marks=pytest.mark.deep) for stage in DEEP)])
 def test_a_stage_learns_the_same_from_behind_its_doors(
     stage: str, needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,7 +175,10 @@ DOORS: list[tuple[Door, Precision, float]] = [
 ]
 
 
-@pytest.mark.parametrize("row", DOORS, ids=[f"{door} {name}" for door, name, _ in DOORS])
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=f"{row[0]} {row[1]}", marks=[pytest.mark.deep] if row[1] == "int8" else []) for row in DOORS],
+)
 def test_losses_from_the_cache_are_those_that_are_computed(
     few: Dataset, policy: Policy, tmp_path: Path, row: tuple[Door, Precision, float]
 ) -> None:
