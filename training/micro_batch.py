@@ -1,5 +1,6 @@
 """How many samples a rank takes at once where the run leaves that open: as many as its device has memory for."""
 
+import contextlib
 import gc
 import json
 from dataclasses import dataclass, replace
@@ -59,7 +60,9 @@ def decided(run: Run, accelerator: Accelerator, watchdog: Watchdog) -> Run:
 def choose(run: Run, accelerator: Accelerator, watchdog: Watchdog) -> int:
     """What is taken where nothing is given, and said. Errors as `decided`."""
     share = run.config.share(accelerator.num_processes)
-    if (kept := taken(run)) is not None and share % kept == 0:
+    # The file lies where one machine sees it; ranks that disagreed on it would wait for each other.
+    kept: int | None = distributed.share(accelerator, taken(run))
+    if kept is not None and share % kept == 0:
         accelerator.print(f"--micro-batch auto: {kept}, as before")
         return kept
     fits, why = ON_CPU, "where no device's memory decides"
@@ -97,16 +100,17 @@ def measured(run: Run, accelerator: Accelerator) -> Measured:
     policy.set_mode(training=True)
     samples = run.data.train.resized(policy.sizes)
     batches = [collate([samples[place] for place in range(size)], run.config.seed, "noise") for size in (1, 2)]
-    try:
-        peaks = [peak(policy, batch, memory) for batch in batches]
-    except torch.OutOfMemoryError:
-        peaks = [2**62, 2**63]  # more than there is
+    peaks: list[int] = []
+    with contextlib.suppress(torch.OutOfMemoryError):  # what did not run is what does not fit
+        peaks.extend(peak(policy, batch, memory) for batch in batches)
     learned = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     free, total = memory.mem_get_info(device)
     room = FILLED * total - (total - free - memory.memory_reserved(device))
     del policy
     gc.collect()
     memory.empty_cache()
+    if len(peaks) < 2:
+        return Measured(fixed=0.0 if peaks else room, sample=room, room=room)
     sample = peaks[1] - peaks[0]
     return Measured(fixed=peaks[0] - sample + STATE_BYTES * learned, sample=sample, room=room)
 

@@ -101,13 +101,35 @@ def test_a_measured_micro_batch_fits_and_is_kept_by_a_resumed_run(
     assert "--micro-batch auto: 4, as before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ran", [0, 1])
+def test_what_runs_out_of_memory_does_not_fit(ran: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, peaks = Memory(fixed=1000, sample=10_000, total=80_000), [30_000] * ran
+
+    def peak(*_: Any) -> int:
+        if not peaks:
+            raise torch.OutOfMemoryError
+        return peaks.pop()
+
+    policy: Any = torch.nn.Linear(1, 1)
+    policy.set_mode, policy.sizes = lambda **_: None, ()
+    monkeypatch.setattr(micro_batch, "policy_of", lambda *_: policy)
+    monkeypatch.setattr(micro_batch, "collate", lambda *_: None)
+    monkeypatch.setattr(micro_batch, "peak", peak)
+    monkeypatch.setattr(torch, "get_device_module", lambda _: memory)
+    row = SimpleNamespace(stage=SimpleNamespace(lr=SimpleNamespace(by_group=dict)))
+    train: Any = SimpleNamespace(resized=lambda _: [None, None])
+    run: Any = SimpleNamespace(rows=[row], data=SimpleNamespace(train=train), config=RunConfig())
+    accelerator: Any = SimpleNamespace(device=torch.device("cpu"))
+    assert micro_batch.measured(run, accelerator).fits == ran
+
+
 def test_on_a_cpu_it_is_small(needle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert opened(needle, tmp_path / "run", "--batch-size", "6", "--stop-after", "1")["micro_batch"] == 2
     assert "--micro-batch auto: 2, where no device's memory decides" in capsys.readouterr().out
 
 
 def test_not_one_sample_that_fits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    accelerator: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, print=print)
+    accelerator: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=1, print=print, is_main_process=True)
     watchdog: Any = SimpleNamespace(beat=lambda *_: None)
     run: Any = SimpleNamespace(config=RunConfig(micro_batch="auto"), resumed=None)
     monkeypatch.setattr(micro_batch, "measured", lambda *_: Measured(fixed=9e9, sample=4e9, room=10e9))
